@@ -1,0 +1,244 @@
+"""What the operator and the trainer promise each other, named once.
+
+The operator drives the trainer as a program: environment in; exit code, progress record and termination
+message out. Both halves read the names from here. Standard library only, so that the operator's image never
+needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+METRICS_PORT = 9091
+"""Default port of a worker for ``/metrics``, ``/progress`` and ``/healthz``."""
+
+RENDEZVOUS_PORT = 29400
+"""Port of the rendezvous store, torchrun's default."""
+
+TERMINATION_MESSAGE_BYTES = 4096
+"""The most of a termination message that a kubelet keeps for one container."""
+
+LAUNCH_MODULE = "kubedet_trainer.launch"
+"""``python -m`` this is the PID 1 of a worker: it starts torchrun and translates its ending."""
+
+RENDEZVOUS_MODULE = "kubedet_trainer.rendezvous"
+"""``python -m`` this holds the rendezvous store of a job with several workers."""
+
+
+class Environment(StrEnum):
+    """Every environment variable that the trainer reads; all values are strings.
+
+    `trainer/kubedet_trainer/settings.py` parses them and says what each is for.
+    """
+
+    JOB_NAME = "KUBEDET_JOB_NAME"
+    RECIPE = "KUBEDET_RECIPE"
+    OVERRIDES = "KUBEDET_OVERRIDES"
+    PRETRAINED_URI = "KUBEDET_PRETRAINED_URI"
+    PRETRAINED_SHA256 = "KUBEDET_PRETRAINED_SHA256"
+    DATASET_URI = "KUBEDET_DATASET_URI"
+    DATASET_FORMAT = "KUBEDET_DATASET_FORMAT"
+    TRAIN_IMAGES = "KUBEDET_TRAIN_IMAGES"
+    TRAIN_ANNOTATIONS = "KUBEDET_TRAIN_ANNOTATIONS"
+    VAL_IMAGES = "KUBEDET_VAL_IMAGES"
+    VAL_ANNOTATIONS = "KUBEDET_VAL_ANNOTATIONS"
+    DATASET_ENDPOINT = "KUBEDET_DATASET_ENDPOINT"
+    DATASET_ACCESS_KEY = "KUBEDET_DATASET_ACCESS_KEY"
+    DATASET_SECRET_KEY = "KUBEDET_DATASET_SECRET_KEY"
+    DATASET_CA = "KUBEDET_DATASET_CA"
+    CHECKPOINT_URI = "KUBEDET_CHECKPOINT_URI"
+    CHECKPOINT_ENDPOINT = "KUBEDET_CHECKPOINT_ENDPOINT"
+    CHECKPOINT_ACCESS_KEY = "KUBEDET_CHECKPOINT_ACCESS_KEY"
+    CHECKPOINT_SECRET_KEY = "KUBEDET_CHECKPOINT_SECRET_KEY"
+    CHECKPOINT_CA = "KUBEDET_CHECKPOINT_CA"
+    CHECKPOINT_INTERVAL_SECONDS = "KUBEDET_CHECKPOINT_INTERVAL_SECONDS"
+    CHECKPOINT_INTERVAL_ITERATIONS = "KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS"
+    CHECKPOINT_KEEP_LAST = "KUBEDET_CHECKPOINT_KEEP_LAST"
+    CHECKPOINT_KEEP_BEST_METRIC = "KUBEDET_CHECKPOINT_KEEP_BEST_METRIC"
+    CHECKPOINT_KEEP_BEST_COUNT = "KUBEDET_CHECKPOINT_KEEP_BEST_COUNT"
+    CHECKPOINT_RESUME = "KUBEDET_CHECKPOINT_RESUME"
+    EVALUATE_EVERY_EPOCHS = "KUBEDET_EVALUATE_EVERY_EPOCHS"
+    BENCHMARK_IMAGES = "KUBEDET_BENCHMARK_IMAGES"
+    REPLICAS = "KUBEDET_REPLICAS"
+    REPLICA_INDEX = "KUBEDET_REPLICA_INDEX"
+    PROCS_PER_REPLICA = "KUBEDET_PROCS_PER_REPLICA"
+    GPUS = "KUBEDET_GPUS"
+    ATTEMPT = "KUBEDET_ATTEMPT"
+    RENDEZVOUS_ENDPOINT = "KUBEDET_RENDEZVOUS_ENDPOINT"
+    RENDEZVOUS_ID = "KUBEDET_RENDEZVOUS_ID"
+    LOCAL_ADDRESS = "KUBEDET_LOCAL_ADDRESS"
+    METRICS_PORT = "KUBEDET_METRICS_PORT"
+    WORK_DIRECTORY = "KUBEDET_WORK_DIRECTORY"
+    TERMINATION_MESSAGE_PATH = "KUBEDET_TERMINATION_MESSAGE_PATH"
+    GRACE_SECONDS = "KUBEDET_GRACE_SECONDS"
+
+
+class FailureClass(StrEnum):
+    """Whom a failure is charged to; each class has its own budget in the operator."""
+
+    PERMANENT = "Permanent"
+    APPLICATION = "Application"
+    INFRASTRUCTURE = "Infrastructure"
+    PEER = "Peer"
+
+
+class ExitCode(IntEnum):
+    """How a worker's PID 1 ends. Up to 127 nothing is gained by a retry, from 128 on it may be."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    INVALID_INPUT = 65
+    MISSING_INPUT = 66
+    CREDENTIALS_REFUSED = 77
+    NO_RESTART = 93
+    OUT_OF_GPU_MEMORY = 95
+    LOSS_NOT_FINITE = 96
+    ABORTED = 134
+    KILLED = 137
+    CRASHED = 139
+    TERMINATED_SAVED = 143
+    TERMINATED_UNSAVED = 144
+    RENDEZVOUS_LOST = 150
+    PEER_FAILED = 151
+    HANG = 152
+    GPU_HARDWARE = 153
+    STORAGE_UNREACHABLE = 154
+
+
+_CLASSES: dict[int, FailureClass] = {
+    ExitCode.TERMINATED_SAVED: FailureClass.INFRASTRUCTURE,
+    ExitCode.TERMINATED_UNSAVED: FailureClass.INFRASTRUCTURE,
+    ExitCode.RENDEZVOUS_LOST: FailureClass.INFRASTRUCTURE,
+    ExitCode.GPU_HARDWARE: FailureClass.INFRASTRUCTURE,
+    ExitCode.STORAGE_UNREACHABLE: FailureClass.INFRASTRUCTURE,
+    ExitCode.PEER_FAILED: FailureClass.PEER,
+}
+
+
+def failure_class(exit_code: int) -> FailureClass:
+    """The class that a non-zero exit code of a worker is charged to.
+
+    Codes outside the table follow PyTorchJob's habit: up to 127 permanent, above it the application's.
+    """
+    if exit_code < 128:
+        return FailureClass.PERMANENT
+    return _CLASSES.get(exit_code, FailureClass.APPLICATION)
+
+
+class Stage(StrEnum):
+    """What rank 0 is doing."""
+
+    INITIALIZING = "Initializing"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    CHECKPOINTING = "Checkpointing"
+    BENCHMARKING = "Benchmarking"
+    DONE = "Done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """`status.progress` of a DetectionJob, as rank 0 reports it."""
+
+    stage: Stage
+    epoch: int = 0
+    iteration: int = 0
+    totalIterations: int = 0
+    percentage: int = 0
+    estimatedRemainingSeconds: int | None = None
+    lastProgressTime: str | None = None
+    """UTC, RFC 3339."""
+    goodputPercent: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStatus:
+    """`status.checkpoint` of a DetectionJob."""
+
+    latest: str
+    iteration: int
+    time: str
+    sizeBytes: int
+    saveSeconds: float
+    stallSeconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressRecord:
+    """The answer to ``GET /progress``; a worker without rank 0 answers 404 instead."""
+
+    progress: Progress
+    checkpoint: CheckpointStatus | None = None
+    worldSize: int = 1
+    processRestarts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A row of the model zoo: `status.results` of a DetectionJob. What does not apply is None."""
+
+    memoryGB: float | None = None
+    """Peak over ranks, 1 GB = 1024**3 bytes: reserved GPU memory, or the resident set on CPU."""
+    secondsPerIteration: float | None = None
+    inferenceFps: float | None = None
+    boxAP: float | None = None
+    """In percent, as the zoo prints it."""
+    maskAP: float | None = None
+    ar1000: float | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Every other figure: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
+    hardware: dict[str, Any] = field(default_factory=dict)
+    """``accelerator``, ``worldSize``, ``precision`` and what ``memoryGB`` means, ``memoryKind``."""
+    reference: dict[str, float] = field(default_factory=dict)
+    """The published figures of the same recipe, under the same names."""
+    modelUri: str | None = None
+    reportUri: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The root cause that a failed worker leaves in its termination message."""
+
+    exitCode: int
+    reason: str
+    """One CamelCase word: the member of `ExitCode` or the exception's name."""
+    message: str
+    """One line for a person: path, value, rule, remedy."""
+    rank: int | None = None
+    time: str | None = None
+    lastLines: list[str] = field(default_factory=list)
+    """The end of the traceback or log, newest last."""
+
+
+def dump_termination_message(*, results: Results | None = None, failure: Failure | None = None) -> str:
+    """One of both records as JSON of at most `TERMINATION_MESSAGE_BYTES` bytes.
+
+    What is too long loses its least telling part first: the oldest of the last lines, then the further
+    metrics, then the tail of the message.
+    """
+    document: dict[str, Any] = {}
+    if results is not None:
+        document["results"] = without_none(asdict(results))
+    if failure is not None:
+        document["failure"] = without_none(asdict(failure))
+    while len(text := json.dumps(document, separators=(",", ":"))) > TERMINATION_MESSAGE_BYTES:
+        if failure is not None and document["failure"]["lastLines"]:
+            document["failure"]["lastLines"].pop(0)
+        elif failure is not None:
+            document["failure"]["message"] = document["failure"]["message"][:512]
+        else:
+            document["results"]["metrics"].pop()
+    return text
+
+
+def without_none(value: Any) -> Any:
+    """`value` with every None member of its mappings left out: in the API optional means absent."""
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_none(item) for item in value]
+    return value

@@ -1,0 +1,75 @@
+"""What can end a run, each with the exit code of the contract; the message is one line for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+from kubedet_trainer.contract import ExitCode
+
+
+class TrainerError(Exception):
+    """Base of every ending that is understood. `exit_code` is what the process ends with."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+
+class UsageError(TrainerError):
+    """The command or its environment is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InvalidInput(TrainerError):
+    """The recipe, an override or the data breaks a rule."""
+
+    exit_code = ExitCode.INVALID_INPUT
+
+
+class MissingInput(TrainerError):
+    """A data set, a file or weights are not where they were said to be."""
+
+    exit_code = ExitCode.MISSING_INPUT
+
+
+class CredentialsRefused(TrainerError):
+    """The object store answered, and refused the credentials."""
+
+    exit_code = ExitCode.CREDENTIALS_REFUSED
+
+
+class LossNotFinite(TrainerError):
+    """A term of the loss became NaN or infinite."""
+
+    exit_code = ExitCode.LOSS_NOT_FINITE
+
+
+class TerminatedSaved(TrainerError):
+    """The run was asked to stop, and its state is durable."""
+
+    exit_code = ExitCode.TERMINATED_SAVED
+
+
+class TerminatedUnsaved(TrainerError):
+    """The run was asked to stop, and its newest state is lost."""
+
+    exit_code = ExitCode.TERMINATED_UNSAVED
+
+
+class PeerFailed(TrainerError):
+    """Another rank went away; this one did nothing wrong."""
+
+    exit_code = ExitCode.PEER_FAILED
+
+
+class StorageUnreachable(TrainerError):
+    """The object store did not answer, however often it was asked."""
+
+    exit_code = ExitCode.STORAGE_UNREACHABLE
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the known name nearest to `name`, or nothing where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,202 @@
+"""What one run was asked to do: the environment of the contract, parsed once and typed.
+
+The launcher and every rank read the same environment. Nothing else of the trainer reads `os.environ`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kubedet_trainer.contract import METRICS_PORT, Environment
+from kubedet_trainer.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCredentials:
+    """How to reach the object store of one URI. All None: the store needs no credentials."""
+
+    endpoint: str | None = None
+    """``https://host:port``; a plain ``http://`` means no TLS."""
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    ca: str | None = field(default=None, repr=False)
+    """PEM text of the authority that signed the store's certificate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """Where the data lies. Paths of images and annotations are relative to `uri`."""
+
+    uri: str
+    """``s3://bucket/prefix``, ``file:///path`` (a mounted claim too) or ``synthetic://shapes``."""
+    format: str = "COCO"
+    train_images: str = "train2017"
+    train_annotations: str = "annotations/instances_train2017.json"
+    val_images: str = "val2017"
+    val_annotations: str = "annotations/instances_val2017.json"
+    credentials: StoreCredentials = StoreCredentials()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """Where and how often state is kept. Without either interval: at the end of every epoch only."""
+
+    uri: str
+    credentials: StoreCredentials = StoreCredentials()
+    interval_seconds: int | None = None
+    interval_iterations: int | None = None
+    keep_last: int = 3
+    keep_best_metric: str | None = None
+    keep_best_count: int = 1
+    resume: str = "Auto"
+    """``Auto``: the newest valid checkpoint below `uri`; ``Never``; or the URI of one checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """One run of one recipe, as the operator (or the command line) asks for it."""
+
+    recipe: str
+    dataset: DatasetSettings
+    checkpoint: CheckpointSettings
+    job_name: str = "run"
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """Dotted field of the recipe -> value as text, ``{"optimizer.lr": "0.01"}``."""
+    pretrained_uri: str | None = None
+    pretrained_sha256: str | None = None
+    evaluate_every_epochs: int = 1
+    benchmark_images: int = 200
+    """Validation images timed for the frames per second; 0 skips the measurement."""
+    replicas: int = 1
+    replica_index: int = 0
+    procs_per_replica: int = 1
+    gpus: int = 0
+    """GPUs per replica; 0 means CPU and gloo."""
+    attempt: int = 0
+    rendezvous_endpoint: str | None = None
+    """``host:port`` of the rendezvous store; None with one replica, which needs none."""
+    rendezvous_id: str = "local"
+    local_address: str | None = None
+    """The address that the other replicas reach this one at."""
+    metrics_port: int = METRICS_PORT
+    work_directory: Path = Path("/tmp/kubedet")
+    """Scratch of this replica: downloads, caches, records of the ranks."""
+    termination_message_path: Path | None = None
+    grace_seconds: int = 120
+    """Seconds between SIGTERM and SIGKILL; the state must be saved within it."""
+
+
+def read_settings(environment: Mapping[str, str]) -> RunSettings:
+    """The settings in `environment`, defaults for what is absent or empty.
+
+    Raises:
+        UsageError: a required variable is absent, or a value is not of its type.
+    """
+    get = _Reader(environment)
+    if (endpoint := get.optional(Environment.RENDEZVOUS_ENDPOINT)) is None and get.integer(
+        Environment.REPLICAS, 1
+    ) > 1:
+        raise UsageError(
+            f"{Environment.RENDEZVOUS_ENDPOINT}: absent, must be host:port with several replicas"
+        )
+    message_path = get.optional(Environment.TERMINATION_MESSAGE_PATH)
+    return RunSettings(
+        recipe=get.required(Environment.RECIPE),
+        dataset=_read_dataset(get),
+        checkpoint=_read_checkpoint(get),
+        job_name=get.text(Environment.JOB_NAME, "run"),
+        overrides=get.table(Environment.OVERRIDES),
+        pretrained_uri=get.optional(Environment.PRETRAINED_URI),
+        pretrained_sha256=get.optional(Environment.PRETRAINED_SHA256),
+        evaluate_every_epochs=get.integer(Environment.EVALUATE_EVERY_EPOCHS, 1),
+        benchmark_images=get.integer(Environment.BENCHMARK_IMAGES, 200),
+        replicas=get.integer(Environment.REPLICAS, 1),
+        replica_index=get.integer(Environment.REPLICA_INDEX, 0),
+        procs_per_replica=get.integer(Environment.PROCS_PER_REPLICA, 1),
+        gpus=get.integer(Environment.GPUS, 0),
+        attempt=get.integer(Environment.ATTEMPT, 0),
+        rendezvous_endpoint=endpoint,
+        rendezvous_id=get.text(Environment.RENDEZVOUS_ID, "local"),
+        local_address=get.optional(Environment.LOCAL_ADDRESS),
+        metrics_port=get.integer(Environment.METRICS_PORT, METRICS_PORT),
+        work_directory=Path(get.text(Environment.WORK_DIRECTORY, "/tmp/kubedet")),
+        termination_message_path=Path(message_path) if message_path else None,
+        grace_seconds=get.integer(Environment.GRACE_SECONDS, 120),
+    )
+
+
+def _read_dataset(get: _Reader) -> DatasetSettings:
+    defaults = DatasetSettings(uri="")
+    return DatasetSettings(
+        uri=get.required(Environment.DATASET_URI),
+        format=get.text(Environment.DATASET_FORMAT, defaults.format),
+        train_images=get.text(Environment.TRAIN_IMAGES, defaults.train_images),
+        train_annotations=get.text(Environment.TRAIN_ANNOTATIONS, defaults.train_annotations),
+        val_images=get.text(Environment.VAL_IMAGES, defaults.val_images),
+        val_annotations=get.text(Environment.VAL_ANNOTATIONS, defaults.val_annotations),
+        credentials=StoreCredentials(
+            endpoint=get.optional(Environment.DATASET_ENDPOINT),
+            access_key=get.optional(Environment.DATASET_ACCESS_KEY),
+            secret_key=get.optional(Environment.DATASET_SECRET_KEY),
+            ca=get.optional(Environment.DATASET_CA),
+        ),
+    )
+
+
+def _read_checkpoint(get: _Reader) -> CheckpointSettings:
+    seconds = get.integer(Environment.CHECKPOINT_INTERVAL_SECONDS, 0)
+    iterations = get.integer(Environment.CHECKPOINT_INTERVAL_ITERATIONS, 0)
+    return CheckpointSettings(
+        uri=get.required(Environment.CHECKPOINT_URI),
+        credentials=StoreCredentials(
+            endpoint=get.optional(Environment.CHECKPOINT_ENDPOINT),
+            access_key=get.optional(Environment.CHECKPOINT_ACCESS_KEY),
+            secret_key=get.optional(Environment.CHECKPOINT_SECRET_KEY),
+            ca=get.optional(Environment.CHECKPOINT_CA),
+        ),
+        interval_seconds=seconds or None,
+        interval_iterations=iterations or None,
+        keep_last=get.integer(Environment.CHECKPOINT_KEEP_LAST, 3),
+        keep_best_metric=get.optional(Environment.CHECKPOINT_KEEP_BEST_METRIC),
+        keep_best_count=get.integer(Environment.CHECKPOINT_KEEP_BEST_COUNT, 1),
+        resume=get.text(Environment.CHECKPOINT_RESUME, "Auto"),
+    )
+
+
+class _Reader:
+    """Typed look-ups in an environment; an empty value counts as absent."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def optional(self, name: Environment) -> str | None:
+        return self._environment.get(name) or None
+
+    def text(self, name: Environment, default: str) -> str:
+        return self.optional(name) or default
+
+    def required(self, name: Environment) -> str:
+        if (value := self.optional(name)) is None:
+            raise UsageError(f"{name}: absent, must be set")
+        return value
+
+    def integer(self, name: Environment, default: int) -> int:
+        value = self.optional(name)
+        if value is None:
+            return default
+        if not value.isdecimal():
+            raise UsageError(f"{name}: got '{value}', must be a whole number >= 0")
+        return int(value)
+
+    def table(self, name: Environment) -> dict[str, str]:
+        text = self.text(name, "{}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{name}: got '{text}', must be a JSON object ({error})") from error
+        if not isinstance(value, dict):
+            raise UsageError(f"{name}: got '{text}', must be a JSON object")
+        return {str(key): str(item) for key, item in value.items()}
