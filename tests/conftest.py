@@ -1,0 +1,33 @@
+"""Markers, the folder of shared facts and data, and guards against tests that leak."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of specifications, goldens, photographs and the test cluster, which lies beside the project."""
+    if not SHARED.is_dir():
+        reason = f"{SHARED} is absent: it holds the specification, the goldens and the photographs"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_environment():
+    """Fail a test that leaves an environment variable behind for the next one."""
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    after.pop("PYTEST_CURRENT_TEST", None)
+    before.pop("PYTEST_CURRENT_TEST", None)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert not changed, f"the test is leaking environment variables: {sorted(changed)}"
