@@ -1,0 +1,71 @@
+# Every target installs what it needs and may be run again at any time. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
+CODE := operator trainer tests benchmarks
+CRD := manifests/crds/kubedet.dev_detectionjobs.yaml
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
+
+# The stamp is newer than what it was made from, so that a change of a dependency installs again.
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trainer]'
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: install
+install: $(VENV)/dev.stamp ## Make the virtual environment with everything for development
+
+.PHONY: demo
+demo: $(VENV)/run.stamp ## Train a detector on generated shapes and show its row and pictures
+	$(BIN)/kubedet run manifests/samples/demo.yaml --output build/demo
+
+.PHONY: fmt
+fmt: $(VENV)/dev.stamp ## Format the code
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+.PHONY: lint
+lint: type verify ## Formatting, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/lint-imports
+
+.PHONY: type
+type: $(VENV)/dev.stamp ## Check the types
+	$(BIN)/mypy
+
+.PHONY: generate
+generate: $(VENV)/dev.stamp ## Write the files that are made from code
+	$(BIN)/kubedet crds > $(CRD)
+
+.PHONY: verify
+verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
+	$(BIN)/kubedet crds | diff -u $(CRD) - || { echo "$(CRD) is not current: run 'make generate'"; exit 1; }
+
+.PHONY: test
+test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had
+	$(BIN)/pytest -m 'not e2e'
+
+.PHONY: e2e
+e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a real object store
+	$(BIN)/pytest -m e2e tests/e2e
+
+.PHONY: bench
+bench: $(VENV)/dev.stamp ## Print the figures of benchmarks/ as JSON
+	for file in benchmarks/*.py; do $(BIN)/python $$file; done
+
+.PHONY: clean
+clean: ## Remove what was built, but not the virtual environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
