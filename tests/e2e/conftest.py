@@ -1,0 +1,165 @@
+"""A real cluster of two nodes with both images, an object store with real photographs, and the operator in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import string
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import minio
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MANIFESTS = Path(__file__).resolve().parent / "manifests"
+CLUSTER = "kubedet-e2e"
+NAMESPACE = "detectors"
+FREE_DISK_GB = 30
+OPERATOR_IMAGE = "kubedet-operator:e2e"
+TRAINER_IMAGE = "kubedet-trainer:e2e"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster and how to talk to it."""
+
+    environment: Mapping[str, str]
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """The output of one kubectl command; a failure carries what kubectl said."""
+        done = subprocess.run(
+            ["kubectl", *arguments], input=stdin, env=dict(self.environment), capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def apply(self, text: str) -> None:
+        """`kubectl apply` of a manifest."""
+        self.kubectl("apply", "-f", "-", stdin=text)
+
+    def get(self, *arguments: str) -> Any:
+        """`kubectl get -o json` in the test's namespace."""
+        return json.loads(self.kubectl("get", "-n", NAMESPACE, "-o", "json", *arguments))
+
+    def picture(self, title: str) -> None:
+        """Show what a user would see now."""
+        print(f"\n--- {title}\n{self.kubectl('get', 'dj,pods', '-n', NAMESPACE, '-o', 'wide')}", flush=True)
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A running S3 server, reached from the pods and from here under one address."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    def client(self) -> minio.Minio:
+        """A client of the store."""
+        host = self.endpoint.removeprefix("http://")
+        return minio.Minio(host, access_key=self.access_key, secret_key=self.secret_key, secure=False)
+
+
+def fill(name: str, **values: object) -> str:
+    """A manifest of this folder with its ``${NAME}`` places filled."""
+    return string.Template((MANIFESTS / name).read_text()).substitute(values)
+
+
+@pytest.fixture(scope="session")
+def cluster(shared: Path) -> Iterator[Cluster]:
+    """Two real nodes with both images loaded; taken down in the end."""
+    free = shutil.disk_usage(Path.home()).free / 1e9
+    if free < FREE_DISK_GB:
+        pytest.skip(f"{free:.0f} GB of disk are free, images and nodes need {FREE_DISK_GB}")
+    kit = shared / "cluster"
+    for image, extra in ((OPERATOR_IMAGE, ()), (TRAINER_IMAGE, ("--build-arg", "TORCH_PACKAGES="))):
+        dockerfile = ROOT / "images" / image.partition("-")[2].partition(":")[0] / "Dockerfile"
+        base = ("--build-arg", "BASE_IMAGE=kubedet-base:bookworm")
+        _run(kit / "build-image", "-t", image, "-f", dockerfile, *base, *extra, ROOT)
+    try:
+        _run(kit / "up", "--name", CLUSTER, "--nodes", "2")
+        _run(kit / "load-image", "--name", CLUSTER, OPERATOR_IMAGE, TRAINER_IMAGE)
+        yield Cluster({**os.environ, **_exports(_run(kit / "env", "--name", CLUSTER))})
+    finally:
+        _run(kit / "down", "--name", CLUSTER)
+
+
+@pytest.fixture(scope="session")
+def object_store(cluster: Cluster, shared: Path) -> Iterator[ObjectStore]:
+    """MinIO with the photographs in ``datasets`` and an empty ``checkpoints``."""
+    kit = shared / "cluster"
+    _run(kit / "minio", "up", "--pods", "--name", CLUSTER)
+    variables = _exports(_run(kit / "env", "--name", CLUSTER))
+    store = ObjectStore(
+        next(value for name, value in variables.items() if value.startswith("http") and ":9000" in value),
+        "kubedet",
+        "kubedet-secret",
+    )
+    client = store.client()
+    client.make_bucket("datasets")
+    client.make_bucket("checkpoints")
+    photographs = shared / "data" / "bccd"
+    for path in sorted(photographs.rglob("*")):
+        if path.is_file():
+            client.fput_object("datasets", f"bccd/{path.relative_to(photographs)}", str(path))
+    yield store
+    _run(kit / "minio", "down")
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster, object_store: ObjectStore) -> Cluster:
+    """The cluster with the operator running in it from its own manifests."""
+    cluster.apply(
+        fill(
+            "namespace.yaml",
+            SITE_PACKAGES=sysconfig.get_paths()["purelib"],
+            ACCESS_KEY=object_store.access_key,
+            SECRET_KEY=object_store.secret_key,
+            ENDPOINT=object_store.endpoint,
+        )
+    )
+    cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/crds"))
+    for name in ("rbac.yaml", "operator.yaml"):
+        cluster.kubectl("apply", "-n", NAMESPACE, "-f", str(ROOT / "manifests" / name))
+    cluster.kubectl(
+        "set", "image", "-n", NAMESPACE, "deployment/kubedet-operator", f"operator={OPERATOR_IMAGE}"
+    )
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/kubedet-operator", "--timeout=120s")
+    return cluster
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def _exports(text: str) -> dict[str, str]:
+    """The variables of ``export NAME=value`` lines, with ``$PATH`` in them resolved."""
+    found = dict(re.findall(r"^export (\w+)=[\"']?(.*?)[\"']?$", text, re.MULTILINE))
+    return {name: os.path.expandvars(value) for name, value in found.items()}
+
+
+@pytest.fixture
+def job_manifest() -> Callable[..., str]:
+    """A function that fills the job's manifest: the name and what differs from the usual."""
+
+    def manifest(name: str, **changes: object) -> str:
+        usual: dict[str, object] = {
+            "RECIPE": "smoke_faster_rcnn",
+            "OVERRIDES": "{}",
+            "DATASET": "s3://datasets/bccd",
+            "SECRET": "minio",
+            "REPLICAS": 1,
+            "IMAGE": TRAINER_IMAGE,
+        }
+        return fill("job.yaml", NAME=name, **{**usual, **changes})
+
+    return manifest

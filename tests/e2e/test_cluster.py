@@ -1,0 +1,189 @@
+"""One DetectionJob on real nodes learns real photographs, survives the loss of a worker and reports its row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+NAMESPACE = "detectors"
+RECIPE = "smoke_faster_rcnn"
+OPERATOR_SERIES = {
+    "kubedet_operator_jobs",
+    "kubedet_operator_restarts",
+    "kubedet_operator_reconcile_duration_seconds",
+    "kubedet_operator_queue_depth",
+    "kubedet_job_info",
+    "kubedet_job_progress_ratio",
+}
+TRAINER_SERIES = {
+    "kubedet_trainer_iterations",
+    "kubedet_trainer_images",
+    "kubedet_trainer_iteration_duration_seconds",
+    "kubedet_trainer_data_wait_seconds",
+    "kubedet_trainer_loss",
+    "kubedet_trainer_learning_rate",
+    "kubedet_trainer_checkpoint_save_seconds",
+    "kubedet_trainer_last_step_timestamp_seconds",
+}
+
+
+@pytest.fixture
+def apply_job(
+    operator: Any, object_store: Any, job_manifest: Callable[..., str]
+) -> Iterator[Callable[..., str]]:
+    """Apply a job and delete it in the end."""
+    names: list[str] = []
+
+    def apply(name: str, **changes: object) -> str:
+        names.append(name)
+        operator.apply(job_manifest(name, **changes))
+        return name
+
+    yield apply
+    for name in names:
+        operator.kubectl("delete", "dj", name, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
+def test_broken_jobs_say_what_to_do(operator: Any, apply_job: Callable[..., str]) -> None:
+    expected = {
+        apply_job("wrong-recipe", RECIPE="smoke_faster_rcn"): ("Failed", "smoke_faster_rcnn"),
+        apply_job("missing-data", DATASET="s3://datasets/nowhere"): ("Failed", "s3://datasets/nowhere"),
+        apply_job("wrong-credentials", SECRET="wrong"): ("Failed", "credentials"),
+        apply_job("missing-image", IMAGE="kubedet-trainer:absent"): ("Initialized", "kubedet-trainer:absent"),
+    }
+    for name, (condition, word) in expected.items():
+        status = "True" if condition == "Failed" else "False"
+        found = _wait(
+            lambda n=name, c=condition, s=status, w=word: _condition(operator, n, c, s, w), 180, name
+        )
+        print(f"\n{name}: {condition}={status} {found['reason']}: {found['message']}")
+    operator.picture("broken jobs")
+
+
+def test_a_job_survives_the_loss_of_a_worker(
+    operator: Any, object_store: Any, apply_job: Callable[..., str]
+) -> None:
+    name = apply_job("bccd", REPLICAS=2)
+    _wait(lambda: operator.get("pods", "-l", f"kubedet.dev/job-name={name}")["items"], 60, "pods")
+    operator.picture("before")
+    _wait(
+        lambda: _status(operator, name).get("checkpoint", {}).get("iteration", 0) >= 20, 300, "a checkpoint"
+    )
+    _check_metrics(operator, name)
+
+    killed_at = time.time()
+    os.kill(_worker_process(name, replica=1), signal.SIGKILL)
+    _wait(lambda: _status(operator, name)["restarts"]["application"] >= 1, 60, "the loss in the status")
+    operator.picture("during")
+    recovered = _wait(lambda: _last_step(operator, name, after=killed_at), 180, "the next training step")
+    print(f"\nfrom the kill to the next training step: {recovered - killed_at:.1f} s")
+
+    operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=1200s")
+    operator.picture("after")
+    status = _status(operator, name)
+    print(json.dumps(status["results"], indent=2))
+    figures = {item["name"]: item["value"] for item in status["results"]["metrics"]}
+    assert figures["boxAP50"] >= 60
+    for field in ("memoryGB", "secondsPerIteration", "inferenceFps", "boxAP"):
+        assert status["results"][field] > 0, field
+    _check_checkpoints(object_store, name)
+
+    operator.kubectl("delete", "dj", name, "-n", NAMESPACE)
+    selector = f"kubedet.dev/job-name={name}"
+    _wait(lambda: not operator.get("pods,services", "-l", selector)["items"], 120, "nothing left")
+
+
+def _status(cluster: Any, name: str) -> dict[str, Any]:
+    status: dict[str, Any] = cluster.get("dj", name).get("status", {})
+    return status
+
+
+def _condition(cluster: Any, name: str, kind: str, status: str, word: str) -> dict[str, Any] | None:
+    for condition in _status(cluster, name).get("conditions", []):
+        if condition["type"] == kind and condition["status"] == status and word in condition["message"]:
+            return dict(condition)
+    return None
+
+
+def _wait(look: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What `look` returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+def _worker_process(job: str, *, replica: int) -> int:
+    """The process id, as this machine sees it, of PID 1 of one worker's container."""
+    wanted = {f"KUBEDET_JOB_NAME={job}", f"KUBEDET_REPLICA_INDEX={replica}"}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = set((process / "environ").read_text().split("\0"))
+            command = (process / "cmdline").read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if wanted <= environment and "kubedet_trainer.launch" in command:
+            return int(process.name)
+    raise AssertionError(f"no worker {replica} of {job} runs")
+
+
+def _last_step(cluster: Any, name: str, *, after: float) -> float | None:
+    """The time of the newest training step of any worker, if it is a new one of both workers together."""
+    newest = 0.0
+    for family in _worker_families(cluster, name):
+        if family.name == "kubedet_trainer_last_step_timestamp_seconds":
+            newest = max([newest, *(sample.value for sample in family.samples)])
+    # A step that was under way at the moment of the kill does not count: nothing recovers within 2 s.
+    return newest if newest > after + 2 else None
+
+
+def _worker_families(cluster: Any, name: str) -> list[Any]:
+    selector = f"kubedet.dev/job-name={name},app.kubernetes.io/component=worker"
+    addresses = [pod["status"].get("podIP") for pod in cluster.get("pods", "-l", selector)["items"]]
+    return [
+        family for address in addresses if address for family in _scrape(f"http://{address}:9091/metrics")
+    ]
+
+
+def _scrape(address: str) -> list[Any]:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return list(text_string_to_metric_families(answer.read().decode()))
+    except OSError:
+        return []
+
+
+def _check_metrics(cluster: Any, name: str) -> None:
+    assert TRAINER_SERIES <= {family.name for family in _worker_families(cluster, name)}
+    pods = cluster.get("pods", "-l", "app.kubernetes.io/name=kubedet,app.kubernetes.io/component=operator")
+    address = pods["items"][0]["status"]["podIP"]
+    found = {family.name for family in _scrape(f"http://{address}:8080/metrics") if family.samples}
+    assert found >= OPERATOR_SERIES, OPERATOR_SERIES - found
+
+
+def _check_checkpoints(object_store: Any, name: str) -> None:
+    client = object_store.client()
+    keys = {
+        item.object_name: item.size
+        for item in client.list_objects("checkpoints", prefix=f"{name}/", recursive=True)
+    }
+    manifests = sorted(key for key in keys if key.endswith("/manifest.json"))
+    assert manifests
+    for key in manifests:
+        manifest = json.loads(client.get_object("checkpoints", key).read())
+        for file, facts in manifest["files"].items():
+            assert keys[f"{key.rpartition('/')[0]}/{file}"] == facts["size"]
+    assert f"{name}/results.json" in keys
+    assert any(key.endswith(".png") for key in keys)
