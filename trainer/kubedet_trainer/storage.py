@@ -1,0 +1,380 @@
+"""Where objects lie: one interface over a folder (``file://``) and an S3 bucket (``s3://``).
+
+Every operation either happens wholly or raises one of three errors that say what to do: the store refused the
+credentials, the object or bucket is not there, or the store does not answer although it was asked repeatedly.
+No secret is ever part of a message. Imports no torch: the launcher downloads data sets with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import ssl
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import certifi
+import minio
+import urllib3
+from minio.credentials import EnvAWSProvider, EnvMinioProvider, IamAwsProvider, Provider, StaticProvider
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
+from kubedet_trainer.settings import StoreCredentials
+
+DEFAULT_ENDPOINT = "https://s3.amazonaws.com"
+
+_Read = TypeVar("_Read")
+
+_TIMEOUT = urllib3.Timeout(connect=5, read=30)
+_RETRY = urllib3.Retry(
+    total=5,
+    backoff_factor=0.5,  # waits 0, 1, 2, 4 and 8 s
+    backoff_max=8,
+    status_forcelist=(429, 500, 502, 503, 504),
+    allowed_methods=None,  # every request of S3 may be repeated, a POST that completes an upload too
+    respect_retry_after_header=False,  # keeps the waiting bounded
+)
+_BODY_ATTEMPTS = 3
+_CHUNK_BYTES = 1 << 20
+
+_REFUSED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+}
+_MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchUpload", "ResourceNotFound"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One object as a listing shows it."""
+
+    key: str
+    """Relative to the store's URI."""
+    size: int
+    """Bytes."""
+
+
+class Store(Protocol):
+    """Objects below one URI; keys are relative paths with ``/``.
+
+    All methods raise `CredentialsRefused`, `MissingInput` or `StorageUnreachable`; `delete` and `exists` do
+    not mind an absent object. A reader sees an object whole or not at all.
+    """
+
+    uri: str
+    """The URI without a trailing slash."""
+
+    def put_bytes(self, key: str, *, data: bytes) -> None:
+        """Store `data` under `key`, durably once this returns."""
+
+    def put_file(self, key: str, *, source: Path) -> None:
+        """Store the content of `source` under `key`, durably once this returns."""
+
+    def get_bytes(self, key: str) -> bytes:
+        """The whole object."""
+
+    def get_file(self, key: str, *, target: Path) -> None:
+        """Write the object to `target`, making its folder; `target` is never seen half-written."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under exactly this key."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete in the order given."""
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        """Every object whose key starts with `prefix`, sorted by key."""
+
+
+def open_store(uri: str, credentials: StoreCredentials | None = None) -> Store:
+    """The store at `uri`; no connection is made yet.
+
+    Raises:
+        InvalidInput: the URI, the endpoint or the authority's certificate is malformed.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise InvalidInput(f"{uri}: must be file:///absolute/path")
+        return _FolderStore(uri=uri.rstrip("/"), root=Path(parts.path))
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise InvalidInput(f"{uri}: must be s3://bucket/prefix")
+        return _S3Store(uri=uri.rstrip("/"), credentials=credentials or StoreCredentials())
+    raise InvalidInput(f"{uri}: got scheme '{parts.scheme}', must be s3://bucket/prefix or file:///path")
+
+
+def open_object(uri: str, credentials: StoreCredentials | None = None) -> tuple[Store, str]:
+    """The store and the key of the one object that `uri` names.
+
+    Raises:
+        InvalidInput: the URI is malformed or names no object.
+    """
+    parent, _, key = uri.rpartition("/")
+    if not key or parent.endswith(":/"):
+        raise InvalidInput(f"{uri}: must name one object, s3://bucket/path/name or file:///path/name")
+    return open_store(parent or "/", credentials), key
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `target` at the end, whole and on disk, or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)  # a temporary file is private; what it becomes is not
+            os.replace(file.name, target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    while chunk := source.read(_CHUNK_BYTES):
+        target.write(chunk)
+
+
+class _FolderStore:
+    """A folder of a local or mounted file system."""
+
+    def __init__(self, *, uri: str, root: Path) -> None:
+        self.uri = uri
+        self._root = root
+
+    def put_bytes(self, key: str, *, data: bytes) -> None:
+        with self._explained(key), replacing(self._path(key)) as file:
+            file.write(data)
+
+    def put_file(self, key: str, *, source: Path) -> None:
+        with self._explained(key), source.open("rb") as content, replacing(self._path(key)) as file:
+            _copy(content, file)
+
+    def get_bytes(self, key: str) -> bytes:
+        with self._explained(key):
+            return self._path(key).read_bytes()
+
+    def get_file(self, key: str, *, target: Path) -> None:
+        with self._explained(key), self._path(key).open("rb") as content, replacing(target) as file:
+            _copy(content, file)
+
+    def exists(self, key: str) -> bool:
+        with self._explained(key):
+            return self._path(key).is_file()
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with self._explained(key):
+                path = self._path(key)
+                path.unlink(missing_ok=True)
+                self._remove_empty(path.parent)
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        with self._explained(prefix):
+            found = [
+                StoredObject(key=path.relative_to(self._root).as_posix(), size=path.stat().st_size)
+                for path in self._path(prefix[: prefix.rfind("/") + 1]).rglob("*")
+                if path.is_file() and not path.name.startswith(".")
+            ]
+        yield from sorted((item for item in found if item.key.startswith(prefix)), key=lambda item: item.key)
+
+    def _path(self, key: str) -> Path:
+        if ".." in PurePosixPath(key).parts or key.startswith("/"):
+            raise InvalidInput(f"{self.uri}: key '{key}' must stay below the store's folder")
+        return self._root / key
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove the folders that a deleted object leaves empty: S3 has no folders, so neither has this."""
+        while folder != self._root and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise MissingInput(
+                f"{self.uri}/{key}: there is no such file; check the URI and the mount"
+            ) from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise CredentialsRefused(
+                    f"{self.uri}/{key}: {reason}; make it accessible to user {os.getuid()}"
+                ) from error
+            raise StorageUnreachable(f"{self.uri}/{key}: {reason}; check the disk or the mount") from error
+
+
+class _S3Store:
+    """A prefix of a bucket of any S3-compatible server."""
+
+    def __init__(self, *, uri: str, credentials: StoreCredentials) -> None:
+        self.uri = uri
+        parts = urlsplit(uri)
+        self._bucket = parts.netloc
+        self._prefix = parts.path.strip("/")
+        self._endpoint = credentials.endpoint or DEFAULT_ENDPOINT
+        self._client = _connect(credentials, endpoint=self._endpoint)
+
+    def put_bytes(self, key: str, *, data: bytes) -> None:
+        self._put(key, file=io.BytesIO(data), length=len(data))
+
+    def put_file(self, key: str, *, source: Path) -> None:
+        with source.open("rb") as file:
+            self._put(key, file=file, length=source.stat().st_size)
+
+    def get_bytes(self, key: str) -> bytes:
+        def read(response: urllib3.BaseHTTPResponse) -> bytes:
+            return response.read()
+
+        return self._get(key, read=read)
+
+    def get_file(self, key: str, *, target: Path) -> None:
+        def save(response: urllib3.BaseHTTPResponse) -> None:
+            with replacing(target) as file:
+                for chunk in response.stream(_CHUNK_BYTES):
+                    file.write(chunk)
+
+        self._get(key, read=save)
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._explained(key):
+                self._client.stat_object(self._bucket, self._name(key))
+        except MissingInput as error:
+            if isinstance(error.__cause__, S3Error) and error.__cause__.code == "NoSuchBucket":
+                raise
+            return False
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with self._explained(key):
+                self._client.remove_object(self._bucket, self._name(key))
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        start = len(self._prefix) + 1 if self._prefix else 0
+        with self._explained(prefix):
+            for item in self._client.list_objects(self._bucket, self._name(prefix), recursive=True):
+                if not item.is_dir:
+                    yield StoredObject(key=item.object_name[start:], size=item.size)
+
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _put(self, key: str, *, file: IO[bytes], length: int) -> None:
+        with self._explained(key):
+            self._client.put_object(self._bucket, self._name(key), file, length)
+
+    def _get(self, key: str, *, read: Callable[[urllib3.BaseHTTPResponse], _Read]) -> _Read:
+        with self._explained(key):
+            for attempt in range(_BODY_ATTEMPTS):
+                response = self._client.get_object(self._bucket, self._name(key))
+                try:
+                    return read(response)
+                except urllib3.exceptions.HTTPError:  # the connection broke after the answer had begun
+                    if attempt == _BODY_ATTEMPTS - 1:
+                        raise
+                finally:
+                    response.close()
+                    response.release_conn()
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        where = f"{self.uri}/{key} at {self._endpoint}"
+        try:
+            yield
+        except S3Error as error:
+            raise self._explain(error, where=where) from error
+        except (InvalidResponseError, ServerError) as error:
+            raise StorageUnreachable(f"{where}: {error}; check that the endpoint is an S3 server") from error
+        except urllib3.exceptions.HTTPError as error:
+            if _has_cause(error, ssl.SSLCertVerificationError):
+                raise InvalidInput(
+                    f"{where}: the server's certificate is not trusted; "
+                    "give its authority as 'ca.crt' in the Secret"
+                ) from error
+            raise StorageUnreachable(
+                f"{where}: no answer ({type(error).__name__}) after {_RETRY.total} retries; "
+                "check the endpoint, the network policy and the store"
+            ) from error
+        except ValueError as error:  # minio refuses impossible names of buckets and objects by itself
+            raise InvalidInput(f"{where}: {error}") from error
+
+    def _explain(self, error: S3Error, *, where: str) -> Exception:
+        if error.code in _REFUSED:
+            return CredentialsRefused(
+                f"{where}: the store refused the credentials ({error.code}); "
+                "check accessKey and secretKey of the Secret and what they may do"
+            )
+        if error.code == "NoSuchBucket":
+            return MissingInput(f"{where}: there is no bucket '{self._bucket}'; create it or correct the URI")
+        if error.code in _MISSING:
+            return MissingInput(f"{where}: there is no such object; check the URI")
+        return StorageUnreachable(f"{where}: the store answered {error.code}; see its log")
+
+
+def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether `kind` is anywhere among what led to `error`."""
+    causes = (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args)
+    return isinstance(error, kind) or any(
+        isinstance(cause, BaseException) and cause is not error and _has_cause(cause, kind)
+        for cause in causes
+    )
+
+
+def _connect(credentials: StoreCredentials, *, endpoint: str) -> minio.Minio:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path.strip("/"):
+        raise InvalidInput(f"endpoint: got '{endpoint}', must be http://host:port or https://host:port")
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    if credentials.ca:
+        try:
+            context.load_verify_locations(cadata=credentials.ca)
+        except ssl.SSLError as error:
+            raise InvalidInput(f"ca.crt: must be certificates in PEM ({error.reason})") from error
+    pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRY, maxsize=16, ssl_context=context)
+    return minio.Minio(
+        parts.netloc,
+        secure=parts.scheme == "https",
+        http_client=pool,
+        credentials=_credentials_provider(credentials, host=parts.hostname),
+    )
+
+
+def _credentials_provider(credentials: StoreCredentials, *, host: str) -> Provider | None:
+    """The given keys, else those of the usual environment variables, else the cloud's; None: anonymous."""
+    if credentials.access_key and credentials.secret_key:
+        return StaticProvider(credentials.access_key, credentials.secret_key)
+    for provider in (EnvAWSProvider(), EnvMinioProvider()):
+        try:
+            provider.retrieve()
+        except ValueError:  # these variables are not set
+            continue
+        return provider
+    return IamAwsProvider() if host.endswith(".amazonaws.com") else None
