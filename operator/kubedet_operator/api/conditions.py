@@ -1,0 +1,124 @@
+"""Condition types, their reasons, and the one way to turn a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from enum import StrEnum
+
+from kubedet_operator.api.status import Condition
+
+
+class ConditionType(StrEnum):
+    """Aspects of a job's state."""
+
+    INITIALIZED = "Initialized"
+    """The Service and every pod exist, and the pods have been placed and started."""
+    RUNNING = "Running"
+    """The workers are running."""
+    RESTARTING = "Restarting"
+    """A failed worker is being replaced."""
+    DEGRADED = "Degraded"
+    """Something needs a person though the job has not failed: an image that cannot be pulled, say."""
+    COMPLETE = "Complete"
+    """The job ended well: checkpoint and results are durable."""
+    FAILED = "Failed"
+    """The job ended otherwise, and is not retried."""
+
+
+class Reason(StrEnum):
+    """Why a condition has its status."""
+
+    # Initialized
+    PODS_CREATED = "PodsCreated"
+    WAITING_FOR_PODS = "WaitingForPods"
+    # Running
+    WORKERS_RUNNING = "WorkersRunning"
+    WORKERS_NOT_RUNNING = "WorkersNotRunning"
+    # Restarting
+    WORKER_FAILED = "WorkerFailed"
+    WORKER_LOST = "WorkerLost"
+    RECOVERED = "Recovered"
+    # Degraded
+    AS_EXPECTED = "AsExpected"
+    IMAGE_NOT_PULLED = "ImageNotPulled"
+    UNSCHEDULABLE = "Unschedulable"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    # Complete and Failed
+    TRAINED = "Trained"
+    NOT_FINISHED = "NotFinished"
+    INVALID_SPEC = "InvalidSpec"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    PERMANENT_FAILURE = "PermanentFailure"
+    NOT_FAILED = "NotFailed"
+
+
+class Phase(StrEnum):
+    """The state in one word, for the printer column; derived from conditions, and never read by code."""
+
+    PENDING = "Pending"
+    INITIALIZING = "Initializing"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+_PHASES = (
+    (ConditionType.FAILED, Phase.FAILED),
+    (ConditionType.COMPLETE, Phase.SUCCEEDED),
+    (ConditionType.RESTARTING, Phase.RESTARTING),
+    (ConditionType.RUNNING, Phase.RUNNING),
+)
+"""The first condition that holds names the phase."""
+
+
+def set_condition(
+    conditions: Iterable[Condition],
+    condition_type: ConditionType,
+    holds: bool,
+    *,
+    reason: str,
+    message: str,
+    generation: int,
+    now: str,
+) -> tuple[Condition, ...]:
+    """`conditions` with one of them turned, or added at the end.
+
+    `now` (RFC 3339) becomes its lastTransitionTime only if its status changes.
+    """
+    before = tuple(conditions)
+    turned = Condition(
+        type=condition_type.value,
+        status="True" if holds else "False",
+        reason=str(reason),
+        message=message,
+        lastTransitionTime=now,
+        observedGeneration=generation,
+    )
+    previous = find_condition(before, condition_type)
+    if previous is None:
+        return (*before, turned)
+    if previous.status == turned.status:
+        turned = replace(turned, lastTransitionTime=previous.lastTransitionTime)
+    return tuple(turned if condition is previous else condition for condition in before)
+
+
+def find_condition(conditions: Iterable[Condition], condition_type: ConditionType) -> Condition | None:
+    """The condition of a type, or None while nobody has said anything about it."""
+    return next((condition for condition in conditions if condition.type == condition_type), None)
+
+
+def is_true(conditions: Iterable[Condition], condition_type: ConditionType) -> bool:
+    """Whether a condition is known to hold."""
+    found = find_condition(conditions, condition_type)
+    return found is not None and found.status == "True"
+
+
+def derive_phase(conditions: Iterable[Condition]) -> Phase:
+    """The one word that sums up `conditions`."""
+    known = tuple(conditions)
+    for condition_type, phase in _PHASES:
+        if is_true(known, condition_type):
+            return phase
+    return Phase.INITIALIZING if find_condition(known, ConditionType.INITIALIZED) else Phase.PENDING

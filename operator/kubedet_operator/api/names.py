@@ -1,0 +1,88 @@
+"""Every label, annotation, child name and field manager, named once."""
+
+from __future__ import annotations
+
+GROUP = "kubedet.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "DetectionJob"
+LIST_KIND = "DetectionJobList"
+PLURAL = "detectionjobs"
+SINGULAR = "detectionjob"
+SHORT_NAME = "dj"
+
+FIELD_MANAGER = "kubedet-operator"
+"""Owner of the fields that the operator applies, for server-side apply."""
+
+APP_NAME = "app.kubernetes.io/name"
+APP_INSTANCE = "app.kubernetes.io/instance"
+APP_COMPONENT = "app.kubernetes.io/component"
+APP_MANAGED_BY = "app.kubernetes.io/managed-by"
+JOB_NAME = f"{GROUP}/job-name"
+JOB_UID = f"{GROUP}/job-uid"
+REPLICA_INDEX = f"{GROUP}/replica-index"
+ATTEMPT = f"{GROUP}/attempt"
+
+APPLICATION = "kubedet"
+MANAGER = "kubedet-operator"
+
+WORKER = "worker"
+RENDEZVOUS = "rendezvous"
+NETWORK = "network"
+"""Values of the component label: worker pods, the rendezvous pod, the Service."""
+
+CONTAINER = "trainer"
+"""Name of the one container of worker and rendezvous pods."""
+
+METRICS_PORT = "metrics"
+RENDEZVOUS_PORT = "rendezvous"
+"""Names of container and Service ports."""
+
+MAX_JOB_NAME_LENGTH = 48
+"""Leaves room for ``-worker-999`` within the 63 characters of a host name."""
+
+
+def worker_name(job: str, index: int) -> str:
+    """Name of worker pod `index`, its host name too."""
+    return f"{job}-worker-{index}"
+
+
+def rendezvous_name(job: str) -> str:
+    """Name of the pod that holds the rendezvous store, its host name too."""
+    return f"{job}-rendezvous"
+
+
+def service_name(job: str) -> str:
+    """Name of the headless Service that gives the job's pods their addresses."""
+    return f"{job}-workers"
+
+
+def pod_address(pod: str, *, job: str, namespace: str) -> str:
+    """Name that other pods resolve to the address of one of the job's pods."""
+    return f"{pod}.{service_name(job)}.{namespace}.svc"
+
+
+def labels(
+    job: str, *, component: str, uid: str | None, index: int | None = None, attempt: int | None = None
+) -> dict[str, str]:
+    """Labels of a child of `job`; `index` and `attempt` are those of a worker pod."""
+    optional = {JOB_UID: uid, REPLICA_INDEX: index, ATTEMPT: attempt}
+    return {
+        APP_NAME: APPLICATION,
+        APP_INSTANCE: job,
+        APP_COMPONENT: component,
+        APP_MANAGED_BY: MANAGER,
+        JOB_NAME: job,
+        **{name: str(value) for name, value in optional.items() if value is not None},
+    }
+
+
+def worker_selector(job: str) -> str:
+    """Label selector of the worker pods of `job`: `status.selector`, which the scale subresource shows."""
+    return f"{JOB_NAME}={job},{APP_COMPONENT}={WORKER}"
+
+
+def children_selector(job: str | None = None) -> str:
+    """Label selector of every child of `job`, or of every job."""
+    of_job = f",{JOB_NAME}={job}" if job else ""
+    return f"{APP_MANAGED_BY}={MANAGER}{of_job}"

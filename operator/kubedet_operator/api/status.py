@@ -1,0 +1,139 @@
+"""The status of a DetectionJob: what the operator has seen, and the row of the zoo it ends with.
+
+Progress, checkpoint and results come from the trainer as they are, so their types are the contract's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any, Literal
+
+from kubedet_operator.api.fields import bounded
+from kubedet_trainer import contract
+
+_MESSAGE_LENGTH = 32768
+HISTORY_LENGTH = 10
+"""Failures that `failureHistory` keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One aspect of the job's state; never removed, only turned."""
+
+    type: str = bounded(max_length=316)
+    """Initialized, Running, Restarting, Degraded, Complete or Failed."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: str
+    """Why, in one CamelCase word."""
+    message: str = bounded(default="", max_length=_MESSAGE_LENGTH)
+    """Why, in one sentence for a person."""
+    lastTransitionTime: str = bounded(max_length=64, time=True)
+    """When the status last changed."""
+    observedGeneration: int | None = None
+    """The generation of the spec that this was decided by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerCounts:
+    """The worker pods, counted."""
+
+    desired: int = 0
+    """Pods that should exist."""
+    active: int = 0
+    """Pods that exist and have not ended."""
+    ready: int = 0
+    """Pods whose container runs and is ready."""
+    succeeded: int = 0
+    """Pods that ended with code 0."""
+    failed: int = 0
+    """Pods that ended otherwise."""
+    worldSize: int = 0
+    """Processes that train together now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartCounts:
+    """Restarts, by whom they are charged to."""
+
+    application: int = 0
+    """Pods replaced after the application's own failures."""
+    infrastructure: int = 0
+    """Pods replaced after evictions, lost nodes and the like; backoffLimit does not count them."""
+    process: int = 0
+    """Processes restarted within a living pod."""
+    withoutProgress: int = 0
+    """Failures of the application since the newest checkpoint: what backoffLimit limits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord:
+    """One failure of a worker and its root cause. Parent: `lastFailure`, `failureHistory`."""
+
+    time: str = bounded(max_length=64, time=True)
+    """When it ended."""
+    # `class` is a keyword of Python: the encoder and the reader of manifests drop the underscore.
+    class_: str
+    """Whom it is charged to: Permanent, Application, Infrastructure or Peer."""
+    reason: str
+    """What happened, in one CamelCase word."""
+    pod: str | None = None
+    """The pod that failed first."""
+    node: str | None = None
+    """The node it ran on."""
+    rank: int | None = None
+    """The rank that failed first."""
+    exitCode: int | None = None
+    """How its PID 1 ended."""
+    message: str | None = bounded(default=None, max_length=_MESSAGE_LENGTH)
+    """The root cause, one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionJobStatus:
+    """What the operator has seen. Decisions read conditions and facts, never the phase."""
+
+    observedGeneration: int | None = None
+    """The generation of the spec that this status describes."""
+    phase: str | None = None
+    """For people: Pending, Initializing, Running, Restarting, Succeeded or Failed."""
+    conditions: tuple[Condition, ...] = bounded(default=(), max_items=32, map_key="type")
+    """The state of the job, aspect by aspect."""
+    startTime: str | None = bounded(default=None, max_length=64, time=True)
+    """When the operator first created the workers."""
+    completionTime: str | None = bounded(default=None, max_length=64, time=True)
+    """When the job ended, well or not."""
+    selector: str | None = None
+    """Label selector of the worker pods, for the scale subresource."""
+    workers: WorkerCounts | None = None
+    """The worker pods, counted."""
+    attempt: int = 0
+    """Number of the current set of workers; part of the rendezvous id."""
+    restarts: RestartCounts | None = None
+    """Restarts, by whom they are charged to."""
+    lastFailure: FailureRecord | None = None
+    """The newest failure."""
+    failureHistory: tuple[FailureRecord, ...] = bounded(default=(), max_items=HISTORY_LENGTH)
+    """The newest failures, newest first."""
+    progress: contract.Progress | None = None
+    """How far the training is."""
+    checkpoint: contract.CheckpointStatus | None = None
+    """The newest checkpoint."""
+    results: contract.Results | None = None
+    """The row of the model zoo; measurements are plain numbers, and nothing is decided by them."""
+
+
+def dump_status(status: DetectionJobStatus) -> dict[str, Any]:
+    """`status` as the API has it: what is absent is left out, tuples are lists."""
+    dumped = contract.without_none(_plain(asdict(status)))
+    return dict(dumped)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key).rstrip("_"): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value

@@ -1,0 +1,132 @@
+"""Manifests and typed objects for tests: a valid default, and only what matters to the test spelled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubedet_operator.api import names, types
+
+UID = "8b4c3a52-6f0e-4f43-9d0e-2f5f3c1f7a11"
+
+
+def make_manifest(*, name: str = "demo", namespace: str = "default", **spec: Any) -> dict[str, Any]:
+    """A DetectionJob as a user writes it: one CPU worker on synthetic data, `spec` laid over it."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": merge(
+            {
+                "recipe": "smoke_faster_rcnn",
+                "dataset": {"storageUri": "synthetic://shapes"},
+                "worker": {"gpus": 0},
+            },
+            spec,
+        ),
+    }
+
+
+def make_job(
+    *,
+    name: str = "demo",
+    namespace: str = "default",
+    uid: str | None = UID,
+    generation: int = 1,
+    deletion_timestamp: str | None = None,
+    status: dict[str, Any] | None = None,
+    **spec: Any,
+) -> types.DetectionJob:
+    """The same as the API server holds it: with a uid, a generation and a status."""
+    manifest = make_manifest(name=name, namespace=namespace, **spec)
+    manifest["metadata"] |= {
+        "uid": uid,
+        "generation": generation,
+        "deletionTimestamp": deletion_timestamp,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    return types.parse_job({**manifest, "status": status or {}})
+
+
+def make_pod(
+    *,
+    job: str = "demo",
+    namespace: str = "default",
+    index: int = 0,
+    attempt: int = 0,
+    component: str = names.WORKER,
+    phase: str = "Running",
+    ready: bool = True,
+    node: str | None = "node-0",
+    exit_code: int | None = None,
+    reason: str | None = None,
+    message: str = "",
+    waiting: str | None = None,
+    conditions: list[dict[str, Any]] | None = None,
+    deletion_timestamp: str | None = None,
+    uid: str = "pod-uid",
+) -> dict[str, Any]:
+    """A pod of `job` as the API server returns it.
+
+    `exit_code` makes its container a terminated one, with `reason` and the termination `message`; `waiting`
+    is the reason that its container waits for (``ImagePullBackOff``).
+    """
+    is_worker = component == names.WORKER
+    name = names.worker_name(job, index) if is_worker else names.rendezvous_name(job)
+    if exit_code is not None:
+        state: dict[str, Any] = {
+            "terminated": {
+                "exitCode": exit_code,
+                "reason": reason or ("Completed" if exit_code == 0 else "Error"),
+                "message": message,
+                "finishedAt": "2026-01-01T00:10:00Z",
+            }
+        }
+    elif waiting is not None:
+        state = {"waiting": {"reason": waiting, "message": message}}
+    else:
+        state = {"running": {"startedAt": "2026-01-01T00:00:10Z"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": uid,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **({"deletionTimestamp": deletion_timestamp} if deletion_timestamp else {}),
+            "labels": names.labels(
+                job,
+                component=component,
+                uid=UID,
+                index=index if is_worker else None,
+                attempt=attempt if is_worker else None,
+            ),
+        },
+        "spec": {"containers": [{"name": names.CONTAINER}], **({"nodeName": node} if node else {})},
+        "status": {
+            "phase": phase,
+            "podIP": "10.0.0.1",
+            "conditions": conditions or [],
+            "containerStatuses": [
+                {
+                    "name": names.CONTAINER,
+                    "ready": ready and exit_code is None and waiting is None,
+                    "restartCount": 0,
+                    "state": state,
+                }
+            ],
+        },
+    }
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid over it, object by object; None removes a field."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = merge(base[key], value)
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
