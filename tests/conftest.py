@@ -12,7 +12,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of specifications, goldens, photographs and the test cluster, which lies beside the project."""
+    """The folder of specifications, goldens, photographs and the test cluster beside the project."""
     if not SHARED.is_dir():
         reason = f"{SHARED} is absent: it holds the specification, the goldens and the photographs"
         if os.environ.get("CI"):

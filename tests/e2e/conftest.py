@@ -1,4 +1,4 @@
-"""A real cluster of two nodes with both images, an object store with real photographs, and the operator in it."""
+"""Two real nodes with both images, an object store with real photographs, and the operator in the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One DetectionJob on real nodes learns real photographs, survives the loss of a worker and reports its row."""
+"""A DetectionJob on real nodes learns real photographs, survives the loss of a worker, reports its row."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _scrape(address: str) -> list[Any]:
 
 
 def _check_metrics(cluster: Any, name: str) -> None:
-    assert TRAINER_SERIES <= {family.name for family in _worker_families(cluster, name)}
+    assert {family.name for family in _worker_families(cluster, name)} >= TRAINER_SERIES
     pods = cluster.get("pods", "-l", "app.kubernetes.io/name=kubedet,app.kubernetes.io/component=operator")
     address = pods["items"][0]["status"]["podIP"]
     found = {family.name for family in _scrape(f"http://{address}:8080/metrics") if family.samples}
