@@ -27,6 +27,32 @@ LAUNCH_MODULE = "kubedet_trainer.launch"
 RENDEZVOUS_MODULE = "kubedet_trainer.rendezvous"
 """``python -m`` this holds the rendezvous store of a job with several workers."""
 
+PROGRESS_FILE = "progress.json"
+"""In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Absent where rank 0 is not."""
+
+RESULTS_FILE = "results.json"
+"""In the work directory and beside the checkpoints: the `Results`, written by rank 0 at the end."""
+
+FAILURES_DIRECTORY = "failures"
+"""In the work directory: one `Failure` as JSON for every rank that failed, named by `failure_file`."""
+
+METRICS_DIRECTORY = "metrics"
+"""In the work directory: what this worker's ranks recorded, as prometheus_client's multiprocess files."""
+
+LOGS_DIRECTORY = "logs"
+"""In the work directory: standard output and error of every rank."""
+
+DATASET_DIRECTORY = "dataset"
+"""In the work directory: the data set, where it had to be downloaded or generated."""
+
+CACHE_DIRECTORY = "cache"
+"""In the work directory: annotations as arrays, and whatever else can be made again."""
+
+
+def failure_file(rank: int) -> str:
+    """The name below `FAILURES_DIRECTORY` of the record that a failing rank leaves."""
+    return f"rank-{rank}.json"
+
 
 class Environment(StrEnum):
     """Every environment variable that the trainer reads; all values are strings.
