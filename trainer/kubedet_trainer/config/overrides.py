@@ -1,0 +1,117 @@
+"""Strict changes to a recipe: ``optimizer.lr=0.01``, parsed by the type of the field it names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from kubedet_trainer.config.recipe import Recipe
+from kubedet_trainer.errors import InvalidInput, did_you_mean
+
+
+def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+    """`recipe` with every named field replaced by its value, given as text.
+
+    Lists are separated by commas, ``data.scale=320,240``; ``none`` empties an optional field. All fields of
+    one part are replaced together, so that values which fit only each other can be given in any order.
+
+    Raises:
+        InvalidInput: a name is unknown or fixed, a value is not of its type, or the result breaks a rule.
+    """
+    types = dict(_overridable(recipe, prefix=""))
+    for path in overrides:
+        if path not in types:
+            near = did_you_mean(path, types)
+            raise InvalidInput(f"overrides: unknown field '{path}', must be a field of the recipe.{near}")
+    values = {path: _parse(path, text, types[path]) for path, text in overrides.items()}
+    changed: Recipe = _replace(recipe, values, prefix="")
+    return changed
+
+
+def _overridable(part: Any, *, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted path and type of every leaf below `part`, what identifies a recipe excepted."""
+    hints = get_type_hints(type(part))
+    for item in fields(part):
+        path = f"{prefix}{item.name}"
+        value = getattr(part, item.name)
+        if is_dataclass(value):
+            yield from _overridable(value, prefix=f"{path}.")
+        elif not item.metadata.get("fixed"):
+            yield path, hints[item.name]
+
+
+def _replace(part: Any, values: Mapping[str, Any], *, prefix: str) -> Any:
+    changes = {}
+    for item in fields(part):
+        path = f"{prefix}{item.name}"
+        value = getattr(part, item.name)
+        if path in values:
+            changes[item.name] = values[path]
+        elif is_dataclass(value) and any(name.startswith(f"{path}.") for name in values):
+            changes[item.name] = _replace(value, values, prefix=f"{path}.")
+    return replace(part, **changes) if changes else part
+
+
+def _parse(path: str, text: str, kind: Any) -> Any:
+    try:
+        return _convert(text.strip(), kind)
+    except ValueError as error:
+        raise InvalidInput(f"{path}: got '{text}', must be {error}") from error
+
+
+def _convert(text: str, kind: Any) -> Any:
+    """`text` as a value of the type `kind`; the message of a ValueError says what it must be."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        (inner,) = [option for option in get_args(kind) if option is not NoneType]
+        return None if text.lower() == "none" else _convert(text, inner)
+    if origin is tuple:
+        return _convert_tuple(text, get_args(kind))
+    if origin is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"one of {', '.join(get_args(kind))}.{did_you_mean(text, get_args(kind))}")
+        return text
+    return _SCALARS[kind](text)
+
+
+def _convert_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    items = [item.strip() for item in text.strip("()[]").split(",") if item.strip()]
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_convert(item, kinds[0]) for item in items)
+    if len(items) != len(kinds):
+        raise ValueError(f"{len(kinds)} values separated by commas")
+    return tuple(_convert(item, kind) for item, kind in zip(items, kinds, strict=True))
+
+
+def _convert_integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number") from None
+
+
+def _convert_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("a number") from None
+    if not math.isfinite(value):
+        raise ValueError("a finite number")
+    return value
+
+
+def _convert_bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.lower() == "true"
+
+
+_SCALARS: dict[type, Callable[[str], Any]] = {
+    int: _convert_integer,
+    float: _convert_float,
+    bool: _convert_bool,
+    str: str,
+}
