@@ -171,14 +171,21 @@ class Progress:
     """`status.progress` of a DetectionJob, as rank 0 reports it."""
 
     stage: Stage
+    """What rank 0 is doing."""
     epoch: int = 0
+    """The epoch in progress."""
     iteration: int = 0
+    """Iterations done."""
     totalIterations: int = 0
+    """Iterations of the whole training."""
     percentage: int = 0
+    """Iterations done, in percent of all."""
     estimatedRemainingSeconds: int | None = None
+    """Seconds to the end at the present speed."""
     lastProgressTime: str | None = None
-    """UTC, RFC 3339."""
+    """When the last iteration ended: UTC, RFC 3339."""
     goodputPercent: int | None = None
+    """Time spent training, in percent of the run's time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +193,17 @@ class CheckpointStatus:
     """`status.checkpoint` of a DetectionJob."""
 
     latest: str
+    """URI of the newest checkpoint."""
     iteration: int
+    """Iterations done when it was made."""
     time: str
+    """When it became durable: UTC, RFC 3339."""
     sizeBytes: int
+    """Size of all its files."""
     saveSeconds: float
+    """Seconds from the snapshot until it was durable."""
     stallSeconds: float
+    """Seconds for which training stood still for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +223,15 @@ class Results:
     memoryGB: float | None = None
     """Peak over ranks, 1 GB = 1024**3 bytes: reserved GPU memory, or the resident set on CPU."""
     secondsPerIteration: float | None = None
+    """Seconds of one training iteration, the first ones left out."""
     inferenceFps: float | None = None
+    """Images a second at batch size 1, loading and post-processing included."""
     boxAP: float | None = None
     """In percent, as the zoo prints it."""
     maskAP: float | None = None
+    """In percent."""
     ar1000: float | None = None
+    """Average recall of 1000 proposals an image, in percent."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Every other figure: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
     hardware: dict[str, Any] = field(default_factory=dict)
@@ -222,7 +239,9 @@ class Results:
     reference: dict[str, float] = field(default_factory=dict)
     """The published figures of the same recipe, under the same names."""
     modelUri: str | None = None
+    """Where the final checkpoint lies."""
     reportUri: str | None = None
+    """Where the whole report lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
