@@ -41,14 +41,16 @@ class InvalidManifest(ValueError):
         self.violations = tuple(violations)
 
 
-def decode(target: type[T], value: Any, *, path: str, found: list[Violation], strict: bool = True) -> T:
-    """`value` as an instance of the dataclass `target`.
+def decode(
+    target: type[T], value: Any, *, path: str, found: list[Violation], strict: bool = True
+) -> T | None:
+    """`value` as an instance of the dataclass `target`; None where a required part of it cannot be read.
 
-    Every violation below `path` is added to `found`; while there is one the result is good for nothing but
-    looking for more. Unless `strict`, unknown fields are passed over.
+    Every violation below `path` is added to `found`; where there is one the result has defaults in its place,
+    and is good for nothing but looking for more. Unless `strict`, unknown fields are passed over.
     """
-    decoded: T = _Decoder(found, strict).object(target, value, path)
-    return decoded
+    decoded = _Decoder(found, strict).object(target, value, path)
+    return None if decoded is _ABSENT else decoded
 
 
 @cache

@@ -58,6 +58,8 @@ class WorkerCounts:
 class RestartCounts:
     """Restarts, by whom they are charged to."""
 
+    total: int = 0
+    """All restarts of pods and processes together: what the printer column shows."""
     application: int = 0
     """Pods replaced after the application's own failures."""
     infrastructure: int = 0

@@ -1,7 +1,7 @@
 """The DetectionJob: every field a user may set, with its default, bounds and description.
 
 This is the one place for all of them. `schema` prints the CRD from here, `parse_job` reads manifests by it,
-and `validation` checks values against it. Field names are the API's, word for word. `status` is the other half.
+and `validation` checks values against it; `status` has the other half. Names are the API's, word for word.
 """
 
 from __future__ import annotations
@@ -308,16 +308,24 @@ def parse_job(manifest: Mapping[str, Any]) -> DetectionJob:
         decoding.InvalidManifest: an unknown field, a missing one, or a value of another type; all at once.
     """
     found: list[decoding.Violation] = []
+    job = decode_job(manifest, found=found)
+    if found or job is None:
+        raise decoding.InvalidManifest(found)
+    return job
+
+
+def decode_job(manifest: Mapping[str, Any], *, found: list[decoding.Violation]) -> DetectionJob | None:
+    """As `parse_job`, but adds what is wrong to `found` and returns what could be read, if anything."""
     for path, expected in (("apiVersion", names.API_VERSION), ("kind", names.KIND)):
         if manifest.get(path) != expected:
             found.append(decoding.Violation(path=path, got=manifest.get(path), rule=f"must be {expected}"))
     metadata = decoding.decode(
         Metadata, manifest.get("metadata") or {}, path="metadata", found=found, strict=False
     )
+    spec = decoding.decode(DetectionJobSpec, manifest.get("spec") or {}, path="spec", found=found)
     status = decoding.decode(
         DetectionJobStatus, manifest.get("status") or {}, path="status", found=found, strict=False
     )
-    spec = decoding.decode(DetectionJobSpec, manifest.get("spec") or {}, path="spec", found=found)
-    if found:
-        raise decoding.InvalidManifest(found)
+    if metadata is None or spec is None or status is None:
+        return None
     return DetectionJob(metadata=metadata, spec=spec, status=status)

@@ -1,0 +1,237 @@
+"""Prints the CustomResourceDefinition from the dataclasses of the API; `kubedet crds` shows it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from typing import Any, Literal
+
+import yaml
+
+from kubedet_operator.api import decoding, names, status, types, validation
+from kubedet_operator.api.fields import Bounds, Quantity, bounds_of, is_required
+
+_HEADER = """\
+# Generated from operator/kubedet_operator/api: change it there, then run `make generate`.
+"""
+
+_COLUMNS = (
+    ("Phase", "string", ".status.phase", 0),
+    ("Recipe", "string", ".spec.recipe", 0),
+    ("Workers", "integer", ".status.workers.ready", 0),
+    ("Progress", "integer", ".status.progress.percentage", 0),
+    ("Box AP", "number", ".status.results.boxAP", 0),
+    ("Mask AP", "number", ".status.results.maskAP", 0),
+    ("S/Iter", "number", ".status.results.secondsPerIteration", 0),
+    ("Restarts", "integer", ".status.restarts.total", 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Mem", "number", ".status.results.memoryGB", 1),
+    ("FPS", "number", ".status.results.inferenceFps", 1),
+    ("ETA", "integer", ".status.progress.estimatedRemainingSeconds", 1),
+    ("Reason", "string", ".status.lastFailure.reason", 1),
+)
+"""Columns of ``kubectl get dj``: name, type, path, and 1 for those that only ``-o wide`` shows."""
+
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def dump_crd() -> str:
+    """The CRD as YAML, as it is kept in manifests/crds."""
+    text: str = yaml.safe_dump(build_crd(), sort_keys=False, width=110, allow_unicode=True)
+    return _HEADER + text
+
+
+def build_crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of DetectionJob."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names.PLURAL}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": names.KIND,
+                "listKind": names.LIST_KIND,
+                "plural": names.PLURAL,
+                "singular": names.SINGULAR,
+                "shortNames": [names.SHORT_NAME],
+            },
+            "versions": [_build_version()],
+        },
+    }
+
+
+def build_schema() -> dict[str, Any]:
+    """The OpenAPI schema of a whole DetectionJob, with its rules in CEL."""
+    return _SchemaBuilder().root()
+
+
+def _build_version() -> dict[str, Any]:
+    return {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.worker.replicas",
+                "statusReplicasPath": ".status.workers.active",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path, **({"priority": priority} if priority else {})}
+            for name, kind, path, priority in _COLUMNS
+        ],
+        "schema": {"openAPIV3Schema": build_schema()},
+    }
+
+
+class _SchemaBuilder:
+    """Turns annotations, bounds and rules into OpenAPI; every rule must find its place."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, list[dict[str, str]]] = {}
+        for rule in validation.RULES:
+            self._rules.setdefault(rule.scope, []).append({"rule": rule.cel, "message": rule.meaning})
+
+    def root(self) -> dict[str, Any]:
+        described = descriptions(types.DetectionJob)
+        spec = self._object(types.DetectionJobSpec, path="spec")
+        reported = self._object(status.DetectionJobStatus, path="status")
+        root = {
+            "type": "object",
+            "description": inspect.getdoc(types.DetectionJob),
+            "required": ["spec"],
+            "properties": {
+                "apiVersion": {"type": "string"},
+                "kind": {"type": "string"},
+                "metadata": {"type": "object"},
+                "spec": {"description": described["spec"], **spec},
+                "status": {"description": described["status"], **reported},
+            },
+            "x-kubernetes-validations": [
+                *self._rules.pop("", []),
+                *map(_once_started, validation.IMMUTABLE_ONCE_STARTED),
+            ],
+        }
+        if self._rules:
+            raise LookupError(f"rules of no field of the API: {', '.join(self._rules)}")
+        return root
+
+    def _object(self, target: Any, *, path: str) -> dict[str, Any]:
+        described = descriptions(target)
+        properties = {}
+        required = []
+        for field in dataclasses.fields(target):
+            name = decoding.api_name(field.name)
+            hint = decoding.without_optional(decoding.field_types(target)[field.name])
+            schema = self._value(hint, bounds_of(field), path=f"{path}.{name}")
+            # Only what users write is defaulted; the operator's own status stays as it was written.
+            default = _default(field, schema) if path.startswith("spec") else {}
+            properties[name] = {"description": described[field.name], **default, **schema}
+            if is_required(field):
+                required.append(name)
+        schema = {"type": "object", **({"required": required} if required else {}), "properties": properties}
+        return self._with_rules(schema, path)
+
+    def _with_rules(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
+        rules = self._rules.pop(path, None)
+        return {**schema, "x-kubernetes-validations": rules} if rules else schema
+
+    def _value(self, hint: Any, bounds: Bounds, *, path: str) -> dict[str, Any]:
+        origin = typing.get_origin(hint)
+        if dataclasses.is_dataclass(hint):
+            return self._object(hint, path=path)
+        if origin is Literal:
+            return {"type": "string", "enum": list(typing.get_args(hint))}
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            return {"type": "string", "enum": [member.value for member in hint]}
+        if origin in (tuple, list):
+            return self._list(typing.get_args(hint)[0], bounds, path=path)
+        if origin in (dict, Mapping):
+            return self._map(typing.get_args(hint)[1], bounds, path=path)
+        return _scalar(hint, bounds)
+
+    def _list(self, item: Any, bounds: Bounds, *, path: str) -> dict[str, Any]:
+        keyed = (
+            {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [bounds.map_key]}
+            if bounds.map_key
+            else {"x-kubernetes-list-type": "atomic"}
+        )
+        items = self._value(item, bounds, path=f"{path}[]")
+        return {"type": "array", "maxItems": bounds.max_items, **keyed, "items": items}
+
+    def _map(self, item: Any, bounds: Bounds, *, path: str) -> dict[str, Any]:
+        if item is Any:
+            return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        values = self._value(item, bounds, path=f"{path}{{}}")
+        return {"type": "object", "maxProperties": bounds.max_items, "additionalProperties": values}
+
+
+def _scalar(hint: Any, bounds: Bounds) -> dict[str, Any]:
+    if hint is Quantity:
+        pattern = {"pattern": f"^({bounds.pattern.regex})$"} if bounds.pattern else {}
+        either = [{"type": "integer"}, {"type": "string"}]
+        length = {"maxLength": bounds.max_length}
+        return {"x-kubernetes-int-or-string": True, "anyOf": either, **length, **pattern}
+    schema: dict[str, Any] = {"type": _TYPES[hint]}
+    if hint is str:
+        return schema | _text_limits(bounds)
+    if hint is int:
+        fits = bounds.maximum is not None and bounds.maximum < 2**31
+        schema["format"] = "int32" if fits else "int64"
+    limits = {"minimum": bounds.minimum, "maximum": bounds.maximum}
+    return schema | {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _text_limits(bounds: Bounds) -> dict[str, Any]:
+    limits: dict[str, Any] = {"maxLength": bounds.max_length}
+    if bounds.min_length:
+        limits["minLength"] = bounds.min_length
+    if bounds.time:
+        limits["format"] = "date-time"
+    if bounds.pattern:
+        # In CEL rather than as `pattern`, whose message would show the expression instead of its meaning.
+        rule = f"self.matches(r'^({bounds.pattern.regex})$')"
+        limits["x-kubernetes-validations"] = [{"rule": rule, "message": f"must be {bounds.pattern.meaning}"}]
+    return limits
+
+
+def _default(field: dataclasses.Field[Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The default that the API server writes into stored objects; empty maps and lists stay absent."""
+    if is_required(field):
+        return {}
+    value = field.default_factory() if callable(field.default_factory) else field.default
+    if dataclasses.is_dataclass(value):
+        inner = schema["properties"].values()
+        return {"default": {}} if any("default" in item for item in inner) else {}
+    return {} if value is None or value in ((), {}, []) else {"default": value}
+
+
+def _once_started(transition: validation.Transition) -> dict[str, str]:
+    started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
+    return {
+        "rule": f"!({started}) || ({transition.unchanged})",
+        "message": f"{transition.field} must not change once the job has started; create another job",
+    }
+
+
+@cache
+def descriptions(target: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, by field name."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(target))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, following in zip(tree.body, tree.body[1:], strict=False):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found

@@ -1,0 +1,256 @@
+"""Whether a DetectionJob keeps to the API's rules: bounds of its fields, and rules across fields.
+
+The table of rules holds each one twice, side by side: in CEL, which the CRD carries to the API server, and in
+Python, for local mode and for objects that were stored before the rule was. What an update may change is CEL
+alone, for only the API server sees both versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from kubedet_operator.api import decoding, fields, names, types
+from kubedet_operator.api.decoding import InvalidManifest, Violation
+
+RESERVED_PREFIX = "KUBEDET_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breach:
+    """Where one rule is broken, and by what value."""
+
+    path: str
+    got: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule across fields."""
+
+    scope: str
+    """Path of the object that `cel` sees as ``self``; empty for the whole DetectionJob."""
+    cel: str
+    meaning: str
+    """Completes "PATH: got VALUE, ..."; the API server's message too."""
+    breaches: Callable[[types.DetectionJob], Iterator[Breach]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """A field that may not change once the job has started, that is once `status.startTime` is set."""
+
+    field: str
+    """Path below the DetectionJob."""
+    unchanged: str
+    """CEL on the whole object: the field is as it was."""
+
+
+def _name(job: types.DetectionJob) -> Iterator[Breach]:
+    name = job.metadata.name
+    if len(name) > names.MAX_JOB_NAME_LENGTH or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        yield Breach(path="metadata.name", got=name)
+
+
+def _two_intervals(job: types.DetectionJob) -> Iterator[Breach]:
+    checkpoint = job.spec.checkpoint
+    if checkpoint and checkpoint.intervalSeconds and checkpoint.intervalIterations:
+        yield Breach(
+            path="spec.checkpoint",
+            got=f"intervalSeconds: {checkpoint.intervalSeconds}, "
+            f"intervalIterations: {checkpoint.intervalIterations}",
+        )
+
+
+def _shared_memory(job: types.DetectionJob) -> Iterator[Breach]:
+    worker = job.spec.worker
+    limit = worker.resources.limits.get("memory")
+    if worker.sharedMemory and limit and parse_quantity(worker.sharedMemory) > parse_quantity(limit):
+        yield Breach(path="spec.worker.sharedMemory", got=worker.sharedMemory)
+
+
+def _reserved_variables(job: types.DetectionJob) -> Iterator[Breach]:
+    for index, variable in enumerate(job.spec.worker.env):
+        if variable.name.startswith(RESERVED_PREFIX):
+            yield Breach(path=f"spec.worker.env[{index}].name", got=variable.name)
+
+
+def _two_values(job: types.DetectionJob) -> Iterator[Breach]:
+    for index, variable in enumerate(job.spec.worker.env):
+        if variable.value is not None and variable.valueFrom is not None:
+            yield Breach(path=f"spec.worker.env[{index}]", got=variable.name)
+
+
+def _gpus_twice(job: types.DetectionJob) -> Iterator[Breach]:
+    worker = job.spec.worker
+    for kind in ("limits", "requests"):
+        amounts: Mapping[str, str] = getattr(worker.resources, kind)
+        if worker.gpuResource in amounts:
+            path = f"spec.worker.resources.{kind}.{worker.gpuResource}"
+            yield Breach(path=path, got=amounts[worker.gpuResource])
+
+
+RULES = (
+    Rule(
+        scope="",
+        cel=f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters: lower-case "
+        "letters, digits and '-', first a letter, last no '-' (pods are called after it)",
+        breaches=_name,
+    ),
+    Rule(
+        scope="spec.checkpoint",
+        cel="!(has(self.intervalSeconds) && has(self.intervalIterations))",
+        meaning="must have intervalSeconds or intervalIterations, not both; remove one",
+        breaches=_two_intervals,
+    ),
+    Rule(
+        scope="spec.worker",
+        cel="!has(self.sharedMemory) || !has(self.resources) || !has(self.resources.limits) || "
+        "!('memory' in self.resources.limits) || "
+        "!quantity(string(self.sharedMemory)).isGreaterThan(quantity(string(self.resources.limits['memory'])))",
+        meaning="sharedMemory must be at most resources.limits.memory, which it counts against; "
+        "raise the limit or lower sharedMemory",
+        breaches=_shared_memory,
+    ),
+    Rule(
+        scope="spec.worker",
+        cel="!has(self.resources) || "
+        "((!has(self.resources.limits) || !(self.gpuResource in self.resources.limits)) && "
+        "(!has(self.resources.requests) || !(self.gpuResource in self.resources.requests)))",
+        meaning="resources must not name the GPUs; set worker.gpus instead",
+        breaches=_gpus_twice,
+    ),
+    Rule(
+        scope="spec.worker.env[]",
+        cel=f"!self.name.startsWith('{RESERVED_PREFIX}')",
+        meaning=f"the name of a variable must not start with {RESERVED_PREFIX}, which is the operator's; "
+        "set the field of the spec instead",
+        breaches=_reserved_variables,
+    ),
+    Rule(
+        scope="spec.worker.env[]",
+        cel="!(has(self.value) && has(self.valueFrom))",
+        meaning="a variable must have value or valueFrom, not both; remove one",
+        breaches=_two_values,
+    ),
+)
+
+IMMUTABLE_ONCE_STARTED = (
+    Transition(field="spec.recipe", unchanged="self.spec.recipe == oldSelf.spec.recipe"),
+    Transition(
+        field="spec.overrides",
+        unchanged="has(self.spec.overrides) == has(oldSelf.spec.overrides) && "
+        "(!has(self.spec.overrides) || self.spec.overrides == oldSelf.spec.overrides)",
+    ),
+    Transition(field="spec.dataset", unchanged="self.spec.dataset == oldSelf.spec.dataset"),
+    Transition(
+        field="spec.checkpoint.storageUri",
+        unchanged="has(self.spec.checkpoint) == has(oldSelf.spec.checkpoint) && "
+        "(!has(self.spec.checkpoint) || "
+        "self.spec.checkpoint.storageUri == oldSelf.spec.checkpoint.storageUri)",
+    ),
+)
+"""What makes a run what it is: with another value it would be another run, continued from this state."""
+
+
+def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
+    """The typed view of a manifest that keeps to every rule.
+
+    Raises:
+        InvalidManifest: everything that is wrong with it, at once.
+    """
+    found: list[Violation] = []
+    job = types.decode_job(manifest, found=found)
+    if job is not None:
+        known = {violation.path for violation in found}
+        found += [violation for violation in validate(job) if violation.path not in known]
+    if found or job is None:
+        raise InvalidManifest(found)
+    return job
+
+
+def validate(job: types.DetectionJob) -> list[Violation]:
+    """Every bound and rule that `job` breaks; none for a job that can be run."""
+    found = list(_check_bounds(job.spec, "spec"))
+    if found:
+        return found  # the rules may rely on values within bounds
+    return [
+        Violation(path=breach.path, got=breach.got, rule=rule.meaning)
+        for rule in RULES
+        for breach in rule.breaches(job)
+    ]
+
+
+_SUFFIXES: dict[str, Decimal] = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTP", start=1)},
+    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTP", start=1)},
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """The number that a Kubernetes quantity stands for, in base units (bytes, cores)."""
+    number = text.rstrip("kmKMGTPi")
+    return Decimal(number) * _SUFFIXES[text[len(number) :]]
+
+
+def _check_bounds(value: Any, path: str) -> Iterator[Violation]:
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if item is not None:
+            yield from _check_field(item, fields.bounds_of(field), f"{path}.{decoding.api_name(field.name)}")
+
+
+def _check_field(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
+    if dataclasses.is_dataclass(value):
+        yield from _check_bounds(value, path)
+    elif isinstance(value, str):
+        yield from _check_text(value, bounds, path)
+    elif isinstance(value, int):
+        yield from _check_number(value, bounds, path)
+    elif isinstance(value, tuple | Mapping):
+        yield from _check_items(value, bounds, path)
+
+
+def _check_items(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
+    if len(value) > bounds.max_items:
+        yield Violation(path=path, got=f"{len(value)} items", rule=f"must have at most {bounds.max_items}")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _check_field(item, bounds, f"{path}.{key}")
+        return
+    keys: set[Any] = set()
+    for index, item in enumerate(value):
+        yield from _check_field(item, bounds, f"{path}[{index}]")
+        key = getattr(item, bounds.map_key) if bounds.map_key else index
+        if key in keys:
+            yield Violation(
+                path=f"{path}[{index}].{bounds.map_key}", got=key, rule="must be unique; remove one"
+            )
+        keys.add(key)
+
+
+def _check_number(value: int, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
+    if bounds.minimum is not None and value < bounds.minimum:
+        yield Violation(path=path, got=value, rule=f"must be >= {bounds.minimum}")
+    if bounds.maximum is not None and value > bounds.maximum:
+        yield Violation(path=path, got=value, rule=f"must be <= {bounds.maximum}")
+
+
+def _check_text(value: str, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
+    if len(value) > bounds.max_length:
+        yield Violation(
+            path=path, got=f"{len(value)} characters", rule=f"must have at most {bounds.max_length}"
+        )
+    elif (bounds.min_length and len(value) < bounds.min_length) or (
+        bounds.pattern and not re.fullmatch(bounds.pattern.regex, value)
+    ):
+        rule = f"must be {bounds.pattern.meaning}" if bounds.pattern else "must not be empty"
+        yield Violation(path=path, got=value, rule=rule)
