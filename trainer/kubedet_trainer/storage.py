@@ -115,16 +115,16 @@ def open_store(uri: str, credentials: StoreCredentials | None = None) -> Store:
     raise InvalidInput(f"{uri}: got scheme '{parts.scheme}', must be s3://bucket/prefix or file:///path")
 
 
-def open_object(uri: str, credentials: StoreCredentials | None = None) -> tuple[Store, str]:
-    """The store and the key of the one object that `uri` names.
+def fetch(uri: str, *, target: Path, credentials: StoreCredentials | None = None) -> None:
+    """Write the one object that `uri` names to `target`.
 
     Raises:
         InvalidInput: the URI is malformed or names no object.
     """
     parent, _, key = uri.rpartition("/")
-    if not key or parent.endswith(":/"):
+    if not key or parent.endswith(("/", ":")):
         raise InvalidInput(f"{uri}: must name one object, s3://bucket/path/name or file:///path/name")
-    return open_store(parent or "/", credentials), key
+    open_store(parent, credentials).get_file(key, target=target)
 
 
 @contextmanager

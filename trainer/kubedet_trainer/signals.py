@@ -1,0 +1,39 @@
+"""SIGTERM becomes a flag that is read between steps: a signal must not cut a step or a save in two."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+from kubedet_trainer.errors import TerminatedSaved
+
+_Item = TypeVar("_Item")
+
+
+class StopRequest:
+    """Whether this process was asked to stop, by SIGTERM or Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def listen(self) -> StopRequest:
+        """Take the signals of this process from now on; the first one is enough."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+        return self
+
+    def watch(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The same items, for work that is simply done again later: a request ends it between two of them.
+
+        Raises:
+            TerminatedSaved: a stop was requested. Only for loops whose state is durable beforehand.
+        """
+        for item in items:
+            if self.requested:
+                raise TerminatedSaved("stopped as asked; the training state had been saved before")
+            yield item
+
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True

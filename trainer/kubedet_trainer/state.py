@@ -1,0 +1,80 @@
+"""Everything that a resumed run needs to go on as if nothing had happened, in one state dict.
+
+There is no generator state: all randomness is counted from (seed, iteration, chunk), see `chunk_seed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(kw_only=True)
+class History:
+    """What was measured so far, for curves and the row: plain numbers, so that restarts lose none of them."""
+
+    training: list[dict[str, Any]] = field(default_factory=list)
+    """A point every few iterations: ``{"iteration": 50, "lr": 0.02, "losses": {"loss_rpn_cls": 0.3, ...}}``."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """A point an evaluation: ``{"iteration": 300, "metrics": {"boxAP": 21.5, ...}}``."""
+    timed_iterations: int = 0
+    """Iterations in `timed_seconds`; the first ones of every process are left out."""
+    timed_seconds: float = 0.0
+    """Wall time of these iterations, data wait included, evaluation and checkpoints excluded."""
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """The model, its optimiser and how far they are."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    global_batch: int
+    """Images per iteration of this run."""
+    iteration: int = 0
+    """Optimiser steps done."""
+    history: History = field(default_factory=History)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that it loads without running any code."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "iteration": self.iteration,
+            "global_batch": self.global_batch,
+            "history": vars(self.history).copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`. With another global batch the iteration is the one after as many images."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.iteration = state["iteration"] * state["global_batch"] // self.global_batch
+        self.history = History(**state["history"])
+
+
+def chunk_seed(seed: int, *, iteration: int, chunk: int) -> int:
+    """The seed of all random choices that the model makes for one chunk of one global batch.
+
+    It depends on the chunk and not on the rank that works on it, so that a run is the same at any world size.
+    """
+    digest = hashlib.blake2b(f"{seed}/{iteration}/{chunk}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def copy_to_host(value: Any) -> Any:
+    """`value` with all tensors in it copied to host memory, where no later step changes them."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copy_to_host(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copy_to_host(item) for item in value]
+    return value
