@@ -1,0 +1,49 @@
+"""One way to write log lines: JSON for machines, plain colour for a person at a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+
+def configure_logging(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
+    """Send all log records of this process to `stream` (standard error), replacing earlier handlers.
+
+    A line of JSON has the fields ``time``, ``level``, ``logger``, ``message``, in a rank ``rank``, and those of
+    ``extra``.
+    """
+    stream = stream or sys.stderr
+    handler = _terminal_handler(stream) if stream.isatty() else _json_handler(stream)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def _terminal_handler(stream: TextIO) -> logging.Handler:
+    from rich.console import Console  # a tenth of a second that only a terminal needs to pay
+    from rich.logging import RichHandler
+
+    return RichHandler(console=Console(file=stream), show_path=False, log_time_format="%H:%M:%S")
+
+
+def _json_handler(stream: TextIO) -> logging.Handler:
+    from pythonjsonlogger.json import JsonFormatter
+
+    class Formatter(JsonFormatter):
+        def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+            moment = datetime.fromtimestamp(record.created, UTC)
+            return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    rank = os.environ.get("RANK")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        Formatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            static_fields={"rank": int(rank)} if rank is not None else {},
+        )
+    )
+    return handler
