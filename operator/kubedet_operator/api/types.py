@@ -170,7 +170,7 @@ class Worker:
     terminationGracePeriodSeconds: int = bounded(default=120, minimum=1, maximum=86400)
     """Seconds between SIGTERM and SIGKILL; the state must be saved within them."""
     template: Mapping[str, Any] | None = None
-    """Partial PodTemplateSpec that is merged over the worker pods last: the expert's way out."""
+    """Partial PodTemplateSpec, merged over worker and rendezvous pods last: the expert's way out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,56 @@
+"""Settings of the operator's process, from its environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_PREFIX = "KUBEDET_OPERATOR_"
+
+
+class InvalidSetting(ValueError):
+    """An environment variable of the operator has a value that its setting cannot take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings:
+    """How the operator runs. `trainer_image` is read from ``KUBEDET_OPERATOR_TRAINER_IMAGE``, and so on."""
+
+    trainer_image: str = "kubedet-trainer:0.1.0"
+    """Image of worker and rendezvous pods for jobs that name none; the deployment sets its registry's."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch, separated by commas; none: every namespace, which needs a ClusterRole."""
+    concurrency: int = 16
+    """Jobs reconciled at the same time. The API server's answer is what takes time, not the CPU."""
+    progress_interval_seconds: int = 10
+    """Seconds between two questions for a job's progress; each answer that differs costs one status write."""
+    metrics_port: int = 8080
+    """Port of the operator's own /metrics and /healthz."""
+
+
+def read_settings(environment: Mapping[str, str]) -> OperatorSettings:
+    """The settings in `environment`, defaults for what is absent or empty.
+
+    Raises:
+        InvalidSetting: a value is not of its setting's type.
+    """
+    hints = typing.get_type_hints(OperatorSettings)
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(OperatorSettings):
+        variable = _PREFIX + field.name.upper()
+        if text := environment.get(variable, "").strip():
+            given[field.name] = _parse(text, hints[field.name], variable)
+    return OperatorSettings(**given)
+
+
+def _parse(text: str, hint: Any, variable: str) -> Any:
+    if hint is int:
+        if not text.isdecimal() or int(text) < 1:
+            raise InvalidSetting(f"{variable}: got '{text}', must be a whole number >= 1")
+        return int(text)
+    if hint is str:
+        return text
+    return tuple(part.strip() for part in text.split(",") if part.strip())
