@@ -1,9 +1,9 @@
 """torchrun with a memory for causes: ``python -m kubedet_trainer.agent``, started by `launch`.
 
-torchrun itself always exits 1, whatever happened. This is the same elastic agent, made of torch's classes, with
-two differences: it knows which endings are final, and it leaves an `AgentEnding` that says what it saw.
-The options follow the measurements in the project's notes on torchrun: an external store that is not shared
-with the process group, and a second between keep-alives, so that a lost worker is noticed within three.
+torchrun itself always exits 1, whatever happened. This is the same elastic agent, made of torch's classes,
+with two differences: it knows which endings are final, and it leaves an `AgentEnding` that says what it saw.
+Its store is not shared with the process group, and it keeps alive every second, so that a lost worker is
+noticed within three.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import TextIO
 def configure_logging(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
     """Send all log records of this process to `stream` (standard error), replacing earlier handlers.
 
-    A line of JSON has the fields ``time``, ``level``, ``logger``, ``message``, in a rank ``rank``, and those of
-    ``extra``.
+    A line of JSON has the fields ``time``, ``level``, ``logger``, ``message``, in a rank ``rank``, and those
+    of ``extra``.
     """
     stream = stream or sys.stderr
     handler = _terminal_handler(stream) if stream.isatty() else _json_handler(stream)

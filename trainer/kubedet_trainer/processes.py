@@ -1,7 +1,7 @@
 """What the kernel has to be asked: children, orphans, and whether it killed for lack of memory.
 
-PID 1 of a container inherits every orphan and has to collect it; where the launcher is not PID 1 (a laptop), it
-asks the kernel to be treated alike, so that nothing it started outlives it unseen.
+PID 1 of a container inherits every orphan and has to collect it; where the launcher is not PID 1 (a laptop),
+it asks the kernel to be treated alike, so that nothing it started outlives it unseen.
 """
 
 from __future__ import annotations
