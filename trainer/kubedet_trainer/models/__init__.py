@@ -1,0 +1,39 @@
+"""Detectors by architecture. Each is plain torch with plain arguments and offers the same two methods.
+
+``forward(images, targets, generator)`` gives the losses by name in training, with static shapes and without
+waiting for the device; ``detect(images, scale_factors)`` gives one `structures.Detections` an image.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from kubedet_trainer.errors import InvalidInput, did_you_mean
+from kubedet_trainer.models.two_stage import FasterRcnn, Rpn
+
+
+def _build_rpn(*, num_classes: int, **options: Mapping[str, Any]) -> nn.Module:
+    """A proposal network does not tell classes apart."""
+    return Rpn(**options)
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "rpn": _build_rpn,
+    "faster_rcnn": FasterRcnn,
+}
+"""Architecture to what builds it from `num_classes` and its options."""
+
+
+def build_model(architecture: str, *, num_classes: int, **options: Any) -> nn.Module:
+    """A detector with freshly initialised weights.
+
+    `num_classes` counts the background; `options` are those of `config.model_options`.
+
+    Raises:
+        InvalidInput: no such architecture.
+    """
+    if architecture not in BUILDERS:
+        near = did_you_mean(architecture, BUILDERS)
+        raise InvalidInput(f"architecture: got '{architecture}', must be one of {', '.join(BUILDERS)}.{near}")
+    return BUILDERS[architecture](num_classes=num_classes, **options)

@@ -1,0 +1,66 @@
+"""Which ground truth, if any, each box stands for, by overlap (`zoo.md` 4.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kubedet_trainer.models import boxes
+
+IGNORED = -1
+"""Assignment of a box that is neither positive nor negative."""
+
+NEGATIVE = 0
+"""Assignment of a box to the background."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """The verdict on N boxes of one image."""
+
+    targets: Tensor
+    """(N,) int64: `IGNORED`, `NEGATIVE`, or 1 + the slot of the ground truth."""
+    overlaps: Tensor
+    """(N,) float32, the best overlap with any ground truth; -1 for boxes that take no part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxIouAssigner:
+    """Assigns each box to the ground truth that it overlaps most.
+
+    A box with an overlap of at least `positive_iou` is positive, of less than `negative_iou` negative.
+    Besides, all boxes that reach a ground truth's best overlap are its own if that is at least
+    `min_positive_iou`; a later ground truth takes them from an earlier one.
+    """
+
+    positive_iou: float
+    negative_iou: float
+    min_positive_iou: float
+
+    def __call__(
+        self, candidates: Tensor, taking_part: Tensor, gt_boxes: Tensor, gt_valid: Tensor
+    ) -> Assignment:
+        """Assign (N, 4) `candidates`, where (N,) `taking_part`, to (G, 4) `gt_boxes`, where (G,) `gt_valid`.
+
+        Without any valid ground truth all that take part are negative.
+        """
+        overlaps_GN = boxes.pairwise_iou(gt_boxes, candidates)
+        overlaps_GN.masked_fill_(~gt_valid[:, None], 0).masked_fill_(~taking_part, -1)
+        best_overlap, best_gt = overlaps_GN.max(dim=0)
+        targets = torch.full_like(best_gt, IGNORED)
+        targets = targets.masked_fill((best_overlap >= 0) & (best_overlap < self.negative_iou), NEGATIVE)
+        targets = torch.where(best_overlap >= self.positive_iou, best_gt + 1, targets)
+        claimed_by = self._claims(overlaps_GN, gt_valid)
+        return Assignment(
+            targets=torch.where(claimed_by > 0, claimed_by, targets),
+            overlaps=best_overlap,
+        )
+
+    def _claims(self, overlaps_GN: Tensor, gt_valid: Tensor) -> Tensor:
+        """1 + the last ground truth whose best overlap each box reaches: (N,), 0 for none."""
+        best_of_gt = overlaps_GN.amax(dim=1, keepdim=True)
+        claims = (best_of_gt >= self.min_positive_iou) & (best_of_gt >= 0) & gt_valid[:, None]
+        slots = torch.arange(1, len(gt_valid) + 1, device=gt_valid.device, dtype=torch.int32)[:, None]
+        return ((overlaps_GN == best_of_gt) & claims).mul(slots).amax(dim=0).long()

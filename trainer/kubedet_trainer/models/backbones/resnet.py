@@ -1,0 +1,138 @@
+"""Residual networks of bottleneck blocks, with torchvision's parameter names (`zoo.md` 2.1, 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EXPANSION = 4
+"""A block gives out this many times the channels that its 3x3 convolution has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormLayer:
+    """A normalisation: how its modules are named in state dicts, and how one is made for some channels."""
+
+    prefix: str
+    build: Callable[[int], nn.Module]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution beside a shortcut (He et al., 2015)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        planes: int,
+        stride: int,
+        style: Literal["pytorch", "caffe"],
+        norm: NormLayer,
+    ) -> None:
+        super().__init__()
+        out_channels = planes * EXPANSION
+        first_stride, second_stride = (1, stride) if style == "pytorch" else (stride, 1)
+        self.conv1 = nn.Conv2d(in_channels, planes, 1, stride=first_stride, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride=second_stride, padding=1, bias=False)
+        self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
+        self.norm_names = [f"{norm.prefix}{i}" for i in (1, 2, 3)]
+        for name, channels in zip(self.norm_names, (planes, planes, out_channels), strict=True):
+            self.add_module(name, norm.build(channels))
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, norm.build(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) to (B, 4 * planes, h / stride, w / stride)."""
+        norm1, norm2, norm3 = (self.get_submodule(name) for name in self.norm_names)
+        out = F.relu(norm1(self.conv1(x)), inplace=True)
+        out = F.relu(norm2(self.conv2(out)), inplace=True)
+        out = norm3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+
+class ResNet(nn.Module):
+    """A stem and four stages, at strides 4, 8, 16 and 32."""
+
+    def __init__(
+        self,
+        *,
+        stage_blocks: Sequence[int],
+        stem_channels: int,
+        style: Literal["pytorch", "caffe"],
+        norm: Literal["bn", "gn"],
+        norm_groups: int,
+        frozen_stages: int,
+        norm_eval: bool,
+    ) -> None:
+        """Stage i has ``stage_blocks[i]`` blocks and gives out ``4 * stem_channels * 2**i`` channels.
+
+        The stem and the first `frozen_stages` stages are not trained (-1: all are). With `norm_eval` batch
+        normalisation uses its stored statistics in training too.
+        """
+        super().__init__()
+        layer = _norm_layer(norm, norm_groups)
+        self.norm_eval = norm_eval
+        self.stem_norm = f"{layer.prefix}1"
+        self.conv1 = nn.Conv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)
+        self.add_module(self.stem_norm, layer.build(stem_channels))
+        self.stages: list[str] = []
+        self.out_channels: list[int] = []
+        channels = stem_channels
+        for stage, num_blocks in enumerate(stage_blocks):
+            planes = stem_channels * 2**stage
+            blocks = []
+            for block in range(num_blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(Bottleneck(channels, planes=planes, stride=stride, style=style, norm=layer))
+                channels = planes * EXPANSION
+            self.stages.append(f"layer{stage + 1}")
+            self.add_module(self.stages[-1], nn.Sequential(*blocks))
+            self.out_channels.append(channels)
+        self._initialise()
+        self._freeze(frozen_stages)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to the outputs of the four stages, finest first."""
+        x = F.relu(self.get_submodule(self.stem_norm)(self.conv1(pixels)), inplace=True)
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        outputs = []
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+            outputs.append(x)
+        return outputs
+
+    def train(self, mode: bool = True) -> Self:
+        """Like `nn.Module.train`, but leaves batch normalisation in evaluation under `norm_eval`."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _freeze(self, frozen_stages: int) -> None:
+        frozen = [self.conv1, self.get_submodule(self.stem_norm)] if frozen_stages >= 0 else []
+        frozen += [self.get_submodule(name) for name in self.stages[: max(frozen_stages, 0)]]
+        for module in frozen:
+            module.requires_grad_(False)
+
+
+def _norm_layer(kind: Literal["bn", "gn"], groups: int) -> NormLayer:
+    layers = {
+        "bn": NormLayer(prefix="bn", build=nn.BatchNorm2d),
+        "gn": NormLayer(prefix="gn", build=partial(nn.GroupNorm, groups)),
+    }
+    return layers[kind]

@@ -1,0 +1,80 @@
+"""Boxes of the 2019 zoo: xyxy, inclusive pixel corners, so that width = x2 - x1 + 1 (`zoo.md` 4.4).
+
+Every function works on any leading dimensions, in float32, and keeps all shapes static.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+UNIT_STDS = (1.0, 1.0, 1.0, 1.0)
+"""Regression targets left as they are, as region proposal networks have them."""
+
+MAX_LOG_RATIO = abs(math.log(16 / 1000))
+"""Decoded sides differ from the box's by at most this, in natural logarithms."""
+
+
+def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of each of (N, 4) `boxes` with each of (M, 4) `others`: (N, M)."""
+    top_left = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    sides = (bottom_right - top_left).add_(1).clamp_(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    return intersection / (areas(boxes)[:, None] + areas(others)[None, :] - intersection)
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """Area in pixels of (..., 4) `boxes`: (...)."""
+    return (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
+
+
+def exclusive_corners(boxes: Tensor) -> Tensor:
+    """The same boxes with x2 and y2 one pixel further, as torchvision counts them."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] + 1], dim=-1)
+
+
+def encode(boxes: Tensor, targets: Tensor, *, stds: tuple[float, ...] = UNIT_STDS) -> Tensor:
+    """The deltas dx, dy, dw, dh (..., 4) that move `boxes` onto `targets`, each divided by its std."""
+    centres, sides = _centres_and_sides(boxes)
+    target_centres, target_sides = _centres_and_sides(targets)
+    deltas = torch.cat([(target_centres - centres) / sides, torch.log(target_sides / sides)], dim=-1)
+    return torch.stack([delta / std for delta, std in zip(deltas.unbind(-1), stds, strict=True)], dim=-1)
+
+
+def decode(
+    boxes: Tensor, deltas: Tensor, *, sizes: Tensor | None = None, stds: tuple[float, ...] = UNIT_STDS
+) -> Tensor:
+    """`boxes` moved by `deltas`, both (..., 4); clipped to `sizes` (..., 2), height and width.
+
+    Sides below one pixel give x2 < x1, as the published models expect.
+    """
+    dx, dy, dw, dh = (delta * std for delta, std in zip(deltas.unbind(-1), stds, strict=True))
+    centres, sides = _centres_and_sides(boxes)
+    half_width = sides[..., 0] * dw.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() * 0.5
+    half_height = sides[..., 1] * dh.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() * 0.5
+    x = centres[..., 0] + sides[..., 0] * dx
+    y = centres[..., 1] + sides[..., 1] * dy
+    decoded = torch.stack(
+        [x - half_width + 0.5, y - half_height + 0.5, x + half_width - 0.5, y + half_height - 0.5], dim=-1
+    )
+    return decoded if sizes is None else clip(decoded, sizes)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(..., 4) `boxes` clamped to the pixels of images of `sizes` (..., 2), height and width."""
+    last = (sizes.flip(-1) - 1).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), torch.cat([last, last], dim=-1))
+
+
+def inside(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Which of (..., 4) `boxes` lie wholly in images of `sizes` (..., 2), height and width: (...) bool."""
+    begins = (boxes[..., 0] >= 0) & (boxes[..., 1] >= 0)
+    return begins & (boxes[..., 2] < sizes[..., 1]) & (boxes[..., 3] < sizes[..., 0])
+
+
+def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    begin, end = boxes[..., :2], boxes[..., 2:]
+    return (begin + end) * 0.5, end - begin + 1

@@ -1,0 +1,184 @@
+"""Region proposal head: scores anchors, moves them, and proposes the best (`zoo.md` 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kubedet_trainer.models import boxes as box_ops
+from kubedet_trainer.models import losses, nms
+from kubedet_trainer.models.anchors import AnchorGrid
+from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.models.sample import BalancedSampler, Samples
+from kubedet_trainer.structures import Images, Targets
+
+_REGRESSION_BETA = 1 / 9
+_EMPTY_SCORE = -1.0
+"""Below every sigmoid, so that empty slots sort last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RpnOutput:
+    """What the convolutions say about every anchor of every level."""
+
+    objectness: list[Tensor]
+    """(B, A, h, w) logits a level."""
+    deltas: list[Tensor]
+    """(B, 4 A, h, w) a level."""
+    anchors: Tensor
+    """(sum of A h w, 4), in the order of the flattened levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """Regions that may hold an object: P slots an image, best first. They carry no gradient."""
+
+    boxes: Tensor
+    """(B, P, 4)."""
+    scores: Tensor
+    """(B, P), negative in empty slots."""
+    valid: Tensor
+    """(B, P) bool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLosses:
+    """The losses of each sampled anchor, before they are added up."""
+
+    classification: Tensor
+    """(B, S), zero in empty slots."""
+    regression: Tensor
+    """(B, S), zero for negatives."""
+    samples: Samples
+    """Which anchors."""
+    divisor: Tensor
+    """Scalar that both sums are divided by: the samples of the batch, at least one of each kind an image."""
+
+
+class RpnHead(nn.Module):
+    """A 3x3 convolution shared by all levels, and 1x1 convolutions for objectness and deltas."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        strides: Sequence[int],
+        anchor_scales: Sequence[float],
+        anchor_ratios: Sequence[float],
+        positive_iou: float,
+        negative_iou: float,
+        min_positive_iou: float,
+        num_samples: int,
+        positive_fraction: float,
+        nms_pre: int,
+        nms_post: int,
+        num_proposals: int,
+        nms_iou: float,
+    ) -> None:
+        """For levels of `strides`; `config.RpnHeadConfig` explains the other options."""
+        super().__init__()
+        self.anchor_grid = AnchorGrid(strides=strides, scales=anchor_scales, ratios=anchor_ratios)
+        num_anchors = self.anchor_grid.num_per_cell
+        self.rpn_conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(in_channels, num_anchors, 1)
+        self.rpn_reg = nn.Conv2d(in_channels, num_anchors * 4, 1)
+        for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.assigner = MaxIouAssigner(
+            positive_iou=positive_iou, negative_iou=negative_iou, min_positive_iou=min_positive_iou
+        )
+        self.sampler = BalancedSampler(num_samples=num_samples, positive_fraction=positive_fraction)
+        self.nms_pre = nms_pre
+        self.nms_post = nms_post
+        self.num_proposals = num_proposals
+        self.nms_iou = nms_iou
+
+    def forward(self, features: Sequence[Tensor]) -> RpnOutput:
+        """Score and move the anchors of each (B, C, h, w) level."""
+        hidden = [F.relu(self.rpn_conv(feature), inplace=True) for feature in features]
+        return RpnOutput(
+            objectness=[self.rpn_cls(level) for level in hidden],
+            deltas=[self.rpn_reg(level) for level in hidden],
+            anchors=self.anchor_grid(features),
+        )
+
+    def losses(
+        self, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_reg``, scalars."""
+        each = self.sample_losses(output, images, targets, generator)
+        return {
+            "loss_rpn_cls": each.classification.sum() / each.divisor,
+            "loss_rpn_reg": each.regression.sum() / each.divisor,
+        }
+
+    def sample_losses(
+        self, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
+    ) -> SampleLosses:
+        """Assign all anchors inside the images, sample some, and compute the loss of each."""
+        anchors = output.anchors
+        assigned = torch.stack(
+            [
+                self.assigner(anchors, box_ops.inside(anchors, size), gt_boxes, gt_valid).targets
+                for size, gt_boxes, gt_valid in zip(images.sizes, targets.boxes, targets.valid, strict=True)
+            ]
+        )
+        samples = self.sampler(assigned, generator)
+        gt_slots = (assigned.gather(1, samples.indices) - 1).clamp(min=0)
+        wanted = box_ops.encode(anchors[samples.indices], _pick(targets.boxes, gt_slots))
+        logits = _flatten(output.objectness, 1).squeeze(-1).gather(1, samples.indices)
+        deltas = _pick(_flatten(output.deltas, 4), samples.indices)
+        used = samples.positive | samples.negative
+        counts = samples.positive.sum(dim=1).clamp(min=1) + samples.negative.sum(dim=1).clamp(min=1)
+        return SampleLosses(
+            classification=losses.binary_cross_entropy(logits, samples.positive, used=used),
+            regression=losses.smooth_l1(deltas, wanted, used=samples.positive, beta=_REGRESSION_BETA),
+            samples=samples,
+            divisor=counts.sum(),
+        )
+
+    @torch.no_grad()
+    def propose(self, output: RpnOutput, images: Images) -> Proposals:
+        """The best boxes of each image: the best of every level, suppressed there, then the best over all."""
+        levels = [
+            self._propose_level(logits, deltas, anchors, images)
+            for logits, deltas, anchors in zip(
+                [_flatten([level], 1).squeeze(-1) for level in output.objectness],
+                [_flatten([level], 4) for level in output.deltas],
+                torch.split(output.anchors, [level[0].numel() for level in output.objectness]),
+                strict=True,
+            )
+        ]
+        boxes = torch.cat([level.boxes for level in levels], dim=1)
+        scores = torch.cat([level.scores for level in levels], dim=1)
+        best, order = scores.topk(min(self.num_proposals, scores.shape[1]))
+        return Proposals(boxes=_pick(boxes, order), scores=best, valid=best > _EMPTY_SCORE)
+
+    def _propose_level(self, logits: Tensor, deltas: Tensor, anchors: Tensor, images: Images) -> Proposals:
+        scores, order = logits.sigmoid().topk(min(self.nms_pre, logits.shape[1]))
+        boxes = box_ops.decode(anchors[order], _pick(deltas, order), sizes=images.sizes[:, None])
+        slots = min(self.nms_post, scores.shape[1])
+        kept = [
+            nms.suppress(image_boxes, image_scores, iou_threshold=self.nms_iou, slots=slots)
+            for image_boxes, image_scores in zip(boxes, scores, strict=True)
+        ]
+        indices = torch.stack([image.indices for image in kept])
+        valid = torch.stack([image.valid for image in kept])
+        kept_scores = scores.gather(1, indices).masked_fill(~valid, _EMPTY_SCORE)
+        return Proposals(boxes=_pick(boxes, indices), scores=kept_scores, valid=valid)
+
+
+def _flatten(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Maps (B, A * width, h, w) as one (B, sum of h w A, width) float32, in the order of the anchors."""
+    flat = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels]
+    return torch.cat(flat, dim=1).float()
+
+
+def _pick(rows: Tensor, indices: Tensor) -> Tensor:
+    """Of (B, N, D) `rows` those at (B, S) `indices`: (B, S, D)."""
+    return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[-1]))
