@@ -63,8 +63,10 @@ class _LazyGroup(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except ModuleNotFoundError as error:  # of an import within the command
-            module = _COMMANDS[context.invoked_subcommand or ""][0].partition(":")[0]
+        except ModuleNotFoundError as error:
+            if context.invoked_subcommand not in _COMMANDS:  # not of an import within a command
+                raise
+            module = _COMMANDS[context.invoked_subcommand][0].partition(":")[0]
             raise _missing_extra(error, extra=_EXTRAS[module]) from error
 
 
