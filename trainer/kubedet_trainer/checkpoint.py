@@ -227,8 +227,8 @@ class Checkpointer:
         ):
             if got != wanted:
                 raise InvalidInput(
-                    f"{located.uri}: its {name} differ from this run's; give checkpoint.storageUri a prefix of "
-                    "its own, or set checkpoint.resume to Never"
+                    f"{located.uri}: its {name} differ from this run's; "
+                    "give checkpoint.storageUri a prefix of its own, or set checkpoint.resume to Never"
                 )
 
     def _committed(self) -> list[int]:

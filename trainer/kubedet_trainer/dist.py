@@ -41,6 +41,8 @@ class World:
     local_rank: int
     """Index within the replica: the GPU to use."""
     device: torch.device
+    restarts: int = 0
+    """How often torchrun has started this worker's ranks anew in the same pod."""
 
 
 def initialise(*, gpus: int) -> World:
@@ -58,6 +60,7 @@ def initialise(*, gpus: int) -> World:
         size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=(local_rank := int(os.environ.get("LOCAL_RANK", "0"))),
         device=torch.device("cuda", local_rank) if gpus else torch.device("cpu"),
+        restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )
     if gpus:
         if (seen := torch.cuda.device_count()) <= local_rank:

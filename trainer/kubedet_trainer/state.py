@@ -18,7 +18,7 @@ class History:
     """What was measured so far, for curves and the row: plain numbers, so that restarts lose none of them."""
 
     training: list[dict[str, Any]] = field(default_factory=list)
-    """A point every few iterations: ``{"iteration": 50, "lr": 0.02, "losses": {"loss_rpn_cls": 0.3, ...}}``."""
+    """A point every few iterations: ``{"iteration": 50, "lr": 0.02, "losses": {"loss_rpn_cls": 0.3}}``."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """A point an evaluation: ``{"iteration": 300, "metrics": {"boxAP": 21.5, ...}}``."""
     timed_iterations: int = 0

@@ -1,0 +1,36 @@
+"""How much memory a rank takes: of its GPU as the caching allocator counts it, else of the machine."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved")
+"""What `gpu_bytes` tells, and the values of the metric's label."""
+
+KIND = {"cuda": "gpu_peak_reserved", "cpu": "process_peak_resident"}
+"""Device type to what `peak_bytes` means on it: `Results.hardware["memoryKind"]`."""
+
+
+def gpu_bytes(device: torch.device) -> dict[str, int]:
+    """Bytes of each of `GPU_KINDS` on a CUDA device. Asks the allocator, not the device."""
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "peak_allocated": torch.cuda.max_memory_allocated(device),
+        "peak_reserved": torch.cuda.max_memory_reserved(device),
+    }
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory this process has held so far: what the zoo's memory column counts (`zoo.md` 10).
+
+    On a GPU that is the caching allocator's reserved memory; on a CPU the process's peak resident set, its
+    loader workers not included.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

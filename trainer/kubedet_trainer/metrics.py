@@ -1,0 +1,119 @@
+"""Every Prometheus metric of a rank in one table, and cheap access to them.
+
+The ranks of a worker share one exposition (`exposition.py`): with ``PROMETHEUS_MULTIPROC_DIR`` set, values lie
+in memory-mapped files that only a scrape reads. Counters and histograms add up over ranks and restarts. A
+gauge says which rank's value counts: the most recent, or the largest of the living ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+_DURATION_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """One metric as the table has it."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    mode: Literal["mostrecent", "livemax"] = "mostrecent"
+    """Of a gauge: which process's value a scrape sees."""
+
+
+DEFINITIONS: dict[str, Definition] = {
+    "iterations": Definition(
+        kind="counter", help="Optimiser steps of the run; recorded by rank 0 only, so sum over workers."
+    ),
+    "images": Definition(
+        kind="counter", help="Training images that went through the model; the sum over workers is the run's."
+    ),
+    "iteration_duration_seconds": Definition(
+        kind="histogram",
+        help="Seconds from the end of one iteration to the end of the next, data wait included.",
+    ),
+    "data_wait_seconds": Definition(
+        kind="counter",
+        help="Seconds that iterations waited for a batch; near zero unless decoding is too slow.",
+    ),
+    "loss": Definition(
+        kind="gauge", help="Mean of a term of the loss over rank 0's last log interval.", labels=("term",)
+    ),
+    "learning_rate": Definition(kind="gauge", help="Learning rate of the last optimiser step."),
+    "gpu_memory_bytes": Definition(
+        kind="gauge",
+        help="GPU memory by the caching allocator: allocated, reserved, and the peaks of both; worst rank.",
+        labels=("kind",),
+        mode="livemax",
+    ),
+    "checkpoint_save_seconds": Definition(
+        kind="gauge", help="Seconds from the last snapshot until it was durable."
+    ),
+    "checkpoint_stall_seconds": Definition(
+        kind="gauge", help="Seconds for which training stood still for the last checkpoint."
+    ),
+    "checkpoint_restore_seconds": Definition(
+        kind="gauge", help="Seconds to find, verify and load the checkpoint that this run resumed from."
+    ),
+    "checkpoint_bytes": Definition(kind="gauge", help="Size of the last checkpoint in bytes."),
+    "last_step_timestamp_seconds": Definition(
+        kind="gauge",
+        help="UNIX time of the end of the last optimiser step; if it stands still, so does the run.",
+    ),
+    "evaluation": Definition(
+        kind="gauge", help="Figures of the last evaluation, in percent.", labels=("metric",)
+    ),
+}
+"""Name without ``kubedet_trainer_`` and, for counters, without ``_total``; ``build_info`` is the launcher's."""
+
+
+class Metrics:
+    """The metrics of this process, registered once."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        made = {name: _build(name, definition, registry) for name, definition in DEFINITIONS.items()}
+        self._gauges: dict[str, Gauge] = made
+        self._iterations: Counter = made["iterations"]
+        self._images: Counter = made["images"]
+        self._duration: Histogram = made["iteration_duration_seconds"]
+        self._data_wait: Counter = made["data_wait_seconds"]
+        self._last_step: Gauge = made["last_step_timestamp_seconds"]
+
+    def record_iteration(
+        self, *, images: int, seconds: float, data_wait_seconds: float, end: float, is_first_rank: bool
+    ) -> None:
+        """Record one optimiser step of this rank. The only method that is called in every iteration."""
+        self._images.inc(images)
+        self._duration.observe(seconds)
+        self._data_wait.inc(data_wait_seconds)
+        if is_first_rank:
+            self._iterations.inc()
+            self._last_step.set(end)
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge without labels."""
+        self._gauges[name].set(value)
+
+    def set_all(self, name: str, values: Mapping[str, float]) -> None:
+        """Set a gauge with one label for each of its values."""
+        for label, value in values.items():
+            self._gauges[name].labels(label).set(value)
+
+
+def _build(name: str, definition: Definition, registry: CollectorRegistry) -> Any:
+    full_name = f"kubedet_trainer_{name}"
+    if definition.kind == "counter":
+        return Counter(full_name, definition.help, definition.labels, registry=registry)
+    if definition.kind == "histogram":
+        return Histogram(
+            full_name, definition.help, definition.labels, registry=registry, buckets=_DURATION_BUCKETS
+        )
+    return Gauge(
+        full_name, definition.help, definition.labels, registry=registry, multiprocess_mode=definition.mode
+    )
