@@ -1,0 +1,261 @@
+"""PID 1 over the real elastic agent: how it ends, whatever the ranks do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.torchrun, pytest.mark.timeout(240)]
+
+LAUNCH = """
+import os, sys
+from kubedet_trainer import launch
+from kubedet_trainer.logs import configure_logging
+configure_logging()
+sys.exit(launch.run(os.environ, options=launch.Options(rank_module="stub_rank")))
+"""
+
+
+def await_true(condition: Callable[[], Any], *, seconds: float = 120) -> None:
+    """Poll until `condition` holds; the bound only ends a test that would hang."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process ids below `pid`, nearest first."""
+    found: list[int] = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
+class Worker:
+    """One worker as a process, and what it leaves behind."""
+
+    def __init__(self, directory: Path, *, plan: list[Mapping[str, list[str]]], **environment: str) -> None:
+        self.directory = directory
+        self.marks = directory / "marks"
+        self.message_path = directory / "termination"
+        self.marks.mkdir(parents=True, exist_ok=True)
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent),
+            "KUBEDET_RECIPE": "smoke_faster_rcnn",
+            "KUBEDET_DATASET_URI": directory.parent.as_uri(),
+            "KUBEDET_CHECKPOINT_URI": (directory / "checkpoints").as_uri(),
+            "KUBEDET_WORK_DIRECTORY": str(directory / "work"),
+            "KUBEDET_TERMINATION_MESSAGE_PATH": str(self.message_path),
+            "KUBEDET_METRICS_PORT": "0",
+            "KUBEDET_GRACE_SECONDS": "40",
+            "STUB_DIRECTORY": str(self.marks),
+            "STUB_STEPS": json.dumps(plan),
+            **environment,
+        }
+        self.start()
+
+    def start(self) -> None:
+        self.log = (self.directory / "log").open("a+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH], env=self._environment, stdout=self.log, stderr=self.log
+        )
+
+    def output(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def mark(self, name: str) -> None:
+        (self.marks / name).touch()
+
+    def await_mark(self, name: str) -> None:
+        await_true(lambda: (self.marks / name).exists() or self.process.poll() is not None)
+        assert (self.marks / name).exists(), self.output()
+
+    def end(self, *, seconds: float = 120) -> int:
+        code = self.process.wait(timeout=seconds)
+        self.log.close()
+        return code
+
+    def message(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.message_path.read_text())
+        return document
+
+    def kill_all(self) -> None:
+        """Everything at once, as when a node is lost."""
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def start(*plan: Mapping[str, list[str]], name: str = "worker", **environment: str) -> Worker:
+        workers.append(Worker(tmp_path / name, plan=list(plan), **environment))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.kill_all()
+
+
+def metrics_of(worker: Worker) -> str:
+    line = next(text for text in worker.output().splitlines() if '"port"' in text)
+    port = json.loads(line)["port"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_killed_and_crashed_ranks_start_again_in_the_same_worker(start_worker: Callable[..., Worker]) -> None:
+    worker = start_worker(
+        {"0": ["await_mark never"], "1": ["crash SIGKILL"]},
+        {"0": ["crash SIGSEGV"], "1": ["await_mark never"]},
+        {
+            "0": ["count", "say hello", "results", "mark running", "await_mark finish"],
+            "1": ["count", "say quiet", "await_mark finish"],
+        },
+        KUBEDET_PROCS_PER_REPLICA="2",
+    )
+    worker.await_mark("running")
+    assert "kubedet_trainer_images_total 10.0" in metrics_of(worker)
+    worker.mark("finish")
+    assert worker.end() == 0, worker.output()
+    assert worker.message() == {"results": {"boxAP": 12.5, "metrics": [], "hardware": {}, "reference": {}}}
+    assert '"message": "hello"' in worker.output()
+    assert '"message": "quiet"' not in worker.output()
+    logs = [path.read_text() for path in (worker.directory / "work" / "logs").rglob("stdout.log")]
+    assert any("quiet" in text for text in logs)
+
+
+def test_permanent_failure_of_one_rank_ends_the_worker_with_its_record(
+    start_worker: Callable[..., Worker],
+) -> None:
+    worker = start_worker(
+        {"0": ["ignore_sigterm", "mark up", "await_mark never"], "1": ["await_mark up", "fail 96"]},
+        KUBEDET_PROCS_PER_REPLICA="2",
+    )
+    assert worker.end() == 96, worker.output()
+    failure = worker.message()["failure"]
+    assert (failure["exitCode"], failure["rank"], failure["message"]) == (96, 1, "as planned")
+    assert (worker.directory / "work" / "starts-1").read_text() == "x"
+
+
+def test_exception_without_a_record_ends_the_worker_at_once(start_worker: Callable[..., Worker]) -> None:
+    worker = start_worker({"0": ["raise something odd"]})
+    assert worker.end() == 1, worker.output()
+    failure = worker.message()["failure"]
+    assert failure["exitCode"] == 1
+    assert failure["lastLines"][-1].strip() == "RuntimeError: something odd"
+
+
+def test_rank_that_always_crashes_gives_its_pod_up_with_the_signal(
+    start_worker: Callable[..., Worker],
+) -> None:
+    worker = start_worker({"0": ["crash SIGSEGV"]})
+    assert worker.end() == 139, worker.output()
+    failure = worker.message()["failure"]
+    assert (failure["exitCode"], failure["reason"], failure["rank"]) == (139, "SIGSEGV", 0)
+    assert any("Segmentation fault" in line for line in failure["lastLines"])
+    assert (worker.directory / "work" / "starts-0").read_text() == "xxxx"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(143, "TerminatedSaved"), (144, "TerminatedUnsaved")])
+def test_sigterm_reaches_the_ranks_and_their_verdict_counts(
+    start_worker: Callable[..., Worker], code: int, reason: str
+) -> None:
+    worker = start_worker({"0": [f"on_sigterm {code}", "mark up", "await_mark never"]})
+    worker.await_mark("up")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.end() == code, worker.output()
+    assert worker.message()["failure"]["reason"] == reason
+
+
+def test_missing_data_set_ends_the_worker_before_any_rank(
+    start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    worker = start_worker({"*": []}, KUBEDET_DATASET_URI=(tmp_path / "nowhere").as_uri())
+    assert worker.end() == 66, worker.output()
+    failure = worker.message()["failure"]
+    assert failure["reason"] == "MissingInput"
+    assert "nowhere" in failure["message"]
+    assert not (worker.directory / "work" / "logs").exists()
+
+
+class Store:
+    """A rendezvous pod as a process."""
+
+    def __init__(self, port: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kubedet_trainer.rendezvous"],
+            env={**os.environ, "KUBEDET_RENDEZVOUS_ENDPOINT": f"store:{port}"},
+        )
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def steps(worker: Worker) -> list[str]:
+    path = worker.directory / "work" / "steps"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def await_new_steps(*workers: Worker) -> None:
+    """Wait until ranks that did not run before have trained on every worker."""
+    before = [set(steps(worker)) for worker in workers]
+    for worker, known in zip(workers, before, strict=True):
+        await_true(
+            lambda worker=worker, known=known: set(steps(worker)) - known or worker.process.poll() is not None
+        )
+        assert worker.process.poll() is None, worker.output()
+
+
+def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
+    port = free_port()
+    shared = {
+        "KUBEDET_REPLICAS": "2",
+        "KUBEDET_RENDEZVOUS_ENDPOINT": f"localhost:{port}",
+        "KUBEDET_RENDEZVOUS_ID": "uid-0",
+        "KUBEDET_LOCAL_ADDRESS": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    first, second = (
+        start_worker({"*": ["reduce"]}, name=f"worker-{index}", KUBEDET_REPLICA_INDEX=str(index), **shared)
+        for index in range(2)
+    )
+    store = Store(port)  # later than the workers: they wait for it
+    try:
+        await_new_steps(first, second)
+        second.kill_all()
+        second.start()
+        await_new_steps(first, second)
+        store.process.kill()
+        store.process.wait()
+        store = Store(port)
+        await_new_steps(first, second)
+        for worker in (first, second):
+            worker.mark("finish")
+        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+        store.process.send_signal(signal.SIGTERM)
+        assert store.process.wait(timeout=60) == 0
+    finally:
+        if store.process.poll() is None:
+            store.process.kill()
+            store.process.wait()
