@@ -44,12 +44,16 @@ class Reason(StrEnum):
     IMAGE_NOT_PULLED = "ImageNotPulled"
     UNSCHEDULABLE = "Unschedulable"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    CHILD_REJECTED = "ChildRejected"
     # Complete and Failed
     TRAINED = "Trained"
     NOT_FINISHED = "NotFinished"
     INVALID_SPEC = "InvalidSpec"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PERMANENT_FAILURE = "PermanentFailure"
+    TOO_MANY_DISRUPTIONS = "TooManyDisruptions"
+    RESULTS_MISSING = "ResultsMissing"
     NOT_FAILED = "NotFailed"
 
 

@@ -61,13 +61,15 @@ class RestartCounts:
     total: int = 0
     """All restarts of pods and processes together: what the printer column shows."""
     application: int = 0
-    """Pods replaced after the application's own failures."""
+    """Restarts after the application's own failures; pods that fail within seconds of one another count once."""
     infrastructure: int = 0
-    """Pods replaced after evictions, lost nodes and the like; backoffLimit does not count them."""
+    """Restarts after evictions, lost nodes and the like; backoffLimit does not count them."""
     process: int = 0
     """Processes restarted within a living pod."""
     withoutProgress: int = 0
     """Failures of the application since the newest checkpoint: what backoffLimit limits."""
+    checkpointIteration: int = 0
+    """Iteration of the newest checkpoint at the last failure that was charged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ class DetectionJobStatus:
     """The newest failure."""
     failureHistory: tuple[FailureRecord, ...] = bounded(default=(), max_items=HISTORY_LENGTH)
     """The newest failures, newest first."""
+    chargedPods: tuple[str, ...] = bounded(default=(), max_items=2000, max_length=64)
+    """Uids of failed pods that are charged and not yet gone, so that none is ever charged twice."""
     progress: contract.Progress | None = None
     """How far the training is."""
     checkpoint: contract.CheckpointStatus | None = None

@@ -1,0 +1,129 @@
+"""What to do about one job: an ordered chain of policies from facts to a plan. Pure; the time is a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from kubedet_operator.api import conditions, names
+from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.api.status import DetectionJobStatus, RestartCounts, WorkerCounts, dump_status
+from kubedet_operator.build.children import build_children
+from kubedet_operator.facts import Facts, format_time, parse_time
+from kubedet_operator.plan import ApplyChild, Draft, Plan
+from kubedet_operator.policies import cleanup, completion, restart, startup, validity
+from kubedet_operator.settings import OperatorSettings
+from kubedet_trainer.contract import Progress, ProgressRecord
+
+Policy = Callable[[Facts, Draft], Draft]
+
+POLICIES: tuple[Policy, ...] = (
+    validity.judge,
+    completion.judge,
+    restart.judge,
+    startup.judge,
+    cleanup.judge,
+)
+"""In this order: each one sees what the ones before it have decided."""
+
+REPAIR_SECONDS = 600
+"""How often an unfinished job is looked at though nothing has happened, to repair what others have broken."""
+
+_AT_FIRST = (
+    (ConditionType.INITIALIZED, Reason.WAITING_FOR_PODS, "no worker has started yet"),
+    (ConditionType.RUNNING, Reason.WORKERS_NOT_RUNNING, "no worker is ready yet"),
+    (ConditionType.RESTARTING, Reason.AS_EXPECTED, "no worker has failed"),
+    (ConditionType.DEGRADED, Reason.AS_EXPECTED, "nothing to do"),
+    (ConditionType.COMPLETE, Reason.NOT_FINISHED, "the job has not finished"),
+    (ConditionType.FAILED, Reason.NOT_FAILED, "the job has not failed"),
+)
+
+
+def decide(facts: Facts, settings: OperatorSettings) -> Plan:
+    """The status of the job, the children to apply and delete, and when to decide again."""
+    draft = _begin(facts)
+    for policy in POLICIES:
+        draft = policy(facts, draft)
+    creations = _create_missing(facts, draft, settings)
+    if creations and draft.status.startTime is None:
+        draft = draft.change(startTime=draft.now)
+    return Plan(
+        status=dump_status(_conclude(facts, draft)),
+        actions=(*draft.deletions, *creations),
+        next_check_seconds=_next_check(facts, draft),
+    )
+
+
+def _begin(facts: Facts) -> Draft:
+    """The draft before any policy: the status as it was, with what the trainer says about itself."""
+    draft = Draft(status=facts.status, now=format_time(facts.now), generation=facts.metadata.generation)
+    for condition_type, reason, message in _AT_FIRST:
+        if conditions.find_condition(draft.status.conditions, condition_type) is None:
+            draft = draft.turn(condition_type, False, reason=reason, message=message)
+    if facts.progress is not None and not draft.finished:
+        draft = replace(draft, status=_report(draft.status, facts.progress))
+    return draft
+
+
+def _report(status: DetectionJobStatus, record: ProgressRecord) -> DetectionJobStatus:
+    """`status` with the trainer's own words, unless they are older than what is known."""
+    restarts = status.restarts or RestartCounts()
+    if record.processRestarts > restarts.process:
+        status = replace(status, restarts=replace(restarts, process=record.processRestarts))
+    if not _is_newer(record.progress, status.progress):
+        return status
+    return replace(status, progress=record.progress, checkpoint=record.checkpoint or status.checkpoint)
+
+
+def _is_newer(progress: Progress, known: Progress | None) -> bool:
+    if known is None or known.lastProgressTime is None:
+        return True
+    if progress.lastProgressTime is None:
+        return False
+    return parse_time(progress.lastProgressTime) >= parse_time(known.lastProgressTime)
+
+
+def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> tuple[ApplyChild, ...]:
+    """The children to apply: pods that do not exist, and the Service, which is looked at with them."""
+    if draft.finished or facts.job is None:
+        return ()
+    if draft.create_from is not None and draft.create_from > facts.now:
+        return ()
+    taken = {pod.name for pod in facts.pods} | facts.occupied
+    children = build_children(facts.job, attempt=draft.status.attempt, settings=settings)
+    pods = [child for child in children if child["kind"] == "Pod" and child["metadata"]["name"] not in taken]
+    others = [child for child in children if child["kind"] != "Pod"] if pods or facts.repair else []
+    return tuple(ApplyChild(manifest=child) for child in (*others, *pods))
+
+
+def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
+    """The final status: what is counted and derived, over what the policies decided."""
+    status = draft.status
+    workers = facts.workers
+    ready = sum(pod.ready and pod.active for pod in workers)
+    processes = facts.progress.worldSize if facts.progress and ready else 0
+    desired = facts.job.spec.worker.replicas if facts.job and not draft.finished else 0
+    return replace(
+        status,
+        observedGeneration=facts.metadata.generation,
+        phase=conditions.derive_phase(status.conditions).value,
+        selector=names.worker_selector(facts.metadata.name),
+        restarts=status.restarts or RestartCounts(),
+        workers=WorkerCounts(
+            desired=desired,
+            active=sum(pod.active for pod in workers),
+            ready=ready,
+            succeeded=sum(pod.phase == "Succeeded" for pod in workers),
+            failed=sum(pod.phase == "Failed" for pod in workers),
+            worldSize=processes,
+        ),
+    )
+
+
+def _next_check(facts: Facts, draft: Draft) -> float | None:
+    if draft.finished:
+        return None
+    if draft.check_at is None:
+        return REPAIR_SECONDS
+    # A check in the past means that its moment has come and gone unused: it must not become a busy loop.
+    return min(max((draft.check_at - facts.now).total_seconds(), 0.5), REPAIR_SECONDS)

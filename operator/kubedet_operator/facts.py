@@ -1,0 +1,247 @@
+"""What the operator knows about one job at one moment: a frozen view that decisions are made from.
+
+Nothing here asks the API server or a clock; manifests and the time come from outside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kubedet_operator.api import decoding, names, types, validation
+from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_trainer import contract
+
+_ENDED_PHASES = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the container of a pod ended."""
+
+    exit_code: int
+    reason: str
+    """The kubelet's word: Completed, Error, OOMKilled, ..."""
+    message: str
+    """The termination message, at most `contract.TERMINATION_MESSAGE_BYTES` long."""
+    time: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodFacts:
+    """The few fields of a pod that decisions need; the whole object is not kept."""
+
+    name: str
+    uid: str
+    job: str
+    job_uid: str = ""
+    component: str = names.WORKER
+    index: int | None = None
+    attempt: int = 0
+    resource_version: int = 0
+    phase: str = "Pending"
+    node: str | None = None
+    address: str | None = None
+    ready: bool = False
+    deleting: bool = False
+    created: datetime
+    reason: str | None = None
+    """Why the whole pod failed, in the words of whoever ended it: Evicted, UnexpectedAdmissionError, ..."""
+    message: str | None = None
+    disruption: str | None = None
+    """Reason of the DisruptionTarget condition, where it holds."""
+    unscheduled: str | None = None
+    """What the scheduler says while it finds no node."""
+    waiting_reason: str | None = None
+    """What the kubelet waits for before it starts the container."""
+    waiting_message: str | None = None
+    ending: Ending | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no container of the pod will run again."""
+        return self.phase in _ENDED_PHASES
+
+    @property
+    def active(self) -> bool:
+        """Whether the pod counts as one that works or will work."""
+        return not self.ended and not self.deleting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One job and its pods, now."""
+
+    metadata: types.Metadata
+    status: DetectionJobStatus
+    job: types.DetectionJob | None
+    """None where the spec cannot be read at all; `violations` says why."""
+    violations: tuple[decoding.Violation, ...] = ()
+    pods: tuple[PodFacts, ...] = ()
+    """The job's own pods."""
+    occupied: frozenset[str] = frozenset()
+    """Names of pods that a deleted job of the same name has left, and that are not gone yet."""
+    progress: contract.ProgressRecord | None = None
+    """The newest answer of rank 0; None while nobody answers."""
+    rejection: str | None = None
+    """What the API server said when it last refused a child of this job."""
+    repair: bool = False
+    """Whether children that are not watched are to be applied again though nothing seems to be missing."""
+    now: datetime
+
+    @property
+    def workers(self) -> tuple[PodFacts, ...]:
+        """The worker pods; the rendezvous pod is none."""
+        return tuple(pod for pod in self.pods if pod.component == names.WORKER)
+
+
+def observe(
+    manifest: Mapping[str, Any],
+    *,
+    pods: Iterable[PodFacts],
+    progress: contract.ProgressRecord | None,
+    rejection: str | None = None,
+    repair: bool = False,
+    now: datetime,
+) -> Facts:
+    """The facts of the job in `manifest`, which may break any rule of the API."""
+    job: types.DetectionJob | None = None
+    violations: tuple[decoding.Violation, ...]
+    try:
+        job = types.parse_job(manifest)
+        violations = tuple(validation.validate(job))
+    except decoding.InvalidManifest as error:
+        violations = error.violations
+    ignored: list[decoding.Violation] = []
+    metadata = manifest.get("metadata") or {}
+    status = manifest.get("status") or {}
+    uid = metadata.get("uid")
+    known = sorted(pods, key=lambda pod: pod.name)
+    return Facts(
+        metadata=decoding.decode(types.Metadata, metadata, path="metadata", found=ignored, strict=False)
+        or types.Metadata(),
+        status=decoding.decode(DetectionJobStatus, status, path="status", found=ignored, strict=False)
+        or DetectionJobStatus(),
+        job=job,
+        violations=violations,
+        pods=tuple(pod for pod in known if pod.job_uid == uid),
+        occupied=frozenset(pod.name for pod in known if pod.job_uid != uid),
+        progress=progress,
+        rejection=rejection,
+        repair=repair,
+        now=now,
+    )
+
+
+def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
+    """The facts of a pod in the API's JSON, or None for a pod that is no child of a job."""
+    metadata = manifest["metadata"]
+    labels = metadata.get("labels") or {}
+    if names.JOB_NAME not in labels:
+        return None
+    status = manifest.get("status") or {}
+    conditions = {item["type"]: item for item in status.get("conditions") or ()}
+    waiting = _waiting(status)
+    return PodFacts(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        job=labels[names.JOB_NAME],
+        job_uid=labels.get(names.JOB_UID, ""),
+        component=labels.get(names.APP_COMPONENT, names.WORKER),
+        index=_number(labels.get(names.REPLICA_INDEX)),
+        attempt=_number(labels.get(names.ATTEMPT)) or 0,
+        resource_version=_number(metadata.get("resourceVersion")) or 0,
+        phase=status.get("phase", "Pending"),
+        node=(manifest.get("spec") or {}).get("nodeName"),
+        address=status.get("podIP"),
+        ready=any(item["name"] == names.CONTAINER and item.get("ready") for item in _containers(status)),
+        deleting="deletionTimestamp" in metadata,
+        created=parse_time(metadata["creationTimestamp"]),
+        reason=status.get("reason"),
+        message=status.get("message"),
+        disruption=_said(conditions, "DisruptionTarget", "True", "reason"),
+        unscheduled=_said(conditions, "PodScheduled", "False", "message"),
+        waiting_reason=waiting.get("reason"),
+        waiting_message=waiting.get("message"),
+        ending=_ending(status),
+    )
+
+
+def parse_progress(document: Any) -> contract.ProgressRecord | None:
+    """The answer to ``GET /progress``, or None if it is not one."""
+    found: list[decoding.Violation] = []
+    record = decoding.decode(contract.ProgressRecord, document, path="progress", found=found, strict=False)
+    return None if found else record
+
+
+def read_termination(pod: PodFacts) -> tuple[contract.Results | None, Mapping[str, Any]]:
+    """The results and the failure in the termination message; nothing where the trainer left none."""
+    try:
+        document = json.loads(pod.ending.message) if pod.ending else {}
+    except ValueError:
+        return None, {}
+    if not isinstance(document, dict):
+        return None, {}
+    found: list[decoding.Violation] = []
+    results = None
+    if "results" in document:
+        results = decoding.decode(
+            contract.Results, document["results"], path="results", found=found, strict=False
+        )
+    failure = document.get("failure")
+    return None if found else results, failure if isinstance(failure, dict) else {}
+
+
+def parse_time(text: str) -> datetime:
+    """A time of the API, RFC 3339, as an aware datetime."""
+    return datetime.fromisoformat(text)
+
+
+def format_time(time: datetime) -> str:
+    """`time` as the API writes it: UTC, whole seconds."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
+def _waiting(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the first container waits for that waits for more than the ones before it."""
+    for container in _containers(status):
+        waiting: Mapping[str, Any] = (container.get("state") or {}).get("waiting") or {}
+        if waiting and waiting.get("reason") != "PodInitializing":
+            return waiting
+    return {}
+
+
+def _ending(status: Mapping[str, Any]) -> Ending | None:
+    """The ending of the trainer's container, or of the first other one that failed before it could start."""
+    endings = [
+        (container.get("name"), container["state"]["terminated"])
+        for container in _containers(status)
+        if (container.get("state") or {}).get("terminated")
+    ]
+    own = [terminated for name, terminated in endings if name == names.CONTAINER]
+    failed = [terminated for _, terminated in endings if terminated.get("exitCode")]
+    for terminated in (*own, *failed):
+        finished = terminated.get("finishedAt")
+        return Ending(
+            exit_code=terminated.get("exitCode", 0),
+            reason=terminated.get("reason", ""),
+            message=terminated.get("message", ""),
+            time=parse_time(finished) if finished else datetime.fromtimestamp(0, UTC),
+        )
+    return None
+
+
+def _said(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str, field: str) -> str | None:
+    condition = conditions.get(kind, {})
+    return condition.get(field) or kind if condition.get("status") == status else None
+
+
+def _number(text: Any) -> int | None:
+    return int(text) if text is not None and str(text).isdecimal() else None

@@ -1,0 +1,215 @@
+"""Every metric of the operator in one table, and the state of the process that the health endpoints tell.
+
+Figures of single jobs are read from the cache when Prometheus asks, so a job that is gone leaves no series.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import prometheus_client
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from kubedet_operator.api import names
+from kubedet_operator.api.conditions import Phase
+from kubedet_trainer.contract import FailureClass
+
+_QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_MINUTES = (1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800, 3600)
+_RESULTS = ("memoryGB", "secondsPerIteration", "inferenceFps", "boxAP", "maskAP", "ar1000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One metric: how it is called, what it means, what it is divided by."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    known: tuple[str, ...] = ()
+    """Values of the one label that are exposed as 0 from the start."""
+
+
+TABLE: Mapping[str, Series] = {
+    "finished": Series(
+        kind="counter",
+        name="kubedet_operator_finished_total",
+        help="Jobs that ended while this operator watched, by result.",
+        labels=("result",),
+        known=("Complete", "Failed"),
+    ),
+    "restarts": Series(
+        kind="counter",
+        name="kubedet_operator_restarts_total",
+        help="Restarts of workers by the class of the failure; a steady rate means work is lost.",
+        labels=("class",),
+        known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
+    ),
+    "reconcile_duration": Series(
+        kind="histogram",
+        name="kubedet_operator_reconcile_duration_seconds",
+        help="Seconds for one reconciliation of one job, requests included; above 1 the API server is slow.",
+        buckets=_QUICK,
+    ),
+    "reconcile_errors": Series(
+        kind="counter",
+        name="kubedet_operator_reconcile_errors_total",
+        help="Reconciliations that failed and are tried again, by reason.",
+        labels=("reason",),
+    ),
+    "queue_depth": Series(
+        kind="gauge",
+        name="kubedet_operator_queue_depth",
+        help="Jobs that wait for a reconciliation; a number that grows means the operator is too slow.",
+    ),
+    "event_loop_lag": Series(
+        kind="gauge",
+        name="kubedet_operator_event_loop_lag_seconds",
+        help="Seconds by which the event loop woke up late the last time; above 1 something blocks it.",
+    ),
+    "watch_age": Series(
+        kind="gauge",
+        name="kubedet_operator_watch_age_seconds",
+        help="Seconds since a watch last delivered an event or was renewed; above 400 it is dead.",
+        labels=("resource",),
+    ),
+    "api_requests": Series(
+        kind="counter",
+        name="kubedet_operator_api_requests_total",
+        help="Requests to the API server beside the watches, by verb, resource and code (0: no answer).",
+        labels=("verb", "resource", "code"),
+    ),
+    "time_to_running": Series(
+        kind="histogram",
+        name="kubedet_operator_time_to_running_seconds",
+        help="Seconds from the creation of a job until all of its workers are ready for the first time.",
+        buckets=_MINUTES,
+    ),
+    "recovery": Series(
+        kind="histogram",
+        name="kubedet_operator_recovery_seconds",
+        help="Seconds from a failure until the training goes on, by class of the failure.",
+        labels=("class",),
+        buckets=_MINUTES,
+    ),
+}
+"""What the code records. The series of `JobCollector` below are the others."""
+
+_KINDS: Mapping[str, Callable[..., Any]] = {
+    "counter": prometheus_client.Counter,
+    "gauge": prometheus_client.Gauge,
+    "histogram": prometheus_client.Histogram,
+}
+
+
+class Metrics:
+    """The recorded metrics, by their key in `TABLE`, and the registry that exposes them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        self._recorded = {key: _create(series, self.registry) for key, series in TABLE.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._recorded[key]
+
+    def expose_jobs(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Expose figures of the jobs whose manifests `jobs` returns, whenever they are asked for."""
+        self.registry.register(JobCollector(jobs))
+
+
+class JobCollector(Collector):
+    """Reads the figures of every job out of its status, at the moment of a scrape."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, filled with the jobs of now."""
+        whose = ["namespace", "name"]
+        counted = GaugeMetricFamily("kubedet_operator_jobs", "Jobs by phase.", labels=["phase"])
+        info = GaugeMetricFamily(
+            "kubedet_job_info", "Always 1; joins a job to its recipe.", labels=[*whose, "recipe"]
+        )
+        phases = GaugeMetricFamily(
+            "kubedet_job_status_phase", "1 for the phase a job is in.", labels=[*whose, "phase"]
+        )
+        progress = GaugeMetricFamily(
+            "kubedet_job_progress_ratio", "Share of the training that is done, 0 to 1.", labels=whose
+        )
+        remaining = GaugeMetricFamily(
+            "kubedet_job_eta_seconds", "Seconds until the training ends, as rank 0 estimates.", labels=whose
+        )
+        results = GaugeMetricFamily(
+            "kubedet_job_result",
+            "The row of a finished job, by column of the zoo.",
+            labels=[*whose, "metric"],
+        )
+        totals = dict.fromkeys((phase.value for phase in Phase), 0)
+        for job in self._jobs():
+            status = job.get("status") or {}
+            key = [job["metadata"]["namespace"], job["metadata"]["name"]]
+            phase = status.get("phase", Phase.PENDING.value)
+            totals[phase] = totals.get(phase, 0) + 1
+            info.add_metric([*key, str((job.get("spec") or {}).get("recipe", ""))], 1)
+            phases.add_metric([*key, phase], 1)
+            reported = status.get("progress") or {}
+            progress.add_metric(key, reported.get("percentage", 0) / 100)
+            if "estimatedRemainingSeconds" in reported:
+                remaining.add_metric(key, reported["estimatedRemainingSeconds"])
+            for column in _RESULTS:
+                if column in (status.get("results") or {}):
+                    results.add_metric([*key, column], status["results"][column])
+        for phase, total in totals.items():
+            counted.add_metric([phase], total)
+        yield from (counted, info, phases, progress, remaining, results)
+
+
+@dataclass
+class Health:
+    """When the parts of the process last gave a sign of life, in seconds of the monotonic clock."""
+
+    loop_seconds: float = 30
+    """The event loop is stuck if it gave no sign for this long."""
+    watch_seconds: float = 420
+    """A watch is dead after this long: the API server ends each after 300 s, and it is renewed then."""
+    loop_at: float = field(default_factory=time.monotonic)
+    watched_at: dict[str, float] = field(default_factory=dict)
+    """By resource; empty while no watch is supposed to run, since the API server cannot be reached, say."""
+    ready: bool = False
+    """The world has been read, and jobs are reconciled."""
+
+    def ages(self) -> dict[str, float]:
+        """Seconds since each watch gave a sign of life."""
+        now = time.monotonic()
+        return {resource: now - at for resource, at in list(self.watched_at.items())}
+
+    def complaint(self) -> str | None:
+        """What a restart of the process would mend, or None if it is well."""
+        stuck = time.monotonic() - self.loop_at
+        if stuck > self.loop_seconds:
+            return f"the event loop has been stuck for {stuck:.0f} s"
+        for resource, age in self.ages().items():
+            if age > self.watch_seconds:
+                return f"the watch of {resource} has been silent for {age:.0f} s"
+        return None
+
+
+def _create(series: Series, registry: CollectorRegistry) -> Any:
+    options: dict[str, Any] = {"registry": registry, "labelnames": series.labels}
+    if series.buckets:
+        options["buckets"] = series.buckets
+    metric = _KINDS[series.kind](series.name, series.help, **options)
+    for value in series.known:
+        metric.labels(value)
+    return metric
+
+
+WATCHED = (names.PLURAL, "pods")
+"""Resources that are watched."""

@@ -1,0 +1,92 @@
+"""What a decision consists of: the status to write, the children to apply and delete, when to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Self
+
+from kubedet_operator.api import conditions
+from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.api.status import DetectionJobStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyChild:
+    """Create or repair a child by server-side apply."""
+
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePod:
+    """Delete this very pod, not a later one of the same name."""
+
+    name: str
+    uid: str
+
+
+Action = ApplyChild | DeletePod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A decision. The status is written first: a failure is charged before the pod that shows it goes."""
+
+    status: Mapping[str, Any]
+    """The whole status, as the API has it."""
+    actions: tuple[Action, ...] = ()
+    """Independent of one another."""
+    next_check_seconds: float | None = None
+    """When to decide again if nothing happens before; None: only when something does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A plan in the making, which every policy takes and returns."""
+
+    status: DetectionJobStatus
+    now: str
+    """RFC 3339."""
+    generation: int
+    deletions: tuple[DeletePod, ...] = ()
+    create_from: datetime | None = None
+    """Missing pods are created from then on; None: at once."""
+    check_at: datetime | None = None
+    """The earliest time at which a policy wants to be asked again."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended, well or not."""
+        return self.holds(ConditionType.COMPLETE) or self.holds(ConditionType.FAILED)
+
+    def holds(self, condition_type: ConditionType) -> bool:
+        """Whether a condition is true in this draft."""
+        return conditions.is_true(self.status.conditions, condition_type)
+
+    def change(self, **fields: Any) -> Self:
+        """The draft with fields of its status replaced."""
+        return replace(self, status=replace(self.status, **fields))
+
+    def turn(self, condition_type: ConditionType, holds: bool, *, reason: str, message: str) -> Self:
+        """The draft with one condition turned."""
+        turned = conditions.set_condition(
+            self.status.conditions,
+            condition_type,
+            holds,
+            reason=reason,
+            message=message,
+            generation=self.generation,
+            now=self.now,
+        )
+        return self.change(conditions=turned)
+
+    def end(self, condition_type: ConditionType, *, reason: Reason, message: str) -> Self:
+        """The draft of a job that ends now, Complete or Failed."""
+        ended = self.turn(condition_type, True, reason=reason, message=message)
+        return ended.change(completionTime=self.status.completionTime or self.now)
+
+    def check(self, at: datetime) -> Self:
+        """The draft that is looked at again at `at`, or earlier if it is to be already."""
+        return replace(self, check_at=min(self.check_at, at) if self.check_at else at)
