@@ -25,20 +25,19 @@ def build_environment(job: types.DetectionJob, index: int, *, attempt: int) -> l
         *_checkpoint_variables(job.spec, locations),
         *_rendezvous_variables(job, attempt=attempt),
     ]
-    user = [user_variable(variable) for variable in job.spec.worker.env]
+    user = [_user_variable(variable) for variable in job.spec.worker.env]
     return own + _thread_variables(job.spec.worker, {variable["name"] for variable in user}) + user
+
+
+def build_rendezvous_environment(job: types.DetectionJob) -> list[Variable]:
+    """Environment variables of the rendezvous pod: where the workers expect it, and the user's own."""
+    user = [_user_variable(variable) for variable in job.spec.worker.env]
+    return _values({Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job)}) + user
 
 
 def processes(worker: types.Worker) -> int:
     """Processes of one pod: one for each GPU, or one on CPU, unless the user says otherwise."""
     return worker.procsPerReplica or worker.gpus or 1
-
-
-def user_variable(variable: types.EnvironmentVariable) -> Variable:
-    """A variable of the spec as a container has it."""
-    if variable.valueFrom is not None:
-        return {"name": variable.name, "valueFrom": dict(variable.valueFrom)}
-    return {"name": variable.name, "value": variable.value or ""}
 
 
 def _run_variables(
@@ -109,17 +108,24 @@ def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locat
 
 
 def _rendezvous_variables(job: types.DetectionJob, *, attempt: int) -> list[Variable]:
-    name, namespace = job.metadata.name, job.metadata.namespace
-    identity = _values({Environment.RENDEZVOUS_ID: f"{job.metadata.uid or name}-{attempt}"})
-    address: Variable = {
-        "name": Environment.LOCAL_ADDRESS.value,
-        "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
-    }
-    if job.spec.worker.replicas == 1:
-        return [*identity, address]
-    store = names.pod_address(names.rendezvous_name(name), job=name, namespace=namespace)
-    endpoint = _values({Environment.RENDEZVOUS_ENDPOINT: f"{store}:{contract.RENDEZVOUS_PORT}"})
-    return [*endpoint, *identity, address]
+    several = job.spec.worker.replicas > 1
+    return [
+        *_values({
+            Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job) if several else None,
+            # Not the job's name: a job that is deleted and made again must not join the old one's workers.
+            Environment.RENDEZVOUS_ID: f"{job.metadata.uid or job.metadata.name}-{attempt}",
+        }),
+        {
+            "name": Environment.LOCAL_ADDRESS.value,
+            "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
+        },
+    ]  # fmt: skip
+
+
+def _rendezvous_endpoint(job: types.DetectionJob) -> str:
+    name = job.metadata.name
+    address = names.pod_address(names.rendezvous_name(name), job=name, namespace=job.metadata.namespace)
+    return f"{address}:{contract.RENDEZVOUS_PORT}"
 
 
 def _secret_variables(
@@ -156,6 +162,12 @@ def _thread_variables(worker: types.Worker, given: set[str]) -> list[Variable]:
         return []
     cores = int(validation.parse_quantity(limit))
     return [{"name": THREADS_VARIABLE, "value": str(max(1, cores // processes(worker)))}]
+
+
+def _user_variable(variable: types.EnvironmentVariable) -> Variable:
+    if variable.valueFrom is not None:
+        return {"name": variable.name, "valueFrom": dict(variable.valueFrom)}
+    return {"name": variable.name, "value": variable.value or ""}
 
 
 def _values(values: dict[Environment, Any]) -> list[Variable]:

@@ -74,7 +74,7 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
     name = names.rendezvous_name(job.metadata.name)
     container = {
         **_build_container(job.spec.worker, settings, module=contract.RENDEZVOUS_MODULE),
-        "env": [environment.user_variable(variable) for variable in job.spec.worker.env],
+        "env": environment.build_rendezvous_environment(job),
         "ports": [
             {"name": names.RENDEZVOUS_PORT, "containerPort": contract.RENDEZVOUS_PORT, "protocol": "TCP"}
         ],

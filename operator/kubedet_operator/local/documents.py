@@ -1,0 +1,76 @@
+"""Reads the files of `kubedet run` and `kubedet render`: one DetectionJob, and Secrets beside it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kubedet_operator.api import names
+from kubedet_operator.api.decoding import InvalidManifest, Violation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """What the files hold."""
+
+    job: Mapping[str, Any]
+    """The manifest of the one DetectionJob, not validated."""
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """Name of a Secret -> key -> value."""
+
+
+def read_documents(paths: Iterable[Path]) -> Documents:
+    """The DetectionJob and the Secrets in YAML files; documents of other kinds are passed over.
+
+    Raises:
+        InvalidManifest: a file is no YAML, or there is not exactly one DetectionJob in all of them.
+    """
+    jobs: list[Mapping[str, Any]] = []
+    secrets: dict[str, Mapping[str, str]] = {}
+    files = list(paths)
+    for path in files:
+        for document in _read(path):
+            kind = document.get("kind")
+            if kind == names.KIND:
+                jobs.append(document)
+            elif kind == "Secret":
+                name = str((document.get("metadata") or {}).get("name"))
+                secrets[name] = _read_secret(document, where=f"{path}: Secret {name}")
+    if len(jobs) != 1:
+        where = ", ".join(str(path) for path in files)
+        rule = f"must hold exactly one document of kind {names.KIND}"
+        raise InvalidManifest([Violation(path=where, got=f"{len(jobs)} of them", rule=rule)])
+    return Documents(job=jobs[0], secrets=secrets)
+
+
+def _read(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        documents = list(yaml.safe_load_all(path.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidManifest([Violation(path=str(path), got=reason, rule="must be YAML")]) from error
+    for number, document in enumerate(documents):
+        if document is None:
+            continue
+        if not isinstance(document, Mapping):
+            where = f"{path}: document {number}"
+            raise InvalidManifest([Violation(path=where, got=document, rule="must be an object")])
+        yield document
+
+
+def _read_secret(document: Mapping[str, Any], *, where: str) -> dict[str, str]:
+    """The values of a Secret, as the API server would merge them: stringData over data."""
+    values: dict[str, str] = {}
+    for key, encoded in (document.get("data") or {}).items():
+        try:
+            values[key] = base64.b64decode(str(encoded), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            rule = "must be base64 of text; write it below stringData instead"
+            raise InvalidManifest([Violation(path=f"{where}: data.{key}", got="...", rule=rule)]) from error
+    return values | {key: str(value) for key, value in (document.get("stringData") or {}).items()}

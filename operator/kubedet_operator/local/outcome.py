@@ -1,0 +1,87 @@
+"""What a finished local run shows: the row of the zoo and where everything lies, or the root cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kubedet_operator.api import conditions
+from kubedet_operator.api.conditions import ConditionType
+from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_operator.facts import Facts, read_termination
+from kubedet_trainer import contract
+
+_COLUMNS = (
+    ("Mem (GB)", "memoryGB", ".2f"),
+    ("S/iter", "secondsPerIteration", ".3f"),
+    ("FPS", "inferenceFps", ".1f"),
+    ("Box AP", "boxAP", ".1f"),
+    ("AP50", "boxAP50", ".1f"),
+    ("Mask AP", "maskAP", ".1f"),
+    ("AR1000", "ar1000", ".1f"),
+)
+"""Heading, name of the figure, format; a figure that the recipe does not have is left out."""
+
+_FILE = "file://"
+
+
+def show_row(console: Console, *, recipe: str, results: contract.Results) -> None:
+    """The row of the zoo, beside the published one where there is one."""
+    ours = _figures(results)
+    columns = [column for column in _COLUMNS if column[1] in ours or column[1] in results.reference]
+    table = Table("Recipe", *(heading for heading, _, _ in columns))
+    for title, figures in ((recipe, ours), ("published", results.reference)):
+        if figures:
+            cells = (format(figures[name], form) if name in figures else "-" for _, name, form in columns)
+            table.add_row(title, *cells)
+    console.print(table)
+    about = results.hardware
+    if about:
+        _say(console, ", ".join(f"{name} {value}" for name, value in about.items()))
+
+
+def show_places(console: Console, *, checkpoint_uri: str, status: DetectionJobStatus, output: Path) -> None:
+    """Where the checkpoints, the report, the pictures and the logs lie."""
+    results = status.results or contract.Results()
+    places = {
+        "checkpoints": checkpoint_uri,
+        "model": results.modelUri or (status.checkpoint.latest if status.checkpoint else None),
+        "results": results.reportUri,
+        "logs": str(output / "logs"),
+    }
+    lines = [(name, place.removeprefix(_FILE)) for name, place in places.items() if place]
+    lines += [("picture", picture) for picture in _pictures(checkpoint_uri)]
+    for name, place in lines:
+        _say(console, f"{name:<12} {place}")
+
+
+def show_failure(console: Console, seen: Facts) -> None:
+    """Why the job failed, and the last lines of the worker that failed first."""
+    failed = conditions.find_condition(seen.status.conditions, ConditionType.FAILED)
+    if failed is not None:
+        _say(console, f"Failed ({failed.reason}): {failed.message}")
+    culprit = seen.status.lastFailure.pod if seen.status.lastFailure else None
+    for pod in seen.pods:
+        if pod.name == culprit:
+            _, failure = read_termination(pod)
+            for line in failure.get("lastLines", ()):
+                _say(console, f"  {line}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _figures(results: contract.Results) -> dict[str, float]:
+    """Every figure of the row by name, the further metrics too."""
+    further = {metric["name"]: metric["value"] for metric in results.metrics}
+    own = {name: getattr(results, name, None) for _, name, _ in _COLUMNS}
+    return further | {name: value for name, value in own.items() if value is not None}
+
+
+def _pictures(checkpoint_uri: str) -> Iterator[str]:
+    if checkpoint_uri.startswith(_FILE):
+        yield from sorted(str(path) for path in Path(checkpoint_uri.removeprefix(_FILE)).glob("*.png"))

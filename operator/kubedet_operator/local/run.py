@@ -1,0 +1,223 @@
+"""Runs a DetectionJob on this machine: the operator's own decisions, with processes for pods.
+
+The loop is the operator's: observe, decide, act. Only the world differs, so that what restarts, what fails
+for good and what completes is the same here as in a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from kubedet_operator import decide, facts
+from kubedet_operator.api import conditions, validation
+from kubedet_operator.api.conditions import ConditionType
+from kubedet_operator.api.decoding import InvalidManifest, Violation
+from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_operator.facts import Facts
+from kubedet_operator.local import outcome
+from kubedet_operator.local.container import LOOPBACK, Machine, free_port
+from kubedet_operator.local.documents import Documents
+from kubedet_operator.local.follow import Follower, follow
+from kubedet_operator.local.pods import LocalPods
+from kubedet_operator.plan import ApplyChild
+from kubedet_operator.settings import OperatorSettings
+from kubedet_trainer import contract
+from kubedet_trainer.contract import ExitCode
+
+_POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """Where a run shows itself: its progress, and in the end its row."""
+
+    progress: Console
+    result: Console
+
+
+def run_job(documents: Documents, *, output: Path, environment: Mapping[str, str], screen: Screen) -> int:
+    """Run the job to its end, or until SIGINT or SIGTERM suspends it.
+
+    Args:
+        documents: the job and the Secrets that it refers to.
+        output: folder for logs, work directories and, unless the job names a place, checkpoints.
+        environment: what the processes inherit.
+        screen: where to show what happens.
+
+    Returns:
+        0, 143 (suspended, state saved), 144 (suspended, not saved) or the exit code of the failure.
+
+    Raises:
+        InvalidManifest: the job breaks a rule of the API, or needs a cluster.
+        CannotRunHere: a Secret is missing.
+    """
+    output = output.resolve()
+    manifest = _localise(documents.job, output)
+    job = validation.load_job(manifest)
+    machine = Machine(
+        output=output, secrets=documents.secrets, inherited=environment, rendezvous_port=free_port()
+    )
+    with _stop_requests() as stop, LocalPods(machine) as pods, follow(screen.progress) as follower:
+        follower.say(f"{job.metadata.name}: {job.spec.recipe}, output in {output}")
+        run = _Run(manifest, pods=pods, follower=follower)
+        seen = run.until_ended(stop)
+        code = _exit_code(seen.status) if _has_ended(seen.status) else run.suspend(stop)
+        run.wind_down(stop)
+    if seen.status.results is not None:
+        outcome.show_row(screen.result, recipe=job.spec.recipe, results=seen.status.results)
+    elif _has_ended(seen.status):
+        outcome.show_failure(screen.progress, seen)
+    uri = job.spec.checkpoint.storageUri if job.spec.checkpoint else ""
+    outcome.show_places(screen.result, checkpoint_uri=uri, status=seen.status, output=output)
+    return code
+
+
+def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """`manifest` as this machine's own API server would hold it: with a uid and a place for checkpoints.
+
+    Raises:
+        InvalidManifest: it names a claim, which only a cluster has.
+    """
+    spec = dict(manifest.get("spec") or {})
+    spec["checkpoint"] = spec.get("checkpoint") or {"storageUri": f"file://{output}/checkpoints"}
+    claims = [
+        Violation(path=path, got=uri, rule="must not be a claim on this machine; use file:///path or s3://")
+        for path, uri in _uris(spec)
+        if str(uri).startswith("pvc://")
+    ]
+    if claims:
+        raise InvalidManifest(claims)
+    metadata = {"namespace": "default", **(manifest.get("metadata") or {})}
+    return {**manifest, "spec": spec, "metadata": {**metadata, "uid": str(uuid.uuid4())}, "status": {}}
+
+
+def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for part in ("dataset", "checkpoint", "pretrained"):
+        section = spec.get(part)
+        if isinstance(section, Mapping):
+            for name in ("storageUri", "resume"):
+                yield f"spec.{part}.{name}", section.get(name)
+
+
+class _Run:
+    """One job between its start and its end."""
+
+    def __init__(self, manifest: Mapping[str, Any], *, pods: LocalPods, follower: Follower) -> None:
+        self._manifest = manifest
+        self._pods = pods
+        self._follower = follower
+        self._settings = OperatorSettings()
+
+    def until_ended(self, stop: _StopRequests) -> Facts:
+        """Observe, decide and act until the job has ended or shall stop; returns what was seen last."""
+        while True:
+            seen = self._observe()
+            self._follower.update(seen.status)
+            if _has_ended(seen.status) or stop.count:
+                return seen
+            plan = decide.decide(seen, self._settings)
+            self._manifest = {**self._manifest, "status": plan.status}
+            for action in plan.actions:
+                if isinstance(action, ApplyChild):
+                    self._pods.apply(action.manifest)
+                else:
+                    self._pods.delete(action.name, action.uid)
+            stop.wait(_POLL_SECONDS)
+
+    def suspend(self, stop: _StopRequests) -> int:
+        """Let the workers save their state and end; the exit code says whether they have."""
+        self._follower.say("suspending: the workers save their state (once more: end at once, unsaved)")
+        self._pods.stop()
+        requests = stop.count
+        while any(pod.active for pod in self._observe().workers) and stop.count == requests:
+            stop.wait(_POLL_SECONDS)
+        codes = {pod.ending.exit_code if pod.ending else None for pod in self._observe().workers}
+        saved = codes <= {ExitCode.DONE, ExitCode.TERMINATED_SAVED}
+        self._follower.say(
+            "saved; the same command resumes"
+            if saved
+            else "not saved; the same command resumes from the newest checkpoint"
+        )
+        return ExitCode.TERMINATED_SAVED if saved else ExitCode.TERMINATED_UNSAVED
+
+    def wind_down(self, stop: _StopRequests) -> None:
+        """End what still runs, as a deletion of the job would: with time to save, unless told otherwise."""
+        for pod in self._observe().pods:
+            self._pods.delete(pod.name, pod.uid)
+        requests = stop.count
+        while self._pods.observe() and stop.count == requests:
+            stop.wait(_POLL_SECONDS)
+
+    def _observe(self) -> Facts:
+        return facts.observe(
+            self._manifest,
+            pods=self._pods.observe(),
+            progress=_ask(self._pods.metrics_ports().values()),
+            now=datetime.now(UTC),
+        )
+
+
+def _ask(ports: Iterable[int]) -> contract.ProgressRecord | None:
+    """The progress record of the one worker that has rank 0, or None while nobody answers."""
+    for port in ports:
+        try:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/progress", timeout=1) as answer:
+                return facts.parse_progress(json.load(answer))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _has_ended(status: DetectionJobStatus) -> bool:
+    return any(
+        conditions.is_true(status.conditions, end) for end in (ConditionType.COMPLETE, ConditionType.FAILED)
+    )
+
+
+def _exit_code(status: DetectionJobStatus) -> int:
+    if conditions.is_true(status.conditions, ConditionType.COMPLETE):
+        return ExitCode.DONE
+    if status.lastFailure is not None and status.lastFailure.exitCode:
+        return status.lastFailure.exitCode
+    return ExitCode.UNEXPECTED
+
+
+class _StopRequests:
+    """SIGINT and SIGTERM, counted; the second one means at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._event = Event()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self._event.set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not beyond the next request."""
+        self._event.wait(seconds)
+        self._event.clear()
+
+
+@contextmanager
+def _stop_requests() -> Iterator[_StopRequests]:
+    requests = _StopRequests()
+    before = {number: signal.signal(number, requests) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
