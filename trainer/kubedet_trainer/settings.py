@@ -128,6 +128,24 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
     )
 
 
+def read_dataset_settings(environment: Mapping[str, str]) -> DatasetSettings:
+    """The part of `read_settings` that says where the data lies, for commands that need no more.
+
+    Raises:
+        UsageError: as `read_settings` does.
+    """
+    return _read_dataset(_Reader(environment))
+
+
+def read_checkpoint_settings(environment: Mapping[str, str]) -> CheckpointSettings:
+    """The part of `read_settings` that says where checkpoints lie, for commands that need no more.
+
+    Raises:
+        UsageError: as `read_settings` does.
+    """
+    return _read_checkpoint(_Reader(environment))
+
+
 def _read_dataset(get: _Reader) -> DatasetSettings:
     defaults = DatasetSettings(uri="")
     return DatasetSettings(
