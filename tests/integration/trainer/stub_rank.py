@@ -1,7 +1,7 @@
 """A rank that does what a test says: ``python -m stub_rank`` below the real launcher and agent.
 
 `STUB_STEPS` holds a list, one entry for every start of the group in this worker, the last one repeated. An
-entry maps a rank (or ``*``) to a list of actions; `STUB_DIRECTORY` holds the marks that a test sets or awaits.
+entry maps a rank (or ``*``) to a list of actions; `STUB_DIRECTORY` holds marks for and from the test.
 """
 
 from __future__ import annotations
