@@ -1,0 +1,50 @@
+"""Named arrays kept as files and mapped into memory, so that every process on a node shares the same pages.
+
+What is mapped read-only lies in the page cache once, however many ranks and loader workers use it, and never
+becomes private by being looked at, as Python objects do when their reference counts change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def cached_arrays(folder: Path, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
+    """The arrays in `folder`, mapped; made and stored there first when the folder is absent.
+
+    Of several processes that ask at once, one makes them and the others wait for it. The folder appears whole
+    or not at all.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                _write(folder, make())
+    return map_arrays(folder)
+
+
+def map_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    """The arrays that `cached_arrays` stored in `folder`, by name, mapped read-only."""
+    return {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+
+
+def _write(folder: Path, arrays: Arrays) -> None:
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    try:
+        for name, array in arrays.items():
+            np.save(scratch / f"{name}.npy", array)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

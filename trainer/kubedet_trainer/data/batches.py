@@ -1,0 +1,132 @@
+"""Turns images of a split into one batch: read, transformed, placed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from kubedet_trainer.data import images, transforms
+from kubedet_trainer.data.sampler import Plan, SampleKey
+from kubedet_trainer.data.splits import Split
+from kubedet_trainer.data.transforms import Pipeline, Sample
+from kubedet_trainer.errors import InvalidInput, TrainerError
+from kubedet_trainer.structures import Batch, Targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image of a batch to be."""
+
+    image_id: int
+    sample: Sample
+    labels: NDArray[np.int32]
+    """(K,) of the sample's boxes."""
+
+
+def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
+    """Put images side by side: pixels padded with zeros, boxes and labels padded to `slots`."""
+    samples = [item.sample for item in items]
+    sizes = [(sample.pixels.shape[0], sample.pixels.shape[1]) for sample in samples]
+    height, width = transforms.padded_size(sizes, multiple=pad_multiple)
+    pixels = torch.zeros((len(items), 3, height, width), dtype=torch.uint8)
+    targets = Targets(
+        boxes=torch.zeros((len(items), slots, 4)),
+        labels=torch.zeros((len(items), slots), dtype=torch.int64),
+        valid=torch.zeros((len(items), slots), dtype=torch.bool),
+    )
+    for place, item in enumerate(items):
+        rows, columns = sizes[place]
+        # OpenCV writes the three planes into the batch itself, which spares a copy of the image.
+        cv2.split(item.sample.pixels, [plane[:rows, :columns].numpy() for plane in pixels[place]])
+        count = len(item.labels)
+        targets.boxes[place, :count] = torch.from_numpy(item.sample.boxes)
+        targets.labels[place, :count] = torch.from_numpy(item.labels)
+        targets.valid[place, :count] = True
+    return Batch(
+        pixels=pixels,
+        sizes=torch.tensor(sizes, dtype=torch.int64),
+        scale_factors=torch.tensor([sample.scale_factor for sample in samples], dtype=torch.float32),
+        image_ids=torch.tensor([item.image_id for item in items], dtype=torch.int64),
+        targets=targets,
+    )
+
+
+class Batches(Dataset[Batch]):
+    """Makes whole batches, in a worker or, with none, in the rank itself.
+
+    `torch.utils.data` asks for all images of a batch at once through ``__getitems__``. An error that the user
+    can mend is returned, not raised.
+    """
+
+    def __init__(self, split: Split, pipeline: Pipeline) -> None:
+        self._split = split
+        self._pipeline = pipeline
+        self._slots = split.annotations.ground_truth_slots(split.rows)
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def _batch(self, rows: Sequence[int], *, flips: Sequence[bool]) -> Batch | TrainerError:
+        try:
+            items = [self._item(row, flip=flip) for row, flip in zip(rows, flips, strict=True)]
+        except TrainerError as error:
+            # Handed over as a value: raised here, it would reach the rank wrapped in a traceback's text.
+            return error
+        return collate(items, slots=self._slots, pad_multiple=self._pipeline.pad_multiple)
+
+    def _item(self, row: int, *, flip: bool) -> Item:
+        boxes, labels = self._split.annotations.ground_truth(row)
+        sample = transforms.transform(self._read(row), boxes=boxes, pipeline=self._pipeline, flip=flip)
+        return Item(image_id=int(self._split.annotations.image_ids[row]), sample=sample, labels=labels)
+
+    def _read(self, row: int) -> images.Pixels:
+        annotations = self._split.annotations
+        file = self._split.folder / annotations.file_name(row)
+        pixels = images.read_image(file)
+        height, width = annotations.sizes[row].tolist()
+        if pixels.shape[:2] != (height, width):
+            raise InvalidInput(
+                f"{file}: image {annotations.image_ids[row]} is {pixels.shape[1]}x{pixels.shape[0]}, must be "
+                f"{width}x{height} as its record says [image-size]; `kubedet check-data` lists all such files"
+            )
+        return pixels
+
+
+class TrainingBatches(Batches):
+    """Batches for the keys of a `ChunkSampler`, randomly flipped."""
+
+    def __init__(self, split: Split, pipeline: Pipeline, plan: Plan) -> None:
+        super().__init__(split, pipeline)
+        self._plan = plan
+        self._has_boxes = split.annotations.ground_truth_counts()[split.rows] > 0
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | TrainerError:
+        rows, flips = [], []
+        for key in keys:
+            random = np.random.default_rng((self._plan.seed, *key))
+            rows.append(int(self._split.rows[self._with_boxes(key.position, random)]))
+            flips.append(bool(random.random() < self._pipeline.flip_probability))
+        return self._batch(rows, flips=flips)
+
+    def _with_boxes(self, index: int, random: np.random.Generator) -> int:
+        """The index itself, or that of a random image of the same group that has boxes."""
+        if self._has_boxes[index]:
+            return index
+        same_group = self._plan.aspect_groups == self._plan.aspect_groups[index]
+        candidates = np.flatnonzero(same_group & self._has_boxes)
+        if not len(candidates):
+            candidates = np.flatnonzero(self._has_boxes)
+        return int(random.choice(candidates))
+
+
+class ValidationBatches(Batches):
+    """Batches for lists of indices of the split, not flipped."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch | TrainerError:
+        return self._batch([int(self._split.rows[index]) for index in indices], flips=[False] * len(indices))

@@ -1,0 +1,136 @@
+"""Reads the records of a large JSON file one at a time, so that its size never matters for memory.
+
+COCO's `instances_train2017.json` is 450 MB; as Python objects it takes several gigabytes, which is more than
+many pods have. Each record becomes objects only for the moment in which it is read. The standard library's
+C scanner does the parsing, hence the speed of `json.load`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from kubedet_trainer.errors import InvalidInput
+
+_CHUNK_CHARACTERS = 4 * 1024 * 1024
+"""Large enough that a record cut at a chunk's end, which is scanned twice, costs nothing in comparison."""
+
+_WHITESPACE = " \t\r\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JsonRecord:
+    """One element of an array that is a member of the file's top-level object."""
+
+    section: str
+    """The member's key, ``annotations``."""
+    index: int
+    """Position in that array."""
+    value: Any
+
+
+def read_records(file: Path) -> Iterator[JsonRecord]:
+    """The elements of every array directly below the top-level object of `file`, in the file's order.
+
+    Members that are not arrays are read and left out.
+
+    Raises:
+        InvalidInput: the file is not JSON, or not an object at the top level.
+    """
+    with file.open(encoding="utf-8", newline="") as stream:
+        scanner = _Scanner(stream, file)
+        scanner.expect("{")
+        if scanner.peek() == "}":
+            return
+        while True:
+            section = str(scanner.value())
+            scanner.expect(":")
+            if scanner.peek() == "[":
+                yield from _read_array(scanner, section)
+            else:
+                scanner.value()
+            if scanner.expect(",}") == "}":
+                return
+
+
+def _read_array(scanner: _Scanner, section: str) -> Iterator[JsonRecord]:
+    scanner.expect("[")
+    if scanner.peek() == "]":
+        scanner.expect("]")
+        return
+    index = 0
+    while True:
+        yield JsonRecord(section=section, index=index, value=scanner.value())
+        index += 1
+        if scanner.expect(",]") == "]":
+            return
+
+
+class _Scanner:
+    """A window of the file's text that moves on as values are taken from it."""
+
+    def __init__(self, stream: TextIO, file: Path) -> None:
+        self._stream = stream
+        self._file = file
+        self._text = ""
+        self._position = 0
+        self._consumed = 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """The next character that is not white space, left in place; empty at the end of the file."""
+        while True:
+            while self._position < len(self._text):
+                character = self._text[self._position]
+                if character not in _WHITESPACE:
+                    return character
+                self._position += 1
+            if not self._refill():
+                return ""
+
+    def expect(self, allowed: str) -> str:
+        """Take the next character, which must be one of `allowed`."""
+        character = self.peek()
+        if not character or character not in allowed:
+            found = f"'{character}'" if character else "the end of the file"
+            raise self._invalid(f"expected one of '{allowed}', found {found}")
+        self._position += 1
+        return character
+
+    def value(self) -> Any:
+        """Take the next JSON value, whatever it is."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                if not self._refill():
+                    raise self._invalid(error.msg, position=error.pos) from error
+                continue
+            # A number that ends with the window may go on behind it.
+            if end == len(self._text) and self._refill():
+                continue
+            self._position = end
+            return value
+
+    def _refill(self) -> bool:
+        """Drop what was taken and append the next chunk; False at the end of the file."""
+        # A value longer than the window doubles it, so that scanning it anew stays linear in its length.
+        rest = len(self._text) - self._position
+        try:
+            chunk = self._stream.read(max(_CHUNK_CHARACTERS, rest))
+        except UnicodeDecodeError as error:
+            raise self._invalid(f"not UTF-8 text ({error.reason})") from error
+        if not chunk:
+            return False
+        self._consumed += self._position
+        self._text = self._text[self._position :] + chunk
+        self._position = 0
+        return True
+
+    def _invalid(self, reason: str, *, position: int | None = None) -> InvalidInput:
+        place = self._consumed + (self._position if position is None else position)
+        return InvalidInput(f"{self._file}: not valid JSON at character {place}: {reason}")

@@ -1,0 +1,140 @@
+"""Streams of batches, made by worker processes: for training from any iteration on, and for validation."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from kubedet_trainer.data.batches import Batches, TrainingBatches, ValidationBatches
+from kubedet_trainer.data.sampler import ChunkSampler, Plan
+from kubedet_trainer.data.splits import Split
+from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.errors import TrainerError
+from kubedet_trainer.structures import Batch
+
+
+def sampling_plan(split: Split, *, images_per_process: int, global_batch: int, seed: int) -> Plan:
+    """How the images of a training split are batched."""
+    groups = split.annotations.aspect_groups()[split.rows]
+    return Plan(
+        aspect_groups=groups, images_per_process=images_per_process, global_batch=global_batch, seed=seed
+    )
+
+
+class Loader:
+    """Iterates over batches; an error in a worker arrives here as it was raised there.
+
+    Only one iteration at a time. Its workers end with it, or with `close`.
+    """
+
+    def __init__(self, batches: DataLoader[Batch]) -> None:
+        self._batches = batches
+        self._iterator: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        # Python ends forgotten child processes by SIGTERM, which these ignore, and then waits for them for
+        # ever. What is registered here runs before that.
+        atexit.register(self.close)
+        self._iterator = iter(self._batches)
+        while self._iterator is not None:
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                break
+            if isinstance(item, TrainerError):
+                self.close()
+                raise item
+            yield item
+        self.close()
+
+    def close(self) -> None:
+        """End the workers of an iteration that was not taken to its end."""
+        # torch ends the workers, by a message, once nothing refers to the iterator.
+        self._iterator = None
+        atexit.unregister(self.close)
+
+
+def train_loader(
+    split: Split,
+    *,
+    plan: Plan,
+    pipeline: Pipeline,
+    rank: int,
+    world_size: int,
+    start_iteration: int,
+    end_iteration: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> Loader:
+    """This rank's chunks of the global iterations [start, end), `accumulation_steps` batches for each.
+
+    One iterator serves all epochs, so the workers stay and read ahead across an epoch's end. An image without
+    ground truth is replaced by another of its aspect group.
+    """
+    sampler = ChunkSampler(
+        plan,
+        rank=rank,
+        world_size=world_size,
+        start_iteration=start_iteration,
+        end_iteration=end_iteration,
+    )
+    return _loader(
+        TrainingBatches(split, pipeline, plan),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+    )
+
+
+def val_loader(
+    split: Split, *, pipeline: Pipeline, rank: int, world_size: int, num_workers: int, pin_memory: bool
+) -> Loader:
+    """Batches of one image: those at rank, rank + world size, ... of the split, in its order."""
+    return _loader(
+        ValidationBatches(split, pipeline),
+        batch_sampler=[[index] for index in range(rank, len(split), world_size)],
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+    )
+
+
+def _loader(
+    dataset: Batches,
+    *,
+    batch_sampler: ChunkSampler | list[list[int]],
+    num_workers: int,
+    pin_memory: bool,
+) -> Loader:
+    # One thread per worker: OpenCV's own pool would compete with the other workers for the same cores.
+    cv2.setNumThreads(0)
+    batches: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=_as_is,
+        worker_init_fn=_start_worker,
+    )
+    return Loader(batches=batches)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # A stop is the rank's affair: it still needs batches until its state is saved, and ends its workers then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,115 @@
+"""Which images make up which batch: grouped by aspect, reproducible, and the same at any number of processes.
+
+The zoo's distributed group sampler, in its order: an epoch's permutation depends on the epoch (and the seed)
+alone. The global batch of an iteration is what the zoo's processes would have taken together at that
+iteration; here its chunks are dealt to the processes that there are. So a run may stop at any iteration and
+go on with more or fewer processes, and sees exactly the images it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from kubedet_trainer.errors import InvalidInput
+
+
+class SampleKey(NamedTuple):
+    """One image of one epoch; with the seed it fixes all random choices about the image."""
+
+    epoch: int
+    position: int
+    """In the list of images that is sampled from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is sampled, the same on all ranks."""
+
+    aspect_groups: NDArray[np.int64]
+    """(N,) group of each image; a chunk never mixes groups."""
+    images_per_process: int
+    """Images of a chunk, which is what one process takes through the model at once."""
+    global_batch: int
+    """Images of an iteration over all processes; a multiple of `images_per_process`."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.global_batch % self.images_per_process:
+            raise InvalidInput(
+                f"global_batch: got {self.global_batch}, must be a multiple of images_per_process "
+                f"({self.images_per_process})"
+            )
+        if not len(self.aspect_groups):
+            raise InvalidInput("training images: got none, must be at least one with an annotation")
+
+    @property
+    def chunks_per_iteration(self) -> int:
+        """Chunks of a global batch."""
+        return self.global_batch // self.images_per_process
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Sum over the groups of ceil(images / global batch)."""
+        counts = np.bincount(self.aspect_groups)
+        return int((-(-counts // self.global_batch)).sum())
+
+
+def epoch_batches(plan: Plan, *, epoch: int) -> NDArray[np.int64]:
+    """(iterations, chunks, images per process) indices of one epoch; costs a permutation of the data set."""
+    generator = torch.Generator()
+    generator.manual_seed(plan.seed + epoch)
+    parts = []
+    for group in np.unique(plan.aspect_groups):
+        members = np.flatnonzero(plan.aspect_groups == group)
+        members = members[torch.randperm(len(members), generator=generator).numpy()]
+        # Wrapped around as often as needed: a group may be smaller than one global batch.
+        parts.append(np.resize(members, -(-len(members) // plan.global_batch) * plan.global_batch))
+    chunks = np.concatenate(parts).reshape(-1, plan.images_per_process)
+    chunks = chunks[torch.randperm(len(chunks), generator=generator).numpy()]
+    # The zoo gave process r the r-th contiguous block of chunks: iteration t holds the t-th of every block.
+    blocks = chunks.reshape(plan.chunks_per_iteration, -1, plan.images_per_process)
+    return np.ascontiguousarray(blocks.swapaxes(0, 1))
+
+
+class ChunkSampler(Sampler[list[SampleKey]]):
+    """This rank's chunks, in order, from one global iteration up to another, across epochs.
+
+    Chunk c of a global batch belongs to rank c modulo the world size, so each rank accumulates gradients over
+    `accumulation_steps` chunks an iteration.
+    """
+
+    def __init__(
+        self, plan: Plan, *, rank: int, world_size: int, start_iteration: int = 0, end_iteration: int
+    ) -> None:
+        if plan.chunks_per_iteration % world_size:
+            raise InvalidInput(
+                f"global_batch: got {plan.global_batch}, must be a multiple of images_per_process "
+                f"({plan.images_per_process}) times the number of processes ({world_size})"
+            )
+        self._plan = plan
+        self._rank = rank
+        self._world_size = world_size
+        self._iterations = range(start_iteration, end_iteration)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Chunks of this rank in each iteration."""
+        return self._plan.chunks_per_iteration // self._world_size
+
+    def __len__(self) -> int:
+        return len(self._iterations) * self.accumulation_steps
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch_of = lru_cache(maxsize=1)(lambda epoch: epoch_batches(self._plan, epoch=epoch))
+        for iteration in self._iterations:
+            epoch, step = divmod(iteration, self._plan.iterations_per_epoch)
+            for chunk in epoch_of(epoch)[step, self._rank :: self._world_size].tolist():
+                yield [SampleKey(epoch, position) for position in chunk]

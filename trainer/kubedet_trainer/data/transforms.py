@@ -1,0 +1,75 @@
+"""Resize, flip and place an image with its boxes, as the zoo's COCO pipeline did, on uint8 pixels.
+
+Normalisation happens later, on the device: until then a pixel takes one byte, and flipping uint8 gives the
+same as flipping the normalised image. Boxes are xyxy with inclusive corners. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kubedet_trainer.data.images import Pixels
+
+Boxes = NDArray[np.float32]
+"""(K, 4) xyxy in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What happens to each image of a split."""
+
+    scale: tuple[int, int] = (1333, 800)
+    """Bounds for the longer and the shorter side; the image is scaled to reach the nearer one."""
+    pad_multiple: int = 32
+    """Each padded side becomes a multiple of this: the coarsest stride of the pyramid's bottom-up part."""
+    flip_probability: float = 0.0
+    """Of mirroring left and right; 0.5 in the zoo's training, 0 in its tests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """An image ready to be placed in a batch."""
+
+    pixels: Pixels
+    """(H, W, 3) resized and flipped."""
+    boxes: Boxes
+    scale_factor: float
+
+
+def scale_factor(size: tuple[int, int], *, scale: tuple[int, int]) -> float:
+    """The unrounded factor that fits (height, width) into (longer, shorter), keeping the ratio."""
+    return min(max(scale) / max(size), min(scale) / min(size))
+
+
+def scaled_size(size: tuple[int, int], *, factor: float) -> tuple[int, int]:
+    """(height, width) after resizing, rounded half up."""
+    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+
+
+def padded_size(sizes: list[tuple[int, int]], *, multiple: int) -> tuple[int, int]:
+    """(height, width) of a batch: each image padded to the multiple, then all to the largest."""
+    height, width = np.max(sizes, axis=0).tolist()
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def transform(pixels: Pixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool) -> Sample:
+    """Resize to the pipeline's scale, mirror if `flip`, and clip the boxes to the image.
+
+    Boxes are scaled by the unrounded factor and mirrored about W - 1; they may touch W and H themselves, a
+    habit of the zoo until March 2019.
+    """
+    size = (pixels.shape[0], pixels.shape[1])
+    factor = scale_factor(size, scale=pipeline.scale)
+    height, width = scaled_size(size, factor=factor)
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    boxes = boxes * np.float32(factor)
+    if flip:
+        pixels = cv2.flip(pixels, 1)  # type: ignore[assignment]
+        boxes = boxes.copy()
+        boxes[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]
+    limit = np.array([width, height, width, height], np.float32)
+    return Sample(pixels=pixels, boxes=boxes.clip(0, limit), scale_factor=factor)
