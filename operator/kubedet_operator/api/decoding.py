@@ -88,13 +88,16 @@ class _Decoder:
         arguments: dict[str, Any] = {}
         for name, field in fields.items():
             item = value.get(name)
+            hint = field_types(target)[field.name]
             if item is not None:
-                hint = field_types(target)[field.name]
                 decoded = self.value(hint, item, f"{path}.{name}")
-                if decoded is not _ABSENT:
-                    arguments[field.name] = decoded
             elif is_required(field):
                 self._found.append(Violation(path=f"{path}.{name}", rule="must be set", absent=True))
+                decoded = _stand_in(hint)
+            else:
+                continue
+            if decoded is not _ABSENT:
+                arguments[field.name] = decoded
         if any(is_required(field) and field.name not in arguments for field in fields.values()):
             return _ABSENT
         return target(**arguments)
@@ -153,6 +156,13 @@ class _Decoder:
     def _wrong(self, path: str, value: Any, rule: str) -> Any:
         self._found.append(Violation(path=path, got=value, rule=rule))
         return _ABSENT
+
+
+def _stand_in(hint: Any) -> Any:
+    """Takes the place of what must be set and is not, so that the rest can still be looked at."""
+    if hint is str:
+        return ""
+    return _Decoder([], strict=False).object(hint, {}, "") if dataclasses.is_dataclass(hint) else _ABSENT
 
 
 def _is_integer(value: Any) -> bool:

@@ -168,8 +168,8 @@ def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
     found: list[Violation] = []
     job = types.decode_job(manifest, found=found)
     if job is not None:
-        known = {violation.path for violation in found}
-        found += [violation for violation in validate(job) if violation.path not in known]
+        known = tuple(violation.path for violation in found)
+        found += [violation for violation in validate(job) if not _is_below(violation.path, known)]
     if found or job is None:
         raise InvalidManifest(found)
     return job
@@ -178,13 +178,19 @@ def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
 def validate(job: types.DetectionJob) -> list[Violation]:
     """Every bound and rule that `job` breaks; none for a job that can be run."""
     found = list(_check_bounds(job.spec, "spec"))
-    if found:
-        return found  # the rules may rely on values within bounds
-    return [
-        Violation(path=breach.path, got=breach.got, rule=rule.meaning)
-        for rule in RULES
-        for breach in rule.breaches(job)
-    ]
+    broken = {violation.path for violation in found}
+    for rule in RULES:
+        scope = rule.scope.rstrip("[]")
+        if scope and any(_is_below(path, (scope,)) for path in broken):
+            continue  # the rule may rely on values within bounds
+        found += [
+            Violation(path=breach.path, got=breach.got, rule=rule.meaning) for breach in rule.breaches(job)
+        ]
+    return found
+
+
+def _is_below(path: str, others: tuple[str, ...]) -> bool:
+    return any(path == other or path.startswith((f"{other}.", f"{other}[")) for other in others)
 
 
 _SUFFIXES: dict[str, Decimal] = {
