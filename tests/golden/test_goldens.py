@@ -1,0 +1,37 @@
+"""Our detectors against the numbers of the 2019 code, from features to gradients."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+import kubedet_trainer.models  # noqa: F401 (torchvision sets an environment variable when first imported)
+
+ADAPTER = Path(__file__).with_name("adapter.py")
+
+
+@pytest.fixture(scope="module")
+def checker(shared):
+    """The specification's own checker; the millions of weights that it draws again and again are kept."""
+    spec = importlib.util.spec_from_file_location("golden_checker", shared / "spec/goldens/check.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.golden_weight = functools.cache(module.golden_weight)
+    return module
+
+
+@pytest.mark.parametrize("architecture", ["rpn_r50_fpn", "faster_rcnn_r50_fpn"])
+def test_detector_reproduces_the_goldens(checker, architecture, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["check.py", "--adapter", str(ADAPTER), "--arch", architecture])
+    monkeypatch.setitem(sys.modules, "adapter", None)
+
+    with pytest.raises(SystemExit) as ending:
+        checker.main()
+
+    report = capsys.readouterr().out
+    assert ending.value.code == 0, report
+    assert " 0 failed" in report

@@ -1,0 +1,67 @@
+"""Anchors are integers in a fixed order, and their grids are made once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kubedet_trainer.models import boxes
+from kubedet_trainer.models.anchors import AnchorGrid, base_anchors
+
+STRIDES = (4, 8, 16, 32, 64)
+RETINA_SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
+
+
+@pytest.fixture(scope="module")
+def goldens(shared):
+    return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
+
+
+def _grid() -> AnchorGrid:
+    return AnchorGrid(strides=STRIDES, scales=(8,), ratios=(0.5, 1, 2))
+
+
+def _pyramid(height: int, width: int) -> list[torch.Tensor]:
+    return [torch.empty(1, 1, -(-height // stride), -(-width // stride)) for stride in STRIDES]
+
+
+@pytest.mark.parametrize(("name", "scales"), [("rpn_r50_fpn", (8,)), ("retinanet_r50_fpn", RETINA_SCALES)])
+def test_base_anchors_equal_the_goldens(goldens, name, scales):
+    for stride, expected in zip(goldens[name]["strides"], goldens[name]["base"], strict=True):
+        assert base_anchors(stride, scales=scales, ratios=(0.5, 1, 2)).tolist() == expected
+
+
+def test_cells_follow_each_other_along_rows(goldens):
+    anchors = AnchorGrid(strides=(8,), scales=(8,), ratios=(0.5, 1, 2))([torch.empty(1, 1, 3, 4)])
+
+    assert anchors.tolist() == goldens["rpn_grid_level1_3x4"]
+
+
+def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens):
+    golden = goldens["rpn_inside_counts"]
+    anchors = _grid()(_pyramid(320, 320))
+
+    assert len(anchors) == golden["total"]
+    for shape, count in zip(golden["img_shapes"], golden["counts"], strict=True):
+        assert boxes.inside(anchors, torch.tensor(shape)).sum() == count
+
+
+def test_an_image_of_the_zoo_has_268569_anchors():
+    assert _grid()(_pyramid(800, 1344)).shape == (268_569, 4)
+
+
+def test_grid_of_a_shape_is_made_once_and_few_shapes_are_kept():
+    grid = _grid()
+    first = grid(_pyramid(64, 64))
+    assert grid(_pyramid(64, 64)) is first
+
+    for height in range(128, 128 + 64 * 8, 64):
+        grid(_pyramid(height, 64))
+
+    assert grid(_pyramid(64, 64)) is not first
+
+
+def test_anchors_are_not_in_the_state_dict():
+    assert not _grid().state_dict()

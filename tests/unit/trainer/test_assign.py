@@ -1,0 +1,61 @@
+"""The max-IoU assigner on the goldens' cases, with padding and without ground truth."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kubedet_trainer.models.assign import IGNORED, NEGATIVE, MaxIouAssigner
+
+RPN = MaxIouAssigner(positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3)
+GT_BOXES = torch.tensor([[0.0, 0, 9, 9], [20, 20, 39, 39]])
+ALL = torch.ones(2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("case", ["rpn", "rcnn", "cascade2", "cascade3", "retina"])
+def test_assignment_equals_the_goldens(shared, case):
+    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["assigner"]
+    expected = golden["cases"][case]
+    assigner = MaxIouAssigner(
+        positive_iou=expected["cfg"]["pos_iou_thr"],
+        negative_iou=expected["cfg"]["neg_iou_thr"],
+        min_positive_iou=expected["cfg"]["min_pos_iou"],
+    )
+    candidates = torch.tensor(expected["boxes"])
+    padded = torch.cat([torch.tensor(golden["gts"]), torch.zeros(3, 4)])
+    valid = torch.arange(len(padded)) < len(golden["gts"])
+
+    assignment = assigner(candidates, torch.ones(len(candidates), dtype=torch.bool), padded, valid)
+
+    assert assignment.targets.tolist() == expected["gt_inds"]
+    torch.testing.assert_close(assignment.overlaps, torch.tensor(expected["max_overlaps"]))
+
+
+def test_box_that_takes_no_part_is_ignored_and_is_nobodys_best():
+    candidates = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 4]])
+
+    assignment = RPN(candidates, torch.tensor([False, True]), GT_BOXES, ALL)
+
+    assert assignment.targets.tolist() == [IGNORED, 1], "the second is the best of those that take part"
+
+
+def test_without_ground_truth_everything_is_negative():
+    candidates = torch.tensor([[0.0, 0, 9, 9], [50, 50, 59, 59]])
+
+    assignment = RPN(candidates, ALL, torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool))
+
+    assert assignment.targets.tolist() == [NEGATIVE, NEGATIVE]
+
+
+def test_later_ground_truth_takes_a_tied_box_from_an_earlier_one():
+    twins = GT_BOXES[[0, 0]]
+
+    assert RPN(GT_BOXES[:1], ALL[:1], twins, ALL).targets.tolist() == [2]
+
+
+def test_all_boxes_that_tie_for_the_best_overlap_are_positive():
+    halves = torch.tensor([[0.0, 0, 9, 4], [0, 5, 9, 9], [0, 0, 9, 3]])
+
+    assert RPN(halves, torch.ones(3, dtype=torch.bool), GT_BOXES, ALL).targets.tolist() == [1, 1, IGNORED]

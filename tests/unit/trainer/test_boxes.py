@@ -1,0 +1,71 @@
+"""Boxes with inclusive corners: overlap, deltas, clipping."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kubedet_trainer.models import boxes
+
+FIRST = torch.tensor([10.0, 20.0, 109.0, 69.0])
+SECOND = torch.tensor([20.0, 10.0, 89.0, 99.0])
+RCNN_STDS = (0.1, 0.1, 0.2, 0.2)
+
+
+@pytest.fixture(scope="module")
+def goldens(shared):
+    return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
+
+
+def test_iou_counts_inclusive_corners():
+    assert boxes.pairwise_iou(FIRST[None], SECOND[None]).item() == pytest.approx(0.448718, abs=1e-6)
+
+
+def test_iou_of_many_equals_the_goldens(goldens):
+    iou = boxes.pairwise_iou(torch.tensor(goldens["iou"]["a"]), torch.tensor(goldens["iou"]["b"]))
+
+    torch.testing.assert_close(iou, torch.tensor(goldens["iou"]["iou"]))
+
+
+def test_encode_equals_the_hand_computed_deltas():
+    deltas = boxes.encode(FIRST, SECOND, stds=RCNN_STDS)
+
+    torch.testing.assert_close(deltas, torch.tensor([-0.5, 2.0, -1.783375, 2.938933]))
+
+
+def test_decode_undoes_encode():
+    deltas = boxes.encode(FIRST, SECOND, stds=RCNN_STDS)
+
+    torch.testing.assert_close(boxes.decode(FIRST, deltas, stds=RCNN_STDS), SECOND)
+
+
+def test_extreme_deltas_are_clamped_and_may_end_below_their_beginning():
+    decoded = boxes.decode(FIRST, torch.tensor([0.5, -0.3, 6, -6]), sizes=torch.tensor([800, 1333]))
+
+    torch.testing.assert_close(decoded, torch.tensor([0, 29.6, 1332, 29.4]))
+
+
+def test_coder_equals_the_goldens(goldens):
+    golden = {key: torch.tensor(value) for key, value in goldens["coder"].items()}
+    proposals, stds = golden["proposals"], tuple(goldens["coder"]["stds"])
+
+    torch.testing.assert_close(boxes.encode(proposals, golden["gts"], stds=stds), golden["deltas"])
+    torch.testing.assert_close(boxes.decode(proposals, golden["deltas"], stds=stds), golden["decoded"])
+
+
+def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens):
+    golden = goldens["coder"]
+    deltas = torch.tensor(golden["multiclass_in"]).view(2, 2, 4)
+    proposals = torch.tensor(golden["proposals"])[:2, None]
+
+    decoded = boxes.decode(proposals, deltas, sizes=torch.tensor([200, 150]), stds=tuple(golden["stds"]))
+
+    torch.testing.assert_close(decoded.view(2, 8), torch.tensor(golden["multiclass_decoded"]))
+
+
+def test_inside_takes_the_size_before_padding():
+    candidates = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 9], [0, 0, 9, 10], [-1, 0, 5, 5], [0, -1, 5, 5]])
+
+    assert boxes.inside(candidates, torch.tensor([10, 10])).tolist() == [True, False, False, False, False]

@@ -1,0 +1,37 @@
+"""Normalisation equals the pipeline of the zoo."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kubedet_trainer.models.images import normalise
+from kubedet_trainer.recipes.common import STYLES
+
+
+def _normalise(pixels, sizes, style):
+    normalisation = STYLES[style].normalisation
+    return normalise(
+        pixels, sizes, mean=normalisation.mean, std=normalisation.std, to_rgb=normalisation.to_rgb
+    )
+
+
+def test_padded_image_equals_the_golden(shared):
+    inputs = np.load(shared / "spec/goldens/inputs.npz")
+    image, expected = inputs["img0_r320"], torch.from_numpy(inputs["img0_norm_pytorch_padded"])
+    height, width = image.shape[:2]
+    pixels = torch.full((1, 3, *expected.shape[1:]), 7, dtype=torch.uint8)
+    pixels[0, :, :height, :width] = torch.from_numpy(image.transpose(2, 0, 1).copy())
+
+    images = _normalise(pixels, torch.tensor([[height, width]]), "pytorch")
+
+    torch.testing.assert_close(images.pixels[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_caffe_style_keeps_blue_first_and_zero_beyond_each_size():
+    pixels = torch.full((2, 3, 4, 6), 128, dtype=torch.uint8)
+
+    images = _normalise(pixels, torch.tensor([[4, 6], [2, 3]]), "caffe")
+
+    torch.testing.assert_close(images.pixels[0, :, 0, 0], 128 - torch.tensor([102.9801, 115.9465, 122.7717]))
+    assert (images.pixels[1] != 0).sum() == 3 * 2 * 3

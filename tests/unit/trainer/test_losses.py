@@ -1,0 +1,60 @@
+"""Losses equal the goldens and stay finite, gradients too, where slots are empty."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kubedet_trainer.models import losses
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["losses"]
+
+
+@pytest.mark.parametrize(
+    ("beta", "name"), [(1, "smoothl1_b1_avg7"), (1 / 9, "smoothl1_b1_9_avg7"), (0.11, "smoothl1_b0_11_avg7")]
+)
+def test_smooth_l1_equals_the_goldens(golden, beta, name):
+    x, y, weight = (torch.tensor(golden[key]).view(-1, 1) for key in ("x", "y", "w"))
+
+    each = losses.smooth_l1(x, y, used=weight[:, 0] > 0, beta=beta)
+
+    assert each.sum().item() / 7 == pytest.approx(golden[name], rel=1e-6)
+
+
+def test_cross_entropy_equals_the_goldens(golden):
+    labels, used = torch.tensor([0, 1, 2, 3, 1, 0]), torch.tensor(golden["w"])[:, 0] > 0
+
+    each = losses.cross_entropy(torch.tensor(golden["x"]), labels, used=used)
+
+    assert each.sum().item() / 5 == pytest.approx(golden["ce_avg5"], rel=1e-6)
+
+
+def test_binary_cross_entropy_equals_the_goldens(golden):
+    x, y, weight = (torch.tensor(golden[key]) for key in ("x", "y", "w"))
+
+    each = losses.binary_cross_entropy(x, y > 0, used=weight > 0)
+
+    assert each.sum().item() / 5 == pytest.approx(golden["bce_avg5"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("difference", "loss"), [(0.05, 0.01125), (0.2, 0.144444), (1, 0.944444)])
+def test_smooth_l1_of_the_proposal_network_at_its_knee(difference, loss):
+    each = losses.smooth_l1(
+        torch.tensor([[difference]]), torch.zeros(1, 1), used=torch.tensor([True]), beta=1 / 9
+    )
+
+    assert each.item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_infinite_target_of_an_empty_slot_leaves_no_gradient():
+    deltas = torch.ones(2, 4, requires_grad=True)
+    targets = torch.tensor([[float("inf")] * 4, [0.0] * 4])
+
+    losses.smooth_l1(deltas, targets, used=torch.tensor([False, True]), beta=1.0).sum().backward()
+
+    assert deltas.grad.tolist() == [[0] * 4, [1] * 4]

@@ -1,0 +1,96 @@
+"""The training step of every detector never waits for the device, and the guard that says so can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import trainer_builders
+from kubedet_trainer import models
+from kubedet_trainer.config import DataConfig
+from kubedet_trainer.models import images
+
+
+def _train_step(detector: nn.Module, data: DataConfig) -> None:
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 255, (2, 3, 96, 128), dtype=torch.uint8, generator=generator)
+    sizes = torch.tensor([[88, 120], [96, 128]])
+    targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
+
+    def step() -> None:
+        normalisation = data.normalisation
+        batch = images.normalise(
+            pixels, sizes, mean=normalisation.mean, std=normalisation.std, to_rgb=normalisation.to_rgb
+        )
+        terms = detector(batch, targets, generator)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
+        optimizer.step()
+
+    step()  # the first step of a shape may make constants
+    with trainer_builders.forbid_host_synchronisation():
+        step()
+
+
+@pytest.mark.parametrize("architecture", models.BUILDERS)
+def test_training_step_never_waits_for_the_device(architecture):
+    detector = trainer_builders.make_detector(architecture).train()
+
+    _train_step(detector, trainer_builders.smoke_recipe(architecture).data)
+
+
+def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch):
+    detector = trainer_builders.make_detector("rpn").train()
+    detector.neck.register_forward_hook(lambda _module, _inputs, levels: levels[0].sum().item() and None)
+
+    with pytest.raises(trainer_builders.HostSynchronisation) as caught:
+        _train_step(detector, trainer_builders.smoke_recipe("rpn").data)
+
+    assert f"{Path(__file__).name}:" in str(caught.value)
+    assert "levels[0].sum().item()" in str(caught.value)
+
+
+VALUES = torch.arange(6.0)
+SYNCHRONISING = {
+    "float": lambda: float(VALUES[2]),
+    "branch": lambda: "yes" if VALUES[2] > 0 else "no",
+    "tolist": lambda: VALUES.tolist(),
+    "numpy": lambda: VALUES.numpy(),
+    "cpu": lambda: VALUES.cpu(),
+    "nonzero": lambda: VALUES.nonzero(),
+    "boolean index": lambda: VALUES[VALUES > 2],
+    "boolean assignment": lambda: VALUES.clone().index_put_((VALUES > 2,), torch.zeros_like(VALUES)[0]),
+    "masked_select": lambda: VALUES.masked_select(VALUES > 2),
+    "where with one argument": lambda: torch.where(VALUES > 2),
+    "unique": lambda: VALUES.unique(),
+    "equal": lambda: torch.equal(VALUES, VALUES),
+    "constant of the host": lambda: torch.tensor([1.0]),
+    "another device": lambda: VALUES.to("meta"),
+}
+
+
+@pytest.mark.parametrize("name", SYNCHRONISING)
+def test_guard_catches(name):
+    with pytest.raises(trainer_builders.HostSynchronisation), trainer_builders.forbid_host_synchronisation():
+        SYNCHRONISING[name]()
+
+
+def test_guard_catches_an_operator_of_the_backward_pass():
+    class Peeks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * gradient.sum().item()
+
+    weight = torch.ones(2, requires_grad=True)
+
+    with pytest.raises(trainer_builders.HostSynchronisation), trainer_builders.forbid_host_synchronisation():
+        Peeks.apply(weight).sum().backward()

@@ -1,0 +1,69 @@
+"""Regions are pooled from the level of their size, with the old operator's geometry."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kubedet_trainer.models.roi import RoiAlign, map_levels
+
+
+def test_sides_map_to_levels_at_the_published_borders():
+    sides = torch.tensor([30.0, 56, 111, 112, 223, 224, 447, 448, 900])
+    squares = torch.stack([torch.zeros(9), torch.zeros(9), sides - 1, sides - 1], dim=1)
+
+    assert map_levels(squares, num_levels=4, finest_roi=56).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_levels_equal_the_goldens(shared):
+    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["level_map"]
+    regions = torch.tensor(golden["rois"])[:, 1:]
+
+    assert map_levels(regions, num_levels=4, finest_roi=56).tolist() == golden["levels"]
+
+
+def _ramp(height: int, width: int) -> torch.Tensor:
+    """A map whose value is its column: pooling it gives the columns that bins are centred on."""
+    return torch.arange(width).float().expand(1, 1, height, width)
+
+
+def test_bins_are_centred_without_half_pixel_shift():
+    pool = RoiAlign(size=2, strides=(4,), finest_roi=56)
+
+    pooled = pool([_ramp(8, 16)], torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
+
+    assert pooled[0, 0].tolist() == [[3, 5], [3, 5]], "columns 2 to 6 of the map in two bins"
+
+
+def test_each_region_comes_from_its_own_level_and_image():
+    features = [torch.full((2, 1, 64, 64), 1.0), torch.full((2, 1, 32, 32), 2.0)]
+    features[0][1] = 10
+    features[1][1] = 20
+    small, large = [8.0, 8, 40, 40], [8.0, 8, 150, 150]
+
+    pooled = RoiAlign(size=1, strides=(4, 8), finest_roi=56)(
+        features, torch.tensor([[small, large], [large, small]])
+    )
+
+    assert pooled.flatten().tolist() == [1, 2, 20, 10]
+
+
+def test_gradient_reaches_only_the_level_of_the_region():
+    features = [torch.zeros(1, 1, size, size, requires_grad=True) for size in (32, 16)]
+
+    RoiAlign(size=3, strides=(4, 8), finest_roi=56)(
+        features, torch.tensor([[[0.0, 0, 60, 60]]])
+    ).sum().backward()
+
+    assert features[0].grad.sum().item() == pytest.approx(9, rel=1e-5)
+    assert features[1].grad.abs().sum() == 0
+
+
+def test_box_that_ends_before_it_begins_has_no_negative_side():
+    pool = RoiAlign(size=1, strides=(4,), finest_roi=56)
+
+    pooled = pool([_ramp(8, 16)], torch.tensor([[[20.0, 23.0, 10.0, 8.0]]]))
+
+    assert pooled.item() == pytest.approx(5)
