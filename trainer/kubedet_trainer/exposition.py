@@ -54,7 +54,7 @@ def serve(work_directory: Path, *, port: int) -> Iterator[int]:
         raise UsageError(
             f"{Environment.METRICS_PORT}: got {port}, must be a free port ({error.strerror}); 0 takes any"
         ) from error
-    thread = threading.Thread(target=server.serve_forever, name="exposition", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="exposition", daemon=True)
     thread.start()
     try:
         yield server.server_port
