@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer.data.coco import Annotations
+from kubedet_trainer.data.coco import Annotations, require_images
 from kubedet_trainer.errors import InvalidInput
 
 
@@ -30,8 +30,10 @@ def training_split(annotations: Annotations, *, folder: Path) -> Split:
     """The images that the zoo trains on: with an annotation of any kind, no side below 32 pixels.
 
     Raises:
+        MissingInput: an image file is absent.
         InvalidInput: there is no image with a box that could be learnt.
     """
+    require_images(annotations, folder)
     rows = annotations.training_rows()
     if not annotations.ground_truth_counts()[rows].any():
         raise InvalidInput(f"{folder}: no training image has a box, must be at least one")
@@ -39,5 +41,10 @@ def training_split(annotations: Annotations, *, folder: Path) -> Split:
 
 
 def validation_split(annotations: Annotations, *, folder: Path) -> Split:
-    """All images, with or without annotations: a detection in an empty image is an error that counts."""
+    """All images, with or without annotations: a detection in an empty image is an error that counts.
+
+    Raises:
+        MissingInput: an image file is absent.
+    """
+    require_images(annotations, folder)
     return Split(annotations=annotations, folder=folder, rows=np.arange(len(annotations)))
