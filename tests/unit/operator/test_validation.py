@@ -1,0 +1,119 @@
+"""Bounds and cross-field rules, as local mode and the reconciler check them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from builders import make_job, make_manifest, merge
+from kubedet_operator.api import validation
+from kubedet_operator.api.decoding import InvalidManifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        ("worker.replicas", 0, "must be >= 1"),
+        ("worker.replicas", 1001, "must be <= 1000"),
+        ("metrics.port", 80, "must be >= 1024"),
+        ("recipe", "Mask RCNN", "must be a name that `kubedet recipes` lists"),
+        ("dataset.storageUri", "http://x", "must be s3://bucket/prefix"),
+        ("dataset.storageUri", "synthetic://cats", "synthetic://shapes"),
+        ("dataset.val.images", "/abs", "must be a path relative to"),
+        ("checkpoint.storageUri", "synthetic://shapes", "must be s3://"),
+        ("checkpoint.resume", "auto", "must be Auto, Never"),
+        ("pretrained.sha256", "abc", "must be 64 hexadecimal digits"),
+        ("worker.sharedMemory", "lots", "must be a quantity"),
+        ("worker.resources.limits.cpu", "two", "must be a quantity"),
+        ("overrides.a", "x" * 257, "must have at most 256"),
+        ("overrides", {str(number): "x" for number in range(65)}, "must have at most 64"),
+    ],
+)
+def test_bounds_are_checked(path: str, value: object, rule: str) -> None:
+    valid = {"checkpoint": {"storageUri": "s3://bucket/x"}, "pretrained": {"storageUri": "s3://bucket/w.pth"}}
+    spec: object = value
+    for name in reversed(path.split(".")):
+        spec = {name: spec}
+    violations = validation.validate(make_job(**merge(valid, spec)))
+    assert [violation.path for violation in violations] == [f"spec.{path}"]
+    assert rule in violations[0].rule
+
+
+def test_items_of_a_keyed_list_are_unique() -> None:
+    (violation,) = validation.validate(make_job(worker={"env": [{"name": "A"}, {"name": "A"}]}))
+    assert str(violation) == "spec.worker.env[1].name: got 'A', must be unique; remove one"
+
+
+_CHECKPOINT = {"storageUri": "s3://checkpoints/x"}
+BROKEN_RULES = [
+    ({"name": "x" * 49}, "metadata.name"),
+    ({"name": "9lives"}, "metadata.name"),
+    ({"checkpoint": {**_CHECKPOINT, "intervalSeconds": 9, "intervalIterations": 9}}, "spec.checkpoint"),
+    (
+        {"worker": {"sharedMemory": "2Gi", "resources": {"limits": {"memory": "1500M"}}}},
+        "spec.worker.sharedMemory",
+    ),
+    (
+        {"worker": {"resources": {"limits": {"nvidia.com/gpu": 8}}}},
+        "spec.worker.resources.limits.nvidia.com/gpu",
+    ),
+    ({"worker": {"env": [{"name": "KUBEDET_RECIPE", "value": "x"}]}}, "spec.worker.env[0].name"),
+    ({"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}}, "spec.worker.env[0]"),
+]
+
+
+@pytest.mark.parametrize(("spec", "path"), BROKEN_RULES)
+def test_rules_across_fields_are_checked(spec: dict, path: str) -> None:
+    assert [violation.path for violation in validation.validate(make_job(**spec))] == [path]
+
+
+def test_every_rule_is_broken_by_some_case_above() -> None:
+    broken = {
+        violation.rule for spec, _ in BROKEN_RULES for violation in validation.validate(make_job(**spec))
+    }
+    assert broken == {rule.meaning for rule in validation.RULES}
+
+
+def test_a_violation_reads_as_one_line() -> None:
+    (violation,) = validation.validate(make_job(worker={"replicas": 0}))
+    assert str(violation) == "spec.worker.replicas: got 0, must be >= 1"
+
+
+def test_shared_memory_up_to_the_limit_is_fine() -> None:
+    worker = {"sharedMemory": "1Gi", "resources": {"limits": {"memory": 1024**3}}}
+    assert validation.validate(make_job(worker=worker)) == []
+
+
+def test_types_bounds_and_rules_are_reported_together() -> None:
+    manifest = make_manifest(
+        name="Upper",
+        recipe=None,
+        worker={"replicas": 0, "gpu": 1},
+        checkpoint={"storageUri": "s3://bucket/b"},
+    )
+    manifest["spec"]["checkpoint"] |= {"intervalSeconds": 1, "intervalIterations": 1}
+    with pytest.raises(InvalidManifest) as caught:
+        validation.load_job(manifest)
+    assert {violation.path for violation in caught.value.violations} == {
+        "spec.recipe",
+        "spec.worker.gpu",
+        "spec.worker.replicas",
+        "metadata.name",
+        "spec.checkpoint",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("16Gi", 16 * 1024**3),
+        ("1500M", 1500000000),
+        ("500m", Decimal("0.5")),
+        ("1.5Ki", 1536),
+        ("2k", 2000),
+        ("7", 7),
+    ],
+)
+def test_quantities_are_those_of_kubernetes(text: str, value: object) -> None:
+    assert validation.parse_quantity(text) == value
