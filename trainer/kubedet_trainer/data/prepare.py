@@ -87,7 +87,7 @@ def parse_shapes(uri: str) -> ShapesDataset:
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
             raise InvalidInput(
-                f"dataset.storageUri: synthetic://shapes has no parameter {name!r}.{did_you_mean(name, known)}"
+                f"dataset.storageUri: synthetic://shapes has no {name!r}.{did_you_mean(name, known)}"
             )
         values[name] = _parse_size(text) if name == "size" else _parse_number(name, text)
     return ShapesDataset(**values)  # type: ignore[arg-type]  # the names were just checked

@@ -136,12 +136,18 @@ def _covered(box: NDArray[np.float64], *, by: NDArray[np.float64]) -> float:
 def _paint(random: np.random.Generator, *, size: tuple[int, int], shapes: list[_Shape]) -> Pixels:
     canvas = _background(random, size=size)
     # A light that falls from above makes the faces less flat.
-    light = np.linspace(1.12, 0.82, size[1], dtype=np.float32)[:, None, None]
+    light = np.linspace(1.12, 0.82, size[1], dtype=np.float32)[:, None]
     for shape in shapes:
         shadow = cv2.GaussianBlur(_mask(shape.outline + 3.0, size=size), (0, 0), 3.0)
-        canvas *= 1 - 0.45 * shadow[..., None]
-        face = np.array(shape.colour, np.float32) * light
-        canvas += _mask(shape.outline, size=size)[..., None] * (face - canvas)
+        face = _mask(shape.outline, size=size)
+        # Only around the shape, plane by plane: on the whole image this takes ten times as long.
+        x1, y1 = np.maximum(shape.box[:2] - 16, 0).astype(int)
+        x2, y2 = shape.box[2:].astype(int) + 16
+        part = np.s_[y1:y2, x1:x2]
+        for channel, colour in enumerate(shape.colour):
+            plane = canvas[*part, channel]
+            plane *= 1 - 0.45 * shadow[part]
+            plane += face[part] * (colour * light[y1:y2] - plane)
     canvas += 4 * random.standard_normal(canvas.shape, dtype=np.float32)
     return canvas.clip(0, 255).astype(np.uint8)
 
@@ -160,4 +166,4 @@ def _mask(outline: NDArray[np.float64], *, size: tuple[int, int]) -> NDArray[np.
     # OpenCV counts from the centre of the first pixel, an outline from its corner.
     points = np.round((outline - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
-    return mask / np.float32(255)
+    return mask.astype(np.float32) / np.float32(255)
