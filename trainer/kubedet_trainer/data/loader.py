@@ -46,16 +46,16 @@ class Loader:
         # ever. What is registered here runs before that.
         atexit.register(self.close)
         self._iterator = iter(self._batches)
-        while self._iterator is not None:
-            try:
-                item = next(self._iterator)
-            except StopIteration:
-                break
-            if isinstance(item, TrainerError):
+        identity = id(self._iterator)
+        try:
+            while self._iterator is not None and (item := next(self._iterator, None)) is not None:
+                if isinstance(item, TrainerError):
+                    raise item
+                yield item
+        finally:
+            # Unless a newer iteration has taken this one's place.
+            if id(self._iterator) == identity:
                 self.close()
-                raise item
-            yield item
-        self.close()
 
     def close(self) -> None:
         """End the workers of an iteration that was not taken to its end."""

@@ -45,6 +45,9 @@ def validation_split(annotations: Annotations, *, folder: Path) -> Split:
 
     Raises:
         MissingInput: an image file is absent.
+        InvalidInput: there is no box to compare detections with.
     """
     require_images(annotations, folder)
+    if not annotations.ground_truth_counts().any():
+        raise InvalidInput(f"{folder}: no validation image has a box, must be at least one")
     return Split(annotations=annotations, folder=folder, rows=np.arange(len(annotations)))
