@@ -60,7 +60,7 @@ def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens):
     deltas = torch.tensor(golden["multiclass_in"]).view(2, 2, 4)
     proposals = torch.tensor(golden["proposals"])[:2, None]
 
-    decoded = boxes.decode(proposals, deltas, sizes=torch.tensor([200, 150]), stds=tuple(golden["stds"]))
+    decoded = boxes.decode(proposals, deltas, sizes=torch.tensor([150, 200]), stds=tuple(golden["stds"]))
 
     torch.testing.assert_close(decoded.view(2, 8), torch.tensor(golden["multiclass_decoded"]))
 

@@ -1,0 +1,138 @@
+"""Recipes refuse what cannot work, overrides are strict, and everything can be printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kubedet_trainer import config
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.models.backbones.resnet import ResNet
+from kubedet_trainer.models.box_head import BoxHead
+from kubedet_trainer.models.fpn import Fpn
+from kubedet_trainer.models.rpn import RpnHead
+from kubedet_trainer.recipes import RECIPES, read_recipe
+
+RECIPE = read_recipe("faster_rcnn_r50_fpn_1x")
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("optimizer.lr", "0.01", 0.01),
+        ("optimizer.clip_norm", "none", None),
+        ("optimizer.clip_norm", "10", 10.0),
+        ("schedule.epochs", "3", 3),
+        ("schedule.decay_epochs", "4, 5", (4, 5)),
+        ("schedule.decay_epochs", "", ()),
+        ("data.scale", "(320,240)", (320, 240)),
+        ("data.normalisation.to_rgb", "False", False),
+        ("model.backbone.norm_eval", "true", True),
+        ("model.box_head.target_stds", "1,1,2,2", (1.0, 1.0, 2.0, 2.0)),
+        ("precision", "bf16", "bf16"),
+        ("pretrained", "file:///weights.pth", "file:///weights.pth"),
+        ("seed", "7", 7),
+    ],
+)
+def test_override_is_parsed_by_the_type_of_its_field(field, text, value):
+    changed = config.apply_overrides(RECIPE, {field: text})
+
+    for name in field.split("."):
+        changed = getattr(changed, name)
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+def test_override_leaves_everything_else_as_it_was():
+    changed = config.apply_overrides(RECIPE, {"optimizer.lr": "0.01", "seed": "3"})
+    restored = config.apply_overrides(changed, {"optimizer.lr": "0.02", "seed": "0"})
+
+    assert changed != RECIPE
+    assert restored == RECIPE
+
+
+def test_values_that_fit_only_each_other_can_be_given_in_any_order():
+    overrides = {"model.rpn_head.negative_iou": "0.8", "model.rpn_head.positive_iou": "0.9"}
+
+    changed = config.apply_overrides(RECIPE, overrides)
+
+    assert changed.model.rpn_head.negative_iou == 0.8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"optimizer.learning_rate": "1"},
+            "unknown field 'optimizer.learning_rate'.*Did you mean 'optimizer.lr'",
+        ),
+        ({"optimizer": "1"}, "unknown field 'optimizer'"),
+        ({"name": "other"}, "unknown field 'name'"),
+        ({"model.architecture": "rpn"}, "unknown field 'model.architecture'"),
+        ({"optimizer.lr": "fast"}, "optimizer.lr: got 'fast', must be a number"),
+        ({"optimizer.lr": "nan"}, "optimizer.lr: got 'nan', must be a finite number"),
+        ({"schedule.epochs": "1.5"}, "schedule.epochs: got '1.5', must be a whole number"),
+        ({"data.scale": "800"}, "data.scale: got '800', must be 2 values separated by commas"),
+        ({"data.normalisation.to_rgb": "yes"}, "must be true or false"),
+        (
+            {"precision": "bf61"},
+            "precision: got 'bf61', must be one of fp32, bf16, fp16. Did you mean 'bf16'",
+        ),
+        ({"optimizer.lr": "-1"}, "optimizer.lr: got -1.0, must be > 0"),
+        ({"optimizer.momentum": "1"}, "optimizer.momentum: got 1.0, must be >= 0 and < 1"),
+        ({"schedule.decay_epochs": "8,4"}, r"schedule.decay_epochs: got \(8, 4\), must be rising"),
+        ({"global_batch": "15"}, "global_batch: got 15, must be a multiple of data.images_per_process = 2"),
+        ({"data.scale": "100,200"}, "data.scale: got .*longest, shortest"),
+        ({"data.flip_probability": "2"}, "data.flip_probability: got 2.0, must be from 0 to 1"),
+        ({"data.num_workers": "-1"}, "data.num_workers: got -1, must be >= 0"),
+        ({"model.backbone.stage_blocks": "3,4"}, "model.backbone.stage_blocks: .*four numbers"),
+        ({"model.backbone.norm": "gn", "model.backbone.norm_groups": "7"}, "norm_groups: got 7, must divide"),
+        ({"model.neck.num_levels": "3"}, "model.neck.num_levels: got 3, must be >= 4"),
+        ({"model.rpn_head.negative_iou": "0.9"}, "negative_iou: got 0.9, must be <= positive_iou = 0.7"),
+        ({"model.rpn_head.anchor_scales": ""}, r"anchor_scales: got \(\), must be numbers > 0"),
+        ({"model.rpn_head.nms_pre": "0"}, "model.rpn_head.nms_pre: got 0, must be > 0"),
+        ({"model.box_head.nms_iou": "1.2"}, "model.box_head.nms_iou: got 1.2, must be from 0 to 1"),
+    ],
+)
+def test_wrong_override_is_refused_with_path_value_and_rule(overrides, message):
+    with pytest.raises(InvalidInput, match=message):
+        config.apply_overrides(RECIPE, overrides)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_can_be_printed_whole(name):
+    document = config.recipe_to_dict(read_recipe(name))
+
+    assert json.loads(json.dumps(document)) == document
+    assert document["name"] == name
+    assert set(document) == {field.name for field in dataclasses.fields(config.Recipe)}
+
+
+@pytest.mark.parametrize(
+    ("part", "module"),
+    [
+        (config.BackboneConfig, ResNet),
+        (config.NeckConfig, Fpn),
+        (config.RpnHeadConfig, RpnHead),
+        (config.BoxHeadConfig, BoxHead),
+    ],
+)
+def test_every_option_of_a_part_is_an_argument_of_its_module(part, module):
+    from_detector = {"in_channels", "strides", "num_classes"}
+    arguments = set(inspect.signature(module.__init__).parameters) - {"self"}
+
+    assert {field.name for field in dataclasses.fields(part)} == arguments - from_detector
+
+
+def test_recipes_and_overrides_need_no_torch():
+    script = (
+        "import sys, kubedet_trainer.recipes as r, kubedet_trainer.config as c;"
+        "c.recipe_to_dict(c.apply_overrides(r.read_recipe('smoke_rpn'), {'seed': '1'}));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,169 @@
+"""Every detector: its state dict, its losses, its gradients, its detections."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import trainer_builders
+from kubedet_trainer.config import model_options
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.models import BUILDERS, build_model
+from kubedet_trainer.recipes import RECIPES, read_recipe
+
+ZOO_RECIPES = [name for name in RECIPES if not name.startswith("smoke")]
+ON_COCO = 81
+TWO_OBJECTS = trainer_builders.TWO_OBJECTS
+
+
+def _on_meta(recipe_name: str) -> nn.Module:
+    model = read_recipe(recipe_name).model
+    with torch.device("meta"):
+        return build_model(model.architecture, num_classes=ON_COCO, **model_options(model))
+
+
+def _losses(detector: nn.Module, targets, *, seed: int = 0) -> dict[str, torch.Tensor]:
+    return detector.train()(trainer_builders.make_images(), targets, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ZOO_RECIPES)
+def test_state_dict_is_that_of_the_published_file(shared, name):
+    architecture = re.sub(r"_caffe|_\d+[xe]$", "", name)
+    lines = (shared / "spec/state_dicts" / f"{architecture}.txt").read_text().splitlines()
+    published = dict(line.split(" ", 1) for line in lines)
+
+    ours = {key: str(tuple(value.shape)) for key, value in _on_meta(name).state_dict().items()}
+
+    assert ours == published
+
+
+def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation():
+    backbone = _on_meta("faster_rcnn_r50_fpn_1x").train().backbone
+
+    frozen = {name.split(".")[0] for name, weight in backbone.named_parameters() if not weight.requires_grad}
+    assert frozen == {"conv1", "bn1", "layer1"}
+    assert sum(weight.numel() for weight in backbone.parameters() if not weight.requires_grad) == 225_344
+    assert not any(module.training for module in backbone.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(("style", "strides"), [("", [(1, 1), (2, 2)]), ("_caffe", [(2, 2), (1, 1)])])
+def test_style_decides_which_convolution_carries_the_stride(style, strides):
+    block = _on_meta(f"faster_rcnn_r50{style}_fpn_1x").backbone.layer2[0]
+
+    assert [block.conv1.stride, block.conv2.stride] == strides
+
+
+def test_unknown_architecture_is_refused_with_the_nearest():
+    with pytest.raises(InvalidInput, match="Did you mean 'faster_rcnn'"):
+        build_model("fastr_rcnn", num_classes=2)
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture):
+    detector = trainer_builders.make_detector(architecture)
+    targets = trainer_builders.make_targets([TWO_OBJECTS, TWO_OBJECTS[:1]])
+
+    first, again, other = (_losses(detector, targets, seed=seed) for seed in (0, 0, 1))
+
+    assert all(name.startswith("loss") and value.shape == () for name, value in first.items())
+    assert all(torch.isfinite(value) for value in first.values())
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+@pytest.mark.parametrize("boxes", [[TWO_OBJECTS, []], [[], []]], ids=["one image empty", "all images empty"])
+def test_every_parameter_takes_part_whatever_the_ground_truth(architecture, boxes):
+    detector = trainer_builders.make_detector(architecture)
+
+    sum(_losses(detector, trainer_builders.make_targets(boxes)).values()).backward()
+
+    for name, weight in detector.named_parameters():
+        assert weight.grad is not None, f"{name} would stall distributed training"
+        assert torch.isfinite(weight.grad).all(), name
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_empty_slots_change_nothing(architecture):
+    detector = trainer_builders.make_detector(architecture)
+    few, many = (trainer_builders.make_targets([TWO_OBJECTS, []], slots=slots) for slots in (2, 9))
+    many.boxes[~many.valid] = torch.tensor([0.0, 0.0, 60.0, 60.0])
+    trainer_builders.sample_in_order(detector)  # random numbers would move with the number of slots
+
+    torch.testing.assert_close(_losses(detector, few), _losses(detector, many))
+
+
+class _Shapes(TorchDispatchMode):
+    """Records the shapes that operators give out, suppression's own excepted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, list[tuple[int, ...]]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not trainer_builders.may_wait():
+            shapes = [tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+            self.seen.append((func.name(), shapes))
+        return result
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_no_shape_of_the_training_step_depends_on_the_data(architecture):
+    detector = trainer_builders.make_detector(architecture).train()
+    recorded = []
+    for seed, boxes in enumerate([[TWO_OBJECTS, TWO_OBJECTS], [TWO_OBJECTS[:1], []], [[], []]]):
+        images = trainer_builders.make_images(seed=seed)
+        targets = trainer_builders.make_targets(boxes)
+        detector(images, targets, torch.Generator().manual_seed(0))
+        detector.zero_grad()
+        with _Shapes() as shapes:
+            sum(detector(images, targets, torch.Generator().manual_seed(0)).values()).backward()
+        recorded.append(shapes.seen)
+
+    assert recorded[0] == recorded[1] == recorded[2]
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_detections_are_in_pixels_of_the_original_image_best_first(architecture):
+    detector = trainer_builders.make_detector(architecture, num_classes=4).eval()
+    images = trainer_builders.make_images()
+
+    resized = detector.detect(images, torch.tensor([1.0, 1.0]))
+    original = detector.detect(images, torch.tensor([2.0, 0.5]))
+
+    assert len(resized) == len(original) == 2
+    for found, scaled, factor in zip(resized, original, (2, 0.5), strict=True):
+        assert len(found.boxes) == len(found.scores) == len(found.labels) > 0
+        assert found.labels.dtype == torch.int64
+        assert 1 <= found.labels.min() <= found.labels.max() <= 3
+        assert (found.scores.diff() <= 0).all()
+        assert found.boxes.min() >= 0
+        assert scaled.boxes.max() <= 127 / factor
+
+
+def test_detection_of_faster_rcnn_is_limited_and_above_the_threshold():
+    detector = trainer_builders.make_detector("faster_rcnn").eval()
+    detector.bbox_head.max_detections = 3
+
+    (found, _) = detector.detect(trainer_builders.make_images(), torch.ones(2))
+    detector.bbox_head.score_threshold = found.scores[1].item()
+    (fewer, _) = detector.detect(trainer_builders.make_images(), torch.ones(2))
+
+    assert len(found.scores) == 3
+    assert len(fewer.scores) == (found.scores > found.scores[1]).sum()
+
+
+@pytest.mark.parametrize("architecture", BUILDERS)
+def test_detector_trains_in_lower_precision_with_losses_in_float32(architecture):
+    detector = trainer_builders.make_detector(architecture)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = _losses(detector, trainer_builders.make_targets([TWO_OBJECTS, []]))
+
+    assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in losses.values())
