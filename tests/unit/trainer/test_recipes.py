@@ -70,6 +70,6 @@ def test_smoke_recipes_are_compared_with_nothing():
 
 def test_unknown_recipe_is_refused_with_the_nearest():
     with pytest.raises(
-        InvalidInput, match="got 'faster_rcnn_r50_fpn_1', .* Did you mean 'faster_rcnn_r50_fpn_1x'"
+        InvalidInput, match=r"got .faster_rcnn_r50_fpn_1., .*Did you mean .faster_rcnn_r50_fpn_1x."
     ):
         read_recipe("faster_rcnn_r50_fpn_1")
