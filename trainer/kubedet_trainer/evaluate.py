@@ -93,7 +93,13 @@ class DetectionTable:
 
     def of(self, image_id: int) -> DetectionTable:
         """The part that belongs to one image."""
-        rows = np.flatnonzero(self.image_ids == image_id)
+        return self._rows(np.flatnonzero(self.image_ids == image_id))
+
+    def above(self, threshold: float) -> DetectionTable:
+        """Those that score at least `threshold`."""
+        return self._rows(np.flatnonzero(self.scores >= threshold))
+
+    def _rows(self, rows: NDArray[np.int64]) -> DetectionTable:
         return DetectionTable(
             image_ids=self.image_ids[rows],
             labels=self.labels[rows],
@@ -213,7 +219,7 @@ def evaluate(
             if should_stop():
                 return None
             if batch is not None:
-                tables += _detect(detector, batch, normalisation=normalisation, device=device)
+                tables += detect(detector, batch, normalisation=normalisation, device=device)
     finally:
         detector.train(was_training)
     gathered = dist.gather(DetectionTable.joined(tables))
@@ -224,9 +230,10 @@ def evaluate(
     return Evaluation(metrics=scorer.score(results), detections=detections)
 
 
-def _detect(
+def detect(
     detector: Any, batch: Batch, *, normalisation: NormalisationConfig, device: torch.device
 ) -> list[DetectionTable]:
+    """What `detector`, in evaluation mode on `device`, finds in each image of a batch from a loader."""
     image_ids = batch.image_ids.tolist()
     batch = batch.to(device)
     seen = normalise(

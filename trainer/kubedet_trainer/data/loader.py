@@ -36,6 +36,7 @@ class Loader:
     def __init__(self, batches: DataLoader[Batch]) -> None:
         self._batches = batches
         self._iterator: Iterator[Any] | None = None
+        self._turn: object = None
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -46,15 +47,16 @@ class Loader:
         # ever. What is registered here runs before that.
         atexit.register(self.close)
         self._iterator = iter(self._batches)
-        identity = id(self._iterator)
+        turn = self._turn = object()
         try:
-            while self._iterator is not None and (item := next(self._iterator, None)) is not None:
+            while self._turn is turn and self._iterator is not None:
+                if (item := next(self._iterator, None)) is None:
+                    return
                 if isinstance(item, TrainerError):
                     raise item
                 yield item
         finally:
-            # Unless a newer iteration has taken this one's place.
-            if id(self._iterator) == identity:
+            if self._turn is turn:
                 self.close()
 
     def close(self) -> None:
