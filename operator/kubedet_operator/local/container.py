@@ -77,7 +77,9 @@ def translate(pod: Mapping[str, Any], machine: Machine) -> Command:
         environment[Environment.RENDEZVOUS_ENDPOINT] = f"{LOOPBACK}:{machine.rendezvous_port}"
     port = environment.get(Environment.METRICS_PORT)
     if port is not None:
-        port = environment[Environment.METRICS_PORT] = str(free_port(preferred=int(port)))
+        # By index, for a port that another worker is about to take still looks free.
+        preferred = int(port) + int(environment[Environment.REPLICA_INDEX])
+        port = environment[Environment.METRICS_PORT] = str(free_port(preferred=preferred))
     inherited = {key: value for key, value in machine.inherited.items() if not key.startswith("KUBEDET_")}
     program, *arguments = container["command"]
     return Command(

@@ -1,0 +1,176 @@
+"""Both halves agree: what the operator writes, the trainer reads; what the trainer ends with, both know."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from builders import UID, make_job
+from kubedet_operator.api import schema, validation
+from kubedet_operator.build.children import build_children
+from kubedet_operator.settings import OperatorSettings
+from kubedet_trainer import contract, errors
+from kubedet_trainer.contract import Environment, ExitCode, FailureClass, failure_class
+from kubedet_trainer.settings import RunSettings, StoreCredentials, read_settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECRETS = {"accessKey": "access", "secretKey": "secret", "endpoint": "https://secret:1", "ca.crt": "PEM"}
+EVERYTHING: dict[str, Any] = {
+    "overrides": {"optimizer.lr": "0.01"},
+    "pretrained": {"storageUri": "pvc://models/r50.pth", "sha256": "a" * 64},
+    "dataset": {"storageUri": "pvc://coco/2017", "secretRef": {"name": "minio"}},
+    "worker": {"replicas": 2, "gpus": 4, "procsPerReplica": 2, "terminationGracePeriodSeconds": 60},
+    "checkpoint": {
+        "storageUri": "s3://checkpoints/x",
+        "endpoint": "https://minio:9000",
+        "secretRef": {"name": "minio"},
+        "intervalIterations": 7,
+        "keepLast": 5,
+        "keepBest": {"metric": "maskAP", "count": 2},
+        "resume": "Never",
+    },
+    "evaluation": {"everyEpochs": 2},
+    "benchmark": {"images": 50},
+    "metrics": {"port": 9200},
+}
+
+
+def _environment(**spec: Any) -> dict[str, str]:
+    """The environment of the last worker's container, references resolved."""
+    pod = build_children(make_job(**spec), attempt=3, settings=OperatorSettings())[-1]
+    return {variable["name"]: _value(variable) for variable in pod["spec"]["containers"][0]["env"]}
+
+
+def _value(variable: dict[str, Any]) -> str:
+    source = variable.get("valueFrom")
+    if source is None:
+        return str(variable["value"])
+    if "fieldRef" in source:
+        return "10.0.0.7"
+    return SECRETS[source["secretKeyRef"]["key"]]
+
+
+def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
+    minio = {"access_key": "access", "secret_key": "secret", "ca": "PEM"}
+    settings = read_settings(_environment(**EVERYTHING))
+    assert settings == RunSettings(
+        recipe="smoke_faster_rcnn",
+        job_name="demo",
+        overrides={"optimizer.lr": "0.01"},
+        pretrained_uri="file:///data/pretrained/r50.pth",
+        pretrained_sha256="a" * 64,
+        dataset=dataclasses.replace(
+            settings.dataset,
+            uri="file:///data/dataset/2017",
+            credentials=StoreCredentials(endpoint="https://secret:1", **minio),
+        ),
+        checkpoint=dataclasses.replace(
+            settings.checkpoint,
+            uri="s3://checkpoints/x",
+            credentials=StoreCredentials(endpoint="https://minio:9000", **minio),
+            interval_iterations=7,
+            keep_last=5,
+            keep_best_metric="maskAP",
+            keep_best_count=2,
+            resume="Never",
+        ),
+        evaluate_every_epochs=2,
+        benchmark_images=50,
+        replicas=2,
+        replica_index=1,
+        procs_per_replica=2,
+        gpus=4,
+        attempt=3,
+        rendezvous_endpoint="demo-rendezvous.demo-workers.default.svc:29400",
+        rendezvous_id=f"{UID}-3",
+        local_address="10.0.0.7",
+        metrics_port=9200,
+        work_directory=Path("/var/lib/kubedet"),
+        termination_message_path=Path("/dev/termination-log"),
+        grace_seconds=60,
+    )
+
+
+@pytest.mark.parametrize("spec", [{}, EVERYTHING], ids=["least", "everything"])
+def test_every_variable_is_one_of_the_contract(spec: dict[str, Any]) -> None:
+    own = {name for name in _environment(**spec) if name.startswith(validation.RESERVED_PREFIX)}
+    assert own <= {variable.value for variable in Environment}
+
+
+def test_the_operator_can_set_every_variable_of_the_contract() -> None:
+    seconds = {"checkpoint": {"storageUri": "file:///c", "intervalSeconds": 60}}
+    written = set(_environment(**EVERYTHING)) | set(_environment(**seconds))
+    assert {variable.value for variable in Environment} - written == set()
+
+
+def test_defaults_of_the_api_are_defaults_of_the_trainer() -> None:
+    """The least a user may write means the same in a cluster and under `kubedet train`."""
+    least = {Environment.RECIPE: "smoke_faster_rcnn", Environment.DATASET_URI: "synthetic://shapes"}
+    alone = read_settings({**least, Environment.CHECKPOINT_URI: "file:///c"})
+    written = read_settings(_environment(checkpoint={"storageUri": "file:///c"}))
+    same = (
+        "dataset",
+        "checkpoint",
+        "evaluate_every_epochs",
+        "benchmark_images",
+        "metrics_port",
+        "grace_seconds",
+    )
+    for field in same:
+        assert getattr(written, field) == getattr(alone, field), field
+
+
+def test_an_error_of_the_trainer_has_a_class_that_fits_its_code() -> None:
+    for error in errors.TrainerError.__subclasses__():
+        permanent = failure_class(error.exit_code) is FailureClass.PERMANENT
+        assert permanent == (error.exit_code < 128), error
+
+
+def test_the_exit_codes_are_those_of_the_api() -> None:
+    charged = {code.value: failure_class(code).value for code in ExitCode if code is not ExitCode.DONE}
+    assert charged == {
+        1: "Permanent",
+        2: "Permanent",
+        65: "Permanent",
+        66: "Permanent",
+        77: "Permanent",
+        93: "Permanent",
+        95: "Permanent",
+        96: "Permanent",
+        134: "Application",
+        137: "Application",
+        139: "Application",
+        143: "Infrastructure",
+        144: "Infrastructure",
+        150: "Infrastructure",
+        151: "Peer",
+        152: "Application",
+        153: "Infrastructure",
+        154: "Infrastructure",
+    }
+
+
+def test_a_termination_message_fits_whatever_it_says() -> None:
+    failure = contract.Failure(exitCode=1, reason="X", message="é" * 9000, lastLines=["y" * 300] * 40)
+    results = contract.Results(boxAP=1.0, metrics=[{"name": "x" * 40, "value": 1.0}] * 200)
+    for text in (
+        contract.dump_termination_message(failure=failure),
+        contract.dump_termination_message(results=results),
+    ):
+        assert len(text.encode()) <= contract.TERMINATION_MESSAGE_BYTES
+
+
+def test_the_generated_crd_is_current() -> None:
+    path = ROOT / "manifests" / "crds" / "kubedet.dev_detectionjobs.yaml"
+    assert path.read_text() == schema.dump_crd(), "run `make generate`"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "manifests" / "samples").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_samples_keep_to_the_api(path: Path) -> None:
+    validation.load_job(yaml.safe_load(path.read_text()))

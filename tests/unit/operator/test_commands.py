@@ -1,0 +1,77 @@
+"""`kubedet render`, `run` and `crds` from the outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from builders import make_manifest
+from kubedet_operator import commands
+from kubedet_operator.api import schema
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(worker={"replicas": 2})))
+    return path
+
+
+def test_render_prints_what_the_operator_would_create(job_file: Path) -> None:
+    result = CliRunner().invoke(commands.render, [str(job_file), "--namespace", "team-a"])
+    children = list(yaml.safe_load_all(result.stdout))
+    assert [child["kind"] for child in children] == ["Service", "Pod", "Pod", "Pod"]
+    assert {child["metadata"]["namespace"] for child in children} == {"team-a"}
+    assert not any("ownerReferences" in child["metadata"] for child in children)
+
+
+def test_render_knows_the_operators_image(job_file: Path) -> None:
+    result = CliRunner().invoke(
+        commands.render, [str(job_file)], env={"KUBEDET_OPERATOR_TRAINER_IMAGE": "registry/trainer:9"}
+    )
+    assert result.stdout.count("image: registry/trainer:9") == 3
+
+
+@pytest.mark.parametrize("command", [commands.render, commands.run])
+def test_an_invalid_job_ends_with_65_and_every_violation(tmp_path: Path, command: object) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(recpe="x", worker={"replicas": 0})))
+    result = CliRunner().invoke(command, [str(path)])
+    assert result.exit_code == 65
+    assert result.stderr.splitlines() == [
+        "spec.recpe: got 'x', there is no such field. Did you mean 'recipe'?",
+        "spec.worker.replicas: got 0, must be >= 1",
+    ]
+
+
+def test_run_without_its_secret_ends_with_66(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(dataset={"secretRef": {"name": "minio"}})))
+    result = CliRunner().invoke(commands.run, [str(path), "--output", str(tmp_path)])
+    assert result.exit_code == 66
+    assert "Secret minio: absent" in result.stderr
+
+
+@pytest.mark.parametrize("command", [commands.render, commands.run])
+def test_a_missing_file_is_a_usage_error(command: object) -> None:
+    result = CliRunner().invoke(command, ["nowhere.yaml"])
+    assert result.exit_code == 2
+    assert "nowhere.yaml" in result.stderr
+
+
+def test_crds_prints_the_crd() -> None:
+    assert CliRunner().invoke(commands.crds).stdout == schema.dump_crd()
+
+
+def test_local_mode_imports_neither_torch_nor_a_kubernetes_client() -> None:
+    program = (
+        "import sys, kubedet_operator.commands, kubedet_operator.local.run; "
+        "print({'torch', 'kopf', 'kubernetes', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,58 @@
+"""One DetectionJob and its Secrets are read from YAML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builders import make_manifest
+from kubedet_operator.api.decoding import InvalidManifest
+from kubedet_operator.local.documents import read_documents
+
+SECRET = {
+    "kind": "Secret",
+    "metadata": {"name": "minio"},
+    "data": {"accessKey": "YWNjZXNz", "secretKey": "b2xk"},
+    "stringData": {"secretKey": "new"},
+}
+
+
+def _file(tmp_path: Path, *documents: object, name: str = "job.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+def test_secrets_lie_beside_the_job_or_in_a_file_of_their_own(tmp_path: Path) -> None:
+    job, secret = _file(tmp_path, make_manifest()), _file(tmp_path, SECRET, name="secret.yaml")
+    for paths in ([_file(tmp_path, SECRET, make_manifest(), None, {"kind": "ConfigMap"})], [job, secret]):
+        documents = read_documents(paths)
+        assert documents.job["metadata"]["name"] == "demo"
+        assert documents.secrets == {"minio": {"accessKey": "access", "secretKey": "new"}}
+        assert "access" not in repr(documents)
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_there_must_be_exactly_one_job(tmp_path: Path, jobs: int) -> None:
+    path = _file(tmp_path, SECRET, *[make_manifest()] * jobs)
+    with pytest.raises(
+        InvalidManifest, match=f"got '{jobs} of them', must hold exactly one document of kind"
+    ):
+        read_documents([path])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "must be YAML"),
+        ("- a\n- b\n", "document 0: got .*, must be an object"),
+        ("kind: Secret\nmetadata: {name: m}\ndata: {accessKey: '!'}\n", "Secret m: data.accessKey: .*base64"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidManifest, match=f"broken.yaml.*{said}"):
+        read_documents([path])
