@@ -8,6 +8,20 @@ from kubedet_operator.api import names, types
 
 UID = "8b4c3a52-6f0e-4f43-9d0e-2f5f3c1f7a11"
 
+_INTERVALS = {"storageUri": "s3://checkpoints/x", "intervalSeconds": 9, "intervalIterations": 9}
+_TOO_SMALL = {"sharedMemory": "2Gi", "resources": {"limits": {"memory": "1500M"}}}
+_GPU = "nvidia.com/gpu"
+BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
+    ({"name": "x" * 49}, "metadata.name"),
+    ({"name": "9lives"}, "metadata.name"),
+    ({"checkpoint": _INTERVALS}, "spec.checkpoint"),
+    ({"worker": _TOO_SMALL}, "spec.worker.sharedMemory"),
+    ({"worker": {"resources": {"limits": {_GPU: 8}}}}, f"spec.worker.resources.limits.{_GPU}"),
+    ({"worker": {"env": [{"name": "KUBEDET_RECIPE", "value": "x"}]}}, "spec.worker.env[0].name"),
+    ({"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}}, "spec.worker.env[0]"),
+]
+"""Arguments of `make_manifest` that break one rule across fields each, and where: for both ways to check."""
+
 
 def make_manifest(*, name: str = "demo", namespace: str = "default", **spec: Any) -> dict[str, Any]:
     """A DetectionJob as a user writes it: one CPU worker on synthetic data, `spec` laid over it."""

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from builders import make_job, make_manifest, merge
+from builders import BROKEN_RULES, make_job, make_manifest, merge
 from kubedet_operator.api import validation
 from kubedet_operator.api.decoding import InvalidManifest
 
@@ -43,24 +43,6 @@ def test_bounds_are_checked(path: str, value: object, rule: str) -> None:
 def test_items_of_a_keyed_list_are_unique() -> None:
     (violation,) = validation.validate(make_job(worker={"env": [{"name": "A"}, {"name": "A"}]}))
     assert str(violation) == "spec.worker.env[1].name: got 'A', must be unique; remove one"
-
-
-_CHECKPOINT = {"storageUri": "s3://checkpoints/x"}
-BROKEN_RULES = [
-    ({"name": "x" * 49}, "metadata.name"),
-    ({"name": "9lives"}, "metadata.name"),
-    ({"checkpoint": {**_CHECKPOINT, "intervalSeconds": 9, "intervalIterations": 9}}, "spec.checkpoint"),
-    (
-        {"worker": {"sharedMemory": "2Gi", "resources": {"limits": {"memory": "1500M"}}}},
-        "spec.worker.sharedMemory",
-    ),
-    (
-        {"worker": {"resources": {"limits": {"nvidia.com/gpu": 8}}}},
-        "spec.worker.resources.limits.nvidia.com/gpu",
-    ),
-    ({"worker": {"env": [{"name": "KUBEDET_RECIPE", "value": "x"}]}}, "spec.worker.env[0].name"),
-    ({"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}}, "spec.worker.env[0]"),
-]
 
 
 @pytest.mark.parametrize(("spec", "path"), BROKEN_RULES)

@@ -1,0 +1,113 @@
+"""A real API server takes the CRD, and judges jobs as the same rules in Python do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from builders import BROKEN_RULES, make_job, make_manifest, merge
+from kubedet_operator.api import schema, types, validation
+from kubedet_operator.build.children import build_children
+from kubedet_operator.settings import OperatorSettings
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+NAMESPACE = "kubedet-crd"
+CRD = "crd/detectionjobs.kubedet.dev"
+
+
+@pytest.fixture(scope="module")
+def api(cluster: Any) -> Any:
+    """The cluster with the CRD and a namespace of the strictest Pod Security level."""
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=schema.dump_crd())
+    cluster.kubectl("wait", "--for=condition=Established", CRD, "--timeout=30s")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    )
+    yield cluster
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def _create(api: Any, manifest: dict[str, Any], *options: str) -> dict[str, Any]:
+    text = api.kubectl("create", *options, "-o", "yaml", "-f", "-", stdin=yaml.safe_dump(manifest))
+    created: dict[str, Any] = yaml.safe_load(text)
+    return created
+
+
+def _refused(api: Any, *arguments: str, stdin: str | None = None) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        api.kubectl(*arguments, stdin=stdin)
+    return str(caught.value)
+
+
+def test_the_api_server_fills_in_the_defaults_of_the_dataclasses(api: Any) -> None:
+    manifest = make_manifest(
+        namespace=NAMESPACE, checkpoint={"storageUri": "s3://checkpoints/x", "keepBest": {}}
+    )
+    stored = _create(api, manifest, "--dry-run=server")
+    assert types.parse_job(stored).spec == types.parse_job(manifest).spec
+    assert stored["spec"]["worker"]["replicas"] == 1
+    assert stored["spec"]["checkpoint"]["keepBest"] == {"metric": "boxAP", "count": 1}
+
+
+@pytest.mark.parametrize(("spec", "path"), BROKEN_RULES)
+def test_a_broken_rule_is_refused_with_its_meaning(api: Any, spec: dict[str, Any], path: str) -> None:
+    (violation,) = validation.validate(make_job(**spec))
+    manifest = yaml.safe_dump(make_manifest(namespace=NAMESPACE, **spec))
+    said = _refused(api, "create", "--dry-run=server", "-f", "-", stdin=manifest)
+    assert violation.path == path
+    assert violation.rule in said
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"recipe": "Mask RCNN"}, "must be a name that `kubedet recipes` lists"),
+        ({"dataset": {"storageUri": "http://x"}}, "must be s3://bucket/prefix"),
+        ({"worker": {"replicas": 0}}, "spec.worker.replicas in body should be greater than or equal to 1"),
+        ({"worker": {"sharedMemory": "lots"}}, "spec.worker.sharedMemory"),
+        ({"worker": {"replica": 2}}, 'unknown field "spec.worker.replica"'),
+        ({"suspend": True}, 'unknown field "spec.suspend"'),
+    ],
+)
+def test_bounds_and_unknown_fields_are_refused(api: Any, spec: dict[str, Any], said: str) -> None:
+    manifest = yaml.safe_dump(make_manifest(namespace=NAMESPACE, **spec))
+    assert said in _refused(api, "create", "--dry-run=server", "-f", "-", stdin=manifest)
+
+
+def test_what_makes_a_run_may_change_until_it_has_started(api: Any) -> None:
+    checkpoint = {"storageUri": "s3://checkpoints/x"}
+    job = make_manifest(name="changing", namespace=NAMESPACE, checkpoint=checkpoint)
+    _create(api, job)
+    change = {
+        "recipe": "smoke_rpn",
+        "overrides": {"optimizer.lr": "0.01"},
+        "dataset": {"val": {"images": "other"}},
+        "checkpoint": {"storageUri": "s3://checkpoints/y"},
+    }
+    apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
+    changed = {**job, "spec": merge(job["spec"], change)}
+    api.kubectl(*apply, stdin=yaml.safe_dump(changed))
+    started = '{"status": {"startTime": "2026-01-01T00:00:00Z"}}'
+    target = ("-n", NAMESPACE, "dj", "changing")
+    api.kubectl("patch", *target, "--subresource=status", "--type=merge", "-p", started)
+    said = _refused(api, *apply, stdin=yaml.safe_dump(job))
+    for transition in validation.IMMUTABLE_ONCE_STARTED:
+        assert f"{transition.field} must not change once the job has started" in said
+    api.kubectl("patch", *target, "--type=merge", "-p", '{"spec": {"backoffLimit": 9}}')
+    api.kubectl("scale", *target, "--replicas=3")
+    assert "smoke_rpn" in api.kubectl("get", *target, "-o", "wide")
+
+
+def test_golden_jobs_become_pods_of_the_restricted_level(api: Any) -> None:
+    for path in sorted((ROOT / "tests" / "golden" / "manifests").glob("*.job.yaml")):
+        manifest = yaml.safe_load(path.read_text())
+        manifest["metadata"]["namespace"] = NAMESPACE
+        job = types.parse_job(_create(api, manifest))
+        children = yaml.safe_dump_all(build_children(job, attempt=0, settings=OperatorSettings()))
+        api.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=children)
