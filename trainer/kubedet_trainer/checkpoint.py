@@ -153,6 +153,10 @@ class Checkpointer:
             stallSeconds=round(snapshot.stall_seconds + seconds, 3),  # nothing is written in the background
         )
 
+    def state_uri(self, iteration: int) -> str:
+        """Where the state of one of this run's checkpoints lies."""
+        return f"{self._store.uri}/{_prefix(iteration)}/{STATE_FILE}"
+
     def add_metrics(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
         """Note in a committed checkpoint what an evaluation of its weights gave, then prune by it."""
         manifest = self._read(iteration)

@@ -1,7 +1,7 @@
 """Every Prometheus metric of a rank in one table, and cheap access to them.
 
-The ranks of a worker share one exposition (`exposition.py`): with ``PROMETHEUS_MULTIPROC_DIR`` set, values lie
-in memory-mapped files that only a scrape reads. Counters and histograms add up over ranks and restarts. A
+The ranks of a worker share one exposition (`exposition.py`): with ``PROMETHEUS_MULTIPROC_DIR`` set, values
+lie in memory-mapped files that only a scrape reads. Counters and histograms add up over ranks and restarts. A
 gauge says which rank's value counts: the most recent, or the largest of the living ones.
 """
 
@@ -70,7 +70,7 @@ DEFINITIONS: dict[str, Definition] = {
         kind="gauge", help="Figures of the last evaluation, in percent.", labels=("metric",)
     ),
 }
-"""Name without ``kubedet_trainer_`` and, for counters, without ``_total``; ``build_info`` is the launcher's."""
+"""By name, less ``kubedet_trainer_`` and a counter's ``_total``; ``build_info`` is the launcher's."""
 
 
 class Metrics:

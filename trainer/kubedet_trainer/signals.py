@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from kubedet_trainer.errors import TerminatedSaved
+from kubedet_trainer.errors import PeerFailed, TerminatedSaved
 
 _Item = TypeVar("_Item")
 
@@ -34,6 +34,18 @@ class StopRequest:
             if self.requested:
                 raise TerminatedSaved("stopped as asked; the training state had been saved before")
             yield item
+
+    def end(self, iteration: int) -> NoReturn:
+        """End this rank after all ranks agreed to stop and the state of `iteration` became durable.
+
+        Raises:
+            TerminatedSaved: this process was asked to stop.
+            PeerFailed: it was not; its peers are about to go away, and it may start again with others.
+        """
+        where = f"the state of iteration {iteration} is saved"
+        if self.requested:
+            raise TerminatedSaved(f"stopped as asked; {where}")
+        raise PeerFailed(f"another worker was asked to stop; {where}")
 
     def _request(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True

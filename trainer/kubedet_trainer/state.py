@@ -6,6 +6,7 @@ There is no generator state: all randomness is counted from (seed, iteration, ch
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,14 @@ class History:
     """Iterations in `timed_seconds`; the first ones of every process are left out."""
     timed_seconds: float = 0.0
     """Wall time of these iterations, data wait included, evaluation and checkpoints excluded."""
+
+    def note_evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Add what an evaluation gave."""
+        self.evaluations.append({"iteration": iteration, "metrics": dict(metrics)})
+
+    def was_evaluated(self, iteration: int) -> bool:
+        """Whether the weights after `iteration` steps have been evaluated."""
+        return any(point["iteration"] == iteration for point in self.evaluations)
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import certifi
 import minio
@@ -107,7 +107,7 @@ def open_store(uri: str, credentials: StoreCredentials | None = None) -> Store:
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise InvalidInput(f"{uri}: must be file:///absolute/path")
-        return _FolderStore(uri=uri.rstrip("/"), root=Path(parts.path))
+        return _FolderStore(uri=uri.rstrip("/"), root=Path(unquote(parts.path)))
     if parts.scheme == "s3":
         if not parts.netloc:
             raise InvalidInput(f"{uri}: must be s3://bucket/prefix")

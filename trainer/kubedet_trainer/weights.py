@@ -21,7 +21,7 @@ from kubedet_trainer.settings import StoreCredentials
 
 _BACKBONE = "backbone."
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
-"""The habit of torchvision and OpenMMLab: ``resnet50-0676ba61.pth`` starts with these digits of its SHA-256."""
+"""The habit of torchvision and OpenMMLab: the SHA-256 of ``resnet50-0676ba61.pth`` starts with 0676ba61."""
 _CLASSIFIER = ("fc.weight", "fc.bias")
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 _RETRY = urllib3.Retry(total=5, backoff_factor=0.5, backoff_max=8, status_forcelist=(429, 500, 502, 503, 504))

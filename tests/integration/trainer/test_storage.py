@@ -178,8 +178,8 @@ def test_a_server_that_does_not_answer_is_unreachable(
 def test_tls_needs_the_authority_that_signed_the_certificate(tmp_path: Path):
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=localhost "
-        "-addext subjectAltName=DNS:localhost",
+        f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 "
+        "-subj /CN=localhost -addext subjectAltName=DNS:localhost",
         shell=True,
         check=True,
         capture_output=True,

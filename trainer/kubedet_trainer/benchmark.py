@@ -1,0 +1,65 @@
+"""How fast a detector is in use: images a second at batch size 1, as the zoo measured (`zoo.md` 10)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from kubedet_trainer.config import NormalisationConfig
+from kubedet_trainer.models.images import normalise
+from kubedet_trainer.structures import Batch
+
+_WARM_UP_IMAGES = 5
+
+
+@torch.inference_mode()
+def measure_fps(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_images: int,
+    normalisation: NormalisationConfig,
+    device: torch.device,
+) -> float | None:
+    """Images a second over the first `num_images` batches of one image, those for warming up left out.
+
+    Loading, transfer, the network and post-processing up to boxes in host memory are all included. None where
+    `num_images` is 0.
+    """
+    warm_up = min(_WARM_UP_IMAGES, num_images // 2)
+    started = time.perf_counter()
+    count = 0
+    detector: Any = model
+    with _evaluating(model):
+        for position, batch in enumerate(itertools.islice(batches, num_images)):
+            if position == warm_up:
+                started = time.perf_counter()
+            on_device = batch.to(device)
+            seen = normalise(
+                on_device.pixels,
+                on_device.sizes,
+                mean=normalisation.mean,
+                std=normalisation.std,
+                to_rgb=normalisation.to_rgb,
+            )
+            for detections in detector.detect(seen, on_device.scale_factors):
+                detections.to(torch.device("cpu"))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            count = position + 1 - warm_up
+    return count / (time.perf_counter() - started) if count > 0 else None
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

@@ -1,0 +1,156 @@
+"""What the loop watches without ever waiting for the device: losses, their first bad value, and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MAX_TERMS = 64
+_ALARM_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The losses of one log interval."""
+
+    iteration: int
+    """Iterations done when the interval ended."""
+    means: dict[str, float]
+
+
+class LossMonitor:
+    """Sums the terms of the loss on the device, and notes there which was the first to be NaN or infinite.
+
+    On a GPU a reading is copied in the background and taken up one interval later; on a CPU at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._terms: tuple[str, ...] = ()
+        self._sums = torch.zeros(0, device=device)
+        self._first_bad = torch.zeros(0, dtype=torch.int64, device=device)
+        self._count = 0
+        self._pending: _Copy | None = None
+        self.alarm = 0
+        """0 while all is well, else a number that is larger the earlier the first bad value was."""
+
+    def record(self, iteration: int, terms: Mapping[str, Tensor]) -> None:
+        """Add the scalars of the step number `iteration`, counted from 1; always the same terms."""
+        values = torch.stack([value.detach().float() for value in terms.values()])
+        if not self._terms:
+            self._terms = tuple(terms)
+            self._sums = torch.zeros_like(values)
+            self._first_bad = torch.zeros_like(values, dtype=torch.int64)
+        self._sums += values
+        self._count += 1
+        self._first_bad.masked_fill_(~values.isfinite() & (self._first_bad == 0), iteration)
+
+    def close_interval(self, iteration: int) -> Reading | None:
+        """End a log interval; returns the newest reading that has arrived, None if there is none yet."""
+        copy = _Copy(iteration, self._count, self._sums, self._first_bad)
+        self._sums = torch.zeros_like(self._sums)
+        self._count = 0
+        arrived, self._pending = (copy, None) if self._device.type == "cpu" else (self._pending, copy)
+        return None if arrived is None else self._take_up(arrived)
+
+    def check(self) -> int:
+        """The alarm as of now. Waits for the device: only for moments that wait anyway."""
+        self._take_up(_Copy(0, 1, self._sums, self._first_bad))
+        return self.alarm
+
+    def explain(self, alarm: int) -> str:
+        """What an alarm of any rank means, for a person."""
+        iteration, term = divmod(_ALARM_LIMIT - alarm, _MAX_TERMS)
+        return (
+            f"{self._terms[term]} became NaN or infinite at iteration {iteration}; lower optimizer.lr or "
+            "optimizer.clip_norm, raise schedule.warmup_iterations, or look at `kubedet check-data`"
+        )
+
+    def _take_up(self, copy: _Copy) -> Reading:
+        sums, first_bad = copy.wait()
+        bad = [(iteration, term) for term, iteration in enumerate(first_bad) if iteration]
+        if bad:
+            iteration, term = min(bad)
+            self.alarm = _ALARM_LIMIT - (iteration * _MAX_TERMS + term)
+        means = {name: value / max(1, copy.count) for name, value in zip(self._terms, sums, strict=True)}
+        return Reading(iteration=copy.iteration, means=means)
+
+
+class _Copy:
+    """Values on their way from the device to the host."""
+
+    def __init__(self, iteration: int, count: int, sums: Tensor, first_bad: Tensor) -> None:
+        self.iteration = iteration
+        self.count = count
+        self._sums = _start_copy(sums)
+        self._first_bad = _start_copy(first_bad)
+        self._event = _new_event() if sums.is_cuda else None
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> tuple[list[float], list[int]]:
+        """The values, once they are here."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._sums.tolist(), self._first_bad.tolist()
+
+
+def _new_event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+
+def _start_copy(value: Tensor) -> Tensor:
+    if not value.is_cuda:
+        return value.clone()
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lap:
+    """Wall time of one iteration, or the mean of several."""
+
+    seconds: float
+    """From the end of the iteration before to the end of this one (`zoo.md` 10)."""
+    wait_seconds: float
+    """The part of it that was spent waiting for data."""
+
+
+class StepTimer:
+    """Times iterations, and the waits for data within them."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._wait = 0.0
+        self._laps: list[Lap] = []
+
+    def resume(self) -> None:
+        """Start anew after work that is no iteration, such as an evaluation."""
+        self._last = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around a wait for data."""
+        started = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - started
+
+    def lap(self) -> Lap:
+        """End an iteration."""
+        now = time.perf_counter()
+        lap = Lap(seconds=now - self._last, wait_seconds=self._wait)
+        self._last, self._wait = now, 0.0
+        self._laps.append(lap)
+        return lap
+
+    def close_interval(self) -> Lap:
+        """The mean of the iterations since the last call."""
+        laps, self._laps = self._laps, []
+        return Lap(
+            seconds=sum(lap.seconds for lap in laps) / max(1, len(laps)),
+            wait_seconds=sum(lap.wait_seconds for lap in laps) / max(1, len(laps)),
+        )

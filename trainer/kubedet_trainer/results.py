@@ -1,0 +1,141 @@
+"""The row of a run: evaluation, frames per second, memory, and the report beside the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+
+import torch
+
+from kubedet_trainer import benchmark, contract, curves, dist, evaluate, memory, storage
+from kubedet_trainer.contract import Results, Stage
+from kubedet_trainer.data import loader
+from kubedet_trainer.data.loader import Loader
+from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.evaluate import Evaluation
+from kubedet_trainer.report import write_json
+from kubedet_trainer.setup import Run
+
+CURVES_FILE = "curves.png"
+DETECTIONS_FILE = "detections.png"
+
+_ROW = ("boxAP", "maskAP", "ar1000")
+"""Figures of an evaluation that have a field of their own in `Results`."""
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate_run(run: Run) -> Evaluation | None:
+    """Score the present weights, which are durable, on the validation split; every rank must call this.
+
+    Returns:
+        None on every rank but 0.
+
+    Raises:
+        TerminatedSaved, PeerFailed: as `StopRequest.end` does, when a rank was asked to stop.
+    """
+    agreement = dist.Agreement(1)
+    stopped = False
+
+    def should_stop() -> bool:
+        nonlocal stopped
+        stopped = bool(agreement.exchange([int(run.stop.requested)])[0])
+        return stopped
+
+    try:
+        evaluation = evaluate.evaluate(
+            run.state.model,
+            _val_loader(run, rank=run.world.rank, world_size=run.world.size),
+            num_images=len(run.data.val),
+            scorer=run.scorer,
+            category_ids=run.data.val.annotations.category_ids,
+            normalisation=run.recipe.data.normalisation,
+            device=run.world.device,
+            should_stop=should_stop,
+        )
+    finally:
+        agreement.finish()
+    if stopped:
+        run.stop.end(run.state.iteration)
+    return evaluation
+
+
+def conclude(run: Run) -> Results | None:
+    """Measure speed and memory, and write the results beside the checkpoints; rank 0's, None elsewhere."""
+    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device))])
+    row = None
+    if run.world.rank == 0:
+        with run.reporter.stage(Stage.BENCHMARKING):
+            fps = benchmark.measure_fps(
+                run.state.model,
+                run.stop.watch(_val_loader(run, rank=0, world_size=1)),
+                num_images=min(run.settings.benchmark_images, len(run.data.val)),
+                normalisation=run.recipe.data.normalisation,
+                device=run.world.device,
+            )
+        row = _row(run, fps=fps, peak_bytes=peak)
+        _publish(run, row)
+    dist.barrier()
+    return row
+
+
+def publish_curves(run: Run) -> None:
+    """Draw the course of the run so far, and put it beside the checkpoints."""
+    picture = curves.draw_curves(
+        title=f"{run.settings.job_name}: {run.recipe.name}",
+        training=run.state.history.training,
+        evaluations=run.state.history.evaluations,
+        reference=run.recipe.reference,
+    )
+    _put(run, CURVES_FILE, picture)
+
+
+def _row(run: Run, *, fps: float | None, peak_bytes: float) -> Results:
+    history, world, batch = run.state.history, run.world, run.data.batch
+    metrics = history.evaluations[-1]["metrics"]
+    on_gpu = world.device.type == "cuda"
+    return Results(
+        memoryGB=round(peak_bytes / 2**30, 2),
+        secondsPerIteration=round(history.timed_seconds / max(1, history.timed_iterations), 4),
+        inferenceFps=None if fps is None else round(fps, 2),
+        **{name: metrics[name] for name in _ROW if name in metrics},
+        metrics=[{"name": name, "value": value} for name, value in metrics.items() if name not in _ROW],
+        hardware={
+            "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
+            "worldSize": world.size,
+            "precision": run.recipe.precision,
+            "memoryKind": memory.KIND[world.device.type],
+            "globalBatch": batch.global_batch,
+            "accumulationSteps": batch.accumulation_steps,
+            "learningRateScale": batch.lr_scale,
+        },
+        reference=dict(run.recipe.reference),
+        modelUri=run.checkpointer.state_uri(run.state.iteration),
+        reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.RESULTS_FILE}",
+    )
+
+
+def _publish(run: Run, row: Results) -> None:
+    document = contract.without_none(asdict(row))
+    _put(run, contract.RESULTS_FILE, json.dumps(document, indent=2).encode())
+    # Last: it tells the launcher, and through it the operator, that all the rest is durable.
+    write_json(run.settings.work_directory / contract.RESULTS_FILE, document)
+    _log.info("results", extra={"results": document})
+
+
+def _put(run: Run, name: str, content: bytes) -> None:
+    target = run.settings.checkpoint
+    storage.open_store(target.uri, target.credentials).put_bytes(name, data=content)
+
+
+def _val_loader(run: Run, *, rank: int, world_size: int) -> Loader:
+    data = run.recipe.data
+    return loader.val_loader(
+        run.data.val,
+        pipeline=Pipeline(scale=data.scale, pad_multiple=data.pad_multiple),
+        rank=rank,
+        world_size=world_size,
+        num_workers=data.num_workers,
+        pin_memory=run.world.device.type == "cuda",
+    )
