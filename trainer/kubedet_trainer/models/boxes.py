@@ -19,11 +19,17 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of each of (N, 4) `boxes` with each of (M, 4) `others`: (N, M)."""
-    top_left = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    bottom_right = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    sides = (bottom_right - top_left).add_(1).clamp_(min=0)
-    intersection = sides[..., 0] * sides[..., 1]
-    return intersection / (areas(boxes)[:, None] + areas(others)[None, :] - intersection)
+    # In place and one axis after the other: a batch of anchors makes each (N, M) table 100 MB.
+    intersection = _overlap(boxes, others, axis=0).mul_(_overlap(boxes, others, axis=1))
+    union = (areas(boxes)[:, None] + areas(others)).sub_(intersection)
+    return intersection.div_(union)
+
+
+def _overlap(boxes: Tensor, others: Tensor, *, axis: int) -> Tensor:
+    """Common pixels of (N, 4) `boxes` and (M, 4) `others` along x (0) or y (1): (N, M)."""
+    begin = torch.maximum(boxes[:, axis, None], others[:, axis])
+    end = torch.minimum(boxes[:, axis + 2, None], others[:, axis + 2])
+    return end.sub_(begin).add_(1).clamp_(min=0)
 
 
 def areas(boxes: Tensor) -> Tensor:
