@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubedet_trainer import contract
+from kubedet_trainer import contract, options
 from kubedet_trainer.contract import Environment
-from kubedet_trainer.errors import TrainerError, UsageError
+from kubedet_trainer.errors import UsageError
 from kubedet_trainer.logs import configure_logging
-from kubedet_trainer.settings import DatasetSettings, read_dataset_settings
+from kubedet_trainer.recipes import RECIPES, read_recipe
+from kubedet_trainer.settings import read_checkpoint_settings, read_dataset_settings
 
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-_DATASET = DatasetSettings(uri="")
-
-
-def _ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Turn an understood error into its line and its exit code, without a traceback."""
-
-    @functools.wraps(command)
-    def guarded(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
-        try:
-            return command(*arguments, **options)
-        except TrainerError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
-
-    return guarded
-
-
-def _dataset_options(command: _Command) -> _Command:
-    """The options that say where a data set lies, as in `spec.dataset`."""
-    options = [
-        click.option(
-            "--dataset",
-            required=True,
-            metavar="URI",
-            help="Folder or s3://bucket/prefix of the data set, or synthetic://shapes?images=N.",
-        ),
-        click.option("--train-images", default=_DATASET.train_images, show_default=True, metavar="PATH"),
-        click.option(
-            "--train-annotations", default=_DATASET.train_annotations, show_default=True, metavar="PATH"
-        ),
-        click.option("--val-images", default=_DATASET.val_images, show_default=True, metavar="PATH"),
-        click.option(
-            "--val-annotations", default=_DATASET.val_annotations, show_default=True, metavar="PATH"
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+if TYPE_CHECKING:
+    from kubedet_trainer import inference
 
 
 @click.command(
@@ -68,7 +28,7 @@ def _dataset_options(command: _Command) -> _Command:
 )
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
-@_dataset_options
+@options.dataset_options
 @click.option("--checkpoint", metavar="URI", help="Where state is kept.  [default: runs/RECIPE/checkpoints]")
 @click.option(
     "--resume", default="Auto", show_default=True, help="Auto, Never, or the URI of one checkpoint."
@@ -88,8 +48,8 @@ def _dataset_options(command: _Command) -> _Command:
     show_default=True,
     help="Port for /metrics and /progress; 0 takes any free one.",
 )
-@_ends_with_contract_code
-def train(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+@options.ends_with_contract_code
+def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
     """Train RECIPE on this machine and print its row of the zoo.
 
     Ctrl-C saves the state and ends with 143; the same command continues from there.
@@ -99,8 +59,8 @@ def train(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
       kubedet train smoke_faster_rcnn --dataset "synthetic://shapes?images=200"
       kubedet train faster_rcnn_r50_fpn_1x optimizer.lr=0.01 --dataset /data/coco --gpus 8
     """
-    work_directory = (options["work_directory"] or Path("runs", recipe, "work")).resolve()
-    environment = {**os.environ, **_run_environment(recipe, overrides, work_directory, options)}
+    work_directory = (given["work_directory"] or Path("runs", recipe, "work")).resolve()
+    environment = {**os.environ, **_run_environment(recipe, overrides, work_directory, given)}
 
     from rich.console import Console
 
@@ -128,51 +88,126 @@ def train(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
 
 
 def _run_environment(
-    recipe: str, overrides: tuple[str, ...], work_directory: Path, options: Mapping[str, Any]
+    recipe: str, overrides: tuple[str, ...], work_directory: Path, given: Mapping[str, Any]
 ) -> dict[str, str]:
     """The contract's variables for a run of one worker on this machine."""
-    checkpoint = options["checkpoint"] or Path("runs", recipe, "checkpoints")
+    checkpoint = given["checkpoint"] or Path("runs", recipe, "checkpoints")
     variables: dict[str, object] = {
         Environment.JOB_NAME: recipe,
         Environment.RECIPE: recipe,
-        Environment.OVERRIDES: json.dumps(dict(map(_parse_override, overrides))),
-        **_dataset_variables(options),
-        Environment.CHECKPOINT_URI: _as_uri(checkpoint),
-        Environment.CHECKPOINT_RESUME: options["resume"],
-        Environment.PRETRAINED_URI: _as_uri(options["pretrained"]) if options["pretrained"] else "",
-        Environment.PROCS_PER_REPLICA: options["procs"] or options["gpus"] or 1,
-        Environment.GPUS: options["gpus"],
-        Environment.METRICS_PORT: options["metrics_port"],
+        Environment.OVERRIDES: json.dumps(dict(map(options.parse_override, overrides))),
+        **options.dataset_variables(given),
+        Environment.CHECKPOINT_URI: options.as_uri(checkpoint),
+        Environment.CHECKPOINT_RESUME: given["resume"],
+        Environment.PRETRAINED_URI: options.as_uri(given["pretrained"]) if given["pretrained"] else "",
+        Environment.PROCS_PER_REPLICA: given["procs"] or given["gpus"] or 1,
+        Environment.GPUS: given["gpus"],
+        Environment.METRICS_PORT: given["metrics_port"],
         Environment.WORK_DIRECTORY: work_directory,
     }
     return {name: str(value) for name, value in variables.items()}
 
 
-def _dataset_variables(options: Mapping[str, Any]) -> dict[str, str]:
-    """The contract's variables for what `_dataset_options` were given."""
-    return {
-        Environment.DATASET_URI: _as_uri(options["dataset"]),
-        Environment.TRAIN_IMAGES: options["train_images"],
-        Environment.TRAIN_ANNOTATIONS: options["train_annotations"],
-        Environment.VAL_IMAGES: options["val_images"],
-        Environment.VAL_ANNOTATIONS: options["val_annotations"],
-    }
+@click.command()
+@click.argument("source", metavar="CHECKPOINT|RECIPE")
+@options.dataset_options
+@click.option("--weights", metavar="URI", help="Weights of RECIPE, say a published file (file, s3 or https).")
+@options.inference_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@options.ends_with_contract_code
+def evaluate(
+    source: str, weights: str | None, device: str, work_directory: Path, as_json: bool, **given: Any
+) -> None:
+    """Measure a detector on the validation split of a data set, with COCO's figures in percent.
+
+    CHECKPOINT is one checkpoint or the place of several, of which the newest counts. With --weights it is the
+    name of a RECIPE instead.
+
+    \b
+    Examples:
+      kubedet evaluate runs/smoke_faster_rcnn/checkpoints --dataset "synthetic://shapes?images=200"
+      kubedet evaluate faster_rcnn_r50_fpn_1x --weights published.pth --dataset /data/coco
+    """
+    from rich.console import Console
+
+    from kubedet_trainer import inference, terminal
+
+    dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
+    if weights is None:
+        detector = _load_checkpoint(source, work_directory, device)
+    else:
+        detector = inference.load_published(
+            source,
+            uri=options.as_uri(weights),
+            classes=inference.read_classes(dataset, directory=work_directory),
+            cache=work_directory / contract.CACHE_DIRECTORY,
+            device=inference.choose_device(device),
+        )
+    figures = inference.measure(detector, dataset=dataset, directory=work_directory)
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        Console().print(terminal.metrics_table(figures))
 
 
-def _parse_override(text: str) -> tuple[str, str]:
-    field, equals, value = text.partition("=")
-    if not equals or not field:
-        raise UsageError(f"override: got '{text}', must be FIELD=VALUE, as in optimizer.lr=0.01")
-    return field, value
+@click.command()
+@click.argument("checkpoint")
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("predictions"),
+    show_default=True,
+    help="Folder for the pictures and the COCO file.",
+)
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Least score to keep."
+)
+@options.inference_options
+@options.ends_with_contract_code
+def predict(
+    checkpoint: str, images: Path, output: Path, score: float, device: str, work_directory: Path
+) -> None:
+    """Detect objects in IMAGES, a picture or a folder of them; draw them and write them as COCO JSON.
+
+    CHECKPOINT is one checkpoint or the place of several, of which the newest counts.
+
+    \b
+    Example:
+      kubedet predict runs/smoke_faster_rcnn/checkpoints photographs --output found
+    """
+    from kubedet_trainer import predict as prediction
+
+    detector = _load_checkpoint(checkpoint, work_directory, device)
+    written = prediction.predict_folder(
+        detector.model,
+        source=images,
+        output=output,
+        classes=detector.classes,
+        category_ids=range(1, len(detector.classes) + 1),
+        pipeline=detector.pipeline,
+        normalisation=detector.recipe.data.normalisation,
+        device=detector.device,
+        score_threshold=score,
+    )
+    click.echo(f"{written.num_detections} detections in {len(written.pictures)} pictures: {written.file}")
 
 
-def _as_uri(location: str | Path) -> str:
-    """A URI as it is, a path as ``file://``."""
-    return str(location) if "://" in str(location) else Path(location).resolve().as_uri()
+def _load_checkpoint(location: str, work_directory: Path, device: str) -> inference.Detector:
+    from kubedet_trainer import inference
+
+    if location in RECIPES:
+        raise UsageError(f"'{location}' is a recipe, must be a checkpoint; a recipe needs --weights")
+    variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(location)}
+    return inference.load_checkpoint(
+        read_checkpoint_settings(variables),
+        scratch=work_directory / "checkpoint",
+        device=inference.choose_device(device),
+    )
 
 
 @click.command("check-data")
-@_dataset_options
+@options.dataset_options
 @click.option(
     "--work-directory",
     type=click.Path(path_type=Path),
@@ -180,8 +215,8 @@ def _as_uri(location: str | Path) -> str:
     show_default=True,
     help="Where an s3:// data set is downloaded to.",
 )
-@_ends_with_contract_code
-def check_data(work_directory: Path, **options: str) -> None:
+@options.ends_with_contract_code
+def check_data(work_directory: Path, **given: str) -> None:
     """List everything that is wrong with a data set, file by file; ends with 65 where there is anything.
 
     Every annotation is held against the rules, and every image is decoded whole.
@@ -192,7 +227,7 @@ def check_data(work_directory: Path, **options: str) -> None:
     """
     from kubedet_trainer.data import coco, prepare
 
-    settings = read_dataset_settings({**os.environ, **_dataset_variables(options)})
+    settings = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
     root = prepare.prepare_dataset(settings, work_directory / contract.DATASET_DIRECTORY)
     splits = {
         settings.train_annotations: settings.train_images,
@@ -211,7 +246,7 @@ def check_data(work_directory: Path, **options: str) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table or YAML.")
-@_ends_with_contract_code
+@options.ends_with_contract_code
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes with their published figures, or print the recipe NAME completely.
 
@@ -223,7 +258,6 @@ def recipes(name: str | None, as_json: bool) -> None:
     import yaml
 
     from kubedet_trainer import config
-    from kubedet_trainer.recipes import RECIPES, read_recipe
 
     if name is not None:
         document = config.recipe_to_dict(read_recipe(name))

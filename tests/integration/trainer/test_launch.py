@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.torchrun, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.torchrun, pytest.mark.timeout(600)]
 
 LAUNCH = """
 import os, sys
@@ -26,7 +26,7 @@ sys.exit(launch.run(os.environ, options=launch.Options(rank_module="stub_rank"))
 """
 
 
-def await_true(condition: Callable[[], Any], *, seconds: float = 120) -> None:
+def await_true(condition: Callable[[], Any], *, seconds: float = 240) -> None:
     """Poll until `condition` holds; the bound only ends a test that would hang."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -82,7 +82,7 @@ class Worker:
         await_true(lambda: (self.marks / name).exists() or self.process.poll() is not None)
         assert (self.marks / name).exists(), self.output()
 
-    def end(self, *, seconds: float = 120) -> int:
+    def end(self, *, seconds: float = 240) -> int:
         code = self.process.wait(timeout=seconds)
         self.log.close()
         return code
