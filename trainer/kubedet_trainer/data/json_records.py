@@ -18,6 +18,9 @@ from kubedet_trainer.errors import InvalidInput
 _CHUNK_CHARACTERS = 4 * 1024 * 1024
 """Large enough that a record cut at a chunk's end, which is scanned twice, costs nothing in comparison."""
 
+_CUT_NUMBER_CHARACTERS = 3
+"""The most that the scanner leaves of a number whose end it cannot see: ``e+`` and what should follow."""
+
 _WHITESPACE = " \t\r\n"
 
 
@@ -110,8 +113,8 @@ class _Scanner:
                 if not self._refill():
                     raise self._invalid(error.msg, position=error.pos) from error
                 continue
-            # A number that ends with the window may go on behind it.
-            if end == len(self._text) and self._refill():
+            # A number cut by the window's end may have been taken for a shorter one: "1" of "1.5" or "1e+5".
+            if len(self._text) - end < _CUT_NUMBER_CHARACTERS and self._refill():
                 continue
             self._position = end
             return value

@@ -1,0 +1,74 @@
+"""Small COCO data sets on disk for the trainer's tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from kubedet_trainer.data import coco, splits
+from kubedet_trainer.data.splits import Split
+
+
+def make_image(folder: Path, name: str, *, width: int = 64, height: int = 48, seed: int = 0) -> Path:
+    """Write a picture of random blotches and return its path; the suffix chooses the format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    cv2.imwrite(str(folder / name), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    return folder / name
+
+
+def image_record(number: int, *, width: int = 64, height: int = 48) -> dict[str, Any]:
+    """An entry of ``images``, named after its id."""
+    return {"id": number, "file_name": f"{number}.jpg", "width": width, "height": height}
+
+
+def annotation_record(
+    number: int, *, image: int, bbox: Sequence[float] = (4, 5, 20, 10), **more: Any
+) -> dict[str, Any]:
+    """An entry of ``annotations``; `more` replaces or adds fields."""
+    area = bbox[2] * bbox[3]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": 1,
+        "bbox": list(bbox),
+        "area": area,
+        "iscrowd": 0,
+        **more,
+    }
+
+
+def write_annotations(
+    file: Path,
+    *,
+    images: Sequence[dict[str, Any]],
+    annotations: Sequence[dict[str, Any]],
+    classes: Sequence[str] = ("cat", "dog"),
+) -> Path:
+    """Write a COCO file whose categories have the ids 1, 2, ..."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    file.write_text(
+        json.dumps({"images": list(images), "annotations": list(annotations), "categories": categories})
+    )
+    return file
+
+
+def make_split(root: Path, *, sizes: Sequence[tuple[int, int]], empty: Sequence[int] = ()) -> Split:
+    """A training split of images 1, 2, ... with these (width, height), and one box each.
+
+    The images at the positions in `empty` have a crowd only, so they are sampled but have no ground truth.
+    """
+    images, annotations = [], []
+    for number, (width, height) in enumerate(sizes, start=1):
+        make_image(root / "images", f"{number}.jpg", width=width, height=height, seed=number)
+        images.append(image_record(number, width=width, height=height))
+        crowd = int(number - 1 in empty)
+        annotations.append(annotation_record(number, image=number, bbox=(number, 5, 20, 10), iscrowd=crowd))
+    file = write_annotations(root / "instances.json", images=images, annotations=annotations)
+    return splits.training_split(coco.load_annotations(file, cache=root / "cache"), folder=root / "images")

@@ -1,0 +1,105 @@
+"""All that is wrong with a data set, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataset_builders import annotation_record, image_record, make_image, write_annotations
+from kubedet_trainer.data import coco
+from kubedet_trainer.data.coco import Problem
+
+
+def check(root: Path, *, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[Problem]:
+    write_annotations(root / "instances.json", images=images, annotations=annotations)
+    return coco.check_dataset(root, "images", "instances.json")
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco_mini"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_published_data_sets_break_no_rule(shared: Path, name: str, split: str) -> None:
+    assert coco.check_dataset(shared / "data" / name, "images", f"instances_{split}.json") == []
+
+
+@pytest.mark.parametrize(
+    ("record", "rule", "said"),
+    [
+        (
+            annotation_record(7, image=1, bbox=(60, 5, 20, 10)),
+            "box-outside",
+            "within the image's 64x48 pixels",
+        ),
+        (
+            annotation_record(7, image=1, bbox=(-2, 5, 20, 10)),
+            "box-outside",
+            "within the image's 64x48 pixels",
+        ),
+        (annotation_record(7, image=1, bbox=(5, 5, 20, 0)), "zero-area", "width and height > 0"),
+        (annotation_record(7, image=1, bbox=(5, 5, -3, 9)), "zero-area", "width and height > 0"),
+        (annotation_record(7, image=1, bbox=(5, float("nan"), 3, 9)), "zero-area", "finite"),
+        (annotation_record(7, image=1, category_id=3), "unknown-category", "category_id 3"),
+        (annotation_record(7, image=4), "unknown-image", "image_id 4"),
+        ({"id": 7, "image_id": 1, "category_id": 1}, "malformed-record", "field 'bbox' is absent"),
+        (annotation_record(7, image=1) | {"bbox": [1, 2, 3]}, "malformed-record", "annotations[0]"),
+        (annotation_record(7, image=1) | {"bbox": [1, 2, 3, "4"]}, "malformed-record", "annotations[0]"),
+    ],
+)
+def test_a_bad_annotation_is_named_by_file_id_and_rule(
+    record: dict[str, Any], rule: str, said: str, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "images", "1.jpg")
+    (problem,) = check(tmp_path, images=[image_record(1)], annotations=[record])
+    assert (problem.file, problem.id, problem.rule) == (str(tmp_path / "instances.json"), 7, rule)
+    assert said in problem.message
+
+
+def test_a_box_may_stick_out_by_a_pixel(tmp_path: Path) -> None:
+    make_image(tmp_path / "images", "1.jpg")
+    record = annotation_record(7, image=1, bbox=(-0.9, -1, 65.8, 50))
+    assert check(tmp_path, images=[image_record(1)], annotations=[record]) == []
+
+
+def test_the_two_flat_boxes_of_coco_itself_are_known(tmp_path: Path) -> None:
+    make_image(tmp_path / "images", "200365.jpg", width=640, height=480)
+    record = annotation_record(918, image=200365, bbox=(296.65, 388.33, 1.03, 0.0))
+    images = [image_record(200365, width=640, height=480)]
+    assert check(tmp_path, images=images, annotations=[record]) == []
+    annotations = coco.load_annotations(tmp_path / "instances.json", cache=tmp_path / "cache")
+    assert len(annotations.boxes) == 0
+
+
+def test_duplicate_ids_are_listed(tmp_path: Path) -> None:
+    make_image(tmp_path / "images", "1.jpg")
+    records = [annotation_record(7, image=1), annotation_record(7, image=1)]
+    found = check(tmp_path, images=[image_record(1), image_record(1)], annotations=records)
+    assert {problem.message for problem in found} == {
+        "image 1: the id is used more than once",
+        "annotation 7: the id is used more than once",
+    }
+
+
+def test_bad_images_are_named_by_file_id_and_rule(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    whole = make_image(folder, "1.jpg").read_bytes()
+    (folder / "2.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "3.jpg").write_text("not a picture")
+    make_image(folder, "4.jpg", width=100)
+    found = check(tmp_path, images=[image_record(number) for number in range(1, 6)], annotations=[])
+    assert {(problem.file, problem.id, problem.rule) for problem in found} == {
+        (str(folder / "2.jpg"), 2, "truncated-image"),
+        (str(folder / "3.jpg"), 3, "undecodable-image"),
+        (str(folder / "4.jpg"), 4, "image-size"),
+        (str(folder / "5.jpg"), 5, "missing-image"),
+    }
+
+
+def test_everything_is_listed_at_once(tmp_path: Path) -> None:
+    records = [annotation_record(number, image=1, bbox=(60, 5, 20, 10)) for number in range(1, 31)]
+    found = check(tmp_path, images=[image_record(1)], annotations=records)
+    assert len(found) == 31
+    assert str(found[0]) == (
+        f"{tmp_path / 'instances.json'}: annotation 1 of image 1: got box [60.0, 5.0, 20.0, 10.0], must lie "
+        "within the image's 64x48 pixels [box-outside]"
+    )

@@ -1,0 +1,73 @@
+"""Reading image files, whole ones and broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dataset_builders import make_image
+from kubedet_trainer.data import images
+from kubedet_trainer.data.images import ImageFlaw
+from kubedet_trainer.errors import InvalidInput, MissingInput
+
+
+def test_pixels_are_those_of_opencv(shared: Path) -> None:
+    file = next((shared / "data/coco_mini/images").glob("*.jpg"))
+    np.testing.assert_array_equal(images.read_image(file), cv2.imread(str(file)))
+
+
+@pytest.mark.parametrize("kept", [0.999, 0.6, 0.1])
+def test_a_photograph_cut_short_is_refused(shared: Path, kept: float) -> None:
+    for file in sorted((shared / "data/coco_mini/images").glob("*.jpg"))[:8]:
+        data = file.read_bytes()
+        flaw = images.decode(data[: int(len(data) * kept)])
+        assert isinstance(flaw, ImageFlaw)
+        assert flaw.rule == "truncated-image"
+
+
+def test_an_embedded_thumbnail_does_not_hide_that_the_photograph_is_cut_short(tmp_path: Path) -> None:
+    thumbnail = make_image(tmp_path, "small.jpg", width=16, height=16).read_bytes()
+    photograph = make_image(tmp_path, "large.jpg", width=640, height=480).read_bytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = photograph[:2] + segment + photograph[2:]
+    assert isinstance(images.decode(whole), np.ndarray)
+    cut = images.decode(whole[: len(whole) - 100])
+    assert isinstance(cut, ImageFlaw)
+    assert cut.rule == "truncated-image"
+
+
+def test_data_behind_the_end_of_a_jpeg_does_not_matter(tmp_path: Path) -> None:
+    data = make_image(tmp_path, "1.jpg").read_bytes()
+    assert isinstance(images.decode(data + b"appended by a camera"), np.ndarray)
+
+
+def test_a_progressive_jpeg_cut_between_its_scans_is_refused(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    _, encoded = cv2.imencode(".jpg", coarse, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    data = encoded.tobytes()
+    assert isinstance(images.decode(data), np.ndarray)
+    last_scan = data.rfind(b"\xff\xda")
+    assert data.find(b"\xff\xda") < last_scan
+    assert isinstance(images.decode(data[:last_scan]), ImageFlaw)
+
+
+def test_a_png_cut_short_is_refused(tmp_path: Path) -> None:
+    data = make_image(tmp_path, "1.png").read_bytes()
+    assert isinstance(images.decode(data), np.ndarray)
+    assert isinstance(images.decode(data[:-20]), ImageFlaw)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xd9", b"GIF", b"\xff\xd8" + bytes(50) + b"\xff\xd9"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    assert isinstance(images.decode(data), ImageFlaw)
+
+
+def test_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match=r"absent\.jpg: no such image"):
+        images.read_image(tmp_path / "absent.jpg")
+    (tmp_path / "text.jpg").write_text("x")
+    with pytest.raises(InvalidInput, match=r"text\.jpg: .*undecodable-image.*kubedet check-data"):
+        images.read_image(tmp_path / "text.jpg")

@@ -1,0 +1,121 @@
+"""Which images make up which batch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubedet_trainer.data import sampler
+from kubedet_trainer.data.sampler import ChunkSampler, Plan, SampleKey
+from kubedet_trainer.errors import InvalidInput
+
+
+def make_plan(groups: list[int], *, images_per_process: int = 2, chunks: int = 4, seed: int = 0) -> Plan:
+    return Plan(
+        aspect_groups=np.array(groups),
+        images_per_process=images_per_process,
+        global_batch=images_per_process * chunks,
+        seed=seed,
+    )
+
+
+def take(plan: Plan, *, world_size: int, start: int = 0, end: int) -> list[list[list[SampleKey]]]:
+    """For each global iteration its chunks, collected from all ranks and put in order."""
+    ranks = [
+        list(ChunkSampler(plan, rank=rank, world_size=world_size, start_iteration=start, end_iteration=end))
+        for rank in range(world_size)
+    ]
+    steps = plan.chunks_per_iteration // world_size
+    return [
+        [ranks[rank][step * steps + turn] for turn in range(steps) for rank in range(world_size)]
+        for step in range(end - start)
+    ]
+
+
+def test_epochs_are_the_zoos(shared: Path) -> None:
+    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["group_sampler"]
+    plan = Plan(
+        aspect_groups=np.array(golden["flag"]),
+        images_per_process=golden["samples_per_gpu"],
+        global_batch=golden["samples_per_gpu"] * golden["world"],
+    )
+    per_epoch = plan.iterations_per_epoch
+    for epoch, expected in golden["epochs"].items():
+        start = int(epoch) * per_epoch
+        for rank in range(golden["world"]):
+            chunks = ChunkSampler(
+                plan,
+                rank=rank,
+                world_size=golden["world"],
+                start_iteration=start,
+                end_iteration=start + per_epoch,
+            )
+            assert [key.position for chunk in chunks for key in chunk] == expected[f"rank{rank}"]
+            assert {key.epoch for chunk in chunks for key in chunk} == {int(epoch)}
+
+
+def test_coco_has_7330_iterations_an_epoch() -> None:
+    groups = [1] * 85_000 + [0] * 32_266
+    assert make_plan(groups, chunks=8).iterations_per_epoch == 7330
+
+
+@given(
+    groups=st.lists(st.integers(0, 1), min_size=1, max_size=60),
+    world_size=st.sampled_from([1, 2, 3, 4, 6, 12]),
+    seed=st.integers(0, 3),
+)
+def test_every_iteration_has_the_same_images_at_any_world_size(
+    groups: list[int], world_size: int, seed: int
+) -> None:
+    plan = make_plan(groups, chunks=12, seed=seed)
+    end = 2 * plan.iterations_per_epoch
+    assert take(plan, world_size=world_size, end=end) == take(plan, world_size=12, end=end)
+
+
+@given(groups=st.lists(st.integers(0, 1), min_size=1, max_size=60), stop=st.integers(0, 20))
+def test_resuming_continues_the_same_order_at_another_world_size(groups: list[int], stop: int) -> None:
+    plan = make_plan(groups)
+    end = stop + 5
+    resumed = take(plan, world_size=2, end=stop) + take(plan, world_size=4, start=stop, end=end)
+    assert resumed == take(plan, world_size=1, end=end)
+
+
+@given(groups=st.lists(st.integers(0, 1), min_size=1, max_size=60), seed=st.integers(0, 5))
+def test_an_epoch_visits_every_image_in_chunks_of_one_group(groups: list[int], seed: int) -> None:
+    plan = make_plan(groups, seed=seed)
+    iterations = take(plan, world_size=1, end=plan.iterations_per_epoch)
+    chunks = [[key.position for key in chunk] for iteration in iterations for chunk in iteration]
+    assert all(len({groups[position] for position in chunk}) == 1 for chunk in chunks)
+    visits = Counter(position for chunk in chunks for position in chunk)
+    assert set(visits) == set(range(len(groups)))
+    for group in set(groups):
+        of_group = [count for position, count in visits.items() if groups[position] == group]
+        assert max(of_group) - min(of_group) <= 1
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = {
+        tuple(sampler.epoch_batches(make_plan([0] * 64, seed=seed), epoch=epoch).ravel().tolist())
+        for seed, epoch in ((0, 0), (0, 1), (7, 0))
+    }
+    assert len(orders) == 3
+
+
+def test_a_global_batch_that_cannot_be_dealt_is_refused() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"global_batch: got 7, must be a multiple of images_per_process \(2\)"
+    ):
+        Plan(aspect_groups=np.zeros(4, np.int64), images_per_process=2, global_batch=7)
+    with pytest.raises(InvalidInput, match=r"times the number of processes \(3\)"):
+        ChunkSampler(make_plan([0] * 8), rank=0, world_size=3, end_iteration=1)
+
+
+def test_no_training_image_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="training images: got none"):
+        make_plan([])

@@ -1,0 +1,70 @@
+"""Resizing and flipping, to the zoo's bytes and numbers."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kubedet_trainer.data import transforms
+from kubedet_trainer.data.transforms import Pipeline
+
+_NO_BOXES = np.zeros((0, 4), np.float32)
+
+
+@pytest.fixture(scope="module")
+def goldens(shared: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
+    return content
+
+
+def test_sizes_and_factors_are_the_zoos(goldens: dict[str, Any]) -> None:
+    for height, width, longest, shortest, new_height, new_width, factor in goldens["rescale"]["rows"]:
+        found = transforms.scale_factor((height, width), scale=(longest, shortest))
+        assert found == pytest.approx(factor, rel=1e-8)
+        assert transforms.scaled_size((height, width), factor=found) == (new_height, new_width)
+
+
+@pytest.mark.parametrize("name", ["img0", "img1"])
+def test_resized_pixels_are_the_zoos_bytes(shared: Path, goldens: dict[str, Any], name: str) -> None:
+    inputs = np.load(shared / "spec/goldens/inputs.npz")
+    sample = transforms.transform(
+        inputs[name], boxes=_NO_BOXES, pipeline=Pipeline(scale=(320, 256)), flip=False
+    )
+    assert zlib.crc32(sample.pixels.tobytes()) == goldens["images"][name]["resized_crc32"]
+    np.testing.assert_array_equal(sample.pixels, inputs[f"{name}_r320"])
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(True, "flipped"), (False, "noflip")])
+def test_boxes_are_scaled_flipped_and_clipped_as_the_zoo_did(
+    goldens: dict[str, Any], flip: bool, expected: str
+) -> None:
+    golden = goldens["flip"]
+    sample = transforms.transform(
+        np.zeros((256, 208, 3), np.uint8),
+        boxes=np.array(golden["boxes"], np.float32),
+        pipeline=Pipeline(scale=(320, 256)),
+        flip=flip,
+    )
+    assert list(sample.pixels.shape) == golden["img_shape"]
+    assert sample.scale_factor == pytest.approx(golden["scale"], rel=1e-8)
+    np.testing.assert_allclose(sample.boxes, golden[expected], rtol=1e-6, atol=1e-5)
+    padded = transforms.padded_size([sample.pixels.shape[:2]], multiple=32)
+    assert list(padded) == golden["pad_shape"][:2]
+
+
+def test_flipped_pixels_are_mirrored(shared: Path) -> None:
+    pixels = np.load(shared / "spec/goldens/inputs.npz")["img0"]
+    both = [
+        transforms.transform(pixels, boxes=_NO_BOXES, pipeline=Pipeline(scale=(320, 256)), flip=flip).pixels
+        for flip in (False, True)
+    ]
+    np.testing.assert_array_equal(both[0][:, ::-1], both[1])
+
+
+def test_a_batch_is_as_large_as_its_padded_images() -> None:
+    assert transforms.padded_size([(800, 1067), (750, 1333)], multiple=32) == (800, 1344)
