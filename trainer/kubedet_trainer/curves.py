@@ -35,13 +35,14 @@ def draw_curves(
     _draw_losses(loss_axes, training)
     _draw_scores(score_axes, evaluations, reference)
     score_axes.set_xlabel("iteration")
+    score_axes.set_xlim(left=0)
     score_axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in (loss_axes, score_axes):
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            axes.legend(fontsize=9, loc="best", framealpha=0.85, edgecolor="none", ncols=2)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

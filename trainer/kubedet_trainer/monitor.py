@@ -50,13 +50,17 @@ class LossMonitor:
         self._count += 1
         self._first_bad.masked_fill_(~values.isfinite() & (self._first_bad == 0), iteration)
 
-    def close_interval(self, iteration: int) -> Reading | None:
-        """End a log interval; returns the newest reading that has arrived, None if there is none yet."""
-        copy = _Copy(iteration, self._count, self._sums, self._first_bad)
+    def close_interval(self, iteration: int, *, is_last: bool = False) -> list[Reading]:
+        """End a log interval; returns the readings that have arrived, with `is_last` all of them."""
+        copies = [
+            copy
+            for copy in (self._pending, _Copy(iteration, self._count, self._sums, self._first_bad))
+            if copy
+        ]
         self._sums = torch.zeros_like(self._sums)
         self._count = 0
-        arrived, self._pending = (copy, None) if self._device.type == "cpu" else (self._pending, copy)
-        return None if arrived is None else self._take_up(arrived)
+        self._pending = None if is_last or self._device.type == "cpu" else copies.pop()
+        return [self._take_up(copy) for copy in copies]
 
     def check(self) -> int:
         """The alarm as of now. Waits for the device: only for moments that wait anyway."""

@@ -173,7 +173,12 @@ class Reporter:
         """Publish the checkpoint that this run resumed from."""
         self._checkpoint = status
         self._metrics.set("checkpoint_restore_seconds", seconds)
-        _log.info("resumed from %s at iteration %d", status.latest, status.iteration, extra={"checkpoint": asdict(status)})
+        _log.info(
+            "resumed from %s at iteration %d",
+            status.latest,
+            status.iteration,
+            extra={"checkpoint": asdict(status)},
+        )
 
     def _remaining_seconds(self) -> int | None:
         if self._iteration_seconds is None:

@@ -6,14 +6,16 @@ import json
 import logging
 from dataclasses import asdict
 
+import cv2
 import torch
 
-from kubedet_trainer import benchmark, contract, curves, dist, evaluate, memory, storage
+from kubedet_trainer import benchmark, contract, curves, dist, drawing, evaluate, memory, storage
 from kubedet_trainer.contract import Results, Stage
-from kubedet_trainer.data import loader
+from kubedet_trainer.data import images, loader
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.transforms import Pipeline
-from kubedet_trainer.evaluate import Evaluation
+from kubedet_trainer.drawing import Comparison, Marks
+from kubedet_trainer.evaluate import DetectionTable, Evaluation
 from kubedet_trainer.report import write_json
 from kubedet_trainer.setup import Run
 
@@ -22,6 +24,9 @@ DETECTIONS_FILE = "detections.png"
 
 _ROW = ("boxAP", "maskAP", "ar1000")
 """Figures of an evaluation that have a field of their own in `Results`."""
+
+_PICTURES = 8
+_PICTURE_SCORE = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +85,8 @@ def conclude(run: Run) -> Results | None:
     return row
 
 
-def publish_curves(run: Run) -> None:
-    """Draw the course of the run so far, and put it beside the checkpoints."""
+def publish_pictures(run: Run, evaluation: Evaluation) -> None:
+    """Draw the course of the run so far and what it detects now, and put both beside the checkpoints."""
     picture = curves.draw_curves(
         title=f"{run.settings.job_name}: {run.recipe.name}",
         training=run.state.history.training,
@@ -89,6 +94,27 @@ def publish_curves(run: Run) -> None:
         reference=run.recipe.reference,
     )
     _put(run, CURVES_FILE, picture)
+    classes = ["object"] * len(run.data.classes) if run.scorer.is_proposal else run.data.classes
+    sheet = drawing.contact_sheet(_comparisons(run, evaluation.detections), classes=classes)
+    _put(run, DETECTIONS_FILE, cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
+    """Images spread evenly over the validation split, with their truth and what scores well in them."""
+    split = run.data.val
+    comparisons = []
+    for index in range(0, len(split), -(-len(split) // _PICTURES)):
+        row = int(split.rows[index])
+        boxes, labels = split.annotations.ground_truth(row)
+        found = table.of(int(split.annotations.image_ids[row])).above(_PICTURE_SCORE)
+        comparisons.append(
+            Comparison(
+                image=images.read_image(split.folder / split.annotations.file_name(row)),
+                truth=Marks(boxes=boxes, labels=labels),
+                detections=Marks(boxes=found.boxes, labels=found.labels, scores=found.scores),
+            )
+        )
+    return comparisons
 
 
 def _row(run: Run, *, fps: float | None, peak_bytes: float) -> Results:

@@ -89,7 +89,7 @@ def _fit(run: Run) -> None:
         if state.iteration >= total:
             break
         _step(run, batches)
-        if state.iteration % log_interval == 0:
+        if state.iteration % log_interval == 0 or state.iteration == total:
             _log_interval(run)
         stop, clock, alarm = agreement.exchange(
             [int(run.stop.requested), int(_is_time_to_save(run)), run.monitor.alarm]
@@ -171,21 +171,20 @@ def _record_time(run: Run, *, images: int) -> None:
 
 def _log_interval(run: Run) -> None:
     lap = run.timer.close_interval()
-    reading = run.monitor.close_interval(run.state.iteration)
-    if reading is None:
-        return
-    losses = {name: value for name, value in reading.means.items() if name.startswith("loss")}
     rate = run.state.optimizer.param_groups[0]["lr"]
-    run.state.history.training.append({"iteration": reading.iteration, "lr": rate, "losses": losses})
-    run.reporter.record_interval(
-        Interval(
-            iteration=reading.iteration,
-            losses=losses,
-            lr=rate,
-            seconds_per_iteration=lap.seconds,
-            data_wait_seconds=lap.wait_seconds,
+    is_last = run.state.iteration == run.length.total_iterations
+    for reading in run.monitor.close_interval(run.state.iteration, is_last=is_last):
+        losses = {name: value for name, value in reading.means.items() if name.startswith("loss")}
+        run.state.history.training.append({"iteration": reading.iteration, "lr": rate, "losses": losses})
+        run.reporter.record_interval(
+            Interval(
+                iteration=reading.iteration,
+                losses=losses,
+                lr=rate,
+                seconds_per_iteration=lap.seconds,
+                data_wait_seconds=lap.wait_seconds,
+            )
         )
-    )
 
 
 def _raise_if_bad(run: Run, alarm: int) -> None:
@@ -245,5 +244,5 @@ def _evaluate_if_due(run: Run) -> None:
         if evaluation is not None:
             run.reporter.record_evaluation(done, metrics=metrics)
             run.checkpointer.add_metrics(done, metrics=metrics)
-            results.publish_curves(run)
+            results.publish_pictures(run, evaluation)
     run.timer.resume()
