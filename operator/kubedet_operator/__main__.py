@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import signal
 import sys
 import time
@@ -26,8 +25,8 @@ from kubedet_operator.workqueue import WorkQueue
 
 logger = logging.getLogger("kubedet_operator")
 
-RESYNC_SECONDS = 300
-"""How often the whole world is read again, for deletions that a watch has missed while it was away."""
+SETTLE_SECONDS = 1.0
+"""How long after the beginning of a watch the world is read again."""
 
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
@@ -51,6 +50,7 @@ class Operator:
             self._cache, self._queue, interval_seconds=settings.progress_interval_seconds
         )
         self._stop = asyncio.Event()
+        self._watch_begins = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -104,7 +104,7 @@ class Operator:
         registry = handlers.build_registry(self._cache, cluster=self._cluster, health=self._health)
         await kopf.operator(
             registry=registry,
-            settings=handlers.configure(self._health),
+            settings=handlers.configure(self._health, watch_begins=self._watch_begins.set),
             standalone=True,
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,
@@ -136,12 +136,19 @@ class Operator:
                 self._metrics["watch_age"].labels(resource).set(age)
 
     async def _resync(self) -> None:
+        """Read the world again after every beginning of a watch: it never tells what was deleted before."""
         while True:
-            await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.9, 1.1))
+            await self._watch_begins.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._watch_begins.clear()
             try:
                 await self._reconciler.resync()
             except errors.OperatorError as error:
-                logger.warning("reading all jobs again: %s; tried again later", error)
+                logger.warning(
+                    "reading all jobs again: %s; tried again in %.0f s", error, LONGEST_RETRY_SECONDS
+                )
+                await asyncio.sleep(LONGEST_RETRY_SECONDS)
+                self._watch_begins.set()
 
 
 class _Retry:

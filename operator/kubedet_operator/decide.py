@@ -102,13 +102,14 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
     workers = facts.workers
     ready = sum(pod.ready and pod.active for pod in workers)
     processes = facts.progress.worldSize if facts.progress and ready else 0
+    restarts = status.restarts or RestartCounts()
     desired = facts.job.spec.worker.replicas if facts.job and not draft.finished else 0
     return replace(
         status,
         observedGeneration=facts.metadata.generation,
         phase=conditions.derive_phase(status.conditions).value,
         selector=names.worker_selector(facts.metadata.name),
-        restarts=status.restarts or RestartCounts(),
+        restarts=replace(restarts, total=restarts.application + restarts.infrastructure + restarts.process),
         workers=WorkerCounts(
             desired=desired,
             active=sum(pod.active for pod in workers),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -74,8 +75,11 @@ def build_registry(cache: Cache, *, cluster: Cluster, health: Health) -> kopf.Op
     return registry
 
 
-def configure(health: Health) -> kopf.OperatorSettings:
-    """The settings of kopf: bounded in time and number, silent in the cluster, nothing kept on objects."""
+def configure(health: Health, *, watch_begins: Callable[[], None]) -> kopf.OperatorSettings:
+    """The settings of kopf: bounded in time and number, silent in the cluster, nothing kept on objects.
+
+    `watch_begins` is called when a list or a watch is about to begin, again too.
+    """
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = SERVER_SECONDS
     settings.watching.client_timeout = SERVER_SECONDS + 30
@@ -88,6 +92,7 @@ def configure(health: Health) -> kopf.OperatorSettings:
         # event comes for hours. The selector itself matches nothing.
         if resource.plural in (names.PLURAL, "pods"):
             health.watched_at[resource.plural] = time.monotonic()
+            watch_begins()
         return False
 
     settings.watching.label_selectors[beat] = ""
@@ -107,8 +112,12 @@ def configure(health: Health) -> kopf.OperatorSettings:
     return settings
 
 
+_LIFECYCLE = "kopf._core.reactor.running"
+"""Where kopf says that it ends, and why."""
+
+
 class OneLine(logging.Filter):
-    """Makes one line of each of kopf's stack traces, and one a minute of its many about a lost connection."""
+    """Thins kopf's log: nothing about each event, no stack traces of the network, one line for an outage."""
 
     def __init__(self, *, quiet_seconds: float = 60) -> None:
         super().__init__()
@@ -116,17 +125,24 @@ class OneLine(logging.Filter):
         self._said_at = -quiet_seconds
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is worth a line."""
+        """Whether the record is worth a line, which is made a clear one."""
         if not record.name.startswith("kopf"):
             return True
+        if record.levelno < logging.WARNING:
+            return record.name == _LIFECYCLE
         if isinstance(record.exc_info, tuple) and _is_about_the_api(record.exc_info[1]):
             return False  # whoever runs kopf says it, with the remedy
-        if not record.getMessage().startswith("Request attempt"):
+        text = record.getMessage()
+        if not text.startswith("Request attempt"):
             return True
         now = time.monotonic()
         if now - self._said_at < self._quiet_seconds:
             return False
         self._said_at = now
+        quoted = re.findall(r'"([^"]+)"', text)
+        cause = quoted[-1] if quoted else text.rpartition(" -> ")[2]
+        record.msg = f"the API server does not serve the watches: {cause}; tried again until it does"
+        record.args = ()
         return True
 
 

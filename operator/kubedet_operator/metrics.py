@@ -14,7 +14,6 @@ import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from kubedet_operator.api import names
 from kubedet_operator.api.conditions import Phase
 from kubedet_trainer.contract import FailureClass
 
@@ -112,6 +111,7 @@ class Metrics:
     """The recorded metrics, by their key in `TABLE`, and the registry that exposes them."""
 
     def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()  # they would double the series for nothing
         self.registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         self._recorded = {key: _create(series, self.registry) for key, series in TABLE.items()}
@@ -209,7 +209,3 @@ def _create(series: Series, registry: CollectorRegistry) -> Any:
     for value in series.known:
         metric.labels(value)
     return metric
-
-
-WATCHED = (names.PLURAL, "pods")
-"""Resources that are watched."""

@@ -60,7 +60,7 @@ class Reconciler:
                 self._queue.done(key)
 
     async def resync(self) -> None:
-        """Read the whole world: before the watches start, and now and then for what they have missed.
+        """Read the whole world: before the watches begin, and after that for what they do not tell.
 
         Raises:
             errors.OperatorError: the API server does not let us.

@@ -1,0 +1,307 @@
+"""A real API server, the operator as a process with the rights of its manifest, and the tests as its kubelet.
+
+The pods ask for a node that does not exist, so that nothing runs them: tests write their status as a kubelet
+would. Any throw-away cluster will do, with or without nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import builders
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+CLUSTER = f"kubedet-integration-{os.getpid()}"
+NAMESPACE = "kubedet-integration"
+ACCOUNT = "kubedet-operator"
+NO_NODE = {"spec": {"nodeSelector": {"kubedet.dev/test": "no-such-node"}}}
+
+
+def wait_for(look: Callable[[], Any], what: str, *, seconds: float = 20) -> Any:
+    """What `look` returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """kubectl with the rights of the cluster's administrator."""
+
+    kubectl_path: str
+    kubeconfig: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """The output of one kubectl command; a failure carries what kubectl said."""
+        done = subprocess.run(
+            [self.kubectl_path, "--kubeconfig", self.kubeconfig, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Apply manifests."""
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+    def get(self, *arguments: str) -> Any:
+        """`kubectl get -o json` in the test's namespace; None for an object that is not there."""
+        text = self.kubectl("get", "-n", NAMESPACE, "-o", "json", "--ignore-not-found", *arguments)
+        return json.loads(text) if text else None
+
+
+@dataclass
+class Job:
+    """One DetectionJob, and its pods' kubelet."""
+
+    cluster: Cluster
+    name: str
+
+    def status(self) -> dict[str, Any]:
+        """The job's status."""
+        found: dict[str, Any] = (self.cluster.get("dj", self.name) or {}).get("status", {})
+        return found
+
+    def condition(self, kind: str, status: str, reason: str) -> dict[str, Any] | None:
+        """The condition of this type, if it has this status and reason."""
+        for found in self.status().get("conditions", []):
+            if (found["type"], found["status"], found["reason"]) == (kind, status, reason):
+                return dict(found)
+        return None
+
+    def wait_for_condition(self, kind: str, status: str, reason: str) -> dict[str, Any]:
+        """The condition, once it is there."""
+        found: dict[str, Any] = wait_for(
+            lambda: self.condition(kind, status, reason), f"{kind}={status} {reason} of {self.name}"
+        )
+        return found
+
+    def pod(self, index: int = 0) -> dict[str, Any] | None:
+        """A worker pod."""
+        found: dict[str, Any] | None = self.cluster.get("pod", f"{self.name}-worker-{index}")
+        return found
+
+    def wait_for_pod(self, index: int = 0, *, other_than: str = "") -> str:
+        """The uid of a worker pod, once there is one."""
+        pod = wait_for(
+            lambda: (found := self.pod(index)) and found["metadata"]["uid"] != other_than and found,
+            f"worker {index} of {self.name}",
+        )
+        return str(pod["metadata"]["uid"])
+
+    def run(self, index: int = 0) -> None:
+        """Have the container of a worker run."""
+        self._set_state(index, "Running", {"running": {"startedAt": _now()}}, ready=True)
+
+    def block(self, reason: str, message: str, index: int = 0) -> None:
+        """Have a worker wait before its container can start."""
+        self._set_state(index, "Pending", {"waiting": {"reason": reason, "message": message}})
+
+    def end(self, code: int, message: str = "", *, reason: str = "", index: int = 0) -> None:
+        """Have the container of a worker end."""
+        ended = {
+            "exitCode": code,
+            "reason": reason or ("Completed" if code == 0 else "Error"),
+            "message": message,
+            "startedAt": _now(),
+            "finishedAt": _now(),
+        }
+        self._set_state(index, "Failed" if code else "Succeeded", {"terminated": ended})
+
+    def _set_state(self, index: int, phase: str, state: dict[str, Any], *, ready: bool = False) -> None:
+        container = {"name": "trainer", "ready": ready, "state": state, "restartCount": 0}
+        container |= {"image": "kubedet-trainer:0.1.0", "imageID": ""}
+        status = {"phase": phase, "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
+        patch = json.dumps({"status": {**status, "containerStatuses": [container]}})
+        pod = f"{self.name}-worker-{index}"
+        self.cluster.kubectl("patch", "pod", pod, "-n", NAMESPACE, "--subresource=status", "-p", patch)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class OperatorProcess:
+    """The operator as a process of its own, with a log file and a port for its metrics."""
+
+    kubeconfig: Path
+    log: Path
+    namespaces: str = NAMESPACE
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it; `wait_until_ready` or a line of the log tell how that goes."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self.kubeconfig),
+            "KUBEDET_OPERATOR_NAMESPACES": self.namespaces,
+            "KUBEDET_OPERATOR_METRICS_PORT": str(self.port),
+            "KUBEDET_OPERATOR_PROGRESS_INTERVAL_SECONDS": "1",
+        }
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kubedet_operator"], env=environment, stdout=output, stderr=output
+            )
+
+    def get(self, path: str) -> str:
+        """The answer to a request to its port; empty while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, OSError):
+            return ""
+
+    def wait_until_ready(self) -> None:
+        """Return once jobs are reconciled."""
+        wait_for(lambda: self.get("/readyz") == "ok", f"readiness; the log: {self.log}")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log, which is JSON without a terminal."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it, and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A control plane of our own; without the kit for it, the throw-away cluster that KUBECONFIG names."""
+    given = os.environ.get("KUBECONFIG")
+    kit = request.config.rootpath.parent / "shared" / "cluster"
+    if not kit.is_dir() and given:
+        yield Cluster("kubectl", given)
+        return
+    shared: Path = request.getfixturevalue("shared")
+    kit = shared / "cluster"
+    output = _run(kit / "up", "--name", CLUSTER)
+    found = re.search(r"KUBECONFIG=(\S+)", output)
+    try:
+        assert found is not None
+        programs = Path(_run(kit / "unpack").strip().splitlines()[-1])
+        yield Cluster(str(programs / "kubectl"), found.group(1))
+    finally:
+        _run(kit / "down", "--name", CLUSTER)
+        if found is not None and not request.session.testsfailed:
+            shutil.rmtree(Path(found.group(1)).parent, ignore_errors=True)  # logs that nobody needs
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def account(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that makes a kubeconfig of a service account of the test's namespace."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    cluster.apply(namespace)
+    cluster.kubectl("apply", "-n", NAMESPACE, "-f", str(ROOT / "manifests/rbac.yaml"))
+    folder = tmp_path_factory.mktemp("kubeconfigs")
+
+    def make(name: str) -> Path:
+        token = cluster.kubectl("create", "token", name, "-n", NAMESPACE, "--duration=1h").strip()
+        config = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+        config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(config))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def operator(
+    cluster: Cluster, account: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """The operator, started before the cluster knows DetectionJobs; it waits for their definition."""
+    operator = OperatorProcess(account(ACCOUNT), tmp_path_factory.mktemp("operator") / "log")
+    cluster.kubectl("delete", "crd", "detectionjobs.kubedet.dev", "--ignore-not-found")
+    operator.start()
+    try:
+        wait_for(lambda: "apply manifests/crds" in operator.log.read_text(), "word of the missing CRD")
+        assert not operator.get("/readyz")
+        assert operator.get("/healthz") == "ok"
+        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/crds"))
+        operator.wait_until_ready()
+        yield operator
+        assert operator.stop() == 0
+        told = [line["message"] for line in operator.lines() if line["severity"] == "error"]
+        assert len(told) == 1, told
+    finally:
+        if operator.process is not None and operator.process.poll() is None:
+            operator.process.kill()
+
+
+@pytest.fixture
+def make_job(cluster: Cluster, operator: OperatorProcess) -> Iterator[Callable[..., Job]]:
+    """A function that applies a job, which is deleted in the end."""
+    made: list[str] = []
+
+    def make(name: str, **spec: Any) -> Job:
+        spec["worker"] = {"gpus": 0, "template": NO_NODE, **spec.get("worker", {})}
+        made.append(name)
+        cluster.apply(builders.make_manifest(name=name, namespace=NAMESPACE, **spec))
+        return Job(cluster, name)
+
+    yield make
+    cluster.kubectl("delete", "dj", *made, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
+@pytest.fixture
+def make_operator(tmp_path: Path) -> Iterator[Callable[[Path], OperatorProcess]]:
+    """A function that starts a further operator with another kubeconfig."""
+    started: list[OperatorProcess] = []
+
+    def make(kubeconfig: Path) -> OperatorProcess:
+        operator = OperatorProcess(kubeconfig, tmp_path / "log")
+        operator.start()
+        started.append(operator)
+        return operator
+
+    yield make
+    for operator in started:
+        if operator.process is not None and operator.process.poll() is None:
+            operator.process.kill()
+
+
+@pytest.fixture
+def wait() -> Callable[..., Any]:
+    """`wait_for`, for tests, which cannot import this file."""
+    return wait_for

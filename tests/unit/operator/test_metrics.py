@@ -1,0 +1,97 @@
+"""What Prometheus and the probes are told."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kubedet_operator import endpoint
+from kubedet_operator.metrics import TABLE, Health, Metrics
+
+JOB = {
+    "metadata": {"namespace": "team-a", "name": "mask"},
+    "spec": {"recipe": "mask_rcnn_r50_fpn_1x"},
+    "status": {
+        "phase": "Succeeded",
+        "progress": {"percentage": 80, "estimatedRemainingSeconds": 12},
+        "results": {"boxAP": 37.4},
+    },
+}
+
+
+@pytest.fixture
+def jobs() -> list[dict[str, Any]]:
+    return [JOB]
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def port(jobs: list[dict[str, Any]], health: Health) -> Iterator[int]:
+    metrics = Metrics()
+    metrics.expose_jobs(lambda: jobs)
+    server = endpoint.serve(0, metrics=metrics, health=health)
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def samples(port: int) -> dict[str, float]:
+    families = text_string_to_metric_families(get(port, "/metrics")[1])
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[dict[str, Any]]) -> None:
+    whose = [("name", "mask"), ("namespace", "team-a")]
+    found = samples(port)
+    assert found[f"kubedet_job_progress_ratio{whose}"] == 0.8
+    assert found[f"kubedet_job_eta_seconds{whose}"] == 12
+    assert found[f"kubedet_job_result{[('metric', 'boxAP'), *whose]}"] == 37.4
+    assert found["kubedet_operator_jobs[('phase', 'Succeeded')]"] == 1
+    jobs.clear()
+    assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
+
+
+def test_every_recorded_metric_is_exposed_and_only_jobs_carry_names(port: int) -> None:
+    text = get(port, "/metrics")[1]
+    for series in TABLE.values():
+        assert f"# TYPE {series.name} {series.kind}" in text
+        assert not {"name", "namespace", "pod", "uid"} & set(series.labels)
+
+
+def test_readiness_and_health_are_told_apart(port: int, health: Health) -> None:
+    assert get(port, "/healthz") == (200, "ok")
+    assert get(port, "/readyz")[0] == 503
+    health.ready = True
+    assert get(port, "/readyz") == (200, "ok")
+    assert get(port, "/nowhere")[0] == 404
+
+
+def test_a_silent_watch_and_a_stuck_loop_are_complained_about(port: int, health: Health) -> None:
+    health.watched_at["pods"] = time.monotonic() - 1000
+    assert "watch of pods" in get(port, "/healthz")[1]
+    health.watched_at.clear()
+    health.loop_at -= 100
+    assert get(port, "/healthz")[0] == 503

@@ -1,0 +1,211 @@
+"""The order and the conditions of what a reconciliation does, against an API server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+import builders
+from kubedet_operator import errors
+from kubedet_operator.cache import Cache, Key
+from kubedet_operator.cluster import Cluster
+from kubedet_operator.metrics import Metrics
+from kubedet_operator.reconcile import Reconciler
+from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.workqueue import WorkQueue
+
+KEY = ("default", "demo")
+NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
+
+
+class FakeCluster:
+    """Records what is asked of it, and answers or fails as told."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.failures: dict[str, errors.OperatorError] = {}
+        self.jobs: list[dict[str, Any]] = []
+        self.pods: list[dict[str, Any]] = []
+        self._version = 100
+
+    async def list_jobs(self, _: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
+        for job in self.jobs:
+            yield job
+
+    async def list_pods(self, _: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
+        for pod in self.pods:
+            yield pod
+
+    async def apply_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+        self._ask("status", job["metadata"]["name"])
+        return {**job, "metadata": {**job["metadata"], **self._next()}, "status": dict(status)}
+
+    async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        self._ask("apply", manifest["metadata"]["name"])
+        created = {"uid": f"uid-{self._version}", "creationTimestamp": "2026-01-01T01:00:00Z"}
+        return {**manifest, "metadata": {**manifest["metadata"], **created, **self._next()}}
+
+    async def delete_pod(self, namespace: str, name: str, *, uid: str) -> None:
+        self._ask("delete", name)
+
+    async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
+        self._ask("read", name)
+        return make_job(version=500)
+
+    def _ask(self, verb: str, name: str) -> None:
+        self.asked.append((verb, name))
+        if verb in self.failures:
+            raise self.failures[verb]
+
+    def _next(self) -> dict[str, str]:
+        self._version += 1
+        return {"resourceVersion": str(self._version)}
+
+
+def make_job(*, version: int = 1) -> dict[str, Any]:
+    manifest = builders.make_manifest()
+    manifest["metadata"] |= {
+        "uid": builders.UID,
+        "generation": 1,
+        "resourceVersion": str(version),
+        "creationTimestamp": "2026-01-01T00:59:00Z",
+    }
+    return manifest
+
+
+class World:
+    """A reconciler with its surroundings."""
+
+    def __init__(self) -> None:
+        self.cluster = FakeCluster()
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.cache = Cache(self.queue.add)
+        self.metrics = Metrics()
+        self.reconciler = Reconciler(
+            cast(Cluster, self.cluster),
+            self.cache,
+            self.queue,
+            metrics=self.metrics,
+            settings=OperatorSettings(),
+            clock=lambda: NOW,
+        )
+
+    async def settle(self) -> None:
+        """Reconcile until the queue is empty."""
+        while len(self.queue):
+            key = await self.queue.get()
+            await self.reconciler.reconcile(key)
+            self.queue.done(key)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_the_status_is_written_before_anything_is_done_and_only_when_it_changes(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    assert world.cluster.asked[0] == ("status", "demo")
+    assert ("apply", "demo-worker-0") in world.cluster.asked
+    writes = world.cluster.asked.count(("status", "demo"))
+    world.queue.add(KEY)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+
+
+async def test_a_status_that_cannot_be_written_leaves_the_pod_that_shows_the_failure(world: World) -> None:
+    world.cluster.failures["status"] = errors.ApiUnreachable("down")
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=137))
+    world.cache.store_job(make_job())
+    with pytest.raises(errors.ApiUnreachable):
+        await world.settle()
+    assert world.cluster.asked == [("status", "demo")]
+
+
+async def test_a_conflict_reads_the_job_again_and_decides_anew(world: World) -> None:
+    world.cluster.failures["status"] = errors.Conflict("changed")
+    world.cache.store_job(make_job())
+    await world.reconciler.reconcile(KEY)
+    assert world.cluster.asked == [("status", "demo"), ("read", "demo")]
+    assert len(world.queue) == 1
+    job = world.cache.job(KEY)
+    assert job is not None
+    assert job["metadata"]["resourceVersion"] == "500"
+
+
+async def test_a_job_that_is_gone_is_forgotten(world: World) -> None:
+    world.cluster.failures["status"] = errors.NotFound("gone")
+    world.cache.store_job(make_job())
+    await world.reconciler.reconcile(KEY)
+    assert world.cache.job(KEY) is None
+
+
+async def test_a_job_that_is_being_deleted_gets_no_new_pods(world: World) -> None:
+    job = make_job()
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T00:59:30Z"
+    world.cache.store_job(job)
+    await world.settle()
+    assert world.cluster.asked == []
+
+
+async def test_a_refused_pod_is_told_of_in_the_status_until_it_is_accepted(world: World) -> None:
+    world.cluster.failures["apply"] = errors.Rejected("exceeded quota")
+    world.cache.store_job(make_job())
+    for _ in range(2):
+        with pytest.raises(errors.Rejected):
+            await world.reconciler.reconcile(KEY)
+    assert _reason(world) == "ChildRejected"
+    del world.cluster.failures["apply"]
+    await world.reconciler.reconcile(KEY)
+    await world.settle()
+    assert _reason(world) == "WaitingForPods"
+
+
+async def test_failures_are_counted_by_reason_and_tried_again(world: World) -> None:
+    world.cluster.failures["status"] = errors.ApiBusy("busy", retry_after_seconds=30)
+    world.cache.store_job(make_job())
+    worker = asyncio.create_task(world.reconciler.work())
+    while not world.cluster.asked:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    worker.cancel()
+    assert world.count("kubedet_operator_reconcile_errors_total", reason="ApiBusy") == 1
+    assert len(world.queue) == 0
+
+
+async def test_restarts_and_endings_are_counted_once(world: World) -> None:
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=137))
+    world.cache.store_job(make_job())
+    await world.settle()
+    world.queue.add(KEY)
+    await world.settle()
+    assert world.count("kubedet_operator_restarts_total", **{"class": "Application"}) == 1
+    world.cache.drop_pod(KEY, "demo-worker-0", uid="pod-uid")
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=66, uid="second"))
+    await world.settle()
+    assert world.count("kubedet_operator_finished_total", result="Failed") == 1
+
+
+async def test_a_resync_finds_what_no_event_told(world: World) -> None:
+    world.cache.store_job(make_job())
+    world.cache.store_pod(builders.make_pod())
+    await world.settle()
+    world.cluster.jobs = [make_job(version=900)]
+    await world.reconciler.resync()
+    assert not world.cache.pods(KEY)
+    assert len(world.queue) == 1
+
+
+def _reason(world: World) -> str:
+    job = world.cache.job(KEY)
+    assert job is not None
+    reasons = {item["type"]: item["reason"] for item in job["status"]["conditions"]}
+    return str(reasons["Initialized"])
