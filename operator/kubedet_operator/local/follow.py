@@ -69,7 +69,8 @@ class _Lines:
         if progress is None or (progress.stage, progress.percentage) == self._shown:
             return
         self._shown = (progress.stage, progress.percentage)
-        self.say(f"{progress.stage.value} {progress.percentage} % {describe(progress)}".rstrip())
+        where = f" {progress.percentage} %, {describe(progress)}" if progress.totalIterations else ""
+        self.say(progress.stage.value + where)
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -42,15 +42,18 @@ def _progress(iteration: int, *, stage: contract.Stage = contract.Stage.TRAINING
 def test_elsewhere_than_on_a_terminal_each_change_is_one_line() -> None:
     def show(console: Console) -> None:
         with follow(console) as follower:
+            initializing = contract.Progress(stage=contract.Stage.INITIALIZING)
+            follower.update(DetectionJobStatus(progress=initializing))
             for iteration in (0, 1, 2, 2, 100):
                 follower.update(_progress(iteration))
             follower.update(_progress(100, stage=contract.Stage.EVALUATING))
 
     assert _shown(show).splitlines() == [
-        "Training 0 % epoch 1, iteration 0/200, 3:20 left",
-        "Training 1 % epoch 1, iteration 2/200, 3:18 left",
-        "Training 50 % epoch 1, iteration 100/200, 1:40 left",
-        "Evaluating 50 % epoch 1, iteration 100/200, 1:40 left",
+        "Initializing",
+        "Training 0 %, epoch 1, iteration 0/200, 3:20 left",
+        "Training 1 %, epoch 1, iteration 2/200, 3:18 left",
+        "Training 50 %, epoch 1, iteration 100/200, 1:40 left",
+        "Evaluating 50 %, epoch 1, iteration 100/200, 1:40 left",
     ]
 
 
