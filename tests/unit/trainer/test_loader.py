@@ -1,0 +1,171 @@
+"""Batches for training and validation, from worker processes and without them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dataset_builders import make_split
+from kubedet_trainer.data import coco, loader, splits
+from kubedet_trainer.data.loader import Loader
+from kubedet_trainer.data.splits import Split
+from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.structures import Batch
+
+WIDE, TALL = (64, 48), (48, 64)
+PIPELINE = Pipeline(scale=(96, 64), flip_probability=0.5)
+
+
+def train(
+    split: Split, *, end: int = 4, workers: int = 0, pipeline: Pipeline = PIPELINE, seed: int = 0
+) -> Loader:
+    return loader.train_loader(
+        split,
+        plan=loader.sampling_plan(split, images_per_process=2, global_batch=2, seed=seed),
+        pipeline=pipeline,
+        rank=0,
+        world_size=1,
+        start_iteration=0,
+        end_iteration=end,
+        num_workers=workers,
+        pin_memory=False,
+    )
+
+
+def assert_equal(first: Batch, second: Batch) -> None:
+    for name in ("pixels", "sizes", "scale_factors", "image_ids"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    for name in ("boxes", "labels", "valid"):
+        assert torch.equal(getattr(first.targets, name), getattr(second.targets, name)), name
+
+
+def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE, (80, 48)])
+    (batch,) = train(split, end=1, pipeline=Pipeline(scale=(96, 64), pad_multiple=32))
+    assert batch.pixels.shape == (2, 3, 64, 96)
+    assert batch.pixels.dtype == torch.uint8
+    assert batch.targets.boxes.shape == (2, 8, 4)
+    for place, image_id in enumerate(batch.image_ids.tolist()):
+        pixels = cv2.imread(str(tmp_path / "images" / f"{image_id}.jpg"))
+        height, width = batch.sizes[place].tolist()
+        factor = batch.scale_factors[place].item()
+        assert factor == pytest.approx(min(96 / max(pixels.shape), 64 / 48))
+        expected = cv2.resize(pixels, (width, height)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(batch.pixels[place, :, :height, :width].numpy(), expected)
+        assert not batch.pixels[place, :, height:].any()
+        assert not batch.pixels[place, :, :, width:].any()
+        box = np.array([image_id, 5, image_id + 19, 14], np.float32) * factor
+        np.testing.assert_allclose(batch.targets.boxes[place, 0].numpy(), box, rtol=1e-6)
+    assert batch.targets.valid.tolist() == [[True] + [False] * 7] * 2
+    assert batch.targets.labels.tolist() == [[1] + [0] * 7] * 2
+
+
+def test_workers_and_none_make_the_same_batches(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data/coco_mini"
+    annotations = coco.load_annotations(data / "instances_train.json", cache=tmp_path)
+    split = splits.training_split(annotations, folder=data / "images")
+    pipeline = Pipeline(scale=(160, 96), flip_probability=0.5)
+    alone = list(train(split, workers=0, pipeline=pipeline))
+    helped = list(train(split, workers=2, pipeline=pipeline))
+    assert len(alone) == len(helped) == 4
+    for first, second in zip(alone, helped, strict=True):
+        assert_equal(first, second)
+
+
+def test_flips_depend_on_seed_and_epoch(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 2)
+
+    def left_corners(seed: int) -> list[list[float]]:
+        batches = train(split, end=8, seed=seed)
+        return [batch.targets.boxes[batch.image_ids.argsort(), 0, 0].tolist() for batch in batches]
+
+    assert left_corners(0) == left_corners(0)
+    assert left_corners(0) != left_corners(1)
+    per_image = list(zip(*left_corners(0), strict=True))
+    assert all(len(set(corners)) == 2 for corners in per_image)
+
+
+def test_an_image_without_ground_truth_is_replaced_by_one_of_its_group(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE, WIDE, WIDE, TALL], empty=[1])
+    seen = list(train(split, end=30))
+    assert {tuple(batch.image_ids.tolist()) for batch in seen} & {(4, 4)}
+    ids = {number for batch in seen for number in batch.image_ids.tolist()}
+    assert ids == {1, 3, 4}
+    for batch in seen:
+        assert set(batch.image_ids.tolist()) in ({1}, {3}, {1, 3}, {4})
+
+
+def test_validation_visits_each_image_once_over_the_ranks(tmp_path: Path) -> None:
+    annotations = make_split(tmp_path, sizes=[WIDE] * 5).annotations
+    split = splits.validation_split(annotations, folder=tmp_path / "images")
+    shares = [
+        [
+            batch.image_ids.tolist()
+            for batch in loader.val_loader(
+                split, pipeline=Pipeline(), rank=rank, world_size=2, num_workers=0, pin_memory=False
+            )
+        ]
+        for rank in range(2)
+    ]
+    assert shares == [[[1], [3], [5]], [[2], [4]]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_image_ends_the_iteration_with_file_and_rule(tmp_path: Path, workers: int) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 2)
+    file = tmp_path / "images/2.jpg"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(InvalidInput, match=r"2\.jpg: .*truncated-image") as refused:
+        list(train(split, workers=workers))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_of_another_size_than_its_record_is_refused(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 2)
+    (tmp_path / "images/2.jpg").unlink()
+    cv2.imwrite(str(tmp_path / "images/2.jpg"), np.zeros((30, 30, 3), np.uint8))
+    with pytest.raises(InvalidInput, match=r"image 2 is 30x30, must be 64x48 as its record says"):
+        list(train(split))
+
+
+def test_a_split_without_its_images_or_without_boxes_is_refused(tmp_path: Path) -> None:
+    annotations = make_split(tmp_path, sizes=[WIDE]).annotations
+    with pytest.raises(MissingInput, match=r"1\.jpg: image 1 is absent"):
+        splits.training_split(annotations, folder=tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match="no training image has a box"):
+        make_split(tmp_path / "crowds", sizes=[WIDE], empty=[0])
+
+
+def test_workers_go_on_when_they_are_asked_to_stop(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 4)
+    batches = train(split, end=40, workers=2)
+    iterator = iter(batches)
+    next(iterator)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(iterator)) == 39
+    for worker in workers:
+        worker.join(timeout=60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_closing_in_the_middle_ends_the_workers(tmp_path: Path) -> None:
+    batches = train(make_split(tmp_path, sizes=[WIDE] * 4), end=1000, workers=2)
+    iterator = iter(batches)
+    next(iterator)
+    workers = multiprocessing.active_children()
+    batches.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert list(iterator) == []
