@@ -61,7 +61,7 @@ class RestartCounts:
     total: int = 0
     """All restarts of pods and processes together: what the printer column shows."""
     application: int = 0
-    """Restarts after the application's own failures; pods that fail within seconds of one another count once."""
+    """Restarts after the application's own failures; pods that fail together count once."""
     infrastructure: int = 0
     """Restarts after evictions, lost nodes and the like; backoffLimit does not count them."""
     process: int = 0

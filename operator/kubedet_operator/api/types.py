@@ -26,6 +26,10 @@ _DATASET_URI = Pattern(
 _STORE_URI = Pattern(
     regex=rf"({_BUCKET}|{_CLAIM}|{_FILE})", meaning="s3://bucket/prefix, pvc://claim/path or file:///path"
 )
+_WEIGHTS_URI = Pattern(
+    regex=rf"({_BUCKET}|{_CLAIM}|{_FILE}|https?://[^?#]+)",
+    meaning="s3://bucket/file, pvc://claim/file, file:///file or https://host/file",
+)
 _ENDPOINT = Pattern(regex=r"https?://[^/?#]+/?", meaning="https://host:port or http://host:port")
 _RELATIVE_PATH = Pattern(regex=r"[^/].*", meaning="a path relative to the data set's storageUri")
 _QUANTITY = Pattern(
@@ -45,8 +49,8 @@ class SecretReference:
 class Pretrained:
     """Weights that training starts from, instead of the recipe's own."""
 
-    storageUri: str = bounded(min_length=1, pattern=_STORE_URI)
-    """File of backbone or whole-model weights: s3://, pvc:// or file://."""
+    storageUri: str = bounded(min_length=1, pattern=_WEIGHTS_URI)
+    """File of backbone or whole-model weights: s3:// (with the checkpoint's Secret), pvc://, file://, https://."""
     sha256: str | None = bounded(
         default=None, max_length=64, pattern=Pattern(regex=r"[0-9a-f]{64}", meaning="64 hexadecimal digits")
     )
