@@ -81,7 +81,7 @@ def draw_detections(
     for row in order:
         x1, y1, x2, y2 = corners[row].tolist()
         colour = class_colour(int(marks.labels[row]))
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thickness)
     for row in order:
         label = int(marks.labels[row])
         text = classes[label - 1]

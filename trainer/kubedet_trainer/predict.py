@@ -19,7 +19,7 @@ from kubedet_trainer.data import batches, images, transforms
 from kubedet_trainer.data.batches import Item
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.drawing import Marks
-from kubedet_trainer.errors import MissingInput
+from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluate import DetectionTable, detect
 
 DETECTIONS_FILE = "detections.json"
@@ -35,6 +35,7 @@ class Prediction:
     file: Path
     """The COCO file: images, categories, and every detection as an annotation with a score."""
     pictures: list[Path]
+    """Named as the images."""
     num_detections: int
     """Of those that reach the threshold."""
 
@@ -81,9 +82,13 @@ def predict_folder(
 
     Raises:
         MissingInput: there is no image.
-        InvalidInput: a file is not a whole image.
+        InvalidInput: a file is not a whole image, or `output` is the folder of the images.
     """
     files = find_images(source)
+    if output.resolve() == files[0].resolve().parent:
+        raise InvalidInput(
+            f"{output}: must be another folder than the images', whose names the pictures keep"
+        )
     output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -100,7 +105,7 @@ def predict_folder(
             {"id": number, "file_name": file.name, "width": pixels.shape[1], "height": pixels.shape[0]}
         )
         annotations += table.to_coco(category_ids)
-        pictures.append(output / f"{file.stem}.png")
+        pictures.append(output / file.name)
         cv2.imwrite(
             str(pictures[-1]), drawing.draw_detections(pixels, marks=marks_of(table), classes=classes)
         )

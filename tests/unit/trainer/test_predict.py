@@ -1,0 +1,84 @@
+"""Predictions in a user's own images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dataset_builders import make_image
+from kubedet_trainer import predict
+from kubedet_trainer.config import NormalisationConfig
+from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.predict import Prediction
+from kubedet_trainer.structures import Detections, Images
+
+
+class TwoBoxes(nn.Module):
+    """Finds a sure and an unsure box in every image."""
+
+    def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
+        boxes = torch.tensor([[4.0, 6.0, 23.0, 15.0], [0.0, 0.0, 9.0, 9.0]])
+        return [Detections(boxes=boxes, scores=torch.tensor([0.9, 0.2]), labels=torch.tensor([2, 1]))]
+
+
+def run(source: Path, output: Path) -> Prediction:
+    return predict.predict_folder(
+        TwoBoxes().eval(),
+        source=source,
+        output=output,
+        classes=["cat", "dog"],
+        category_ids=[17, 18],
+        pipeline=Pipeline(scale=(96, 72)),
+        normalisation=NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False),
+        device=torch.device("cpu"),
+    )
+
+
+def test_a_folder_gives_pictures_and_a_coco_file(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg", "c.JPEG"):
+        make_image(tmp_path / "in", name)
+    (tmp_path / "in/notes.txt").write_text("not an image")
+    prediction = run(tmp_path / "in", tmp_path / "out")
+    assert [file.name for file in prediction.pictures] == ["a.jpg", "b.png", "c.JPEG"]
+    assert all(cv2.imread(str(file)).shape == (48, 64, 3) for file in prediction.pictures)
+    content = json.loads(prediction.file.read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "b.png", "c.JPEG"]
+    assert content["categories"] == [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
+    assert content["annotations"][1] == {
+        "id": 2,
+        "image_id": 2,
+        "category_id": 18,
+        "score": pytest.approx(0.9),
+        "bbox": [4.0, 6.0, 20.0, 10.0],
+    }
+    assert prediction.num_detections == len(content["annotations"]) == 3
+
+
+def test_one_image_is_enough(tmp_path: Path) -> None:
+    prediction = run(make_image(tmp_path, "a.jpg"), tmp_path / "out")
+    assert [file.name for file in prediction.pictures] == ["a.jpg"]
+
+
+def test_the_images_themselves_are_never_overwritten(tmp_path: Path) -> None:
+    image = make_image(tmp_path, "a.jpg")
+    before = image.read_bytes()
+    with pytest.raises(InvalidInput, match="must be another folder"):
+        run(tmp_path, tmp_path)
+    assert image.read_bytes() == before
+
+
+def test_nothing_to_predict_is_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="no image there"):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(InvalidInput, match=r"a\.jpg: .*truncated-image"):
+        run(tmp_path, tmp_path / "out")
