@@ -48,7 +48,8 @@ def _run(output: Path, manifest: dict[str, Any], **secrets: dict[str, str]) -> O
 
 
 def test_a_run_ends_with_its_row_and_where_everything_lies(tmp_path: Path) -> None:
-    outcome = _run(tmp_path, _manifest())
+    # Longer than the pauses between two questions for progress, however slow the machine.
+    outcome = _run(tmp_path, _manifest(variables={"STUB_ITERATIONS": 30, "STUB_SECONDS": "0.1"}))
     assert outcome.code == 0
     assert "Training" in outcome.progress
     for text in ("smoke_faster_rcnn", "41.5", "81.2", str(tmp_path / "checkpoints" / "curves.png")):
