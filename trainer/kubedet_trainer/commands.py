@@ -81,9 +81,10 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         published = results.get("reference")
         rows = [(recipe, results), *([("published", published)] if published else [])]
         console.print(terminal.zoo_table(rows))
-        for name in ("modelUri", "reportUri"):
-            if results.get(name):
-                console.print(f"{name}: {results[name]}", soft_wrap=True)
+        for name, uri in (("model", results.get("modelUri")), ("report", results.get("reportUri"))):
+            if uri:
+                console.print(f"{name}: {uri}", soft_wrap=True)
+        console.print("Pictures of the curves and of detections lie beside the report.")
     sys.exit(code)
 
 

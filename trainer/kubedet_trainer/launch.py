@@ -79,7 +79,9 @@ def run(environment: Mapping[str, str], *, options: Options = Options()) -> int:
         _logger.exception("the launcher failed")
         failure = supervise.failure_of(error, last_lines=traceback.format_exc().splitlines()[-20:])
     if failure is not None:
-        _logger.error(failure.message, extra={"exitCode": int(failure.exitCode), "reason": failure.reason})
+        is_stop = failure.exitCode == contract.ExitCode.TERMINATED_SAVED
+        extra = {"exitCode": int(failure.exitCode), "reason": failure.reason}
+        _logger.log(logging.WARNING if is_stop else logging.ERROR, failure.message, extra=extra)
     if path := environment.get(Environment.TERMINATION_MESSAGE_PATH):
         Path(path).write_text(contract.dump_termination_message(results=results, failure=failure))
     return 0 if failure is None else int(failure.exitCode)

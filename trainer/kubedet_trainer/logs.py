@@ -25,7 +25,9 @@ def _terminal_handler(stream: TextIO) -> logging.Handler:
     from rich.console import Console  # a tenth of a second that only a terminal needs to pay
     from rich.logging import RichHandler
 
-    return RichHandler(console=Console(file=stream), show_path=False, log_time_format="%H:%M:%S")
+    handler = RichHandler(console=Console(file=stream), show_path=False, log_time_format="%H:%M:%S")
+    handler.setFormatter(logging.Formatter("%(message)s"))  # the handler itself shows time and level
+    return handler
 
 
 def _json_handler(stream: TextIO) -> logging.Handler:

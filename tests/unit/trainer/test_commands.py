@@ -56,7 +56,7 @@ def test_train_fills_the_contract_and_prints_the_row(
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["smoke_rpn", "36.4"] in lines
     assert ["published", "36.4"] in lines
-    assert ["reportUri:", "file:///report"] in lines
+    assert ["report:", "file:///report"] in lines
     assert "KUBEDET_RECIPE" not in os.environ
 
 
