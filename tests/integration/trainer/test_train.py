@@ -1,0 +1,220 @@
+"""The loop in real processes: resume bit by bit, world sizes, stops, lost peers, and how runs end."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import s3
+from trainer_ranks import ITERATIONS, Job
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Iterator[MakeJob]:
+    jobs: list[Job] = []
+
+    def make(name: str = "job", **options: Any) -> Job:
+        job = Job(folder=tmp_path / name, **options)
+        jobs.append(job)
+        return job
+
+    yield make
+    for job in jobs:
+        job.stop_all()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run that nothing disturbed."""
+    job = Job(folder=tmp_path_factory.mktemp("straight"))
+    assert job.run() == [0], job.log()[-3000:]
+    return job
+
+
+def _assert_equal(found: Any, wanted: Any, *, path: str = "state") -> None:
+    """Equal structure, and tensors equal in every bit."""
+    assert type(found) is type(wanted), path
+    if isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted), path
+    elif isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), path
+        for key, value in wanted.items():
+            _assert_equal(found[key], value, path=f"{path}.{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), path
+        for index, value in enumerate(wanted):
+            _assert_equal(found[index], value, path=f"{path}[{index}]")
+    else:
+        assert found == wanted, path
+
+
+def _assert_same_run(job: Job, straight: Job) -> None:
+    found, wanted = job.state(ITERATIONS), straight.state(ITERATIONS)
+    for part in ("model", "optimizer", "iteration"):
+        _assert_equal(found[part], wanted[part], path=part)
+    for part in ("training", "evaluations"):
+        _assert_equal(found["history"][part], wanted["history"][part], path=part)
+    ours, theirs = _row(job), _row(straight)
+    assert (ours["boxAP"], ours["metrics"]) == (theirs["boxAP"], theirs["metrics"])
+
+
+def _row(job: Job) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((job.work / "results.json").read_text())
+    return row
+
+
+def test_a_killed_run_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
+    job = make_job()
+    (rank,) = job.start()
+    job.wait_for(lambda: 20 in job.steps(), rank=rank)
+    rank.send_signal(signal.SIGKILL)
+    assert rank.wait() == -signal.SIGKILL
+    assert ITERATIONS not in job.steps()
+    assert job.run() == [0], job.log()[-3000:]
+    assert "resumed from" in job.log()
+    _assert_same_run(job, straight)
+
+
+def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
+    job = make_job(environment={"KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS": "1000"})
+    (rank,) = job.start()
+    job.wait_for(lambda: job.iteration() >= 3, rank=rank)
+    rank.send_signal(signal.SIGTERM)
+    assert rank.wait(timeout=60) == 143, job.log()[-3000:]
+    assert job.failure()["reason"] == "TerminatedSaved"
+    newest = job.steps()[-1]
+    assert f"the state of iteration {newest} is saved" in job.failure()["message"]
+    assert newest < ITERATIONS
+    assert job.run() == [0], job.log()[-3000:]
+    _assert_same_run(job, straight)
+
+
+def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
+    row = _row(straight)
+    assert row == json.loads((straight.checkpoints / "results.json").read_text())
+    assert row["hardware"] == {
+        "accelerator": "cpu",
+        "worldSize": 1,
+        "precision": "fp32",
+        "memoryKind": "process_peak_resident",
+        "globalBatch": 4,
+        "accumulationSteps": 2,
+        "learningRateScale": 1.0,
+    }
+    assert 0 <= row["boxAP"] <= 100
+    assert 0.1 < row["memoryGB"] < 8
+    assert row["secondsPerIteration"] > 0
+    assert row["inferenceFps"] > 0
+    assert {item["name"] for item in row["metrics"]} >= {"boxAP50", "boxAR100"}
+    state = Path(row["modelUri"].removeprefix("file://"))
+    assert state == straight.checkpoints / "step-00000040/state.pt"
+    assert state.is_file()
+    for name in ("curves.png", "detections.png"):
+        assert (straight.checkpoints / name).read_bytes().startswith(b"\x89PNG")
+    manifest = json.loads((straight.checkpoints / "step-00000040/manifest.json").read_text())
+    assert manifest["metrics"]["boxAP"] == row["boxAP"]
+    assert (manifest["epoch"], manifest["recipe"]["name"]) == (4, "smoke_faster_rcnn")
+    progress = json.loads((straight.work / "progress.json").read_text())
+    assert progress["progress"]["stage"] == "Done"
+    assert progress["progress"]["percentage"] == 100
+    assert progress["checkpoint"]["iteration"] == ITERATIONS
+
+
+def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job):
+    before = straight.state(ITERATIONS)
+    row = _row(straight)
+    assert straight.run() == [0]
+    _assert_equal(straight.state(ITERATIONS)["model"], before["model"])
+    assert _row(straight)["boxAP"] == row["boxAP"]
+
+
+def test_two_processes_learn_what_one_learns(make_job: MakeJob, straight: Job):
+    job = make_job(environment={"KUBEDET_PROCS_PER_REPLICA": "2"})
+    assert job.run(world_size=2) == [0, 0], job.log(0)[-3000:] + job.log(1)[-3000:]
+    assert _row(job)["hardware"]["accumulationSteps"] == 1
+    found, wanted = job.state(20), straight.state(20)
+    for name, value in wanted["model"].items():
+        # Only the order of summation differs; rounding grows slowly over the steps.
+        torch.testing.assert_close(found["model"][name], value, rtol=2e-3, atol=2e-4, msg=name)
+    assert {item["name"] for item in _row(job)["metrics"]} == {
+        item["name"] for item in _row(straight)["metrics"]
+    }
+
+
+def test_a_lost_peer_ends_the_others_with_its_code(make_job: MakeJob):
+    job = make_job()
+    first, second = job.start(world_size=2)
+    job.wait_for(lambda: job.iteration() >= 3, rank=first)
+    second.send_signal(signal.SIGKILL)
+    assert first.wait(timeout=60) == 151, job.log()[-3000:]
+    assert job.failure()["reason"] == "PeerFailed"
+
+
+def test_a_stop_of_one_worker_saves_and_sets_the_others_free(make_job: MakeJob):
+    job = make_job()
+    first, second = job.start(world_size=2)
+    job.wait_for(lambda: job.iteration() >= 3, rank=first)
+    second.send_signal(signal.SIGTERM)
+    assert (first.wait(timeout=60), second.wait(timeout=60)) == (151, 143), job.log(1)[-3000:]
+    assert f"the state of iteration {job.steps()[-1]} is saved" in job.failure(0)["message"]
+    assert "another worker was asked to stop" in job.failure(0)["message"]
+
+
+def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob):
+    job = make_job(overrides={"optimizer.lr": "1e30", "optimizer.clip_norm": "none"})
+    assert job.run() == [96], job.log()[-3000:]
+    failure = job.failure()
+    assert failure["reason"] == "LossNotFinite"
+    assert "became NaN or infinite at iteration" in failure["message"]
+    iteration = int(failure["message"].split("at iteration ")[1].split(";")[0])
+    assert 1 <= iteration <= 4
+    assert job.steps() == []
+
+
+def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_server: s3.S3Server):
+    s3_server.make_bucket("training")
+    environment = {
+        "KUBEDET_CHECKPOINT_URI": "s3://training/job",
+        "KUBEDET_CHECKPOINT_ENDPOINT": s3_server.endpoint,
+        "KUBEDET_CHECKPOINT_ACCESS_KEY": s3.ACCESS_KEY,
+        "KUBEDET_CHECKPOINT_SECRET_KEY": s3.SECRET_KEY,
+    }
+    overrides = {"schedule.epochs": "2", "schedule.decay_epochs": "1"}
+    job = make_job(environment=environment, overrides=overrides)
+    (rank,) = job.start()
+
+    def names() -> set[str]:
+        return {item.object_name for item in s3_server.client().list_objects("training", recursive=True)}
+
+    job.wait_for(lambda: "job/step-00000010/manifest.json" in names(), rank=rank)
+    rank.send_signal(signal.SIGKILL)
+    rank.wait()
+    assert job.run() == [0], job.log()[-3000:]
+    assert "resumed from s3://training/job/step-" in job.log()
+    assert names() >= {
+        "job/curves.png",
+        "job/detections.png",
+        "job/results.json",
+        "job/step-00000020/manifest.json",
+        "job/step-00000020/state.pt",
+    }
+
+    refused = make_job("refused", environment={**environment, "KUBEDET_CHECKPOINT_SECRET_KEY": "wrong"})
+    assert refused.run() == [77]
+    assert "wrong" not in refused.failure()["message"]
+
+
+def test_a_wrong_recipe_and_a_missing_data_set_end_with_their_codes(make_job: MakeJob):
+    recipe = make_job("recipe", environment={"KUBEDET_RECIPE": "smoke_faster_rcn"})
+    assert recipe.run() == [65]
+    assert "Did you mean 'smoke_faster_rcnn'?" in recipe.failure()["message"]
+    data = make_job("data", environment={"KUBEDET_DATASET_URI": "file:///nowhere/at/all"})
+    assert data.run() == [66]

@@ -1,0 +1,50 @@
+"""What an exception of a rank means for its exit code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kubedet_trainer.__main__ import describe
+from kubedet_trainer.contract import ExitCode
+from kubedet_trainer.errors import InvalidInput, PeerFailed, StorageUnreachable
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (InvalidInput("x: got 1, must be 2"), ExitCode.INVALID_INPUT, "InvalidInput"),
+        (PeerFailed("gone"), ExitCode.PEER_FAILED, "PeerFailed"),
+        (StorageUnreachable("gone"), ExitCode.STORAGE_UNREACHABLE, "StorageUnreachable"),
+        (torch.OutOfMemoryError("CUDA out of memory."), ExitCode.OUT_OF_GPU_MEMORY, "OutOfMemoryError"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            ExitCode.KILLED,
+            "RuntimeError",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+            ExitCode.KILLED,
+            "RuntimeError",
+        ),
+        (RuntimeError("shape mismatch"), ExitCode.UNEXPECTED, "RuntimeError"),
+        (KeyError("name"), ExitCode.UNEXPECTED, "KeyError"),
+    ],
+)
+def test_an_error_has_its_code(error: Exception, code: ExitCode, reason: str):
+    failure = describe(error)
+    assert (failure.exitCode, failure.reason) == (code, reason)
+
+
+def test_a_failure_carries_message_and_end_of_the_traceback():
+    try:
+        raise ValueError("the cause")
+    except ValueError as error:
+        failure = describe(error)
+    assert failure.message == "the cause"
+    assert failure.lastLines[-1] == "ValueError: the cause"
+    assert any("test_main.py" in line for line in failure.lastLines)
+
+
+def test_running_out_of_gpu_memory_says_what_to_change():
+    assert "lower data.images_per_process" in describe(torch.OutOfMemoryError("CUDA out of memory.")).message
