@@ -111,7 +111,8 @@ class Metrics:
     """The recorded metrics, by their key in `TABLE`, and the registry that exposes them."""
 
     def __init__(self) -> None:
-        prometheus_client.disable_created_metrics()  # they would double the series for nothing
+        # They would double the series for nothing.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         self._recorded = {key: _create(series, self.registry) for key, series in TABLE.items()}
