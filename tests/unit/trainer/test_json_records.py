@@ -35,7 +35,7 @@ def test_records_are_those_of_the_standard_parser_wherever_chunks_end(
     file.write_text(json.dumps(document, indent=indent, ensure_ascii=False), encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.setattr(json_records, "_CHUNK_CHARACTERS", chunk)
-        read = [(record.section, record.index, record.value) for record in json_records.read_records(file)]
+        read = [(record.section, record.position, record.value) for record in json_records.read_records(file)]
     expected = [
         (section, index, value)
         for section, values in document.items()

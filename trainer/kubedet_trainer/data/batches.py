@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,7 +33,8 @@ def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
     samples = [item.sample for item in items]
     sizes = [(sample.pixels.shape[0], sample.pixels.shape[1]) for sample in samples]
     height, width = transforms.padded_size(sizes, multiple=pad_multiple)
-    pixels = torch.zeros((len(items), 3, height, width), dtype=torch.uint8)
+    # NumPy gives zeroed pages on first use; torch would wake its threads to write zeros.
+    pixels = np.zeros((len(items), 3, height, width), np.uint8)
     targets = Targets(
         boxes=torch.zeros((len(items), slots, 4)),
         labels=torch.zeros((len(items), slots), dtype=torch.int64),
@@ -42,14 +42,15 @@ def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
     )
     for place, item in enumerate(items):
         rows, columns = sizes[place]
-        # OpenCV writes the three planes into the batch itself, which spares a copy of the image.
-        cv2.split(item.sample.pixels, [plane[:rows, :columns].numpy() for plane in pixels[place]])
+        # One transposing copy. OpenCV's split is faster by itself, but the pages it asks the system for anew
+        # in every call cost several times what it saves.
+        pixels[place, :, :rows, :columns] = item.sample.pixels.transpose(2, 0, 1)
         count = len(item.labels)
         targets.boxes[place, :count] = torch.from_numpy(item.sample.boxes)
         targets.labels[place, :count] = torch.from_numpy(item.labels)
         targets.valid[place, :count] = True
     return Batch(
-        pixels=pixels,
+        pixels=torch.from_numpy(pixels),
         sizes=torch.tensor(sizes, dtype=torch.int64),
         scale_factors=torch.tensor([sample.scale_factor for sample in samples], dtype=torch.float32),
         image_ids=torch.tensor([item.image_id for item in items], dtype=torch.int64),

@@ -8,10 +8,10 @@ C scanner does the parsing, hence the speed of `json.load`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from kubedet_trainer.errors import InvalidInput
 
@@ -21,17 +21,19 @@ _CHUNK_CHARACTERS = 4 * 1024 * 1024
 _CUT_NUMBER_CHARACTERS = 3
 """The most that the scanner leaves of a number whose end it cannot see: ``e+`` and what should follow."""
 
-_WHITESPACE = " \t\r\n"
+_NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JsonRecord:
-    """One element of an array that is a member of the file's top-level object."""
+class JsonRecord(NamedTuple):
+    """One element of an array that is a member of the file's top-level object.
+
+    A tuple because a million are made.
+    """
 
     section: str
     """The member's key, ``annotations``."""
-    index: int
-    """Position in that array."""
+    position: int
+    """In that array."""
     value: Any
 
 
@@ -66,7 +68,7 @@ def _read_array(scanner: _Scanner, section: str) -> Iterator[JsonRecord]:
         return
     index = 0
     while True:
-        yield JsonRecord(section=section, index=index, value=scanner.value())
+        yield JsonRecord(section, index, scanner.value())
         index += 1
         if scanner.expect(",]") == "]":
             return
@@ -86,11 +88,10 @@ class _Scanner:
     def peek(self) -> str:
         """The next character that is not white space, left in place; empty at the end of the file."""
         while True:
-            while self._position < len(self._text):
-                character = self._text[self._position]
-                if character not in _WHITESPACE:
-                    return character
-                self._position += 1
+            if found := _NOT_WHITESPACE.search(self._text, self._position):
+                self._position = found.start()
+                return found.group()
+            self._position = len(self._text)
             if not self._refill():
                 return ""
 

@@ -21,6 +21,8 @@ BOX_TOLERANCE_PIXELS = 1.0
 """How far a box may reach beyond its image. Tools round corners differently, some count from 1; what sticks
 out by less is cut off by the transforms."""
 
+_CROWD, _IGNORED = 1, 2
+
 _COCO_FLAT_IMAGES = (200365, 550395)
 """Images of COCO train2017 with a box of no height (cocodataset/cocoapi issue 355). The zoo skipped these
 boxes, and nobody can be asked to correct COCO; everywhere else a box without area is refused."""
@@ -84,7 +86,7 @@ def read_table(file: Path) -> AnnotationTable:
         raise MissingInput(f"{file}: no such annotation file")
     columns = _Columns(file)
     for record in read_records(file):
-        columns.add(record.section, index=record.index, value=record.value)
+        columns.add(record.section, index=record.position, value=record.value)
     return columns.table()
 
 
@@ -136,7 +138,7 @@ class _Columns:
         ids = array("q", (value.get("id", index), value["image_id"], value["category_id"]))
         self._boxes.extend(numbers)
         self._ids.extend(ids)
-        self._flags.extend((bool(value.get("iscrowd")), bool(value.get("ignore"))))
+        self._flags.append(_CROWD * bool(value.get("iscrowd")) + _IGNORED * bool(value.get("ignore")))
 
     def _add_category(self, value: Any, _: int) -> None:
         self._categories.append((int(value["id"]), str(value.get("name", value["id"]))))
@@ -145,7 +147,7 @@ class _Columns:
         images = np.array(self._images, np.int64).reshape(-1, 3)
         ids = np.array(self._ids, np.int64).reshape(-1, 3)
         boxes = np.array(self._boxes, np.float64).reshape(-1, 5)
-        flags = np.array(self._flags, np.bool_).reshape(-1, 2)
+        flags = np.array(self._flags, np.int8)
         return AnnotationTable(
             file=self._file,
             image_ids=images[:, 0],
@@ -156,8 +158,8 @@ class _Columns:
             annotation_category_ids=ids[:, 2],
             boxes=boxes[:, :4],
             areas=boxes[:, 4],
-            crowd=flags[:, 0],
-            ignored=flags[:, 1],
+            crowd=(flags & _CROWD) > 0,
+            ignored=(flags & _IGNORED) > 0,
             category_ids=[number for number, _ in self._categories],
             classes=[name for _, name in self._categories],
             malformed=self._malformed,
