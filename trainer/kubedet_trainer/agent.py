@@ -64,7 +64,7 @@ _OUTCOMES: dict[type[BaseException], Outcome] = {
     RendezvousClosedError: Outcome.RENDEZVOUS_CLOSED,
 }
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(supervise.AGENT_MODULE)  # run with -m, its own name is __main__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

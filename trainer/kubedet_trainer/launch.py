@@ -37,7 +37,7 @@ RENDEZVOUS_PATIENCE_SECONDS = 120
 _POLL_SECONDS = 0.2
 _KILL_MARGIN_SECONDS = 5
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(contract.LAUNCH_MODULE)  # run with -m, its own name is __main__
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Mapping
 from types import FrameType
 
-from kubedet_trainer.contract import RENDEZVOUS_PORT, Environment
+from kubedet_trainer.contract import RENDEZVOUS_MODULE, RENDEZVOUS_PORT, Environment
 from kubedet_trainer.errors import TrainerError, UsageError
 from kubedet_trainer.logs import configure_logging
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(RENDEZVOUS_MODULE)  # run with -m, its own name is __main__
 
 
 def main() -> int:
