@@ -108,6 +108,7 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
         status,
         observedGeneration=facts.metadata.generation,
         phase=conditions.derive_phase(status.conditions).value,
+        reason=_reason(status),
         selector=names.worker_selector(facts.metadata.name),
         restarts=replace(restarts, total=restarts.application + restarts.infrastructure + restarts.process),
         workers=WorkerCounts(
@@ -119,6 +120,13 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
             worldSize=processes,
         ),
     )
+
+
+def _reason(status: DetectionJobStatus) -> str | None:
+    reason = conditions.derive_reason(status.conditions)
+    if reason == Reason.PERMANENT_FAILURE and status.lastFailure:
+        return status.lastFailure.reason  # the phase says already that it is permanent
+    return reason
 
 
 def _next_check(facts: Facts, draft: Draft) -> float | None:

@@ -76,6 +76,14 @@ _PHASES = (
 )
 """The first condition that holds names the phase."""
 
+_EXPLAINED_BY = (
+    ConditionType.FAILED,
+    ConditionType.COMPLETE,
+    ConditionType.RESTARTING,
+    ConditionType.DEGRADED,
+    ConditionType.RUNNING,
+)
+
 
 def set_condition(
     conditions: Iterable[Condition],
@@ -126,3 +134,14 @@ def derive_phase(conditions: Iterable[Condition]) -> Phase:
         if is_true(known, condition_type):
             return phase
     return Phase.INITIALIZING if find_condition(known, ConditionType.INITIALIZED) else Phase.PENDING
+
+
+def derive_reason(conditions: Iterable[Condition]) -> str | None:
+    """Why the phase is what it is: the reason of the first condition that says so."""
+    known = tuple(conditions)
+    for condition_type in _EXPLAINED_BY:
+        found = find_condition(known, condition_type)
+        if found is not None and found.status == "True":
+            return found.reason
+    initialized = find_condition(known, ConditionType.INITIALIZED)
+    return initialized.reason if initialized else None

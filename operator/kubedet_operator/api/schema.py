@@ -34,7 +34,7 @@ _COLUMNS = (
     ("Mem", "number", ".status.results.memoryGB", 1),
     ("FPS", "number", ".status.results.inferenceFps", 1),
     ("ETA", "integer", ".status.progress.estimatedRemainingSeconds", 1),
-    ("Reason", "string", ".status.lastFailure.reason", 1),
+    ("Reason", "string", ".status.reason", 1),
 )
 """Columns of ``kubectl get dj``: name, type, path, and 1 for those that only ``-o wide`` shows."""
 

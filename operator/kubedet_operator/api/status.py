@@ -103,6 +103,8 @@ class DetectionJobStatus:
     """The generation of the spec that this status describes."""
     phase: str | None = None
     """For people: Pending, Initializing, Running, Restarting, Succeeded or Failed."""
+    reason: str | None = bounded(default=None, max_length=256)
+    """For people: why the phase is what it is, in one word; the conditions have the sentence."""
     conditions: tuple[Condition, ...] = bounded(default=(), max_items=32, map_key="type")
     """The state of the job, aspect by aspect."""
     startTime: str | None = bounded(default=None, max_length=64, time=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from kubedet_operator.api import conditions
 from kubedet_operator.api.conditions import ConditionType, Phase, derive_phase, is_true, set_condition
 from kubedet_operator.api.status import Condition
 
@@ -57,3 +60,13 @@ def test_the_phase_sums_the_conditions_up(holding: list[ConditionType], phase: P
             conditions, condition_type, True, reason="R", message="", generation=1, now=EARLY
         )
     assert derive_phase(conditions) == phase
+
+
+def test_the_reason_is_that_of_the_condition_that_names_the_phase() -> None:
+    turn = partial(conditions.set_condition, message="", generation=1, now="2026-01-01T00:00:00Z")
+    known = turn((), ConditionType.INITIALIZED, False, reason="WaitingForPods")
+    assert conditions.derive_reason(known) == "WaitingForPods"
+    known = turn(known, ConditionType.DEGRADED, True, reason="ImageNotPulled")
+    assert conditions.derive_reason(known) == "ImageNotPulled"
+    known = turn(known, ConditionType.FAILED, True, reason="InvalidSpec")
+    assert conditions.derive_reason(known) == "InvalidSpec"
