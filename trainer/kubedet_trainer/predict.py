@@ -17,10 +17,12 @@ from kubedet_trainer import drawing
 from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.data import batches, images, transforms
 from kubedet_trainer.data.batches import Item
+from kubedet_trainer.data.images import Pixels
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.drawing import Marks
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluate import DetectionTable, detect
+from kubedet_trainer.structures import Batch
 
 DETECTIONS_FILE = "detections.json"
 """Name of the COCO file beside the pictures."""
@@ -95,11 +97,12 @@ def predict_folder(
     pictures = []
     for number, file in enumerate(files, start=1):
         pixels = images.read_image(file)
-        empty = np.zeros((0, 4), np.float32)
-        sample = transforms.transform(pixels, boxes=empty, pipeline=pipeline, flip=False)
-        item = Item(image_id=number, sample=sample, labels=np.zeros(0, np.int32))
-        batch = batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple)
-        (table,) = detect(detector, batch, normalisation=normalisation, device=device)
+        (table,) = detect(
+            detector,
+            _batch_of(pixels, image_id=number, pipeline=pipeline),
+            normalisation=normalisation,
+            device=device,
+        )
         table = table.above(score_threshold)
         records.append(
             {"id": number, "file_name": file.name, "width": pixels.shape[1], "height": pixels.shape[0]}
@@ -124,3 +127,10 @@ def predict_folder(
 def marks_of(table: DetectionTable) -> Marks:
     """The detections of one image, as `drawing` takes them."""
     return Marks(boxes=table.boxes, labels=table.labels, scores=table.scores)
+
+
+def _batch_of(pixels: Pixels, *, image_id: int, pipeline: Pipeline) -> Batch:
+    """A batch of one image without ground truth."""
+    sample = transforms.transform(pixels, boxes=np.zeros((0, 4), np.float32), pipeline=pipeline, flip=False)
+    item = Item(image_id=image_id, sample=sample, labels=np.zeros(0, np.int32))
+    return batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple)
