@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,29 @@ class Job:
         self.started += ranks
         return ranks
 
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start a whole worker: PID 1, its agent, its ranks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        message = {"KUBEDET_TERMINATION_MESSAGE_PATH": str(self.folder / "termination")}
+        with (self.folder / "rank-0.log").open("ab") as log:
+            launcher = subprocess.Popen(
+                [sys.executable, "-m", "kubedet_trainer.launch"],
+                env={**os.environ, **self._variables(), **message},
+                stdout=log,
+                stderr=log,
+            )
+        self.started.append(launcher)
+        return launcher
+
+    def find_rank(self, rank: int, *, launcher: subprocess.Popen[bytes]) -> int:
+        """The process id of one rank below a launcher."""
+        for pid in _descendants(launcher.pid):
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in variables and b"kubedet_trainer" in command:
+                return pid
+        raise AssertionError(f"rank {rank} does not run")
+
     def run(self, *, world_size: int = 1) -> list[int]:
         """Start all ranks and wait for their exit codes."""
         return [rank.wait(timeout=240) for rank in self.start(world_size=world_size)]
@@ -135,6 +158,13 @@ class Job:
             "OMP_NUM_THREADS": "1",
             **self.environment,
         }
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            yield child
+            yield from _descendants(child)
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,11 +57,11 @@ def _assert_equal(found: Any, wanted: Any, *, path: str = "state") -> None:
         assert found == wanted, path
 
 
-def _assert_same_run(job: Job, straight: Job) -> None:
+def _assert_same_run(job: Job, straight: Job, *, history: tuple[str, ...]) -> None:
     found, wanted = job.state(ITERATIONS), straight.state(ITERATIONS)
     for part in ("model", "optimizer", "iteration"):
         _assert_equal(found[part], wanted[part], path=part)
-    for part in ("training", "evaluations"):
+    for part in history:
         _assert_equal(found["history"][part], wanted["history"][part], path=part)
     ours, theirs = _row(job), _row(straight)
     assert (ours["boxAP"], ours["metrics"]) == (theirs["boxAP"], theirs["metrics"])
@@ -80,7 +81,7 @@ def test_a_killed_run_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
     assert ITERATIONS not in job.steps()
     assert job.run() == [0], job.log()[-3000:]
     assert "resumed from" in job.log()
-    _assert_same_run(job, straight)
+    _assert_same_run(job, straight, history=("training", "evaluations"))
 
 
 def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
@@ -94,7 +95,7 @@ def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJo
     assert f"the state of iteration {newest} is saved" in job.failure()["message"]
     assert newest < ITERATIONS
     assert job.run() == [0], job.log()[-3000:]
-    _assert_same_run(job, straight)
+    _assert_same_run(job, straight, history=("evaluations",))  # a log interval was cut in two
 
 
 def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
@@ -166,6 +167,21 @@ def test_a_stop_of_one_worker_saves_and_sets_the_others_free(make_job: MakeJob):
     assert (first.wait(timeout=60), second.wait(timeout=60)) == (151, 143), job.log(1)[-3000:]
     assert f"the state of iteration {job.steps()[-1]} is saved" in job.failure(0)["message"]
     assert "another worker was asked to stop" in job.failure(0)["message"]
+
+
+def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob):
+    job = make_job(environment={"KUBEDET_PROCS_PER_REPLICA": "2", "KUBEDET_METRICS_PORT": "0"})
+    launcher = job.launch()
+    job.wait_for(lambda: 20 in job.steps(), rank=launcher)
+    victim = job.find_rank(1, launcher=launcher)
+    os.kill(victim, signal.SIGKILL)
+    assert launcher.wait(timeout=120) == 0, job.log()[-3000:]
+    progress = json.loads((job.work / "progress.json").read_text())
+    assert (progress["progress"]["stage"], progress["worldSize"]) == ("Done", 2)
+    assert progress["processRestarts"] == 1
+    assert "resumed from" in job.log()
+    message = json.loads((job.folder / "termination").read_text())
+    assert message["results"]["boxAP"] == _row(job)["boxAP"]
 
 
 def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob):
