@@ -23,12 +23,13 @@ import torch
 
 from kubedet_trainer import storage
 from kubedet_trainer.contract import CheckpointStatus
-from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.errors import InvalidInput, MissingInput, did_you_mean
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.state import TrainState, copy_to_host
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.pt"
+_PROBE = "write-test"
 
 _FORMAT_VERSION = 1
 _OBJECT = re.compile(r"step-(\d{8,})/")
@@ -153,12 +154,25 @@ class Checkpointer:
             stallSeconds=round(snapshot.stall_seconds + seconds, 3),  # nothing is written in the background
         )
 
+    def require_writable(self) -> None:
+        """Write and delete a small object: what would fail at the first save shall fail now."""
+        self._store.put_bytes(_PROBE, data=b"may be deleted")
+        self._store.delete([_PROBE])
+
     def state_uri(self, iteration: int) -> str:
         """Where the state of one of this run's checkpoints lies."""
         return f"{self._store.uri}/{_prefix(iteration)}/{STATE_FILE}"
 
     def add_metrics(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
         """Note in a committed checkpoint what an evaluation of its weights gave, then prune by it."""
+        metric = self._settings.keep_best_metric
+        if metric is not None and metric not in metrics:
+            _log.warning(
+                "checkpoint.keepBest.metric: got '%s', must be one of %s.%s",
+                metric,
+                ", ".join(metrics),
+                did_you_mean(metric, metrics),
+            )
         manifest = self._read(iteration)
         if manifest is not None:
             self._commit(replace(manifest, metrics=dict(metrics)))

@@ -26,9 +26,9 @@ _Value = TypeVar("_Value")
 _host_group: c10d.ProcessGroup | None = None
 
 _LOST_PEER = re.compile(
-    r"gloo|nccl|connection (was )?(closed|reset|refused|aborted)|broken pipe|socket (closed|timeout|error)"
-    r"|recvvalue failed|failed to recv|heartbeat",
-    re.IGNORECASE,
+    r"gloo/|connection (was )?(closed|reset|refused|aborted)|broken pipe|socket (closed|timeout|error)"
+    r"|nccl.*(abort|remote process|peer|connection|timed? ?out)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -177,7 +177,7 @@ def accumulating(model: nn.Module, *, last: bool) -> AbstractContextManager[None
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether `error` is how gloo or NCCL report that another rank went away."""
-    if isinstance(error, c10d.DistError):
+    if isinstance(error, c10d.DistNetworkError | c10d.DistStoreError):
         return True
     return isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
 

@@ -103,6 +103,8 @@ def prepare(
         ),
         scratch=settings.work_directory / _SCRATCH,
     )
+    if world.rank == 0:
+        checkpointer.require_writable()
     _restore_or_initialise(
         state, settings=settings, recipe=recipe, checkpointer=checkpointer, world=world, reporter=reporter
     )

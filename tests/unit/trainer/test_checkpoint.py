@@ -14,7 +14,7 @@ from torch import nn
 
 from kubedet_trainer import storage
 from kubedet_trainer.checkpoint import Checkpointer, Origin, Snapshot, take_snapshot
-from kubedet_trainer.errors import InvalidInput, MissingInput, StorageUnreachable
+from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.state import TrainState
 
@@ -64,6 +64,30 @@ def test_a_saved_state_is_found_by_the_next_process(tmp_path: Path):
 
 def test_without_any_checkpoint_the_run_starts_from_scratch(tmp_path: Path):
     assert _checkpointer(tmp_path).fetch(target=tmp_path / "state") is None
+
+
+def test_a_store_that_may_only_be_read_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.require_writable()
+    assert list((tmp_path / "store").iterdir()) == []
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage.os, "replace", refuse)
+    with pytest.raises(CredentialsRefused, match="Permission denied"):
+        checkpointer.require_writable()
+
+
+def test_a_metric_that_does_not_exist_is_named_with_the_nearest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    checkpointer = _checkpointer(tmp_path, keep_best_metric="boxap")
+    checkpointer.save(_snapshot(10))
+    checkpointer.add_metrics(10, metrics={"boxAP": 1.0, "ar1000": 2.0})
+    assert "keepBest.metric: got 'boxap', must be one of boxAP, ar1000. Did you mean 'boxAP'?" in caplog.text
 
 
 def test_a_state_without_a_manifest_does_not_exist(tmp_path: Path):
