@@ -126,11 +126,12 @@ def test_killed_and_crashed_ranks_start_again_in_the_same_worker(start_worker: C
         {"0": ["crash SIGSEGV"], "1": ["await_mark never"]},
         {
             "0": ["count", "say hello", "results", "mark running", "await_mark finish"],
-            "1": ["count", "say quiet", "await_mark finish"],
+            "1": ["count", "say quiet", "mark counted", "await_mark finish"],
         },
         KUBEDET_PROCS_PER_REPLICA="2",
     )
     worker.await_mark("running")
+    worker.await_mark("counted")
     assert "kubedet_trainer_images_total 10.0" in metrics_of(worker)
     worker.mark("finish")
     assert worker.end() == 0, worker.output()
