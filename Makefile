@@ -56,7 +56,7 @@ verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
 
 .PHONY: test
 test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had
-	$(BIN)/pytest -m 'not e2e'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not e2e'
 
 .PHONY: e2e
 e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a real object store

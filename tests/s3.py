@@ -72,7 +72,7 @@ def run_s3_server(
         "-s3.iam=false",
         "-master.volumeSizeLimitMB=64",
         "-master.telemetry=false",
-        "-volume.max=32",
+        "-volume.max=1000",  # a bucket takes seven, and a full server answers 500
         *(f"-{name}={port}" for name, port in ports.items() if certificate or name != "s3.port.https"),
         *([f"-s3.cert.file={certificate}", f"-s3.key.file={key}"] if certificate else []),
     ]

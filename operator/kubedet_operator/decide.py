@@ -110,7 +110,7 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
         phase=conditions.derive_phase(status.conditions).value,
         reason=_reason(status),
         selector=names.worker_selector(facts.metadata.name),
-        restarts=replace(restarts, total=restarts.application + restarts.infrastructure + restarts.process),
+        restarts=replace(restarts, total=restarts.application + restarts.infrastructure),
         workers=WorkerCounts(
             desired=desired,
             active=sum(pod.active for pod in workers),

@@ -154,7 +154,7 @@ def job_manifest() -> Callable[..., str]:
     def manifest(name: str, **changes: object) -> str:
         usual: dict[str, object] = {
             "RECIPE": "smoke_faster_rcnn",
-            "OVERRIDES": "{}",
+            "OVERRIDES": '{schedule.epochs: "8", schedule.decay_epochs: "6,7", data.num_workers: "1"}',
             "DATASET": "s3://datasets/bccd",
             "SECRET": "minio",
             "REPLICAS": 1,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -104,6 +108,37 @@ def test_a_job_survives_the_loss_of_a_worker(
     _wait(lambda: not operator.get("pods,services", "-l", selector)["items"], 120, "nothing left")
 
 
+def test_a_job_gives_the_same_figures_here_as_on_the_cluster(
+    operator: Any,
+    object_store: Any,
+    apply_job: Callable[..., str],
+    job_manifest: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    short = {"REPLICAS": 2, "OVERRIDES": '{schedule.epochs: "2", schedule.decay_epochs: "1"}'}
+    name = apply_job("there", **short)
+    operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=600s")
+    there = _status(operator, name)["results"]
+
+    secret = operator.kubectl("get", "secret", "minio", "-n", NAMESPACE, "-o", "yaml")
+    (tmp_path / "job.yaml").write_text(job_manifest("here", **short) + "---\n" + secret)
+    command = [sys.executable, "-m", "kubedet_operator.cli", "run", "job.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    here = json.loads(object_store.client().get_object("checkpoints", "here/results.json").read())
+    print(f"\nthere: {there['boxAP']} {there['metrics']}\nhere:  {here['boxAP']} {here['metrics']}")
+    assert (here["boxAP"], here["metrics"]) == (there["boxAP"], there["metrics"])
+    assert _weights(object_store, here["modelUri"]) == _weights(object_store, there["modelUri"])
+
+
+def _weights(object_store: Any, uri: str) -> dict[str, bytes]:
+    """The bytes of every tensor of a checkpoint's model."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    content = object_store.client().get_object(bucket, key).read()
+    state = torch.load(io.BytesIO(content), weights_only=True)["model"]
+    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
+
+
 def _status(cluster: Any, name: str) -> dict[str, Any]:
     status: dict[str, Any] = cluster.get("dj", name).get("status", {})
     return status
@@ -183,7 +218,6 @@ def _check_checkpoints(object_store: Any, name: str) -> None:
     assert manifests
     for key in manifests:
         manifest = json.loads(client.get_object("checkpoints", key).read())
-        for file, facts in manifest["files"].items():
-            assert keys[f"{key.rpartition('/')[0]}/{file}"] == facts["size"]
+        assert keys[f"{key.rpartition('/')[0]}/state.pt"] == manifest["sizeBytes"]
     assert f"{name}/results.json" in keys
     assert any(key.endswith(".png") for key in keys)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kubedet_trainer.config import NormalisationConfig
-from kubedet_trainer.models.images import normalise
+from kubedet_trainer.evaluate import detect
 from kubedet_trainer.structures import Batch
 
 _WARM_UP_IMAGES = 5
@@ -35,23 +35,11 @@ def measure_fps(
     warm_up = min(_WARM_UP_IMAGES, num_images // 2)
     started = time.perf_counter()
     count = 0
-    detector: Any = model
     with _evaluating(model):
         for position, batch in enumerate(itertools.islice(batches, num_images)):
             if position == warm_up:
                 started = time.perf_counter()
-            on_device = batch.to(device)
-            seen = normalise(
-                on_device.pixels,
-                on_device.sizes,
-                mean=normalisation.mean,
-                std=normalisation.std,
-                to_rgb=normalisation.to_rgb,
-            )
-            for detections in detector.detect(seen, on_device.scale_factors):
-                detections.to(torch.device("cpu"))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            detect(model, batch, normalisation=normalisation, device=device)
             count = position + 1 - warm_up
     return count / (time.perf_counter() - started) if count > 0 else None
 

@@ -180,17 +180,7 @@ def predict(
     from kubedet_trainer import predict as prediction
 
     detector = _load_checkpoint(checkpoint, work_directory, device)
-    written = prediction.predict_folder(
-        detector.model,
-        source=images,
-        output=output,
-        classes=detector.classes,
-        category_ids=range(1, len(detector.classes) + 1),
-        pipeline=detector.pipeline,
-        normalisation=detector.recipe.data.normalisation,
-        device=detector.device,
-        score_threshold=score,
-    )
+    written = prediction.predict_folder(detector, source=images, output=output, score_threshold=score)
     click.echo(f"{written.num_detections} detections in {len(written.pictures)} pictures: {written.file}")
 
 

@@ -227,13 +227,13 @@ class Results:
     inferenceFps: float | None = None
     """Images a second at batch size 1, loading and post-processing included."""
     boxAP: float | None = None
-    """In percent, as the zoo prints it."""
+    """In percent with one digit, as the zoo prints it; the same to the last digit is among `metrics`."""
     maskAP: float | None = None
     """In percent."""
     ar1000: float | None = None
     """Average recall of 1000 proposals an image, in percent."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Every other figure: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
+    """Every figure of the evaluation, not rounded: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
     hardware: dict[str, Any] = field(default_factory=dict)
     """``accelerator``, ``worldSize``, ``precision`` and what ``memoryGB`` means, ``memoryKind``."""
     reference: dict[str, float] = field(default_factory=dict)

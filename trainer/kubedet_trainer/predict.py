@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import nn
 
 from kubedet_trainer import drawing
-from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.data import batches, images, transforms
 from kubedet_trainer.data.batches import Item
 from kubedet_trainer.data.images import Pixels
-from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.drawing import Marks
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluate import DetectionTable, detect
-from kubedet_trainer.structures import Batch
+from kubedet_trainer.inference import Detector
 
 DETECTIONS_FILE = "detections.json"
 """Name of the COCO file beside the pictures."""
@@ -58,28 +54,16 @@ def find_images(source: Path) -> list[Path]:
 
 @torch.inference_mode()
 def predict_folder(
-    detector: nn.Module,
-    *,
-    source: Path,
-    output: Path,
-    classes: Sequence[str],
-    category_ids: Sequence[int],
-    pipeline: Pipeline,
-    normalisation: NormalisationConfig,
-    device: torch.device,
-    score_threshold: float = 0.5,
+    detector: Detector, *, source: Path, output: Path, score_threshold: float = 0.5
 ) -> Prediction:
     """Detect in an image or a folder of images and write pictures and `DETECTIONS_FILE` into `output`.
 
+    The ids of the categories in the file are the labels 1, 2, ...; a checkpoint knows only their names.
+
     Args:
-        detector: has ``detect(images, scale_factors)``; in evaluation mode.
+        detector: as `inference` loads it.
         source: an image or a folder.
         output: folder to write to; made if absent.
-        classes: names of the labels 1, 2, ...
-        category_ids: their ids in the written file.
-        pipeline: as the detector was trained with; flipping is left out.
-        normalisation: as the detector was trained with.
-        device: where the detector is.
         score_threshold: detections below it are left out.
 
     Raises:
@@ -92,36 +76,30 @@ def predict_folder(
             f"{output}: must be another folder than the images', whose names the pictures keep"
         )
     output.mkdir(parents=True, exist_ok=True)
+    labels = range(1, len(detector.classes) + 1)
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    pictures = []
     for number, file in enumerate(files, start=1):
         pixels = images.read_image(file)
-        (table,) = detect(
-            detector,
-            _batch_of(pixels, image_id=number, pipeline=pipeline),
-            normalisation=normalisation,
-            device=device,
-        )
-        table = table.above(score_threshold)
-        records.append(
-            {"id": number, "file_name": file.name, "width": pixels.shape[1], "height": pixels.shape[0]}
-        )
-        annotations += table.to_coco(category_ids)
-        pictures.append(output / file.name)
-        cv2.imwrite(
-            str(pictures[-1]), drawing.draw_detections(pixels, marks=marks_of(table), classes=classes)
-        )
+        table = _detect(detector, pixels, image_id=number).above(score_threshold)
+        height, width = pixels.shape[:2]
+        records.append({"id": number, "file_name": file.name, "width": width, "height": height})
+        annotations += table.to_coco(labels)
+        picture = drawing.draw_detections(pixels, marks=marks_of(table), classes=detector.classes)
+        cv2.imwrite(str(output / file.name), picture)
     content = {
         "images": records,
         "annotations": [{"id": number, **record} for number, record in enumerate(annotations, start=1)],
         "categories": [
-            {"id": number, "name": name} for number, name in zip(category_ids, classes, strict=True)
+            {"id": label, "name": name} for label, name in zip(labels, detector.classes, strict=True)
         ],
     }
-    file = output / DETECTIONS_FILE
-    file.write_text(json.dumps(content, indent=1))
-    return Prediction(file=file, pictures=pictures, num_detections=len(annotations))
+    (output / DETECTIONS_FILE).write_text(json.dumps(content, indent=1))
+    return Prediction(
+        file=output / DETECTIONS_FILE,
+        pictures=[output / file.name for file in files],
+        num_detections=len(annotations),
+    )
 
 
 def marks_of(table: DetectionTable) -> Marks:
@@ -129,8 +107,15 @@ def marks_of(table: DetectionTable) -> Marks:
     return Marks(boxes=table.boxes, labels=table.labels, scores=table.scores)
 
 
-def _batch_of(pixels: Pixels, *, image_id: int, pipeline: Pipeline) -> Batch:
-    """A batch of one image without ground truth."""
+def _detect(detector: Detector, pixels: Pixels, *, image_id: int) -> DetectionTable:
+    """What is found in one image that belongs to no data set."""
+    pipeline = detector.pipeline
     sample = transforms.transform(pixels, boxes=np.zeros((0, 4), np.float32), pipeline=pipeline, flip=False)
     item = Item(image_id=image_id, sample=sample, labels=np.zeros(0, np.int32))
-    return batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple)
+    (table,) = detect(
+        detector.model,
+        batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple),
+        normalisation=detector.recipe.data.normalisation,
+        device=detector.device,
+    )
+    return table

@@ -23,7 +23,7 @@ CURVES_FILE = "curves.png"
 DETECTIONS_FILE = "detections.png"
 
 _ROW = ("boxAP", "maskAP", "ar1000")
-"""Figures of an evaluation that have a field of their own in `Results`."""
+"""Figures of an evaluation with a field of their own in `Results`, with one digit as in the zoo."""
 
 _PICTURES = 8
 _PICTURE_SCORE = 0.5
@@ -125,8 +125,8 @@ def _row(run: Run, *, fps: float | None, peak_bytes: float) -> Results:
         memoryGB=round(peak_bytes / 2**30, 2),
         secondsPerIteration=round(history.timed_seconds / max(1, history.timed_iterations), 4),
         inferenceFps=None if fps is None else round(fps, 2),
-        **{name: metrics[name] for name in _ROW if name in metrics},
-        metrics=[{"name": name, "value": value} for name, value in metrics.items() if name not in _ROW],
+        **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
+        metrics=[{"name": name, "value": value} for name, value in metrics.items()],
         hardware={
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,

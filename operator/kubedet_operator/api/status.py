@@ -59,7 +59,7 @@ class RestartCounts:
     """Restarts, by whom they are charged to."""
 
     total: int = 0
-    """All restarts of pods and processes together: what the printer column shows."""
+    """Restarts of pods, whoever is charged with them: what the printer column shows."""
     application: int = 0
     """Restarts after the application's own failures; pods that fail together count once."""
     infrastructure: int = 0

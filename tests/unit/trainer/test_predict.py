@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dataset_builders import make_image
-from kubedet_trainer import predict
-from kubedet_trainer.config import NormalisationConfig
-from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer import predict, recipes
 from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.inference import Detector
 from kubedet_trainer.predict import Prediction
 from kubedet_trainer.structures import Detections, Images
 
@@ -28,16 +27,13 @@ class TwoBoxes(nn.Module):
 
 
 def run(source: Path, output: Path) -> Prediction:
-    return predict.predict_folder(
-        TwoBoxes().eval(),
-        source=source,
-        output=output,
-        classes=["cat", "dog"],
-        category_ids=[17, 18],
-        pipeline=Pipeline(scale=(96, 72)),
-        normalisation=NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False),
+    detector = Detector(
+        model=TwoBoxes().eval(),
+        recipe=recipes.read_recipe("smoke_faster_rcnn"),
+        classes=("cat", "dog"),
         device=torch.device("cpu"),
     )
+    return predict.predict_folder(detector, source=source, output=output)
 
 
 def test_a_folder_gives_pictures_and_a_coco_file(tmp_path: Path) -> None:
@@ -49,11 +45,11 @@ def test_a_folder_gives_pictures_and_a_coco_file(tmp_path: Path) -> None:
     assert all(cv2.imread(str(file)).shape == (48, 64, 3) for file in prediction.pictures)
     content = json.loads(prediction.file.read_text())
     assert [image["file_name"] for image in content["images"]] == ["a.jpg", "b.png", "c.JPEG"]
-    assert content["categories"] == [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
+    assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     assert content["annotations"][1] == {
         "id": 2,
         "image_id": 2,
-        "category_id": 18,
+        "category_id": 2,
         "score": pytest.approx(0.9),
         "bbox": [4.0, 6.0, 20.0, 10.0],
     }
