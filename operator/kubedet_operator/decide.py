@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from kubedet_operator.api import conditions, names
 from kubedet_operator.api.conditions import ConditionType, Reason
-from kubedet_operator.api.status import DetectionJobStatus, RestartCounts, WorkerCounts, dump_status
+from kubedet_operator.api.status import (
+    DetectionJobStatus,
+    Display,
+    RestartCounts,
+    WorkerCounts,
+    dump_status,
+    format_seconds,
+)
 from kubedet_operator.build.children import build_children
 from kubedet_operator.facts import Facts, format_time, parse_time
 from kubedet_operator.plan import ApplyChild, Draft, Plan
@@ -119,6 +126,18 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
             failed=sum(pod.phase == "Failed" for pod in workers),
             worldSize=processes,
         ),
+        display=_display(facts, draft),
+    )
+
+
+def _display(facts: Facts, draft: Draft) -> Display:
+    progress = draft.status.progress
+    remaining = progress.estimatedRemainingSeconds if progress and not draft.finished else None
+    well = sum((pod.ready and pod.active) or pod.phase == "Succeeded" for pod in facts.workers)
+    return Display(
+        workers=f"{well}/{facts.job.spec.worker.replicas}" if facts.job else None,
+        progress=f"{progress.percentage}%" if progress else None,
+        remaining=format_seconds(remaining) if remaining is not None else None,
     )
 
 

@@ -24,8 +24,8 @@ _HEADER = """\
 _COLUMNS = (
     ("Phase", "string", ".status.phase", 0),
     ("Recipe", "string", ".spec.recipe", 0),
-    ("Workers", "integer", ".status.workers.ready", 0),
-    ("Progress", "integer", ".status.progress.percentage", 0),
+    ("Workers", "string", ".status.display.workers", 0),
+    ("Progress", "string", ".status.display.progress", 0),
     ("Box AP", "number", ".status.results.boxAP", 0),
     ("Mask AP", "number", ".status.results.maskAP", 0),
     ("S/Iter", "number", ".status.results.secondsPerIteration", 0),
@@ -33,7 +33,7 @@ _COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Mem", "number", ".status.results.memoryGB", 1),
     ("FPS", "number", ".status.results.inferenceFps", 1),
-    ("ETA", "integer", ".status.progress.estimatedRemainingSeconds", 1),
+    ("ETA", "string", ".status.display.remaining", 1),
     ("Reason", "string", ".status.reason", 1),
 )
 """Columns of ``kubectl get dj``: name, type, path, and 1 for those that only ``-o wide`` shows."""

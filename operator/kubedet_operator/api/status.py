@@ -96,6 +96,18 @@ class FailureRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Display:
+    """What printer columns show where a bare number would need an explanation. Never read by code."""
+
+    workers: str | None = bounded(default=None, max_length=32)
+    """Workers that are ready or done, of those wanted: ``1/2``."""
+    progress: str | None = bounded(default=None, max_length=32)
+    """``42%``"""
+    remaining: str | None = bounded(default=None, max_length=32)
+    """Estimated time to the end: ``1h05m``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectionJobStatus:
     """What the operator has seen. Decisions read conditions and facts, never the phase."""
 
@@ -129,8 +141,20 @@ class DetectionJobStatus:
     """How far the training is."""
     checkpoint: contract.CheckpointStatus | None = None
     """The newest checkpoint."""
+    display: Display | None = None
+    """The words of the printer columns."""
     results: contract.Results | None = None
     """The row of the model zoo; measurements are plain numbers, and nothing is decided by them."""
+
+
+def format_seconds(seconds: int) -> str:
+    """A duration in its two leading units: ``42s``, ``1m05s``, ``3h20m``, ``2d04h``."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days}d{hours % 24:02}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
 def dump_status(status: DetectionJobStatus) -> dict[str, Any]:

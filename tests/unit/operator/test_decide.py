@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 import world
+from kubedet_operator.api.status import format_seconds
 from kubedet_trainer import contract
 
 
@@ -16,6 +19,7 @@ def test_a_new_job_gets_all_of_its_children_at_once() -> None:
     assert plan.status["observedGeneration"] == 3
     assert plan.status["phase"] == "Initializing"
     assert plan.status["workers"]["desired"] == 2
+    assert plan.status["display"] == {"workers": "0/2"}
 
 
 def test_one_worker_needs_no_rendezvous_pod() -> None:
@@ -130,3 +134,10 @@ def test_a_finished_job_is_frozen() -> None:
     assert late.actions == ()
     for field in ("results", "completionTime", "conditions"):
         assert late.status[field] == done.status[field]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (42, "42s"), (65, "1m05s"), (12000, "3h20m"), (187200, "2d04h")]
+)
+def test_a_duration_reads_in_its_two_leading_units(seconds: int, text: str) -> None:
+    assert format_seconds(seconds) == text
