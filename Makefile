@@ -12,7 +12,7 @@ CRD := manifests/crds/kubedet.dev_detectionjobs.yaml
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
 
 # The stamp is newer than what it was made from, so that a change of a dependency installs again.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
