@@ -114,14 +114,16 @@ def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
     assert 0.1 < row["memoryGB"] < 8
     assert row["secondsPerIteration"] > 0
     assert row["inferenceFps"] > 0
-    assert {item["name"] for item in row["metrics"]} >= {"boxAP50", "boxAR100"}
+    metrics = {item["name"]: item["value"] for item in row["metrics"]}
+    assert metrics.keys() >= {"boxAP50", "boxAR100"}
+    assert row["boxAP"] == round(metrics["boxAP"], 1)
     state = Path(row["modelUri"].removeprefix("file://"))
     assert state == straight.checkpoints / "step-00000040/state.pt"
     assert state.is_file()
     for name in ("curves.png", "detections.png"):
         assert (straight.checkpoints / name).read_bytes().startswith(b"\x89PNG")
     manifest = json.loads((straight.checkpoints / "step-00000040/manifest.json").read_text())
-    assert manifest["metrics"]["boxAP"] == row["boxAP"]
+    assert manifest["metrics"] == metrics
     assert (manifest["epoch"], manifest["recipe"]["name"]) == (4, "smoke_faster_rcnn")
     progress = json.loads((straight.work / "progress.json").read_text())
     assert progress["progress"]["stage"] == "Done"
