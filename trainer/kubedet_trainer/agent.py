@@ -52,6 +52,9 @@ _RENDEZVOUS_OPTIONS: dict[str, Any] = {
 }
 
 _KILL_SECONDS = 5
+_RESTART_SECONDS = 30
+"""For ranks of a group that starts again: it goes back to its newest checkpoint, there is nothing to save."""
+
 _LAST_LINES = 20
 _LAST_BYTES = 8192
 
@@ -133,8 +136,9 @@ class _Agent(LocalElasticAgent):
                 local_ranks_filter={0},
             ),
             log_line_prefix_template=" ",  # a line of JSON may start with a blank, not with a word
-            shutdown_timeout=max(_KILL_SECONDS, settings.grace_seconds - 15),
         )
+        # torch's own name for it, which older versions lack: there only `_shutdown` below reads it.
+        self._shutdown_timeout = max(_KILL_SECONDS, settings.grace_seconds - 15)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.joined = True
@@ -161,6 +165,15 @@ class _Agent(LocalElasticAgent):
             else:
                 _logger.warning("the ranks of this worker start again", extra={"exitCodes": codes})
         return result
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int | None = None) -> None:
+        if self._pcontext:  # closed here with our time-out, which not every version of torch passes on
+            seconds = self._shutdown_timeout if timeout is None else timeout
+            self._pcontext.close(death_sig, timeout=seconds)
+        super()._shutdown(death_sig)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._shutdown(timeout=_RESTART_SECONDS)
 
     def _count_crash(self, exit_codes: list[int]) -> None:
         if not any(map(supervise.is_crash, exit_codes)):
