@@ -163,11 +163,6 @@ def wrap(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model that `wrap` was given."""
-    return cast(nn.Module, model.module) if isinstance(model, DistributedDataParallel) else model
-
-
 def accumulating(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """Around one forward and backward of an accumulated step: only the last one exchanges gradients."""
     if last or not isinstance(model, DistributedDataParallel):
