@@ -12,20 +12,27 @@ from typing import Any
 
 import click
 
-_EXTRAS = {"kubedet_trainer.commands": "trainer", "kubedet_operator.commands": "operator"}
+_EXTRAS = {"kubedet_trainer": "trainer", "kubedet_operator": "operator"}
+"""Package -> what installs all that its commands need."""
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "train": (
-        "kubedet_trainer.commands:train",
+        "kubedet_trainer.commands.train:train",
         "Train a recipe on this machine and print its row of the zoo.",
     ),
-    "evaluate": ("kubedet_trainer.commands:evaluate", "Measure the precision of a checkpoint on a data set."),
+    "evaluate": (
+        "kubedet_trainer.commands.inference:evaluate",
+        "Measure the precision of a checkpoint on a data set.",
+    ),
     "predict": (
-        "kubedet_trainer.commands:predict",
+        "kubedet_trainer.commands.inference:predict",
         "Detect objects in pictures; draws them, writes COCO JSON.",
     ),
-    "check-data": ("kubedet_trainer.commands:check_data", "List everything that is wrong with a data set."),
-    "recipes": ("kubedet_trainer.commands:recipes", "List the recipes, or print one completely."),
+    "check-data": (
+        "kubedet_trainer.commands.data:check_data",
+        "List everything that is wrong with a data set.",
+    ),
+    "recipes": ("kubedet_trainer.commands.zoo:recipes", "List the recipes, or print one completely."),
     "run": ("kubedet_operator.commands:run", "Run a DetectionJob on this machine, without a cluster."),
     "render": ("kubedet_operator.commands:render", "Print the pods and services that a job would become."),
     "crds": ("kubedet_operator.commands:crds", "Print the CustomResourceDefinitions."),
@@ -46,7 +53,7 @@ class _LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise _missing_extra(error, extra=_EXTRAS[module]) from error
+            raise _missing_extra(error, module=module) from error
         return command
 
     def resolve_command(
@@ -67,13 +74,14 @@ class _LazyGroup(click.Group):
             if context.invoked_subcommand not in _COMMANDS:  # not of an import within a command
                 raise
             module = _COMMANDS[context.invoked_subcommand][0].partition(":")[0]
-            raise _missing_extra(error, extra=_EXTRAS[module]) from error
+            raise _missing_extra(error, module=module) from error
 
 
-def _missing_extra(error: ModuleNotFoundError, *, extra: str) -> click.ClickException:
+def _missing_extra(error: ModuleNotFoundError, *, module: str) -> click.ClickException:
     """A clear line where an optional dependency is absent; a module of ours that is absent is a bug."""
     if error.name is None or error.name.startswith("kubedet_"):
         raise error
+    extra = _EXTRAS[module.partition(".")[0]]
     return click.UsageError(f"module '{error.name}' is not installed: pip install 'kubedet[{extra}]'")
 
 

@@ -1,7 +1,7 @@
 """Lets the golden checker of the specification drive our detectors.
 
 Run as ``check.py --adapter tests/golden/adapter.py --arch faster_rcnn_r50_fpn rpn_r50_fpn``; the checker says
-what each function must return.
+what each function must return. Its names of architectures are those of recipes without the schedule.
 """
 
 from __future__ import annotations
@@ -9,106 +9,58 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parent), str(HERE)]  # the checker knows nothing of our tests
+
+import dense_adapter
+import trainer_builders
+import two_stage_adapter
 
 from kubedet_trainer.config import model_options
 from kubedet_trainer.models import build_model
-from kubedet_trainer.models.rpn import Proposals
-from kubedet_trainer.recipes import read_recipe
-from kubedet_trainer.structures import Images, Targets
+from kubedet_trainer.recipes import RECIPES, read_recipe
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # the checker knows nothing of our tests
-import trainer_builders
-
-NUM_CLASSES = 81
+COCO_CLASSES, VOC_CLASSES = 81, 21
+"""With the background."""
 
 
 def build(arch):
-    recipe = read_recipe(f"{arch}_1x")
-    model = build_model(recipe.model.architecture, num_classes=NUM_CLASSES, **model_options(recipe.model))
+    recipe = read_recipe(recipe_of(arch))
+    model = build_model(
+        recipe.model.architecture,
+        num_classes=VOC_CLASSES if recipe.evaluation_kind == "voc" else COCO_CLASSES,
+        **model_options(recipe.model),
+    )
     trainer_builders.sample_in_order(model)
     return model
 
 
-def _images(pixels, metas):
-    sizes = torch.tensor([meta["img_shape"][:2] for meta in metas], device=pixels.device)
-    return Images(pixels=pixels, sizes=sizes)
-
-
-def _as_proposals(boxes):
-    """(n, 5) boxes with scores of each image, padded to the most that an image has."""
-    slots = max(len(image) for image in boxes)
-    padded = torch.zeros(len(boxes), slots, 5)
-    for index, image in enumerate(boxes):
-        padded[index, : len(image)] = image
-    counts = torch.tensor([len(image) for image in boxes])
-    valid = torch.arange(slots) < counts[:, None]
-    return Proposals(boxes=padded[..., :4], scores=padded[..., 4], valid=valid)
+def recipe_of(arch):
+    """The zoo's first recipe of an architecture: ``mask_rcnn_r50_fpn_gn`` has only 2x and 3x ones."""
+    name = arch.replace("c3-c5", "c3_c5")
+    candidates = [name, *(f"{name}_{schedule}" for schedule in ("1x", "2x", "20e", "3x"))]
+    return next(candidate for candidate in candidates if candidate in RECIPES)
 
 
 def features(model, x):
-    stages = model.backbone(x)
-    levels = model.neck(stages)
-    output = model.rpn_head(levels)
-    return {"backbone": stages, "neck": levels, "head_cls": output.objectness, "head_reg": output.deltas}
+    return _family(model).features(model, x)
 
 
 def proposals(model, x, meta):
-    images = _images(x, [meta])
-    found = model.rpn_head.propose(model.rpn_head(model.extract(images)), images)
-    return torch.cat([found.boxes, found.scores[..., None]], dim=-1)[0][found.valid[0]]
+    return two_stage_adapter.proposals(model, x, meta)
 
 
 def fixed_rois(model, x, rois):
-    if not hasattr(model, "bbox_head"):
-        return {}
-    pooled = model.bbox_head.roi_align(model.neck(model.backbone(x)), rois[None, :, 1:])
-    logits, deltas = model.bbox_head(pooled)
-    return {"roi_feat": pooled, "cls": [logits], "reg": [deltas]}
+    return two_stage_adapter.fixed_rois(model, x, rois)
 
 
 def detect(model, x, meta, proposals=None):
-    images = _images(x, [meta])
-    scale_factors = torch.tensor([meta["scale_factor"]], dtype=torch.float32)
-    if proposals is None:
-        (found,) = model.detect(images, scale_factors)
-    else:
-        (found,) = model.bbox_head.detect(
-            model.extract(images), _as_proposals([proposals]), images, scale_factors
-        )
-    return {"boxes": torch.cat([found.boxes, found.scores[:, None]], dim=1), "labels": found.labels - 1}
+    return _family(model).detect(model, x, meta, proposals)
 
 
 def losses(model, batch, proposals=None):
-    images = _images(batch["img"], batch["metas"])
-    targets = _targets(batch["gt_bboxes"], batch.get("gt_labels"))
-    generator = torch.Generator()
-    levels = model.extract(images)
-    output = model.rpn_head(levels)
-    result = _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
-    if hasattr(model, "bbox_head"):
-        found = model.rpn_head.propose(output, images) if proposals is None else _as_proposals(proposals)
-        regions = model.bbox_head.region_sampler(found, targets, generator)
-        result |= model.bbox_head.losses(levels, regions)
-    return result
+    return _family(model).losses(model, batch, proposals)
 
 
-def _targets(boxes, labels):
-    stacked = torch.stack(boxes)
-    return Targets(
-        boxes=stacked,
-        labels=torch.ones(stacked.shape[:2], dtype=torch.int64) if labels is None else torch.stack(labels),
-        valid=torch.ones(stacked.shape[:2], dtype=torch.bool),
-    )
-
-
-def _rpn_losses_by_level(head, output, images, targets, generator):
-    """The checker wants the losses of each level apart; a trained model adds them up."""
-    each = head.sample_losses(output, images, targets, generator)
-    counts = torch.tensor([level[0].numel() for level in output.objectness])
-    level_of_sample = torch.bucketize(each.samples.indices, counts.cumsum(0), right=True)
-    terms = {"loss_rpn_cls": each.classification, "loss_rpn_reg": each.regression}
-    return {
-        name: [(values * (level_of_sample == level)).sum() / each.divisor for level in range(len(counts))]
-        for name, values in terms.items()
-    }
+def _family(model):
+    return two_stage_adapter if hasattr(model, "rpn_head") else dense_adapter

@@ -236,10 +236,7 @@ def detect(
     """What `detector`, in evaluation mode on `device`, finds in each image of a batch from a loader."""
     image_ids = batch.image_ids.tolist()
     batch = batch.to(device)
-    seen = normalise(
-        batch.pixels, batch.sizes, mean=normalisation.mean, std=normalisation.std, to_rgb=normalisation.to_rgb
-    )
-    found = detector.detect(seen, batch.scale_factors)
+    found = detector.detect(normalise(batch, normalisation), batch.scale_factors)
     return [
         DetectionTable.of_image(image_id, detections=detections)
         for image_id, detections in zip(image_ids, found, strict=True)

@@ -36,7 +36,7 @@ class Detector:
     @property
     def pipeline(self) -> Pipeline:
         """How its images are prepared."""
-        return Pipeline(scale=self.recipe.data.scale, pad_multiple=self.recipe.data.pad_multiple)
+        return Pipeline.of_validation(self.recipe.data)
 
 
 def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torch.device) -> Detector:
@@ -92,9 +92,9 @@ def read_classes(dataset: DatasetSettings, *, directory: Path) -> tuple[str, ...
     Raises:
         TrainerError: the data set is not there, or its annotations break a rule.
     """
-    root = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
+    local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
     cache = directory / contract.CACHE_DIRECTORY
-    return coco.load_annotations(root / dataset.val_annotations, cache=cache).classes
+    return coco.load_annotations(local.val.annotations, cache=cache).classes
 
 
 def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) -> dict[str, float]:
@@ -109,15 +109,15 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
         InvalidInput: the data set has other classes than the detector, or breaks a rule.
         TrainerError: the data set is not there.
     """
-    root = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
-    file = root / dataset.val_annotations
+    local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
+    file = local.val.annotations
     annotations = coco.load_annotations(file, cache=directory / contract.CACHE_DIRECTORY)
     if annotations.classes != detector.classes:
         raise InvalidInput(
             f"dataset.val.annotations: {file} has the categories {', '.join(annotations.classes)}, "
             f"must have those of the detector: {', '.join(detector.classes)}"
         )
-    split = splits.validation_split(annotations, folder=root / dataset.val_images)
+    split = splits.validation_split(annotations, folder=local.val.images)
     coco.require_images(annotations, split.folder)
     result = evaluate(
         detector.model,

@@ -111,7 +111,12 @@ def _detect(detector: Detector, pixels: Pixels, *, image_id: int) -> DetectionTa
     """What is found in one image that belongs to no data set."""
     pipeline = detector.pipeline
     sample = transforms.transform(pixels, boxes=np.zeros((0, 4), np.float32), pipeline=pipeline, flip=False)
-    item = Item(image_id=image_id, sample=sample, labels=np.zeros(0, np.int32))
+    item = Item(
+        image_id=image_id,
+        original_size=(pixels.shape[0], pixels.shape[1]),
+        sample=sample,
+        labels=np.zeros(0, np.int32),
+    )
     (table,) = detect(
         detector.model,
         batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple),

@@ -159,7 +159,7 @@ def _val_loader(run: Run, *, rank: int, world_size: int) -> Loader:
     data = run.recipe.data
     return loader.val_loader(
         run.data.val,
-        pipeline=Pipeline(scale=data.scale, pad_multiple=data.pad_multiple),
+        pipeline=Pipeline.of_validation(data),
         rank=rank,
         world_size=world_size,
         num_workers=data.num_workers,

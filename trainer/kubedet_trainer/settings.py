@@ -33,10 +33,13 @@ class DatasetSettings:
     uri: str
     """``s3://bucket/prefix``, ``file:///path`` (a mounted claim too) or ``synthetic://shapes``."""
     format: str = "COCO"
+    """``COCO`` or ``VOC``, whose annotations are named by lists of image sets."""
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
     val_annotations: str = "annotations/instances_val2017.json"
+    proposals_uri: str | None = None
+    """Folder or prefix of what `kubedet propose` writes; only Fast R-CNN needs it."""
     credentials: StoreCredentials = StoreCredentials()
 
 
@@ -67,6 +70,8 @@ class RunSettings:
     """Dotted field of the recipe -> value as text, ``{"optimizer.lr": "0.01"}``."""
     pretrained_uri: str | None = None
     pretrained_sha256: str | None = None
+    weights_mirror: str | None = None
+    """Base address that the recipe's own weights are fetched from instead of the published one."""
     evaluate_every_epochs: int = 1
     benchmark_images: int = 200
     """Validation images timed for the frames per second; 0 skips the measurement."""
@@ -111,6 +116,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         overrides=get.table(Environment.OVERRIDES),
         pretrained_uri=get.optional(Environment.PRETRAINED_URI),
         pretrained_sha256=get.optional(Environment.PRETRAINED_SHA256),
+        weights_mirror=get.optional(Environment.WEIGHTS_MIRROR),
         evaluate_every_epochs=get.integer(Environment.EVALUATE_EVERY_EPOCHS, 1),
         benchmark_images=get.integer(Environment.BENCHMARK_IMAGES, 200),
         replicas=get.integer(Environment.REPLICAS, 1),
@@ -155,6 +161,7 @@ def _read_dataset(get: _Reader) -> DatasetSettings:
         train_annotations=get.text(Environment.TRAIN_ANNOTATIONS, defaults.train_annotations),
         val_images=get.text(Environment.VAL_IMAGES, defaults.val_images),
         val_annotations=get.text(Environment.VAL_ANNOTATIONS, defaults.val_annotations),
+        proposals_uri=get.optional(Environment.PROPOSALS_URI),
         credentials=StoreCredentials(
             endpoint=get.optional(Environment.DATASET_ENDPOINT),
             access_key=get.optional(Environment.DATASET_ACCESS_KEY),

@@ -141,15 +141,14 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
         InvalidInput, MissingInput: the data break a rule, or the splits have different classes.
     """
     work = settings.work_directory
-    root = prepare_dataset(settings.dataset, work / contract.DATASET_DIRECTORY)
+    local = prepare_dataset(settings.dataset, work / contract.DATASET_DIRECTORY)
     cache = work / contract.CACHE_DIRECTORY
-    paths = settings.dataset
-    train = coco.load_annotations(root / paths.train_annotations, cache=cache)
-    val = coco.load_annotations(root / paths.val_annotations, cache=cache)
+    train = coco.load_annotations(local.train.annotations, cache=cache)
+    val = coco.load_annotations(local.val.annotations, cache=cache)
     if train.classes != val.classes:
         raise InvalidInput(
-            f"dataset.val.annotations: {paths.val_annotations} has the categories {', '.join(val.classes)}, "
-            f"must have those of {paths.train_annotations}: {', '.join(train.classes)}"
+            f"dataset.val.annotations: {local.val.annotations} has the categories {', '.join(val.classes)}, "
+            f"must have those of {local.train.annotations}: {', '.join(train.classes)}"
         )
     batch = optim.plan_batch(
         global_batch=recipe.global_batch,
@@ -165,11 +164,11 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
             batch.global_batch,
             batch.lr_scale,
         )
-    train_split = splits.training_split(train, folder=root / paths.train_images)
+    train_split = splits.training_split(train, folder=local.train.images)
     return RunData(
         train=train_split,
-        val=splits.validation_split(val, folder=root / paths.val_images),
-        val_annotations=root / paths.val_annotations,
+        val=splits.validation_split(val, folder=local.val.images),
+        val_annotations=local.val.annotations,
         batch=batch,
         sampling=loader.sampling_plan(
             train_split,
@@ -177,11 +176,7 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
             global_batch=batch.global_batch,
             seed=recipe.seed,
         ),
-        pipeline=Pipeline(
-            scale=recipe.data.scale,
-            pad_multiple=recipe.data.pad_multiple,
-            flip_probability=recipe.data.flip_probability,
-        ),
+        pipeline=Pipeline.of_training(recipe.data),
     )
 
 

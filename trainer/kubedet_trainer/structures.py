@@ -1,8 +1,8 @@
 """The tensors that pass between data, models and the loop. Shapes are static within a run of one batch size.
 
-Legend of the suffixes: B images of a batch, G padded ground-truth slots of an image, H and W padded pixels,
-K detections of an image. Boxes are xyxy in absolute pixels with inclusive corners (width = x2 - x1 + 1), as
-everywhere in the 2019 zoo; label 0 is the background.
+Legend of the suffixes: B images of a batch, G padded ground-truth slots of an image, P padded proposals of an
+image, H and W padded pixels, K detections of an image. Boxes are xyxy in absolute pixels with inclusive
+corners (width = x2 - x1 + 1), as everywhere in the 2019 zoo; label 0 is the background.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ class _Tensors:
     """A record of tensors (and of such records) that moves between devices as one."""
 
     def _map(self, function: Any) -> Self:
-        return type(self)(**{item.name: function(getattr(self, item.name)) for item in fields(self)})
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self)(
+            **{name: None if value is None else function(value) for name, value in values.items()}
+        )
 
     def to(self, device: torch.device) -> Self:
         """The same record on `device`; from pinned memory the copy does not block."""
@@ -35,6 +38,18 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Proposals(_Tensors):
+    """Regions that may hold an object: P slots an image, best first. They carry no gradient."""
+
+    boxes: Tensor
+    """(B, P, 4) float32 in pixels of the resized (and flipped) image."""
+    scores: Tensor
+    """(B, P) float32, negative in empty slots."""
+    valid: Tensor
+    """(B, P) bool."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Targets(_Tensors):
     """Ground truth of a batch, padded to G slots an image; G is the same for the whole data set."""
 
@@ -44,6 +59,8 @@ class Targets(_Tensors):
     """(B, G) int64, 1 and up; 0 in empty slots."""
     valid: Tensor
     """(B, G) bool, False in empty slots; the valid ones come first."""
+    masks: Tensor | None = None
+    """(B, G, H, W / 8) uint8, a bit a pixel in the order of `numpy.packbits`; None where not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +68,18 @@ class Batch(_Tensors):
     """What the data loader yields: resized and flipped pixels, not yet normalised."""
 
     pixels: Tensor
-    """(B, 3, H, W) uint8 in BGR order, zero beyond each image's own size."""
+    """(B, 3, H, W) in BGR order, zero beyond each image's own size; uint8, or float32 after augmentation."""
     sizes: Tensor
     """(B, 2) int64, height and width of the resized image before padding."""
+    original_sizes: Tensor
+    """(B, 2) int64, height and width of the image in its file."""
     scale_factors: Tensor
-    """(B,) float32, the unrounded resize factor: original pixels = resized pixels / factor."""
+    """(B, 4) float32 for x1, y1, x2, y2: original pixels = resized pixels / factor, unrounded."""
     image_ids: Tensor
     """(B,) int64, the data set's own ids."""
     targets: Targets
+    proposals: Proposals | None = None
+    """Computed beforehand; None where the detector makes its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +90,8 @@ class Images(_Tensors):
     """(B, 3, H, W) float32, normalised; zero (the mean colour) beyond each image's own size."""
     sizes: Tensor
     """(B, 2) int64, height and width before padding."""
+    proposals: Proposals | None = None
+    """Computed beforehand; None where the detector makes its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +104,5 @@ class Detections(_Tensors):
     """(K,) float32."""
     labels: Tensor
     """(K,) int64, 1 and up; all 1 for proposals."""
+    masks: Tensor | None = None
+    """(K, M, M) float32, for each cell of the box the probability that it belongs to the object."""

@@ -137,15 +137,12 @@ def _step(run: Run, batches: Iterator[Batch]) -> None:
 def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     """The losses of one chunk, each divided by the chunks that this rank accumulates."""
     device, dtype = run.world.device, _AUTOCAST[run.recipe.precision]
-    normalisation = run.recipe.data.normalisation
     batch = batch.to(device)
-    images = normalise(
-        batch.pixels, batch.sizes, mean=normalisation.mean, std=normalisation.std, to_rgb=normalisation.to_rgb
-    )
+    images = normalise(batch, run.recipe.data.normalisation)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         terms = run.model(images, batch.targets, run.generator)
     steps = run.data.batch.accumulation_steps
-    return {name: value / steps for name, value in terms.items() if name.startswith("loss")}
+    return {name: value / steps for name, value in terms.items() if "loss" in name}
 
 
 def _learning_rate(run: Run) -> float:
@@ -174,7 +171,7 @@ def _log_interval(run: Run) -> None:
     rate = run.state.optimizer.param_groups[0]["lr"]
     is_last = run.state.iteration == run.length.total_iterations
     for reading in run.monitor.close_interval(run.state.iteration, is_last=is_last):
-        losses = {name: value for name, value in reading.means.items() if name.startswith("loss")}
+        losses = {name: value for name, value in reading.means.items() if "loss" in name}
         run.state.history.training.append({"iteration": reading.iteration, "lr": rate, "losses": losses})
         run.reporter.record_interval(
             Interval(

@@ -10,7 +10,8 @@ from kubedet_trainer.config import rules
 from kubedet_trainer.config.model import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
-EvaluationKind = Literal["bbox", "proposal"]
+EvaluationKind = Literal["bbox", "segm", "proposal", "voc"]
+Augmentation = Literal["flip", "ssd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,26 @@ class NormalisationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How images are read and prepared (`zoo.md` 1.1)."""
+    """How images are read and prepared (`zoo.md` 1)."""
 
     normalisation: NormalisationConfig
     """Fitting the pretrained backbone."""
     scale: tuple[int, int] = (1333, 800)
-    """Longest and shortest side in pixels that an image is resized to fit within, its aspect kept."""
+    """Longest and shortest side in pixels that an image is resized to fit within."""
+    keep_aspect: bool = True
+    """Whether an image keeps its aspect; otherwise it is stretched to exactly `scale`, (width, height)."""
+    augmentation: Augmentation = "flip"
+    """What training does beside mirroring: nothing, or the single shot detector's colours, zoom and crops."""
     pad_multiple: int = 32
     """Height and width of a batch are padded to multiples of this: the coarsest stride of the backbone."""
     flip_probability: float = 0.5
     """Share of training images that are mirrored left to right."""
+    masks: bool = False
+    """Whether training needs the outlines of the objects."""
+    num_proposals: int | None = None
+    """Best precomputed proposals of an image that are used; None where the detector makes its own."""
+    repeat: int = 1
+    """How often an epoch passes over the training images."""
     images_per_process: int = 2
     """Images of one forward and backward pass of one process."""
     num_workers: int = 2
@@ -56,9 +67,15 @@ class DataConfig:
             got=self.scale,
             rule="must be (longest, shortest) side, both > 0",
         )
+        rules.require_choice("data.augmentation", self.augmentation, get_args(Augmentation))
         rules.require_positive(
-            "data", pad_multiple=self.pad_multiple, images_per_process=self.images_per_process
+            "data",
+            pad_multiple=self.pad_multiple,
+            images_per_process=self.images_per_process,
+            repeat=self.repeat,
         )
+        if self.num_proposals is not None:
+            rules.require_positive("data", num_proposals=self.num_proposals)
         rules.require_fraction("data", flip_probability=self.flip_probability)
         rules.require(
             self.num_workers >= 0, path="data.num_workers", got=self.num_workers, rule="must be >= 0"
@@ -148,7 +165,7 @@ class Recipe:
     pretrained: str | None = None
     """URI of the backbone's weights; None trains from scratch."""
     evaluation_kind: EvaluationKind = "bbox"
-    """What is measured: box average precision, or the recall of proposals."""
+    """What is measured: COCO's box AP, box and mask AP, the recall of proposals, or VOC's box mAP."""
     reference: Mapping[str, float] = field(default_factory=dict, metadata={"fixed": True})
     """The published figures of this recipe under the names of `contract.Results`; empty where none are."""
 

@@ -23,6 +23,8 @@ class Item:
     """One image of a batch to be."""
 
     image_id: int
+    original_size: tuple[int, int]
+    """Height and width in the file."""
     sample: Sample
     labels: NDArray[np.int32]
     """(K,) of the sample's boxes."""
@@ -52,7 +54,8 @@ def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
     return Batch(
         pixels=torch.from_numpy(pixels),
         sizes=torch.tensor(sizes, dtype=torch.int64),
-        scale_factors=torch.tensor([sample.scale_factor for sample in samples], dtype=torch.float32),
+        original_sizes=torch.tensor([item.original_size for item in items], dtype=torch.int64),
+        scale_factors=torch.tensor([sample.scale_factors for sample in samples], dtype=torch.float32),
         image_ids=torch.tensor([item.image_id for item in items], dtype=torch.int64),
         targets=targets,
     )
@@ -83,8 +86,13 @@ class Batches(Dataset[Batch]):
 
     def _item(self, row: int, *, flip: bool) -> Item:
         boxes, labels = self._split.annotations.ground_truth(row)
-        sample = transforms.transform(self._read(row), boxes=boxes, pipeline=self._pipeline, flip=flip)
-        return Item(image_id=int(self._split.annotations.image_ids[row]), sample=sample, labels=labels)
+        pixels = self._read(row)
+        return Item(
+            image_id=int(self._split.annotations.image_ids[row]),
+            original_size=(pixels.shape[0], pixels.shape[1]),
+            sample=transforms.transform(pixels, boxes=boxes, pipeline=self._pipeline, flip=flip),
+            labels=labels,
+        )
 
     def _read(self, row: int) -> images.Pixels:
         annotations = self._split.annotations

@@ -153,19 +153,18 @@ def require_images(annotations: Annotations, folder: Path) -> None:
         )
 
 
-def check_dataset(root: Path, images: str, annotations: str) -> list[Problem]:
+def check_dataset(annotations: Path, *, images: Path) -> list[Problem]:
     """Every violation in one split of a data set: of the annotation file and of each image, all decoded.
 
     Args:
-        root: folder of the data set.
-        images: the split's image folder, relative to `root`.
-        annotations: the split's annotation file, relative to `root`.
+        annotations: the split's annotation file.
+        images: the folder that its file names are relative to.
 
     Raises:
         MissingInput: there is no such annotation file.
         InvalidInput: it is not JSON, so that nothing else can be said about it.
     """
-    content = table.read_table(root / annotations)
+    content = table.read_table(annotations)
     found = list(table.problems(content))
     previous_threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -173,9 +172,7 @@ def check_dataset(root: Path, images: str, annotations: str) -> list[Problem]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             rows = range(len(content.file_names))
             found += (
-                flaw
-                for flaw in pool.map(lambda row: _image_problem(content, row, root / images), rows)
-                if flaw
+                flaw for flaw in pool.map(lambda row: _image_problem(content, row, images), rows) if flaw
             )
     finally:
         cv2.setNumThreads(previous_threads)

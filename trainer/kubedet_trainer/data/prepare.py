@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -31,8 +31,26 @@ _LOG_SECONDS = 30.0
 _logger = logging.getLogger(__name__)
 
 
-def prepare_dataset(settings: DatasetSettings, directory: Path) -> Path:
-    """Make the data set local and return its root folder; instant once it has been done.
+@dataclass(frozen=True, kw_only=True)
+class LocalSplit:
+    """Where one split lies on this machine."""
+
+    images: Path
+    """Folder that the file names of `annotations` are relative to."""
+    annotations: Path
+    """COCO file, which may have been converted from another format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalDataset:
+    """A data set on this machine."""
+
+    train: LocalSplit
+    val: LocalSplit
+
+
+def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
+    """Make the data set local and say where its splits lie; instant once it has been done.
 
     Args:
         settings: which data set.
@@ -45,6 +63,14 @@ def prepare_dataset(settings: DatasetSettings, directory: Path) -> Path:
     """
     if settings.format != "COCO":
         raise InvalidInput(f"dataset.format: got '{settings.format}', must be COCO")
+    root = _prepare_root(settings, directory)
+    return LocalDataset(
+        train=LocalSplit(images=root / settings.train_images, annotations=root / settings.train_annotations),
+        val=LocalSplit(images=root / settings.val_images, annotations=root / settings.val_annotations),
+    )
+
+
+def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
     parts = urlsplit(settings.uri)
     if parts.scheme == "file":
         root = Path(parts.path)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kubedet_trainer.config import DataConfig
 from kubedet_trainer.data.images import Pixels
 
 Boxes = NDArray[np.float32]
@@ -29,6 +30,16 @@ class Pipeline:
     flip_probability: float = 0.0
     """Of mirroring left and right; 0.5 in the zoo's training, 0 in its tests."""
 
+    @classmethod
+    def of_training(cls, data: DataConfig) -> Pipeline:
+        """What a recipe does to the images that it trains on."""
+        return cls(scale=data.scale, pad_multiple=data.pad_multiple, flip_probability=data.flip_probability)
+
+    @classmethod
+    def of_validation(cls, data: DataConfig) -> Pipeline:
+        """What a recipe does to the images that it is measured on."""
+        return cls(scale=data.scale, pad_multiple=data.pad_multiple)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -37,7 +48,8 @@ class Sample:
     pixels: Pixels
     """(H, W, 3) resized and flipped."""
     boxes: Boxes
-    scale_factor: float
+    scale_factors: tuple[float, float, float, float]
+    """Of x1, y1, x2 and y2."""
 
 
 def scale_factor(size: tuple[int, int], *, scale: tuple[int, int]) -> float:
@@ -72,4 +84,4 @@ def transform(pixels: Pixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool) -
         boxes = boxes.copy()
         boxes[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]
     limit = np.array([width, height, width, height], np.float32)
-    return Sample(pixels=pixels, boxes=boxes.clip(0, limit), scale_factor=factor)
+    return Sample(pixels=pixels, boxes=boxes.clip(0, limit), scale_factors=(factor,) * 4)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from kubedet_trainer.errors import InvalidInput, did_you_mean
-from kubedet_trainer.models.two_stage import FasterRcnn, Rpn
+from kubedet_trainer.models.two_stage import RoiDetector, Rpn
 
 
 def _build_rpn(*, num_classes: int, **options: Mapping[str, Any]) -> nn.Module:
@@ -20,7 +20,7 @@ def _build_rpn(*, num_classes: int, **options: Mapping[str, Any]) -> nn.Module:
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "rpn": _build_rpn,
-    "faster_rcnn": FasterRcnn,
+    "faster_rcnn": RoiDetector,
 }
 """Architecture to what builds it from `num_classes` and its options."""
 

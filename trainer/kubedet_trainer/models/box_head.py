@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +11,8 @@ from torch.nn import functional as F
 from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms
 from kubedet_trainer.models.assign import MaxIouAssigner
-from kubedet_trainer.models.roi import RoiAlign
-from kubedet_trainer.models.rpn import Proposals
 from kubedet_trainer.models.sample import BalancedSampler
-from kubedet_trainer.structures import Detections, Images, Targets
+from kubedet_trainer.structures import Detections, Images, Proposals, Targets
 
 _REGRESSION_BETA = 1.0
 
@@ -80,10 +77,13 @@ class BoxHead(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        strides: Sequence[int],
         roi_size: int,
-        finest_roi: float,
+        num_convs: int,
+        num_fcs: int,
         fc_channels: int,
+        norm: str,
+        norm_groups: int,
+        class_agnostic: bool,
         positive_iou: float,
         num_samples: int,
         positive_fraction: float,
@@ -106,7 +106,6 @@ class BoxHead(nn.Module):
         nn.init.normal_(self.fc_reg.weight, std=0.001)
         for layer in (*self.shared_fcs, self.fc_cls, self.fc_reg):
             nn.init.zeros_(layer.bias)
-        self.roi_align = RoiAlign(size=roi_size, strides=strides, finest_roi=finest_roi)
         self.region_sampler = RegionSampler(
             assigner=MaxIouAssigner(
                 positive_iou=positive_iou, negative_iou=positive_iou, min_positive_iou=positive_iou
@@ -125,9 +124,9 @@ class BoxHead(nn.Module):
             hidden = F.relu(layer(hidden), inplace=True)
         return self.fc_cls(hidden), self.fc_reg(hidden)
 
-    def losses(self, features: Sequence[Tensor], regions: RegionSamples) -> dict[str, Tensor]:
+    def losses(self, pooled: Tensor, regions: RegionSamples) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_reg``, both divided by the number of samples of the batch."""
-        logits, deltas = self._predict(features, regions.boxes)
+        logits, deltas = self._predict(pooled, regions.boxes)
         own_class = regions.labels[..., None, None].expand(-1, -1, 1, 4)
         own_deltas = deltas.gather(2, own_class).squeeze(2)
         wanted = box_ops.encode(regions.boxes, regions.gt_boxes, stds=self.target_stds)
@@ -137,15 +136,15 @@ class BoxHead(nn.Module):
         return {"loss_cls": classification.sum() / count, "loss_reg": regression.sum() / count}
 
     def detect(
-        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+        self, pooled: Tensor, proposals: Proposals, images: Images, scale_factors: Tensor
     ) -> list[Detections]:
-        """The detections of each image, in pixels before it was scaled by (B,) `scale_factors`."""
-        logits, deltas = self._predict(features, proposals.boxes)
+        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
+        logits, deltas = self._predict(pooled, proposals.boxes)
         scores = logits.softmax(dim=-1) * proposals.valid[..., None]
         boxes = box_ops.decode(
             proposals.boxes[:, :, None], deltas, sizes=images.sizes[:, None, None], stds=self.target_stds
         )
-        original = boxes / scale_factors[:, None, None, None]
+        original = boxes / scale_factors[:, None, None]
         return [
             nms.suppress_per_class(
                 image_boxes,
@@ -157,8 +156,8 @@ class BoxHead(nn.Module):
             for image_boxes, image_scores in zip(original, scores, strict=True)
         ]
 
-    def _predict(self, features: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, pooled: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, R, C) and deltas (B, R, C, 4) of (B, R, 4) `boxes`, in float32."""
-        logits, deltas = self(self.roi_align(features, boxes))
+        logits, deltas = self(pooled)
         shape = (*boxes.shape[:2], self.num_classes)
         return logits.float().view(shape), deltas.float().view(*shape, 4)

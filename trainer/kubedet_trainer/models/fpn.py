@@ -13,7 +13,15 @@ class Fpn(nn.Module):
     """Lateral 1x1 convolutions, a top-down sum, 3x3 output convolutions, and subsampled extra levels."""
 
     def __init__(
-        self, *, in_channels: Sequence[int], channels: int, num_levels: int, start_stage: int = 0
+        self,
+        *,
+        in_channels: Sequence[int],
+        channels: int,
+        num_levels: int,
+        start_stage: int,
+        extra_levels: str,
+        norm: str,
+        norm_groups: int,
     ) -> None:
         """A pyramid of `num_levels` on the backbone's stages from `start_stage` on, of `in_channels`."""
         super().__init__()

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kubedet_trainer.structures import Images
+from kubedet_trainer.structures import Batch, Images
 
 
-def normalise(
-    pixels: Tensor,
-    sizes: Tensor,
-    *,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    to_rgb: bool,
-) -> Images:
-    """Scale (B, 3, H, W) uint8 BGR `pixels` to ``(x - mean) / std``, zero beyond `sizes` (B, 2).
+class Normalisation(Protocol):
+    """How pixels become the network's input; `config.NormalisationConfig` is one."""
 
-    With `to_rgb` the channels are reversed first; `mean` and `std` are in the order of the result.
-    """
-    channels = (pixels.flip(1) if to_rgb else pixels).float()
-    scaled = (channels - _channel_values(mean, pixels.device)) / _channel_values(std, pixels.device)
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """In the channel order that the network sees."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """In the channel order that the network sees."""
+
+    @property
+    def to_rgb(self) -> bool:
+        """Whether the network sees RGB; False leaves BGR."""
+
+
+def normalise(batch: Batch, normalisation: Normalisation) -> Images:
+    """What a detector sees of `batch`: ``(x - mean) / std``, zero beyond each image's own size."""
+    pixels, sizes = batch.pixels, batch.sizes
+    channels = (pixels.flip(1) if normalisation.to_rgb else pixels).float()
+    scaled = channels - _channel_values(normalisation.mean, pixels.device)
+    scaled /= _channel_values(normalisation.std, pixels.device)
     height, width = pixels.shape[-2:]
     rows = torch.arange(height, device=pixels.device)[:, None] < sizes[:, 0, None, None, None]
     columns = torch.arange(width, device=pixels.device) < sizes[:, 1, None, None, None]
-    return Images(pixels=scaled.masked_fill_(~(rows & columns), 0), sizes=sizes)
+    return Images(pixels=scaled.masked_fill_(~(rows & columns), 0), sizes=sizes, proposals=batch.proposals)
 
 
 @lru_cache(maxsize=16)

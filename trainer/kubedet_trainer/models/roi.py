@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from kubedet_trainer.models import boxes as box_ops
@@ -24,16 +24,27 @@ def map_levels(boxes: Tensor, *, num_levels: int, finest_roi: float) -> Tensor:
     return torch.floor(torch.log2(sides / finest_roi + 1e-6)).clamp(0, num_levels - 1).long()
 
 
-class RoiAlign:
+def build_roi_extractor(
+    *, kind: str, channels: int, strides: Sequence[int], size: int, finest_roi: float, offset_channels: int
+) -> nn.Module:
+    """What pools regions from levels of `channels`; `config.RoiConfig` explains the other options.
+
+    Calling it with the levels and (B, R, 4) boxes gives (B * R, channels, size, size).
+    """
+    return RoiAlign(size=size, strides=strides, finest_roi=finest_roi)
+
+
+class RoiAlign(nn.Module):
     """Pools regions to `size` x `size` bins, as the 2018 operator did: two samples a side of a bin."""
 
     def __init__(self, *, size: int, strides: Sequence[int], finest_roi: float) -> None:
         """For levels of `strides`; `finest_roi` as in `map_levels`."""
+        super().__init__()
         self.size = size
         self.strides = tuple(strides)
         self.finest_roi = finest_roi
 
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order.
 
         Every level pools all regions, those of other levels far outside where they cost next to nothing: to

@@ -14,7 +14,7 @@ from kubedet_trainer.models import losses, nms
 from kubedet_trainer.models.anchors import AnchorGrid
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.sample import BalancedSampler, Samples
-from kubedet_trainer.structures import Images, Targets
+from kubedet_trainer.structures import Images, Proposals, Targets
 
 _REGRESSION_BETA = 1 / 9
 _EMPTY_SCORE = -1.0
@@ -31,18 +31,6 @@ class RpnOutput:
     """(B, 4 A, h, w) a level."""
     anchors: Tensor
     """(sum of A h w, 4), in the order of the flattened levels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposals:
-    """Regions that may hold an object: P slots an image, best first. They carry no gradient."""
-
-    boxes: Tensor
-    """(B, P, 4)."""
-    scores: Tensor
-    """(B, P), negative in empty slots."""
-    valid: Tensor
-    """(B, P) bool."""
 
 
 @dataclass(frozen=True, kw_only=True)

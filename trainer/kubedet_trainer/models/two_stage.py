@@ -1,39 +1,31 @@
-"""Detectors that propose regions first: a proposal network alone, and Faster R-CNN."""
+"""Detectors that look at regions: a proposal network alone, Fast and Faster R-CNN, with masks or without."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kubedet_trainer.models.backbones.resnet import ResNet
 from kubedet_trainer.models.box_head import BoxHead
-from kubedet_trainer.models.fpn import Fpn
+from kubedet_trainer.models.pyramid import PyramidDetector
+from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.rpn import RpnHead
-from kubedet_trainer.structures import Detections, Images, Targets
-
-_FIRST_STRIDE = 4
-"""Stride of the backbone's first stage; each further one doubles it."""
+from kubedet_trainer.structures import Detections, Images, Proposals, Targets
 
 _ROI_STAGES = 4
 """Regions are pooled from the levels that stand on a stage of the backbone, not from subsampled ones."""
 
 
-class Rpn(nn.Module):
+class Rpn(PyramidDetector):
     """A region proposal network whose proposals are its detections, all of class 1."""
 
     def __init__(
         self, *, backbone: Mapping[str, Any], neck: Mapping[str, Any], rpn_head: Mapping[str, Any]
     ) -> None:
         """Each part is given by its own keyword arguments."""
-        super().__init__()
-        self.backbone = ResNet(**backbone)
-        self.neck = Fpn(in_channels=self.backbone.out_channels, **neck)
-        self.strides = [
-            _FIRST_STRIDE * 2 ** (self.neck.start_stage + level) for level in range(self.neck.num_levels)
-        ]
+        super().__init__(backbone=backbone, neck=neck)
         self.rpn_head = RpnHead(in_channels=neck["channels"], strides=self.strides, **rpn_head)
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
@@ -43,23 +35,18 @@ class Rpn(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
-        """The proposals of each image, in pixels before it was scaled by (B,) `scale_factors`."""
+        """The proposals of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
         proposals = self.rpn_head.propose(self.rpn_head(self.extract(images)), images)
-        boxes = proposals.boxes / scale_factors[:, None, None]
+        boxes = proposals.boxes / scale_factors[:, None]
         found = []
         for image_boxes, scores, valid in zip(boxes, proposals.scores, proposals.valid, strict=True):
             labels = torch.ones_like(scores, dtype=torch.int64)
             found.append(Detections(boxes=image_boxes[valid], scores=scores[valid], labels=labels[valid]))
         return found
 
-    def extract(self, images: Images) -> list[Tensor]:
-        """The feature pyramid of `images`."""
-        features: list[Tensor] = self.neck(self.backbone(images.pixels))
-        return features
 
-
-class FasterRcnn(Rpn):
-    """Proposals, classified and refined by a second stage (Ren et al., 2015)."""
+class RoiDetector(PyramidDetector):
+    """Proposals, classified and refined by a second stage (Girshick, 2015; Ren et al., 2015)."""
 
     def __init__(
         self,
@@ -67,30 +54,62 @@ class FasterRcnn(Rpn):
         num_classes: int,
         backbone: Mapping[str, Any],
         neck: Mapping[str, Any],
-        rpn_head: Mapping[str, Any],
+        box_roi: Mapping[str, Any],
         box_head: Mapping[str, Any],
+        rpn_head: Mapping[str, Any] | None = None,
     ) -> None:
-        """For `num_classes` with the background; each part is given by its own keyword arguments."""
-        super().__init__(backbone=backbone, neck=neck, rpn_head=rpn_head)
+        """For `num_classes` with the background; each part is given by its own keyword arguments.
+
+        Without `rpn_head` the proposals come with the images.
+        """
+        super().__init__(backbone=backbone, neck=neck)
+        channels = neck["channels"]
+        self.rpn_head = (
+            None if rpn_head is None else RpnHead(in_channels=channels, strides=self.strides, **rpn_head)
+        )
+        self.roi_strides = self.strides[: _ROI_STAGES - self.neck.start_stage]
+        self.bbox_roi_extractor = build_roi_extractor(channels=channels, strides=self.roi_strides, **box_roi)
         self.bbox_head = BoxHead(
-            in_channels=neck["channels"],
-            num_classes=num_classes,
-            strides=self.strides[: _ROI_STAGES - self.neck.start_stage],
-            **box_head,
+            in_channels=channels, num_classes=num_classes, roi_size=box_roi["size"], **box_head
         )
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses of both stages by name, scalars."""
+        """The losses of all stages by name, scalars; `generator` is on the images' device."""
         features = self.extract(images)
-        output = self.rpn_head(features)
-        losses = self.rpn_head.losses(output, images, targets, generator)
-        proposals = self.rpn_head.propose(output, images)
-        regions = self.bbox_head.region_sampler(proposals, targets, generator)
-        return losses | self.bbox_head.losses(features, regions)
+        if self.rpn_head is None:
+            losses = {}
+            proposals = self._given(images)
+        else:
+            output = self.rpn_head(features)
+            losses = self.rpn_head.losses(output, images, targets, generator)
+            proposals = self.rpn_head.propose(output, images)
+        return losses | self.roi_losses(features, proposals, targets, generator)
 
     @torch.no_grad()
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
-        """The detections of each image, in pixels before it was scaled by (B,) `scale_factors`."""
+        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
         features = self.extract(images)
-        proposals = self.rpn_head.propose(self.rpn_head(features), images)
-        return self.bbox_head.detect(features, proposals, images, scale_factors)
+        if self.rpn_head is None:
+            proposals = self._given(images)
+        else:
+            proposals = self.rpn_head.propose(self.rpn_head(features), images)
+        return self.roi_detect(features, proposals, images, scale_factors)
+
+    def roi_losses(
+        self, features: Sequence[Tensor], proposals: Proposals, targets: Targets, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The losses of what follows the proposals."""
+        regions = self.bbox_head.region_sampler(proposals, targets, generator)
+        return self.bbox_head.losses(self.bbox_roi_extractor(features, regions.boxes), regions)
+
+    def roi_detect(
+        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+    ) -> list[Detections]:
+        """What follows the proposals when detecting."""
+        pooled = self.bbox_roi_extractor(features, proposals.boxes)
+        return self.bbox_head.detect(pooled, proposals, images, scale_factors)
+
+    @staticmethod
+    def _given(images: Images) -> Proposals:
+        assert images.proposals is not None  # the recipe has data.num_proposals
+        return images.proposals

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kubedet_trainer.config import BackboneConfig, DataConfig, NormalisationConfig, ScheduleConfig
-from kubedet_trainer.config.model import Style
+from kubedet_trainer.config import DataConfig, NormalisationConfig, ResNetConfig, ScheduleConfig
+from kubedet_trainer.config.backbones import Style
 
 SCHEDULES = {
     "1x": ScheduleConfig(epochs=12, decay_epochs=(8, 11)),
@@ -52,9 +52,9 @@ STYLES: dict[Style, BackboneStyle] = {
 }
 
 
-def resnet(depth: int, style: Style) -> BackboneConfig:
+def resnet(depth: int, style: Style) -> ResNetConfig:
     """A pretrained ResNet with its stem and first stage frozen."""
-    return BackboneConfig(stage_blocks=STAGE_BLOCKS[depth], style=style)
+    return ResNetConfig(stage_blocks=STAGE_BLOCKS[depth], style=style)
 
 
 def coco_data(style: Style) -> DataConfig:

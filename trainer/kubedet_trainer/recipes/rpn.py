@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubedet_trainer.config import Recipe, RpnConfig
-from kubedet_trainer.config.model import Style
+from kubedet_trainer.config.backbones import Style
 from kubedet_trainer.recipes import common
 from kubedet_trainer.recipes.published import PUBLISHED
 

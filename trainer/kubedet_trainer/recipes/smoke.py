@@ -2,59 +2,144 @@
 
 The detectors are the zoo's with everything small: few channels and blocks, group normalisation instead of
 frozen statistics, a pyramid from stride 8 on, few proposals and samples. Static shapes make every slot cost
-time, used or not. Half of the second stage's samples are positive, because the
-classes are learnt last.
+time, used or not. Half of the second stage's samples are positive, because the classes are learnt last.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubedet_trainer.config import (
-    BackboneConfig,
     BoxHeadConfig,
+    CascadeMaskRcnnConfig,
+    CascadeRcnnConfig,
     DataConfig,
     FasterRcnnConfig,
+    FastMaskRcnnConfig,
+    FastRcnnConfig,
+    MaskHeadConfig,
+    MaskRcnnConfig,
+    ModelConfig,
     NeckConfig,
     OptimizerConfig,
     Recipe,
+    ResNetConfig,
+    RetinaHeadConfig,
+    RetinaNetConfig,
+    RoiConfig,
     RpnConfig,
     RpnHeadConfig,
     ScheduleConfig,
+    SsdConfig,
+    VggConfig,
 )
+from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.recipes import common
 
-_BACKBONE = BackboneConfig(
+_BACKBONE = ResNetConfig(
     stage_blocks=(1, 1, 1, 1), stem_channels=16, norm="gn", norm_groups=4, frozen_stages=-1, norm_eval=False
 )
 _NECK = NeckConfig(channels=64, start_stage=1, num_levels=3)
 _RPN_HEAD = RpnHeadConfig(anchor_scales=(4.0,), num_samples=64, nms_pre=128, nms_post=64, num_proposals=64)
 _BOX_HEAD = BoxHeadConfig(fc_channels=128, num_samples=32, positive_fraction=0.5)
+_CASCADE_HEAD = replace(_BOX_HEAD, class_agnostic=True)
+_MASK_ROI = RoiConfig(size=14)
+_MASK_HEAD = MaskHeadConfig(num_convs=2, channels=64)
 _DATA = DataConfig(
     normalisation=common.STYLES["pytorch"].normalisation, scale=(320, 240), images_per_process=4
 )
+_MASK_DATA = replace(_DATA, masks=True)
+_NUM_PROPOSALS = 64
 _OPTIMIZER = OptimizerConfig(lr=0.02, clip_norm=5.0)
 _SCHEDULE = ScheduleConfig(epochs=16, decay_epochs=(12, 15), warmup_iterations=100, warmup_ratio=0.1)
 
 
-def smoke_faster_rcnn() -> Recipe:
-    """A small Faster R-CNN."""
-    return Recipe(
-        name="smoke_faster_rcnn",
-        model=FasterRcnnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_BOX_HEAD),
-        data=_DATA,
-        schedule=_SCHEDULE,
-        optimizer=_OPTIMIZER,
-        global_batch=8,
-    )
-
-
 def smoke_rpn() -> Recipe:
     """A small region proposal network."""
+    model = RpnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD)
+    return _recipe(model, evaluation_kind="proposal")
+
+
+def smoke_fast_rcnn() -> Recipe:
+    """A small Fast R-CNN, for the proposals of `smoke_rpn`."""
+    model = FastRcnnConfig(backbone=_BACKBONE, neck=_NECK, box_head=_BOX_HEAD)
+    return _recipe(model, data=replace(_DATA, num_proposals=_NUM_PROPOSALS))
+
+
+def smoke_fast_mask_rcnn() -> Recipe:
+    """A small Fast R-CNN with masks, for the proposals of `smoke_rpn`."""
+    model = FastMaskRcnnConfig(
+        backbone=_BACKBONE, neck=_NECK, box_head=_BOX_HEAD, mask_roi=_MASK_ROI, mask_head=_MASK_HEAD
+    )
+    return _recipe(model, data=replace(_MASK_DATA, num_proposals=_NUM_PROPOSALS), evaluation_kind="segm")
+
+
+def smoke_faster_rcnn() -> Recipe:
+    """A small Faster R-CNN."""
+    model = FasterRcnnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_BOX_HEAD)
+    return _recipe(model)
+
+
+def smoke_mask_rcnn() -> Recipe:
+    """A small Mask R-CNN."""
+    model = MaskRcnnConfig(
+        backbone=_BACKBONE,
+        neck=_NECK,
+        rpn_head=_RPN_HEAD,
+        box_head=_BOX_HEAD,
+        mask_roi=_MASK_ROI,
+        mask_head=_MASK_HEAD,
+    )
+    return _recipe(model, data=_MASK_DATA, evaluation_kind="segm")
+
+
+def smoke_cascade_rcnn() -> Recipe:
+    """A small Cascade R-CNN."""
+    model = CascadeRcnnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_CASCADE_HEAD)
+    return _recipe(model)
+
+
+def smoke_cascade_mask_rcnn() -> Recipe:
+    """A small Cascade R-CNN with masks."""
+    model = CascadeMaskRcnnConfig(
+        backbone=_BACKBONE,
+        neck=_NECK,
+        rpn_head=_RPN_HEAD,
+        box_head=_CASCADE_HEAD,
+        mask_roi=_MASK_ROI,
+        mask_head=_MASK_HEAD,
+    )
+    return _recipe(model, data=_MASK_DATA, evaluation_kind="segm")
+
+
+def smoke_retinanet() -> Recipe:
+    """A small RetinaNet."""
+    model = RetinaNetConfig(
+        backbone=_BACKBONE,
+        neck=replace(_NECK, extra_levels="conv"),
+        retina_head=RetinaHeadConfig(num_convs=1, nms_pre=128),
+    )
+    return _recipe(model)
+
+
+def smoke_ssd() -> Recipe:
+    """A small single shot detector."""
+    model = SsdConfig(
+        backbone=VggConfig(stage_channels=(8, 16, 32, 64, 64), fc_channels=128, extra_channels=32)
+    )
+    data = replace(_DATA, scale=(300, 300), keep_aspect=False, augmentation="ssd", pad_multiple=1)
+    return _recipe(model, data=data)
+
+
+def _recipe(
+    model: ModelConfig, *, data: DataConfig = _DATA, evaluation_kind: EvaluationKind = "bbox"
+) -> Recipe:
     return Recipe(
-        name="smoke_rpn",
-        model=RpnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD),
-        data=_DATA,
+        name=f"smoke_{model.architecture}",
+        model=model,
+        data=data,
         schedule=_SCHEDULE,
         optimizer=_OPTIMIZER,
         global_batch=8,
-        evaluation_kind="proposal",
+        evaluation_kind=evaluation_kind,
     )

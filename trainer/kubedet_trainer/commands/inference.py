@@ -1,0 +1,107 @@
+"""Commands that use a detector: measure it, or have it look at pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubedet_trainer import contract, options
+from kubedet_trainer.contract import Environment
+from kubedet_trainer.errors import UsageError
+from kubedet_trainer.recipes import RECIPES
+from kubedet_trainer.settings import read_checkpoint_settings, read_dataset_settings
+
+if TYPE_CHECKING:
+    from kubedet_trainer import inference
+
+
+@click.command()
+@click.argument("source", metavar="CHECKPOINT|RECIPE")
+@options.dataset_options
+@click.option("--weights", metavar="URI", help="Weights of RECIPE, say a published file (file, s3 or https).")
+@options.inference_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@options.ends_with_contract_code
+def evaluate(
+    source: str, weights: str | None, device: str, work_directory: Path, as_json: bool, **given: Any
+) -> None:
+    """Measure a detector on the validation split of a data set, with COCO's figures in percent.
+
+    CHECKPOINT is one checkpoint or the place of several, of which the newest counts. With --weights it is the
+    name of a RECIPE instead.
+
+    \b
+    Examples:
+      kubedet evaluate runs/smoke_faster_rcnn/checkpoints --dataset "synthetic://shapes?images=200"
+      kubedet evaluate faster_rcnn_r50_fpn_1x --weights published.pth --dataset /data/coco
+    """
+    from rich.console import Console
+
+    from kubedet_trainer import inference, terminal
+
+    dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
+    if weights is None:
+        detector = _load_checkpoint(source, work_directory, device)
+    else:
+        detector = inference.load_published(
+            source,
+            uri=options.as_uri(weights),
+            classes=inference.read_classes(dataset, directory=work_directory),
+            cache=work_directory / contract.CACHE_DIRECTORY,
+            device=inference.choose_device(device),
+        )
+    figures = inference.measure(detector, dataset=dataset, directory=work_directory)
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        Console().print(terminal.metrics_table(figures))
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("predictions"),
+    show_default=True,
+    help="Folder for the pictures and the COCO file.",
+)
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Least score to keep."
+)
+@options.inference_options
+@options.ends_with_contract_code
+def predict(
+    checkpoint: str, images: Path, output: Path, score: float, device: str, work_directory: Path
+) -> None:
+    """Detect objects in IMAGES, a picture or a folder of them; draw them and write them as COCO JSON.
+
+    CHECKPOINT is one checkpoint or the place of several, of which the newest counts.
+
+    \b
+    Example:
+      kubedet predict runs/smoke_faster_rcnn/checkpoints photographs --output found
+    """
+    from kubedet_trainer import predict as prediction
+
+    detector = _load_checkpoint(checkpoint, work_directory, device)
+    written = prediction.predict_folder(detector, source=images, output=output, score_threshold=score)
+    click.echo(f"{written.num_detections} detections in {len(written.pictures)} pictures: {written.file}")
+
+
+def _load_checkpoint(location: str, work_directory: Path, device: str) -> inference.Detector:
+    from kubedet_trainer import inference
+
+    if location in RECIPES:
+        raise UsageError(f"'{location}' is a recipe, must be a checkpoint; a recipe needs --weights")
+    variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(location)}
+    return inference.load_checkpoint(
+        read_checkpoint_settings(variables),
+        scratch=work_directory / "checkpoint",
+        device=inference.choose_device(device),
+    )

@@ -1,0 +1,103 @@
+"""Training on this machine, from the command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kubedet_trainer import contract, options
+from kubedet_trainer.contract import Environment
+from kubedet_trainer.logs import configure_logging
+
+
+@click.command(
+    epilog="Credentials of an object store are read from KUBEDET_DATASET_* and KUBEDET_CHECKPOINT_*."
+)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
+@options.dataset_options
+@click.option("--checkpoint", metavar="URI", help="Where state is kept.  [default: runs/RECIPE/checkpoints]")
+@click.option(
+    "--resume", default="Auto", show_default=True, help="Auto, Never, or the URI of one checkpoint."
+)
+@click.option("--pretrained", metavar="URI", help="Weights to start from.  [default: the recipe's]")
+@click.option("--procs", type=click.IntRange(min=1), help="Processes.  [default: one a GPU, else 1]")
+@click.option(
+    "--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs; 0 trains on the CPU."
+)
+@click.option(
+    "--work-directory", type=click.Path(path_type=Path), help="Scratch.  [default: runs/RECIPE/work]"
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Port for /metrics and /progress; 0 takes any free one.",
+)
+@options.ends_with_contract_code
+def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
+    """Train RECIPE on this machine and print its row of the zoo.
+
+    Ctrl-C saves the state and ends with 143; the same command continues from there.
+
+    \b
+    Examples:
+      kubedet train smoke_faster_rcnn --dataset "synthetic://shapes?images=200"
+      kubedet train faster_rcnn_r50_fpn_1x optimizer.lr=0.01 --dataset /data/coco --gpus 8
+    """
+    work_directory = (given["work_directory"] or Path("runs", recipe, "work")).resolve()
+    environment = {**os.environ, **_run_environment(recipe, overrides, work_directory, given)}
+
+    from rich.console import Console
+
+    from kubedet_trainer import launch, terminal
+
+    configure_logging()
+    if sys.stderr.isatty():
+        log = work_directory / contract.LOGS_DIRECTORY / "run.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        logging.info("the ranks write to %s", log)
+        with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
+            code = launch.run(environment, options=launch.Options(output=output, observe=bar.update))
+    else:
+        code = launch.run(environment)
+    if code == 0:
+        results = json.loads((work_directory / contract.RESULTS_FILE).read_text())
+        console = Console()
+        published = results.get("reference")
+        rows = [(recipe, results), *([("published", published)] if published else [])]
+        console.print(terminal.zoo_table(rows))
+        for name, uri in (("model", results.get("modelUri")), ("report", results.get("reportUri"))):
+            if uri:
+                console.print(f"{name}: {uri}", soft_wrap=True)
+        console.print("Pictures of the curves and of detections lie beside the report.")
+    sys.exit(code)
+
+
+def _run_environment(
+    recipe: str, overrides: tuple[str, ...], work_directory: Path, given: Mapping[str, Any]
+) -> dict[str, str]:
+    """The contract's variables for a run of one worker on this machine."""
+    checkpoint = given["checkpoint"] or Path("runs", recipe, "checkpoints")
+    variables: dict[str, object] = {
+        Environment.JOB_NAME: recipe,
+        Environment.RECIPE: recipe,
+        Environment.OVERRIDES: json.dumps(dict(map(options.parse_override, overrides))),
+        **options.dataset_variables(given),
+        Environment.CHECKPOINT_URI: options.as_uri(checkpoint),
+        Environment.CHECKPOINT_RESUME: given["resume"],
+        Environment.PRETRAINED_URI: options.as_uri(given["pretrained"]) if given["pretrained"] else "",
+        Environment.PROCS_PER_REPLICA: given["procs"] or given["gpus"] or 1,
+        Environment.GPUS: given["gpus"],
+        Environment.METRICS_PORT: given["metrics_port"],
+        Environment.WORK_DIRECTORY: work_directory,
+    }
+    return {name: str(value) for name, value in variables.items()}

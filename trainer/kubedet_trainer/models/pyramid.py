@@ -1,0 +1,33 @@
+"""What detectors on a feature pyramid have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from kubedet_trainer.models.backbones.resnet import ResNet
+from kubedet_trainer.models.fpn import Fpn
+from kubedet_trainer.structures import Images
+
+_FIRST_STRIDE = 4
+"""Stride of the backbone's first stage; each further one doubles it."""
+
+
+class PyramidDetector(nn.Module):
+    """A ResNet and a feature pyramid on it."""
+
+    def __init__(self, *, backbone: Mapping[str, Any], neck: Mapping[str, Any]) -> None:
+        """Each part is given by its own keyword arguments."""
+        super().__init__()
+        self.backbone = ResNet(**backbone)
+        self.neck = Fpn(in_channels=self.backbone.out_channels, **neck)
+        self.strides = [
+            _FIRST_STRIDE * 2 ** (self.neck.start_stage + level) for level in range(self.neck.num_levels)
+        ]
+
+    def extract(self, images: Images) -> list[Tensor]:
+        """The feature pyramid of `images`."""
+        features: list[Tensor] = self.neck(self.backbone(images.pixels))
+        return features
