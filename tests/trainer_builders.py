@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kubedet_trainer.config import Recipe, model_options
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import RECIPES
-from kubedet_trainer.structures import Images, Targets
+from kubedet_trainer.structures import Batch, Images, Proposals, Targets
 
 # --------------------------------------------------------------------------- detectors and their input
 
@@ -50,26 +51,62 @@ def _first_come(shape: torch.Size, _generator: torch.Generator) -> Tensor:
     return torch.arange(shape[1], 0, -1, dtype=torch.float32).expand(shape)
 
 
-def make_images(*, batch: int = 2, height: int = 96, width: int = 128, seed: int = 0) -> Images:
-    """Normal noise that fills all but the last rows and columns of the first image."""
+def make_images(architecture: str = "rpn", *, seed: int = 0) -> Images:
+    """Two images of normal noise, the first padded unless `architecture` wants a fixed size.
+
+    Where it needs proposals made beforehand there are 8 random ones an image, the last slot empty.
+    """
+    data = smoke_recipe(architecture).data
+    width, height = (128, 96) if data.keep_aspect else data.scale
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(batch, 3, height, width, generator=generator)
-    sizes = torch.tensor([[height, width]] * batch)
-    sizes[0] -= 8
-    return Images(pixels=pixels, sizes=sizes)
+    pixels = torch.randn(2, 3, height, width, generator=generator)
+    sizes = torch.tensor([[height, width]] * 2)
+    if data.keep_aspect:
+        sizes[0] -= 8
+    proposals = None if data.num_proposals is None else _make_proposals(generator)
+    return Images(pixels=pixels, sizes=sizes, proposals=proposals)
 
 
-def make_targets(boxes: Sequence[Sequence[Sequence[float]]], *, slots: int = 5) -> Targets:
-    """The boxes of each image in the first of `slots` slots, labelled 1, 2, 3, 1, ..."""
+def _make_proposals(generator: torch.Generator, *, slots: int = 8) -> Proposals:
+    begin = torch.rand(2, slots, 2, generator=generator) * 50
+    end = begin + 10 + torch.rand(2, slots, 2, generator=generator) * 25
+    valid = torch.arange(slots).expand(2, slots) < slots - 1
+    return Proposals(boxes=torch.cat([begin, end], dim=-1), scores=torch.where(valid, 0.5, -1.0), valid=valid)
+
+
+def make_batch(
+    pixels: Tensor, sizes: Tensor, *, targets: Targets | None = None, proposals: Proposals | None = None
+) -> Batch:
+    """A loader's batch of these images, which are as large as in their files."""
+    count = len(pixels)
+    return Batch(
+        pixels=pixels,
+        sizes=sizes,
+        original_sizes=sizes,
+        scale_factors=torch.ones(count, 4),
+        image_ids=torch.arange(1, count + 1),
+        targets=make_targets([[]] * count) if targets is None else targets,
+        proposals=proposals,
+    )
+
+
+def make_targets(
+    boxes: Sequence[Sequence[Sequence[float]]], *, slots: int = 5, size: Sequence[int] = (96, 128)
+) -> Targets:
+    """The boxes of each image in the first of `slots` slots, labelled 1, 2, 3, 1, ...; masks fill them."""
     padded = torch.zeros(len(boxes), slots, 4)
     labels = torch.zeros(len(boxes), slots, dtype=torch.int64)
     valid = torch.zeros(len(boxes), slots, dtype=torch.bool)
+    masks = np.zeros((len(boxes), slots, *size), np.uint8)
     for image, own in enumerate(boxes):
         for slot, box in enumerate(own):
             padded[image, slot] = torch.tensor(box)
             labels[image, slot] = slot % 3 + 1
             valid[image, slot] = True
-    return Targets(boxes=padded, labels=labels, valid=valid)
+            x1, y1, x2, y2 = (int(corner) for corner in box)
+            masks[image, slot, y1 : y2 + 1, x1 : x2 + 1] = 1
+    packed = torch.from_numpy(np.packbits(masks, axis=-1))
+    return Targets(boxes=padded, labels=labels, valid=valid, masks=packed)
 
 
 TWO_OBJECTS = [[10.0, 12.0, 49.0, 45.0], [60.0, 20.0, 109.0, 79.0]]

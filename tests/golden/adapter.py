@@ -13,9 +13,9 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]  # the checker knows nothing of our tests
 
 import dense_adapter
-import trainer_builders
 import two_stage_adapter
 
+import trainer_builders
 from kubedet_trainer.config import model_options
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import RECIPES, read_recipe

@@ -38,7 +38,8 @@ def share(rank: int) -> Iterator[Batch]:
         yield Batch(
             pixels=torch.full((1, 3, 32, 32), number, dtype=torch.uint8),
             sizes=torch.tensor([[32, 32]]),
-            scale_factors=torch.ones(1),
+            scale_factors=torch.ones(1, 4),
+            original_sizes=torch.tensor([[32, 32]]),
             image_ids=torch.tensor([number]),
             targets=Targets(
                 boxes=torch.zeros(1, 8, 4), labels=torch.zeros(1, 8).long(), valid=torch.zeros(1, 8).bool()

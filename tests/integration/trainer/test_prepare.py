@@ -39,6 +39,11 @@ def settings(server: s3.S3Server, bucket: str, **more: str) -> DatasetSettings:
     return DatasetSettings(uri=f"s3://{bucket}/coco", credentials=credentials, **more)
 
 
+def prepared_root(settings: DatasetSettings, directory: Path) -> Path:
+    """The folder of a data set whose paths are the default ones."""
+    return prepare.prepare_dataset(settings, directory).train.images.parent
+
+
 def content(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
@@ -46,35 +51,35 @@ def content(root: Path) -> dict[str, bytes]:
 def test_what_training_needs_is_downloaded_and_nothing_else(
     s3_server: s3.S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    root = prepare.prepare_dataset(settings(s3_server, bucket), tmp_path)
+    root = prepared_root(settings(s3_server, bucket), tmp_path)
     assert content(root) == {key: data for key, data in _FILES.items() if data != b"of no use"}
 
 
 def test_an_interrupted_download_goes_on_with_what_is_missing(
     s3_server: s3.S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    root = prepare.prepare_dataset(settings(s3_server, bucket), tmp_path)
+    root = prepared_root(settings(s3_server, bucket), tmp_path)
     whole = content(root)
     (tmp_path / f"{root.name}.complete").unlink()
     (root / "train2017/1.jpg").unlink()
     (root / "val2017/3.jpg").write_bytes(b"cut")
     kept = (root / "train2017/deep/2.jpg").stat().st_mtime_ns
-    assert content(prepare.prepare_dataset(settings(s3_server, bucket), tmp_path)) == whole
+    assert content(prepared_root(settings(s3_server, bucket), tmp_path)) == whole
     assert (root / "train2017/deep/2.jpg").stat().st_mtime_ns == kept
 
 
 def test_a_complete_download_needs_no_store(s3_server: s3.S3Server, bucket: str, tmp_path: Path) -> None:
-    root = prepare.prepare_dataset(settings(s3_server, bucket), tmp_path)
+    root = prepared_root(settings(s3_server, bucket), tmp_path)
     refused = settings(s3_server, bucket, secret_key="wrong")
-    assert prepare.prepare_dataset(refused, tmp_path) == root
+    assert prepared_root(refused, tmp_path) == root
 
 
 def test_an_absent_part_is_missing_input(s3_server: s3.S3Server, bucket: str, tmp_path: Path) -> None:
     wanted = settings(s3_server, bucket, val_images="val2014")
     with pytest.raises(MissingInput, match=r"s3://datasets/coco/val2014/ does not exist"):
-        prepare.prepare_dataset(wanted, tmp_path)
+        prepared_root(wanted, tmp_path)
 
 
 def test_wrong_credentials_are_refused(s3_server: s3.S3Server, bucket: str, tmp_path: Path) -> None:
     with pytest.raises(CredentialsRefused):
-        prepare.prepare_dataset(settings(s3_server, bucket, secret_key="wrong"), tmp_path)
+        prepared_root(settings(s3_server, bucket, secret_key="wrong"), tmp_path)

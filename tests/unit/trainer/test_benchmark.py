@@ -33,7 +33,8 @@ def _batches(count: int) -> Iterator[Batch]:
         yield Batch(
             pixels=torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
             sizes=torch.tensor([[32, 32]]),
-            scale_factors=torch.ones(1),
+            scale_factors=torch.ones(1, 4),
+            original_sizes=torch.tensor([[32, 32]]),
             image_ids=torch.tensor([number]),
             targets=Targets(
                 boxes=torch.zeros(1, 1, 4),

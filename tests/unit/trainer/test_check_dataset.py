@@ -14,13 +14,14 @@ from kubedet_trainer.data.coco import Problem
 
 def check(root: Path, *, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[Problem]:
     write_annotations(root / "instances.json", images=images, annotations=annotations)
-    return coco.check_dataset(root, "images", "instances.json")
+    return coco.check_dataset(root / "instances.json", images=root / "images")
 
 
 @pytest.mark.parametrize("name", ["bccd", "coco_mini"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_published_data_sets_break_no_rule(shared: Path, name: str, split: str) -> None:
-    assert coco.check_dataset(shared / "data" / name, "images", f"instances_{split}.json") == []
+    folder = shared / "data" / name
+    assert coco.check_dataset(folder / f"instances_{split}.json", images=folder / "images") == []
 
 
 @pytest.mark.parametrize(

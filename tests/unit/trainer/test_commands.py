@@ -14,7 +14,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from kubedet_trainer import commands, launch
+from kubedet_trainer import launch
+from kubedet_trainer.commands import data
+from kubedet_trainer.commands.train import train
+from kubedet_trainer.commands.zoo import recipes
 from kubedet_trainer.recipes import RECIPES
 
 
@@ -43,7 +46,7 @@ def test_train_fills_the_contract_and_prints_the_row(
 ) -> None:
     monkeypatch.setenv("KUBEDET_DATASET_ACCESS_KEY", "key")
     arguments = ["smoke_rpn", "optimizer.lr=0.01", "seed=3", "--dataset", "data", "--gpus", "2"]
-    result = CliRunner().invoke(commands.train, arguments)
+    result = CliRunner().invoke(train, arguments)
     assert result.exit_code == 0, result.output
     (environment,) = launched
     assert environment["KUBEDET_RECIPE"] == "smoke_rpn"
@@ -62,13 +65,13 @@ def test_train_fills_the_contract_and_prints_the_row(
 
 def test_train_passes_uris_on_as_they_are(launched: list[dict[str, str]]) -> None:
     arguments = ["smoke_rpn", "--dataset", "synthetic://shapes?images=8", "--checkpoint", "s3://bucket/run"]
-    assert CliRunner().invoke(commands.train, arguments).exit_code == 0
+    assert CliRunner().invoke(train, arguments).exit_code == 0
     assert launched[0]["KUBEDET_DATASET_URI"] == "synthetic://shapes?images=8"
     assert launched[0]["KUBEDET_CHECKPOINT_URI"] == "s3://bucket/run"
 
 
 def test_train_refuses_an_override_that_is_no_assignment(launched: list[dict[str, str]]) -> None:
-    result = CliRunner().invoke(commands.train, ["smoke_rpn", "lr", "--dataset", "data"])
+    result = CliRunner().invoke(train, ["smoke_rpn", "lr", "--dataset", "data"])
     assert result.exit_code == 2
     assert "override: got 'lr', must be FIELD=VALUE" in result.stderr
     assert launched == []
@@ -77,12 +80,12 @@ def test_train_refuses_an_override_that_is_no_assignment(launched: list[dict[str
 def test_train_ends_with_the_code_of_the_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "run", lambda *_, **__: 96)
-    result = CliRunner().invoke(commands.train, ["smoke_rpn", "--dataset", "data"])
+    result = CliRunner().invoke(train, ["smoke_rpn", "--dataset", "data"])
     assert result.exit_code == 96
 
 
 def test_recipes_lists_all_with_their_figures() -> None:
-    result = CliRunner().invoke(commands.recipes)
+    result = CliRunner().invoke(recipes)
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()[1:]}
     assert set(rows) == set(RECIPES)
     assert rows["faster_rcnn_r50_fpn_1x"] == ["5.10", "0.554", "9.9", "36.4"]
@@ -91,17 +94,17 @@ def test_recipes_lists_all_with_their_figures() -> None:
 def test_recipe_is_printed_completely_in_either_form() -> None:
     runner = CliRunner()
     name = "faster_rcnn_r50_fpn_1x"
-    as_yaml = yaml.safe_load(runner.invoke(commands.recipes, [name]).stdout)
-    as_json = json.loads(runner.invoke(commands.recipes, [name, "--json"]).stdout)
+    as_yaml = yaml.safe_load(runner.invoke(recipes, [name]).stdout)
+    as_json = json.loads(runner.invoke(recipes, [name, "--json"]).stdout)
     assert as_yaml == as_json
     assert as_json["optimizer"]["lr"] == 0.02
-    everything = json.loads(runner.invoke(commands.recipes, ["--json"]).stdout)
+    everything = json.loads(runner.invoke(recipes, ["--json"]).stdout)
     assert as_json in everything
     assert len(everything) == len(RECIPES)
 
 
 def test_unknown_recipe_names_the_nearest_and_ends_with_65() -> None:
-    result = CliRunner().invoke(commands.recipes, ["faster_rcnn_r50_fpn"])
+    result = CliRunner().invoke(recipes, ["faster_rcnn_r50_fpn"])
     assert result.exit_code == 65
     assert "Did you mean 'faster_rcnn_r50_fpn_" in result.stderr
 
@@ -127,7 +130,7 @@ def write_split(root: Path, *, boxes: list[list[float]]) -> None:
 def check_data(root: Path) -> Any:
     arguments = ["--dataset", str(root), "--train-images", "images", "--train-annotations", "all.json"]
     arguments += ["--val-images", "images", "--val-annotations", "all.json"]
-    return CliRunner().invoke(commands.check_data, arguments)
+    return CliRunner().invoke(data.check_data, arguments)
 
 
 def test_check_data_is_content_with_sound_data(tmp_path: Path) -> None:

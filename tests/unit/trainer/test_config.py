@@ -116,14 +116,14 @@ def test_recipe_can_be_printed_whole(name):
 @pytest.mark.parametrize(
     ("part", "module"),
     [
-        (config.BackboneConfig, ResNet),
+        (config.ResNetConfig, ResNet),
         (config.NeckConfig, Fpn),
         (config.RpnHeadConfig, RpnHead),
         (config.BoxHeadConfig, BoxHead),
     ],
 )
 def test_every_option_of_a_part_is_an_argument_of_its_module(part, module):
-    from_detector = {"in_channels", "strides", "num_classes"}
+    from_detector = {"in_channels", "strides", "num_classes", "roi_size"}
     arguments = set(inspect.signature(module.__init__).parameters) - {"self"}
 
     assert {field.name for field in dataclasses.fields(part)} == arguments - from_detector

@@ -110,7 +110,7 @@ class Oracle(nn.Module):
 
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
         assert not self.training
-        assert scale_factors.shape == (1,)
+        assert scale_factors.shape == (1, 4)
         key = round(images.pixels.double().sum().item())
         self.seen.append(key)
         boxes, labels = self._truth[key]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+import trainer_builders
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes.common import STYLES
 
 
 def _normalise(pixels, sizes, style):
-    normalisation = STYLES[style].normalisation
-    return normalise(
-        pixels, sizes, mean=normalisation.mean, std=normalisation.std, to_rgb=normalisation.to_rgb
-    )
+    return normalise(trainer_builders.make_batch(pixels, sizes), STYLES[style].normalisation)
 
 
 def test_padded_image_equals_the_golden(shared):

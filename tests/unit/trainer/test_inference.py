@@ -13,8 +13,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kubedet_trainer import commands, config, inference, recipes
+from kubedet_trainer import config, inference, recipes
 from kubedet_trainer.checkpoint import Checkpointer, Origin, take_snapshot
+from kubedet_trainer.commands.inference import evaluate, predict
 from kubedet_trainer.models import build_model
 from kubedet_trainer.optim import build_optimizer
 from kubedet_trainer.settings import CheckpointSettings
@@ -104,12 +105,12 @@ def run(command: Any, *arguments: object) -> Any:
 
 
 def test_evaluate_prints_the_figures_of_the_newest_checkpoint(trained: Trained) -> None:
-    result = run(commands.evaluate, trained.checkpoints, "--dataset", trained.dataset, "--json")
+    result = run(evaluate, trained.checkpoints, "--dataset", trained.dataset, "--json")
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert {"boxAP", "boxAP50", "boxAP75", "boxAR100"} <= figures.keys()
     assert all(0 <= value <= 100 for value in figures.values())
-    table = run(commands.evaluate, trained.checkpoints, "--dataset", trained.dataset)
+    table = run(evaluate, trained.checkpoints, "--dataset", trained.dataset)
     assert table.stdout.split()[:2] == ["boxAP", f"{figures['boxAP']:.1f}"]
 
 
@@ -119,41 +120,41 @@ def test_evaluate_takes_a_recipe_with_published_weights(trained: Trained, tmp_pa
     model = build_model(recipe.model.architecture, num_classes=len(CLASSES) + 1, **options)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "published.pth")
     arguments = ["smoke_rpn", "--weights", "published.pth", "--dataset", trained.dataset, "--json"]
-    result = run(commands.evaluate, *arguments)
+    result = run(evaluate, *arguments)
     assert result.exit_code == 0, result.output
     assert "ar1000" in json.loads(result.stdout)
 
 
 def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, tmp_path: Path) -> None:
     write_dataset(tmp_path / "other", classes=["cat", "dog"])
-    result = run(commands.evaluate, trained.checkpoints, "--dataset", tmp_path / "other")
+    result = run(evaluate, trained.checkpoints, "--dataset", tmp_path / "other")
     assert result.exit_code == 65
     assert "categories cat, dog, must have those of the detector: disc, square" in result.stderr
 
 
 def test_evaluate_without_a_checkpoint_says_so(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    result = run(commands.evaluate, tmp_path / "empty", "--dataset", trained.dataset)
+    result = run(evaluate, tmp_path / "empty", "--dataset", trained.dataset)
     assert result.exit_code == 66
     assert "nothing at file://" in result.stderr
 
 
 def test_evaluate_of_a_recipe_without_weights_is_a_usage_error(trained: Trained) -> None:
-    result = run(commands.evaluate, "smoke_rpn", "--dataset", trained.dataset)
+    result = run(evaluate, "smoke_rpn", "--dataset", trained.dataset)
     assert result.exit_code == 2
     assert "--weights" in result.stderr
 
 
 def test_manifest_that_is_none_is_refused(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"iteration": 1}')
-    result = run(commands.evaluate, tmp_path, "--dataset", trained.dataset)
+    result = run(evaluate, tmp_path, "--dataset", trained.dataset)
     assert result.exit_code == 65
     assert "is not a manifest" in result.stderr
 
 
 def test_predict_leaves_a_picture_of_each_image_and_a_coco_file(trained: Trained, tmp_path: Path) -> None:
     images = trained.dataset / "val2017"
-    result = run(commands.predict, trained.checkpoints, images, "--output", "found", "--score", "0")
+    result = run(predict, trained.checkpoints, images, "--output", "found", "--score", "0")
     assert result.exit_code == 0, result.output
     assert sorted(path.suffix for path in (tmp_path / "found").iterdir()) == [".json", ".png", ".png"]
     (file,) = (tmp_path / "found").glob("*.json")
@@ -164,12 +165,12 @@ def test_predict_leaves_a_picture_of_each_image_and_a_coco_file(trained: Trained
 
 
 def test_predict_without_images_ends_with_66(trained: Trained) -> None:
-    result = run(commands.predict, trained.checkpoints, "nowhere")
+    result = run(predict, trained.checkpoints, "nowhere")
     assert result.exit_code == 66
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_absent_gpu_is_a_usage_error(trained: Trained) -> None:
-    result = run(commands.predict, trained.checkpoints, trained.dataset, "--device", "cuda")
+    result = run(predict, trained.checkpoints, trained.dataset, "--device", "cuda")
     assert result.exit_code == 2
     assert "torch sees no GPU" in result.stderr

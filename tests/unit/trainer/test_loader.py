@@ -56,7 +56,7 @@ def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path:
     for place, image_id in enumerate(batch.image_ids.tolist()):
         pixels = cv2.imread(str(tmp_path / "images" / f"{image_id}.jpg"))
         height, width = batch.sizes[place].tolist()
-        factor = batch.scale_factors[place].item()
+        factor = batch.scale_factors[place, 0].item()
         assert factor == pytest.approx(min(96 / max(pixels.shape), 64 / 48))
         expected = cv2.resize(pixels, (width, height)).transpose(2, 0, 1)
         np.testing.assert_array_equal(batch.pixels[place, :, :height, :width].numpy(), expected)

@@ -10,23 +10,25 @@ from torch import nn
 
 import trainer_builders
 from kubedet_trainer import models
-from kubedet_trainer.config import DataConfig
+from kubedet_trainer.config import Recipe
 from kubedet_trainer.models import images
 
 
-def _train_step(detector: nn.Module, data: DataConfig) -> None:
+def _train_step(detector: nn.Module, recipe: Recipe) -> None:
     optimizer = torch.optim.SGD(detector.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 255, (2, 3, 96, 128), dtype=torch.uint8, generator=generator)
-    sizes = torch.tensor([[88, 120], [96, 128]])
-    targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
+    made = trainer_builders.make_images(recipe.model.architecture)
+    pixels = torch.randint(0, 255, made.pixels.shape, dtype=torch.uint8, generator=generator)
+    batch = trainer_builders.make_batch(
+        pixels,
+        made.sizes,
+        targets=trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []], size=pixels.shape[2:]),
+        proposals=made.proposals,
+    )
 
     def step() -> None:
-        normalisation = data.normalisation
-        batch = images.normalise(
-            pixels, sizes, mean=normalisation.mean, std=normalisation.std, to_rgb=normalisation.to_rgb
-        )
-        terms = detector(batch, targets, generator)
+        seen = images.normalise(batch, recipe.data.normalisation)
+        terms = detector(seen, batch.targets, generator)
         optimizer.zero_grad()
         sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
@@ -41,7 +43,7 @@ def _train_step(detector: nn.Module, data: DataConfig) -> None:
 def test_training_step_never_waits_for_the_device(architecture):
     detector = trainer_builders.make_detector(architecture).train()
 
-    _train_step(detector, trainer_builders.smoke_recipe(architecture).data)
+    _train_step(detector, trainer_builders.smoke_recipe(architecture))
 
 
 def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch):
@@ -49,7 +51,7 @@ def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch):
     detector.neck.register_forward_hook(lambda _module, _inputs, levels: levels[0].sum().item() and None)
 
     with pytest.raises(trainer_builders.HostSynchronisation) as caught:
-        _train_step(detector, trainer_builders.smoke_recipe("rpn").data)
+        _train_step(detector, trainer_builders.smoke_recipe("rpn"))
 
     assert f"{Path(__file__).name}:" in str(caught.value)
     assert "levels[0].sum().item()" in str(caught.value)

@@ -15,17 +15,22 @@ from kubedet_trainer.settings import DatasetSettings
 SHAPES = DatasetSettings(uri="synthetic://shapes?images=6&val_images=2&size=96x64&seed=3")
 
 
+def prepared_root(settings: DatasetSettings, directory: Path) -> Path:
+    """The folder of a data set whose paths are the default ones."""
+    return prepare.prepare_dataset(settings, directory).train.images.parent
+
+
 def content(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
 def test_shapes_are_a_valid_coco_data_set_at_the_default_paths(tmp_path: Path) -> None:
-    root = prepare.prepare_dataset(SHAPES, tmp_path)
+    root = prepared_root(SHAPES, tmp_path)
     for images, file, count in (
         (SHAPES.train_images, SHAPES.train_annotations, 6),
         (SHAPES.val_images, SHAPES.val_annotations, 2),
     ):
-        assert coco.check_dataset(root, images, file) == []
+        assert coco.check_dataset(root / file, images=root / images) == []
         annotations = coco.load_annotations(root / file, cache=tmp_path / "cache")
         assert len(annotations) == count
         assert annotations.classes == ("circle", "square", "triangle")
@@ -33,15 +38,15 @@ def test_shapes_are_a_valid_coco_data_set_at_the_default_paths(tmp_path: Path) -
 
 
 def test_the_same_arguments_give_the_same_shapes(tmp_path: Path) -> None:
-    first = content(prepare.prepare_dataset(SHAPES, tmp_path / "a"))
-    assert first == content(prepare.prepare_dataset(SHAPES, tmp_path / "b"))
+    first = content(prepared_root(SHAPES, tmp_path / "a"))
+    assert first == content(prepared_root(SHAPES, tmp_path / "b"))
     other = DatasetSettings(uri=SHAPES.uri.replace("seed=3", "seed=4"))
-    assert first != content(prepare.prepare_dataset(other, tmp_path / "a"))
+    assert first != content(prepared_root(other, tmp_path / "a"))
 
 
 def test_a_larger_set_begins_with_the_images_of_a_smaller_one(tmp_path: Path) -> None:
-    small = prepare.prepare_dataset(SHAPES, tmp_path)
-    large = prepare.prepare_dataset(DatasetSettings(uri=SHAPES.uri.replace("images=6", "images=7")), tmp_path)
+    small = prepared_root(SHAPES, tmp_path)
+    large = prepared_root(DatasetSettings(uri=SHAPES.uri.replace("images=6", "images=7")), tmp_path)
     images = {name: data for name, data in content(small).items() if name.startswith("train2017")}
     assert images.items() <= content(large).items()
     records = [
@@ -51,26 +56,26 @@ def test_a_larger_set_begins_with_the_images_of_a_smaller_one(tmp_path: Path) ->
 
 
 def test_preparing_again_changes_nothing(tmp_path: Path) -> None:
-    root = prepare.prepare_dataset(SHAPES, tmp_path)
+    root = prepared_root(SHAPES, tmp_path)
     before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
-    assert prepare.prepare_dataset(SHAPES, tmp_path) == root
+    assert prepared_root(SHAPES, tmp_path) == root
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
 
 
 def test_what_an_interrupted_generation_left_is_made_anew(tmp_path: Path) -> None:
-    root = prepare.prepare_dataset(SHAPES, tmp_path)
+    root = prepared_root(SHAPES, tmp_path)
     whole = content(root)
     (tmp_path / f"{root.name}.complete").unlink()
     (root / "train2017/000001.jpg").unlink()
-    assert content(prepare.prepare_dataset(SHAPES, tmp_path)) == whole
+    assert content(prepared_root(SHAPES, tmp_path)) == whole
 
 
 def test_a_mounted_folder_is_used_as_it_is(tmp_path: Path) -> None:
     settings = DatasetSettings(uri=f"file://{tmp_path}")
-    assert prepare.prepare_dataset(settings, tmp_path / "work") == tmp_path
+    assert prepared_root(settings, tmp_path / "work") == tmp_path
     assert not (tmp_path / "work").exists()
     with pytest.raises(MissingInput, match=r"nowhere is not a folder"):
-        prepare.prepare_dataset(DatasetSettings(uri=f"file://{tmp_path}/nowhere"), tmp_path)
+        prepared_root(DatasetSettings(uri=f"file://{tmp_path}/nowhere"), tmp_path)
 
 
 def test_defaults_of_shapes() -> None:
@@ -92,10 +97,10 @@ def test_defaults_of_shapes() -> None:
 )
 def test_an_unknown_data_set_is_refused_with_the_remedy(uri: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as refused:
-        prepare.prepare_dataset(DatasetSettings(uri=uri), tmp_path)
+        prepared_root(DatasetSettings(uri=uri), tmp_path)
     assert said in str(refused.value)
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"dataset\.format: got 'VOC', must be COCO"):
-        prepare.prepare_dataset(DatasetSettings(uri="synthetic://shapes", format="VOC"), tmp_path)
+        prepared_root(DatasetSettings(uri="synthetic://shapes", format="VOC"), tmp_path)

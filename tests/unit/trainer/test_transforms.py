@@ -51,7 +51,7 @@ def test_boxes_are_scaled_flipped_and_clipped_as_the_zoo_did(
         flip=flip,
     )
     assert list(sample.pixels.shape) == golden["img_shape"]
-    assert sample.scale_factor == pytest.approx(golden["scale"], rel=1e-8)
+    assert sample.scale_factors == pytest.approx([golden["scale"]] * 4, rel=1e-8)
     np.testing.assert_allclose(sample.boxes, golden[expected], rtol=1e-6, atol=1e-5)
     padded = transforms.padded_size([sample.pixels.shape[:2]], multiple=32)
     assert list(padded) == golden["pad_shape"][:2]
