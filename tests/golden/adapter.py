@@ -9,16 +9,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE.parent), str(HERE)]  # the checker knows nothing of our tests
-
-import dense_adapter
-import two_stage_adapter
-
-import trainer_builders
 from kubedet_trainer.config import model_options
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import RECIPES, read_recipe
+
+sys.path.append(str(Path(__file__).resolve().parent))  # the checker knows nothing of our tests
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+import dense_adapter
+import trainer_builders
+import two_stage_adapter
 
 COCO_CLASSES, VOC_CLASSES = 81, 21
 """With the background."""
