@@ -63,10 +63,17 @@ class ResNetConfig:
         rules.require_choice(f"{path}.deformable", self.deformable, get_args(Deformable))
         rules.require_choice(f"{path}.norm", self.norm, get_args(Norm))
         rules.require(
-            self.norm == "bn" or self.stem_channels % self.norm_groups == 0,
+            self.base_width * self.stem_channels >= 64,
+            path=f"{path}.base_width",
+            got=self.base_width,
+            rule=f"must be >= 64 / stem_channels = {64 / self.stem_channels:g}",
+        )
+        width = self.stem_channels * self.base_width // 64 * self.groups
+        rules.require(
+            self.norm == "bn" or self.stem_channels % self.norm_groups == width % self.norm_groups == 0,
             path=f"{path}.norm_groups",
             got=self.norm_groups,
-            rule=f"must divide stem_channels = {self.stem_channels}",
+            rule=f"must divide stem_channels = {self.stem_channels} and the first stage's width {width}",
         )
         rules.require(
             -1 <= self.frozen_stages <= 4,

@@ -1,4 +1,4 @@
-"""Residual networks of bottleneck blocks, with torchvision's parameter names (`zoo.md` 2.1, 2.4)."""
+"""Residual networks of bottleneck blocks, with torchvision's parameter names (`zoo.md` 2)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
+
+Deformable = Literal["none", "offsets", "modulated"]
 
 EXPANSION = 4
-"""A block gives out this many times the channels that its 3x3 convolution has."""
+"""A block gives out this many times its planes."""
+
+_UNIT_WIDTH = 64
+"""The base width at which the one group of a plain residual network is as wide as the planes."""
+
+_TAPS = 9
+"""Of a 3x3 convolution: each has an offset (dy, dx), and a weight where modulated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +32,37 @@ class NormLayer:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut (He et al., 2015)."""
+    """1x1, 3x3 and 1x1 convolution beside a shortcut (He et al., 2015).
+
+    The 3x3 one may have groups (Xie et al., 2016) and look where a sibling of the same geometry says
+    (Dai et al., 2017), with weights that it gives too when modulated (Zhu et al., 2018).
+    """
 
     def __init__(
         self,
         in_channels: int,
         *,
         planes: int,
+        groups: int,
+        base_width: int,
         stride: int,
         style: Literal["pytorch", "caffe"],
+        deformable: Deformable,
         norm: NormLayer,
     ) -> None:
         super().__init__()
+        width = planes * base_width // _UNIT_WIDTH * groups
         out_channels = planes * EXPANSION
         first_stride, second_stride = (1, stride) if style == "pytorch" else (stride, 1)
-        self.conv1 = nn.Conv2d(in_channels, planes, 1, stride=first_stride, bias=False)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride=second_stride, padding=1, bias=False)
-        self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first_stride, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=second_stride, padding=1, groups=groups, bias=False)
+        self.conv2_offset: nn.Conv2d | None = None
+        if deformable != "none":
+            channels = (3 if deformable == "modulated" else 2) * _TAPS
+            self.conv2_offset = nn.Conv2d(width, channels, 3, stride=second_stride, padding=1)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.norm_names = [f"{norm.prefix}{i}" for i in (1, 2, 3)]
-        for name, channels in zip(self.norm_names, (planes, planes, out_channels), strict=True):
+        for name, channels in zip(self.norm_names, (width, width, out_channels), strict=True):
             self.add_module(name, norm.build(channels))
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
@@ -52,10 +73,27 @@ class Bottleneck(nn.Module):
         """(B, in_channels, h, w) to (B, 4 * planes, h / stride, w / stride)."""
         norm1, norm2, norm3 = (self.get_submodule(name) for name in self.norm_names)
         out = F.relu(norm1(self.conv1(x)), inplace=True)
-        out = F.relu(norm2(self.conv2(out)), inplace=True)
+        out = F.relu(norm2(self._convolve(out)), inplace=True)
         out = norm3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
         return F.relu(out, inplace=True)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The 3x3 convolution, at shifted places if there is a sibling that says where."""
+        if self.conv2_offset is None:
+            out: Tensor = self.conv2(x)
+        else:
+            told = self.conv2_offset(x)
+            modulation = told[:, 2 * _TAPS :]
+            out = deform_conv2d(
+                x,
+                told[:, : 2 * _TAPS],
+                self.conv2.weight,
+                stride=self.conv2.stride,
+                padding=self.conv2.padding,
+                mask=modulation.sigmoid() if modulation.shape[1] else None,
+            )
+        return out
 
 
 class ResNet(nn.Module):
@@ -69,7 +107,7 @@ class ResNet(nn.Module):
         groups: int,
         base_width: int,
         style: Literal["pytorch", "caffe"],
-        deformable: Literal["none", "offsets", "modulated"],
+        deformable: Deformable,
         norm: Literal["bn", "gn"],
         norm_groups: int,
         frozen_stages: int,
@@ -77,8 +115,9 @@ class ResNet(nn.Module):
     ) -> None:
         """Stage i has ``stage_blocks[i]`` blocks and gives out ``4 * stem_channels * 2**i`` channels.
 
-        The stem and the first `frozen_stages` stages are not trained (-1: all are). With `norm_eval` batch
-        normalisation uses its stored statistics in training too.
+        `deformable` makes the 3x3 convolutions of all stages but the first so. The stem and the first
+        `frozen_stages` stages are not trained (-1: all are). With `norm_eval` batch normalisation uses its
+        stored statistics in training too.
         """
         super().__init__()
         layer = _norm_layer(norm, norm_groups)
@@ -93,8 +132,18 @@ class ResNet(nn.Module):
             planes = stem_channels * 2**stage
             blocks = []
             for block in range(num_blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(Bottleneck(channels, planes=planes, stride=stride, style=style, norm=layer))
+                blocks.append(
+                    Bottleneck(
+                        channels,
+                        planes=planes,
+                        groups=groups,
+                        base_width=base_width,
+                        stride=2 if stage > 0 and block == 0 else 1,
+                        style=style,
+                        deformable=deformable if stage > 0 else "none",
+                        norm=layer,
+                    )
+                )
                 channels = planes * EXPANSION
             self.stages.append(f"layer{stage + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
@@ -122,9 +171,18 @@ class ResNet(nn.Module):
         return self
 
     def _initialise(self) -> None:
+        """As torchvision; deformable convolutions begin as plain ones, at half the weight if modulated.
+
+        The zoo began with random offsets on pretrained weights (`zoo.md` 2.5); without any, and with files
+        that lack the offsets, zeros are the safe choice. A detector's own checkpoint decides anyway.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, Bottleneck) and module.conv2_offset is not None:
+                nn.init.zeros_(module.conv2_offset.weight)
+                nn.init.zeros_(module.conv2_offset.bias)  # type: ignore[arg-type]
 
     def _freeze(self, frozen_stages: int) -> None:
         frozen = [self.conv1, self.get_submodule(self.stem_norm)] if frozen_stages >= 0 else []

@@ -1,0 +1,50 @@
+"""The pyramid's extra levels and its normalised convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from kubedet_trainer.models.fpn import Fpn
+
+CHANNELS = (3, 4, 5, 6)
+
+
+def _pyramid(**options) -> Fpn:
+    torch.manual_seed(0)
+    defaults = {"start_stage": 1, "extra_levels": "conv", "norm": "none", "norm_groups": 2}
+    return Fpn(in_channels=CHANNELS, channels=8, num_levels=5, **{**defaults, **options})
+
+
+def _stages() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1, width, 40 >> stage, 56 >> stage, generator=generator)
+        for stage, width in enumerate(CHANNELS)
+    ]
+
+
+def test_convolved_levels_come_from_the_raw_last_stage_without_activation():
+    neck, stages = _pyramid(), _stages()
+
+    levels = neck(stages)
+
+    first, second = (neck.fpn_convs[index].conv for index in (3, 4))
+    sixth = F.conv2d(stages[-1], first.weight, first.bias, stride=2, padding=1)
+    torch.testing.assert_close(levels[3], sixth)
+    torch.testing.assert_close(levels[4], F.conv2d(sixth, second.weight, second.bias, stride=2, padding=1))
+    assert sixth.min() < 0, "an activation would show"
+
+
+def test_pooled_levels_are_every_second_cell_of_the_coarsest():
+    levels = _pyramid(start_stage=0, extra_levels="pool")(_stages())
+
+    torch.testing.assert_close(levels[4], levels[3][:, :, ::2, ::2])
+
+
+def test_group_normalisation_replaces_the_bias_of_every_convolution():
+    neck = _pyramid(norm="gn")
+
+    assert {name.split(".", 2)[2] for name in neck.state_dict()} == {"conv.weight", "gn.weight", "gn.bias"}
+    finest = neck(_stages())[0].view(2, 4, -1)
+    torch.testing.assert_close(finest.mean(dim=(1, 2)), torch.zeros(2), atol=1e-5, rtol=0)

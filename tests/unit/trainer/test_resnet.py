@@ -1,0 +1,79 @@
+"""Backbones: inner width, groups and deformable convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kubedet_trainer.config import ResNetConfig
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.models.backbones.resnet import ResNet
+
+SMALL = {"stage_blocks": (1, 1, 1, 1), "stem_channels": 8, "frozen_stages": -1}
+
+
+def _backbone(**options) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(**asdict(ResNetConfig(**{**SMALL, **options}))).eval()
+
+
+def _inputs_and_outputs_of_conv2(backbone, *, stage: str):
+    """What enters and leaves the 3x3 convolution of a stage's first block."""
+    block = backbone.get_submodule(stage)[0]
+    seen = {}
+    block.bn1.register_forward_hook(lambda _module, _inputs, out: seen.update(entering=out))
+    block.bn2.register_forward_pre_hook(lambda _module, inputs: seen.update(leaving=inputs[0].clone()))
+    with torch.no_grad():
+        backbone(torch.randn(1, 3, 64, 96))
+    return block, F.relu(seen["entering"]), seen["leaving"]
+
+
+@pytest.mark.parametrize(("groups", "base_width", "widths"), [(32, 4, [128, 256]), (64, 4, [256, 512])])
+def test_width_of_resnext_follows_from_its_groups(groups, base_width, widths):
+    with torch.device("meta"):
+        backbone = _backbone(stem_channels=64, groups=groups, base_width=base_width)
+
+    blocks = [backbone.layer1[0], backbone.layer2[0]]
+    assert [block.conv2.out_channels for block in blocks] == widths
+    assert [block.conv2.groups for block in blocks] == [groups] * 2
+    assert [block.conv3.out_channels for block in blocks] == [256, 512]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"base_width": 4}, "base_width"),
+        ({"base_width": 12, "groups": 5, "norm": "gn", "norm_groups": 4}, "norm_groups"),
+    ],
+)
+def test_width_that_cannot_be_built_is_refused(options, field):
+    with pytest.raises(InvalidInput, match=f"model.backbone.{field}"):
+        ResNetConfig(**{**SMALL, **options})
+
+
+@pytest.mark.parametrize(("deformable", "share"), [("offsets", 1.0), ("modulated", 0.5)])
+def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(deformable, share):
+    backbone = _backbone(deformable=deformable, groups=2)
+
+    block, entering, leaving = _inputs_and_outputs_of_conv2(backbone, stage="layer2")
+
+    plain = F.conv2d(entering, block.conv2.weight, stride=2, padding=1, groups=2)
+    torch.testing.assert_close(leaving, plain * share)
+    assert backbone.layer1[0].conv2_offset is None
+
+
+def test_offsets_are_pairs_of_dy_and_dx_a_tap_and_modulation_comes_last():
+    backbone = _backbone(deformable="modulated")
+    block = backbone.layer2[0]
+    with torch.no_grad():
+        block.conv2.weight.zero_()[:, :, 0, 1] = 1  # the second tap alone
+        block.conv2_offset.bias[2:4] = torch.tensor([2.0, 1.0])
+        block.conv2_offset.bias[18 + 1] = 30
+
+    _, entering, leaving = _inputs_and_outputs_of_conv2(backbone, stage="layer2")
+
+    shifted = F.pad(entering.sum(dim=1), (0, 1, 0, 1))[:, 1::2, 1::2]
+    torch.testing.assert_close(leaving[0, 0], shifted[0][: leaving.shape[2], : leaving.shape[3]])
