@@ -69,3 +69,25 @@ def test_inside_takes_the_size_before_padding():
     candidates = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 9], [0, 0, 9, 10], [-1, 0, 5, 5], [0, -1, 5, 5]])
 
     assert boxes.inside(candidates, torch.tensor([10, 10])).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("golden", "sizes"), [("clip_decoded_noshape", None), ("clip_decoded_200x150", torch.tensor([150, 200]))]
+)
+def test_decoded_boxes_are_clipped_only_where_a_size_is_given(goldens, golden, sizes):
+    proposals = torch.tensor(goldens["coder"]["proposals"])
+    deltas = torch.tensor(goldens["coder"]["clip_deltas"])
+
+    decoded = boxes.decode(proposals, deltas, sizes=sizes)
+
+    torch.testing.assert_close(decoded, torch.tensor(goldens["coder"][golden]))
+
+
+def test_areas_turn_iou_into_the_golden_share_of_the_first_box(goldens):
+    first, second = torch.tensor(goldens["iou"]["a"]), torch.tensor(goldens["iou"]["b"])
+    iou = boxes.pairwise_iou(first, second)
+    intersection = iou * (boxes.areas(first)[:, None] + boxes.areas(second)) / (1 + iou)
+
+    torch.testing.assert_close(
+        intersection / boxes.areas(first)[:, None], torch.tensor(goldens["iou"]["iof"])
+    )

@@ -60,6 +60,18 @@ def test_epochs_are_the_zoos(shared: Path) -> None:
             assert {key.epoch for chunk in chunks for key in chunk} == {int(epoch)}
 
 
+def test_an_epoch_of_one_process_holds_what_the_old_sampler_of_one_process_took(shared: Path) -> None:
+    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["group_sampler"]
+    groups, size = np.array(golden["flag"]), golden["samples_per_gpu"]
+    plan = Plan(aspect_groups=groups, images_per_process=size, global_batch=size)
+    old = np.array(golden["group_sampler_np_seed0"]).reshape(-1, size)
+    ours = sampler.epoch_batches(plan, epoch=0)[:, 0]
+
+    assert ours.shape == old.shape
+    assert sorted(map(sum, groups[ours].tolist())) == sorted(map(sum, groups[old].tolist()))
+    assert set(ours.flatten()) == set(old.flatten()) == set(range(len(groups)))
+
+
 def test_coco_has_7330_iterations_an_epoch() -> None:
     groups = [1] * 85_000 + [0] * 32_266
     assert make_plan(groups, chunks=8).iterations_per_epoch == 7330
