@@ -1,0 +1,238 @@
+"""Regions computed beforehand by a proposal network, for detectors that have none of their own: Fast R-CNN.
+
+A file is an uncompressed npz of four arrays (`ProposalRecord`), written by ``kubedet propose``; the pickles
+of 2019 are read too. What training uses of it, in the order of the annotation file, is mapped from a cache,
+so that all processes of a node share it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubedet_trainer import storage
+from kubedet_trainer.data import array_cache, proposal_pickle
+from kubedet_trainer.data.coco import Annotations
+from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.settings import DatasetSettings
+
+SPLITS = ("train", "val")
+"""Base names of the two files."""
+
+_SUFFIXES = (".npz", ".pkl")
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProposalRecord:
+    """What a file holds: M proposals of N images."""
+
+    image_ids: NDArray[np.int64]
+    """(N,) the data set's own."""
+    offsets: NDArray[np.int64]
+    """(N + 1,): image n has the rows ``offsets[n]`` to ``offsets[n + 1]``, best first."""
+    boxes: NDArray[np.float32]
+    """(M, 4) xyxy with inclusive corners, in pixels of the original image."""
+    scores: NDArray[np.float32]
+    """(M,)"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProposalTable:
+    """The best proposals of the images of an annotation file, in its order."""
+
+    folder: Path
+    """The cache that the arrays are mapped from."""
+    slots: int
+    """The most that any image has; a batch has as many places for each."""
+    offsets: NDArray[np.int64]
+    """(N + 1,)"""
+    boxes: NDArray[np.float32]
+    """(M, 4) xyxy with inclusive corners, in pixels of the original image."""
+    scores: NDArray[np.float32]
+    """(M,)"""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A loader worker that is spawned maps the same files instead of receiving copies.
+        return _open_table, (self.folder, self.slots)
+
+    def of_image(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(K, 4) boxes and (K,) scores of the image in this row of the annotations."""
+        part = slice(self.offsets[row], self.offsets[row + 1])
+        return self.boxes[part], self.scores[part]
+
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) proposals of each image."""
+        return np.diff(self.offsets)
+
+
+def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str) -> Path:
+    """Make the proposals of ``train`` or ``val`` local and say where they lie; instant once it has been done.
+
+    Args:
+        settings: whose `proposals_uri` is the folder or prefix that holds them.
+        directory: where they are downloaded to; a mounted folder (``file://``) is used as it is.
+        split: one of `SPLITS`.
+
+    Raises:
+        InvalidInput: none are given, though the recipe needs them.
+        MissingInput: there is no such file.
+        CredentialsRefused, StorageUnreachable: from the object store.
+    """
+    if (uri := settings.proposals_uri) is None:
+        raise InvalidInput(
+            "dataset.proposals.storageUri: absent, must be set for a recipe with data.num_proposals; "
+            "`kubedet propose` computes proposals"
+        )
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        found = [Path(unquote(parts.path), split + suffix) for suffix in _SUFFIXES]
+        return next((file for file in found if file.is_file()), None) or _refuse_absent(uri, split)
+    root = directory / f"proposals-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for suffix in _SUFFIXES:
+            if (file := root / f"{split}{suffix}").is_file():
+                return file
+        store = storage.open_store(uri, settings.credentials)
+        for suffix in _SUFFIXES:
+            if store.exists(split + suffix):
+                store.get_file(split + suffix, target=root / f"{split}{suffix}")
+                return root / f"{split}{suffix}"
+    return _refuse_absent(uri, split)
+
+
+def load_proposals(file: Path, *, annotations: Annotations, slots: int, cache: Path) -> ProposalTable:
+    """The best `slots` proposals of every image of `annotations`.
+
+    They are read once per node and then mapped from `cache`; a changed file (size or time of change) is read
+    anew.
+
+    Raises:
+        InvalidInput: the file is malformed, or is not of these images.
+    """
+    state = file.stat()
+    identity = (
+        _CACHE_VERSION,
+        file.resolve(),
+        state.st_size,
+        state.st_mtime_ns,
+        annotations.folder.name,
+        slots,
+    )
+    folder = cache / f"proposals-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}"
+    array_cache.cached_arrays(folder, lambda: _select(_read(file, annotations), annotations, slots, file))
+    return _open_table(folder, slots)
+
+
+def write_proposals(file: IO[bytes], record: ProposalRecord) -> None:
+    """Write `record` as an npz that `load_proposals` reads."""
+    np.savez(file, **asdict(record))
+
+
+def _refuse_absent(uri: str, split: str) -> Path:
+    raise MissingInput(
+        f"dataset.proposals.storageUri: {uri} has neither {split}.npz nor {split}.pkl, must have "
+        "one of them; `kubedet propose` writes both splits"
+    )
+
+
+def _open_table(folder: Path, slots: int) -> ProposalTable:
+    return ProposalTable(folder=folder, slots=slots, **array_cache.map_arrays(folder))
+
+
+def _read(file: Path, annotations: Annotations) -> ProposalRecord:
+    record = _read_npz(file) if file.suffix == ".npz" else _read_pickle(file, annotations)
+    rises = len(record.offsets) == len(record.image_ids) + 1 and record.offsets[0] == 0
+    if not (rises and (np.diff(record.offsets) >= 0).all() and record.offsets[-1] == len(record.boxes)):
+        raise InvalidInput(
+            f"{file}: offsets: must rise from 0 to the number of boxes, one more than image_ids"
+        )
+    if record.boxes.shape != (len(record.scores), 4) or not np.isfinite(record.boxes).all():
+        raise InvalidInput(
+            f"{file}: boxes: must be four finite corners for each of the {len(record.scores)} scores"
+        )
+    return record
+
+
+def _read_npz(file: Path) -> ProposalRecord:
+    wanted: dict[str, tuple[type[np.generic], int]] = {
+        "image_ids": (np.int64, 1),
+        "offsets": (np.int64, 1),
+        "boxes": (np.float32, 2),
+        "scores": (np.float32, 1),
+    }
+    arrays = {}
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            for name, (dtype, dimensions) in wanted.items():
+                arrays[name] = content[name].astype(dtype, casting="same_kind", copy=False)
+                if arrays[name].ndim != dimensions:
+                    raise ValueError(f"{name} has {arrays[name].ndim} dimensions, must have {dimensions}")
+    except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InvalidInput(
+            f"{file}: is not a file of proposals ({error}); `kubedet propose` writes one"
+        ) from error
+    return ProposalRecord(**arrays)
+
+
+def _read_pickle(file: Path, annotations: Annotations) -> ProposalRecord:
+    """The 2019 form: an array (n, 5) or (n, 4) for each image of the annotation file, in its order."""
+    arrays = proposal_pickle.read_float_arrays(file)
+    if len(arrays) != len(annotations):
+        raise InvalidInput(
+            f"{file}: got {len(arrays)} arrays, must be {len(annotations)}: one for each image of the "
+            "annotation file, in its order"
+        )
+    for index, array in enumerate(arrays):
+        if array.ndim != 2 or array.shape[1] not in (4, 5):
+            raise InvalidInput(f"{file}: [{index}]: got shape {array.shape}, must be (n, 5) or (n, 4)")
+    without_score = np.ones(1, np.float32)
+    return ProposalRecord(
+        image_ids=np.asarray(annotations.image_ids),
+        offsets=np.cumsum([0, *map(len, arrays)], dtype=np.int64),
+        boxes=np.concatenate(
+            [np.empty((0, 4), np.float32), *(array[:, :4] for array in arrays)], dtype=np.float32
+        ),
+        scores=np.concatenate(
+            [
+                np.empty(0, np.float32),
+                *(
+                    array[:, 4] if array.shape[1] == 5 else without_score.repeat(len(array))
+                    for array in arrays
+                ),
+            ],
+            dtype=np.float32,
+        ),
+    )
+
+
+def _select(record: ProposalRecord, annotations: Annotations, slots: int, file: Path) -> array_cache.Arrays:
+    """The first `slots` rows of each image, in the annotations' order."""
+    places = {number: place for place, number in enumerate(record.image_ids.tolist())}
+    absent = [number for number in annotations.image_ids.tolist() if number not in places]
+    if absent:
+        raise InvalidInput(
+            f"{file}: has no entry for image {absent[0]} and {len(absent) - 1} more, must have one for every "
+            "image of the annotation file, even without proposals"
+        )
+    sources = np.array([places[number] for number in annotations.image_ids.tolist()], np.int64)
+    counts = np.diff(record.offsets)[sources].clip(max=slots)
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    boxes = np.empty((offsets[-1], 4), np.float32)
+    scores = np.empty(offsets[-1], np.float32)
+    starts = record.offsets[sources]
+    # Slices rather than one index for all: an index takes twice the memory of what it selects.
+    for start, count, target in zip(starts.tolist(), counts.tolist(), offsets.tolist(), strict=False):
+        boxes[target : target + count] = record.boxes[start : start + count]
+        scores[target : target + count] = record.scores[start : start + count]
+    return {"offsets": offsets, "boxes": boxes, "scores": scores}
