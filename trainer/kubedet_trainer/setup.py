@@ -164,7 +164,7 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
             batch.global_batch,
             batch.lr_scale,
         )
-    train_split = splits.training_split(train, folder=local.train.images)
+    train_split = splits.training_split(train, folder=local.train.images, repeat=recipe.data.repeat)
     return RunData(
         train=train_split,
         val=splits.validation_split(val, folder=local.val.images),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -91,6 +92,31 @@ def test_flips_depend_on_seed_and_epoch(tmp_path: Path) -> None:
     assert left_corners(0) != left_corners(1)
     per_image = list(zip(*left_corners(0), strict=True))
     assert all(len(set(corners)) == 2 for corners in per_image)
+
+
+def test_augmented_batches_are_stretched_floats_that_depend_on_the_copy(tmp_path: Path) -> None:
+    once = make_split(tmp_path, sizes=[WIDE] * 2)
+    twice = splits.training_split(once.annotations, folder=once.folder, repeat=2)
+    pipeline = Pipeline(scale=(40, 40), keep_aspect=False, pad_multiple=1, zoom_fill=(104, 117, 124))
+    batches = list(train(twice, end=2, pipeline=pipeline))  # one epoch
+    seen = torch.cat([batch.image_ids for batch in batches]).tolist()
+    assert sorted(seen) == [1, 1, 2, 2]
+    pixels = torch.cat([batch.pixels for batch in batches])
+    assert pixels.shape == (4, 3, 40, 40)
+    assert pixels.dtype == torch.float32
+    assert len({image.numpy().tobytes() for image in pixels}) == 4
+    for first, second in zip(batches, train(twice, end=2, pipeline=pipeline), strict=True):
+        assert_equal(first, second)
+    (plain,) = loader.val_loader(
+        splits.validation_split(once.annotations, folder=once.folder),
+        pipeline=replace(pipeline, zoom_fill=None),
+        rank=0,
+        world_size=2,
+        num_workers=0,
+        pin_memory=False,
+    )
+    assert plain.pixels.dtype == torch.uint8
+    assert plain.pixels.shape == (1, 3, 40, 40)
 
 
 def test_an_image_without_ground_truth_is_replaced_by_one_of_its_group(tmp_path: Path) -> None:

@@ -39,6 +39,28 @@ def test_resized_pixels_are_the_zoos_bytes(shared: Path, goldens: dict[str, Any]
     np.testing.assert_array_equal(sample.pixels, inputs[f"{name}_r320"])
 
 
+@pytest.mark.parametrize("side", [300, 512])
+def test_stretched_pixels_are_the_zoos_bytes(shared: Path, side: int) -> None:
+    inputs = np.load(shared / "spec/goldens/inputs.npz")
+    pipeline = Pipeline(scale=(side, side), keep_aspect=False)
+    sample = transforms.transform(inputs["img0"], boxes=_NO_BOXES, pipeline=pipeline, flip=False)
+    np.testing.assert_array_equal(sample.pixels, inputs[f"img0_r{side}"])
+
+
+def test_stretched_boxes_are_scaled_by_axis_and_mirrored_within_the_new_width() -> None:
+    pixels = np.zeros((100, 200, 3), np.float32)
+    box = np.array([[20, 30, 59, 49]], np.float32)
+    pipeline = Pipeline(scale=(300, 250), keep_aspect=False)
+    plain, mirrored = (
+        transforms.transform(pixels, boxes=box, pipeline=pipeline, flip=flip) for flip in (False, True)
+    )
+    assert plain.pixels.shape == (250, 300, 3)
+    assert plain.pixels.dtype == np.float32
+    assert plain.scale_factors == (1.5, 2.5, 1.5, 2.5)
+    assert plain.boxes.tolist() == [[30, 75, 88.5, 122.5]]
+    assert mirrored.boxes.tolist() == [[299 - 88.5, 75, 299 - 30, 122.5]]
+
+
 @pytest.mark.parametrize(("flip", "expected"), [(True, "flipped"), (False, "noflip")])
 def test_boxes_are_scaled_flipped_and_clipped_as_the_zoo_did(
     goldens: dict[str, Any], flip: bool, expected: str

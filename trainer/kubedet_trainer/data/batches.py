@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from kubedet_trainer.data import images, transforms
+from kubedet_trainer.data import augment, images, transforms
+from kubedet_trainer.data.images import Pixels
 from kubedet_trainer.data.sampler import Plan, SampleKey
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline, Sample
 from kubedet_trainer.errors import InvalidInput, TrainerError
-from kubedet_trainer.structures import Batch, Targets
+from kubedet_trainer.structures import Batch, Proposals, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +29,23 @@ class Item:
     """Height and width in the file."""
     sample: Sample
     labels: NDArray[np.int32]
-    """(K,) of the sample's boxes."""
+    """(K,) of the sample's first K boxes."""
+    proposal_scores: NDArray[np.float32] | None = None
+    """(P,) of the sample's other boxes; None where the detector makes its own proposals."""
 
 
-def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
-    """Put images side by side: pixels padded with zeros, boxes and labels padded to `slots`."""
+def collate(
+    items: Sequence[Item], *, slots: int, pad_multiple: int, proposal_slots: int | None = None
+) -> Batch:
+    """Put images side by side: pixels padded with zeros, boxes and labels padded to `slots`.
+
+    With `proposal_slots` every item must have proposals, at most as many.
+    """
     samples = [item.sample for item in items]
     sizes = [(sample.pixels.shape[0], sample.pixels.shape[1]) for sample in samples]
     height, width = transforms.padded_size(sizes, multiple=pad_multiple)
     # NumPy gives zeroed pages on first use; torch would wake its threads to write zeros.
-    pixels = np.zeros((len(items), 3, height, width), np.uint8)
+    pixels = np.zeros((len(items), 3, height, width), samples[0].pixels.dtype)
     targets = Targets(
         boxes=torch.zeros((len(items), slots, 4)),
         labels=torch.zeros((len(items), slots), dtype=torch.int64),
@@ -48,7 +57,7 @@ def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
         # in every call cost several times what it saves.
         pixels[place, :, :rows, :columns] = item.sample.pixels.transpose(2, 0, 1)
         count = len(item.labels)
-        targets.boxes[place, :count] = torch.from_numpy(item.sample.boxes)
+        targets.boxes[place, :count] = torch.from_numpy(item.sample.boxes[:count])
         targets.labels[place, :count] = torch.from_numpy(item.labels)
         targets.valid[place, :count] = True
     return Batch(
@@ -58,7 +67,21 @@ def collate(items: Sequence[Item], *, slots: int, pad_multiple: int) -> Batch:
         scale_factors=torch.tensor([sample.scale_factors for sample in samples], dtype=torch.float32),
         image_ids=torch.tensor([item.image_id for item in items], dtype=torch.int64),
         targets=targets,
+        proposals=None if proposal_slots is None else _collate_proposals(items, slots=proposal_slots),
     )
+
+
+def _collate_proposals(items: Sequence[Item], *, slots: int) -> Proposals:
+    boxes = torch.zeros((len(items), slots, 4))
+    scores = torch.full((len(items), slots), -1.0)
+    valid = torch.zeros((len(items), slots), dtype=torch.bool)
+    for place, item in enumerate(items):
+        assert item.proposal_scores is not None
+        count = len(item.proposal_scores)
+        boxes[place, :count] = torch.from_numpy(item.sample.boxes[len(item.labels) :])
+        scores[place, :count] = torch.from_numpy(item.proposal_scores)
+        valid[place, :count] = True
+    return Proposals(boxes=boxes, scores=scores, valid=valid)
 
 
 class Batches(Dataset[Batch]):
@@ -76,20 +99,31 @@ class Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._split)
 
-    def _batch(self, rows: Sequence[int], *, flips: Sequence[bool]) -> Batch | TrainerError:
+    def _batch(self, rows: Sequence[int], *, randoms: Sequence[Generator | None]) -> Batch | TrainerError:
         try:
-            items = [self._item(row, flip=flip) for row, flip in zip(rows, flips, strict=True)]
+            items = [self._item(row, random=random) for row, random in zip(rows, randoms, strict=True)]
         except TrainerError as error:
             # Handed over as a value: raised here, it would reach the rank wrapped in a traceback's text.
             return error
-        return collate(items, slots=self._slots, pad_multiple=self._pipeline.pad_multiple)
+        return collate(
+            items,
+            slots=self._slots,
+            pad_multiple=self._pipeline.pad_multiple,
+            proposal_slots=None if self._split.proposals is None else self._split.proposals.slots,
+        )
 
-    def _item(self, row: int, *, flip: bool) -> Item:
+    def _item(self, row: int, *, random: Generator | None) -> Item:
+        """One image; without a source of random numbers as it is, neither augmented nor flipped."""
         boxes, labels = self._split.annotations.ground_truth(row)
-        pixels = self._read(row)
+        original = self._read(row)
+        pixels: Pixels | augment.FloatPixels = original
+        flip = random is not None and random.random() < self._pipeline.flip_probability
+        if random is not None and self._pipeline.zoom_fill is not None:
+            changed = augment.augment(original, boxes=boxes, fill=self._pipeline.zoom_fill, random=random)
+            pixels, boxes, labels = changed.pixels, changed.boxes, labels[changed.kept]
         return Item(
             image_id=int(self._split.annotations.image_ids[row]),
-            original_size=(pixels.shape[0], pixels.shape[1]),
+            original_size=(original.shape[0], original.shape[1]),
             sample=transforms.transform(pixels, boxes=boxes, pipeline=self._pipeline, flip=flip),
             labels=labels,
         )
@@ -108,29 +142,26 @@ class Batches(Dataset[Batch]):
 
 
 class TrainingBatches(Batches):
-    """Batches for the keys of a `ChunkSampler`, randomly flipped."""
+    """Batches for the keys of a `ChunkSampler`, randomly flipped and otherwise augmented."""
 
     def __init__(self, split: Split, pipeline: Pipeline, plan: Plan) -> None:
         super().__init__(split, pipeline)
         self._plan = plan
-        self._has_boxes = split.annotations.ground_truth_counts()[split.rows] > 0
+        self._is_learnable = split.learnable()
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | TrainerError:
-        rows, flips = [], []
-        for key in keys:
-            random = np.random.default_rng((self._plan.seed, *key))
-            rows.append(int(self._split.rows[self._with_boxes(key.position, random)]))
-            flips.append(bool(random.random() < self._pipeline.flip_probability))
-        return self._batch(rows, flips=flips)
+        randoms = [np.random.default_rng((self._plan.seed, *key)) for key in keys]
+        indices = [self._learnable(key.position, random) for key, random in zip(keys, randoms, strict=True)]
+        return self._batch([int(self._split.rows[index]) for index in indices], randoms=randoms)
 
-    def _with_boxes(self, index: int, random: np.random.Generator) -> int:
-        """The index itself, or that of a random image of the same group that has boxes."""
-        if self._has_boxes[index]:
+    def _learnable(self, index: int, random: Generator) -> int:
+        """The index itself, or that of a random image of the same group that has something to learn."""
+        if self._is_learnable[index]:
             return index
         same_group = self._plan.aspect_groups == self._plan.aspect_groups[index]
-        candidates = np.flatnonzero(same_group & self._has_boxes)
+        candidates = np.flatnonzero(same_group & self._is_learnable)
         if not len(candidates):
-            candidates = np.flatnonzero(self._has_boxes)
+            candidates = np.flatnonzero(self._is_learnable)
         return int(random.choice(candidates))
 
 
@@ -138,4 +169,4 @@ class ValidationBatches(Batches):
     """Batches for lists of indices of the split, not flipped."""
 
     def __getitems__(self, indices: Sequence[int]) -> Batch | TrainerError:
-        return self._batch([int(self._split.rows[index]) for index in indices], flips=[False] * len(indices))
+        return self._batch([int(self._split.rows[index]) for index in indices], randoms=[None] * len(indices))

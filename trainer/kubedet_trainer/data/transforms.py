@@ -1,7 +1,8 @@
-"""Resize, flip and place an image with its boxes, as the zoo's COCO pipeline did, on uint8 pixels.
+"""Resize, flip and place an image with its boxes, as the zoo's pipelines did, before normalisation.
 
-Normalisation happens later, on the device: until then a pixel takes one byte, and flipping uint8 gives the
-same as flipping the normalised image. Boxes are xyxy with inclusive corners. Imports no torch.
+Normalisation happens later, on the device: until then a pixel takes one byte a channel (four after
+augmentation), and flipping gives the same as flipping the normalised image. Boxes are xyxy with inclusive
+corners. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubedet_trainer.config import DataConfig
+from kubedet_trainer.data.augment import FloatPixels
 from kubedet_trainer.data.images import Pixels
 
 Boxes = NDArray[np.float32]
@@ -25,27 +27,40 @@ class Pipeline:
 
     scale: tuple[int, int] = (1333, 800)
     """Bounds for the longer and the shorter side; the image is scaled to reach the nearer one."""
+    keep_aspect: bool = True
+    """False stretches every image to exactly `scale`, which is (width, height) then."""
     pad_multiple: int = 32
     """Each padded side becomes a multiple of this: the coarsest stride of the pyramid's bottom-up part."""
     flip_probability: float = 0.0
     """Of mirroring left and right; 0.5 in the zoo's training, 0 in its tests."""
+    zoom_fill: tuple[float, float, float] | None = None
+    """The colour, BGR, around images that the single shot detector's augmentation zooms out of; None for no
+    such augmentation."""
 
     @classmethod
     def of_training(cls, data: DataConfig) -> Pipeline:
         """What a recipe does to the images that it trains on."""
-        return cls(scale=data.scale, pad_multiple=data.pad_multiple, flip_probability=data.flip_probability)
+        mean = data.normalisation.mean
+        mean_bgr = (mean[2], mean[1], mean[0]) if data.normalisation.to_rgb else mean
+        return cls(
+            scale=data.scale,
+            keep_aspect=data.keep_aspect,
+            pad_multiple=data.pad_multiple,
+            flip_probability=data.flip_probability,
+            zoom_fill=mean_bgr if data.augmentation == "ssd" else None,
+        )
 
     @classmethod
     def of_validation(cls, data: DataConfig) -> Pipeline:
         """What a recipe does to the images that it is measured on."""
-        return cls(scale=data.scale, pad_multiple=data.pad_multiple)
+        return cls(scale=data.scale, keep_aspect=data.keep_aspect, pad_multiple=data.pad_multiple)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """An image ready to be placed in a batch."""
 
-    pixels: Pixels
+    pixels: Pixels | FloatPixels
     """(H, W, 3) resized and flipped."""
     boxes: Boxes
     scale_factors: tuple[float, float, float, float]
@@ -68,20 +83,25 @@ def padded_size(sizes: list[tuple[int, int]], *, multiple: int) -> tuple[int, in
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def transform(pixels: Pixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool) -> Sample:
+def transform(pixels: Pixels | FloatPixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool) -> Sample:
     """Resize to the pipeline's scale, mirror if `flip`, and clip the boxes to the image.
 
-    Boxes are scaled by the unrounded factor and mirrored about W - 1; they may touch W and H themselves, a
+    Boxes are scaled by the unrounded factors and mirrored about W - 1; they may touch W and H themselves, a
     habit of the zoo until March 2019.
     """
-    size = (pixels.shape[0], pixels.shape[1])
-    factor = scale_factor(size, scale=pipeline.scale)
-    height, width = scaled_size(size, factor=factor)
+    before = (pixels.shape[0], pixels.shape[1])
+    if pipeline.keep_aspect:
+        factor = scale_factor(before, scale=pipeline.scale)
+        factors = (factor, factor, factor, factor)
+        height, width = scaled_size(before, factor=factor)
+    else:
+        width, height = pipeline.scale
+        factors = (width / before[1], height / before[0]) * 2
     pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    boxes = boxes * np.float32(factor)
+    boxes = boxes * np.array(factors, np.float32)
     if flip:
         pixels = cv2.flip(pixels, 1)  # type: ignore[assignment]
         boxes = boxes.copy()
         boxes[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]
     limit = np.array([width, height, width, height], np.float32)
-    return Sample(pixels=pixels, boxes=boxes.clip(0, limit), scale_factors=(factor,) * 4)
+    return Sample(pixels=pixels, boxes=boxes.clip(0, limit), scale_factors=factors)

@@ -1,0 +1,85 @@
+"""The single shot detector's augmentation, to the zoo's numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kubedet_trainer.config import DataConfig, NormalisationConfig
+from kubedet_trainer.data import augment
+from kubedet_trainer.data.augment import Augmented
+from kubedet_trainer.data.transforms import Pipeline
+
+FILL = (103.53, 116.28, 123.675)
+
+
+class Legacy:
+    """Numbers as the zoo drew them, from NumPy's old generator."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = np.random.RandomState(seed)
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._state.uniform(low, high)
+
+    def integers(self, high: int) -> int:
+        return int(self._state.randint(high))
+
+    def permutation(self, count: int) -> NDArray[Any]:
+        return self._state.permutation(count)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_each_golden_case_is_reproduced(shared: Path, number: int) -> None:
+    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_aug"]
+    case = golden["cases"][number]
+    found = augment.augment(
+        np.load(shared / "spec/goldens/inputs.npz")["img0"],
+        boxes=np.array(golden["boxes"], np.float32),
+        fill=FILL,
+        random=Legacy(case["seed"]),
+    )
+    assert found.pixels.dtype == np.float32
+    assert list(found.pixels.shape) == case["shape"]
+    np.testing.assert_allclose(found.pixels.mean((0, 1), np.float64), case["mean_bgr"], rtol=1e-7)
+    np.testing.assert_allclose(found.pixels.std(dtype=np.float64), case["std"], rtol=1e-8)
+    assert found.boxes.tolist() == case["boxes"]
+    assert [golden["labels"][index] for index in found.kept] == case["labels"]
+
+
+def augmented(seed: int, *, boxes: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Augmented:
+    return augment.augment(pixels, boxes=boxes, fill=FILL, random=np.random.default_rng(seed))
+
+
+def test_boxes_stay_on_what_they_enclose() -> None:
+    pixels = np.zeros((120, 160, 3), np.uint8)
+    boxes = np.array([[20, 30, 59, 49], [100, 60, 119, 99], [0, 0, 4, 4]], np.float32)
+    for x1, y1, x2, y2 in boxes.astype(int):
+        pixels[y1 : y2 + 1, x1 : x2 + 1] = 255
+    given = boxes.copy()
+    num_kept = set()
+    for seed in range(60):
+        found = augmented(seed, boxes=boxes, pixels=pixels)
+        num_kept.add(len(found.kept))
+        height, width = found.pixels.shape[:2]
+        assert (found.boxes[:, :2] >= 0).all()
+        for box, row in zip(found.boxes, found.kept, strict=True):
+            x1, y1, x2, y2 = box.astype(int)
+            inside = found.pixels[y1 : min(y2, height - 1) + 1, x1 : min(x2, width - 1) + 1]
+            assert np.ptp(inside, axis=(0, 1)).max() < 1e-3, (seed, row)  # of one colour, hence all object
+    assert num_kept == {1, 2, 3}
+    np.testing.assert_array_equal(boxes, given)
+
+
+def test_the_fill_is_the_mean_in_blue_green_red() -> None:
+    def fill(*, to_rgb: bool) -> tuple[float, float, float] | None:
+        normalisation = NormalisationConfig(mean=(1, 2, 3), std=(1, 1, 1), to_rgb=to_rgb)
+        return Pipeline.of_training(DataConfig(normalisation=normalisation, augmentation="ssd")).zoom_fill
+
+    assert fill(to_rgb=True) == (3, 2, 1)
+    assert fill(to_rgb=False) == (1, 2, 3)
