@@ -8,12 +8,12 @@ marked. Imports no torch.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubedet_trainer.data import array_cache, images, table
+from kubedet_trainer.data.masks import read_masks
 from kubedet_trainer.data.table import AnnotationTable, Problem
 from kubedet_trainer.errors import InvalidInput, MissingInput
 
@@ -67,6 +68,10 @@ class Annotations:
     """Names of the labels 1, 2, ..."""
     category_ids: tuple[int, ...]
     """The file's ids of the labels 1, 2, ..."""
+    mask_offsets: NDArray[np.int64] | None = None
+    """(M + 1,) into `mask_bytes`; None where masks were not asked for."""
+    mask_bytes: NDArray[np.uint8] | None = None
+    """Run-length codes of the masks, at the images' own sizes; a crowd's is empty."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -85,6 +90,20 @@ class Annotations:
         part = slice(self.box_offsets[row], self.box_offsets[row + 1])
         kept = ~self.crowd[part]
         return self.boxes[part][kept], self.labels[part][kept]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks were asked for when this was loaded."""
+        return self.mask_offsets is not None
+
+    def masks(self, row: int) -> list[bytes]:
+        """Run-length codes (see `segmentation`) of one image's objects, in the order of `ground_truth`."""
+        assert self.mask_offsets is not None
+        assert self.mask_bytes is not None
+        first, last = self.box_offsets[row : row + 2]
+        offsets = self.mask_offsets[first : last + 1].tolist()
+        codes = (self.mask_bytes[start:end].tobytes() for start, end in itertools.pairwise(offsets))
+        return [code for code, is_crowd in zip(codes, self.crowd[first:last], strict=True) if not is_crowd]
 
     def ground_truth_counts(self) -> NDArray[np.int64]:
         """(N,) number of boxes of each image, without crowds."""
@@ -106,10 +125,15 @@ class Annotations:
         return -(-most // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
 
 
-def load_annotations(file: Path, *, cache: Path) -> Annotations:
+def load_annotations(file: Path, *, cache: Path, masks: bool = False) -> Annotations:
     """Parse `file` once per node; afterwards, and in all other processes, map the arrays below `cache`.
 
     A changed file (size or time of change) is parsed anew.
+
+    Args:
+        file: COCO annotation file.
+        cache: folder of the arrays.
+        masks: whether the objects' masks are needed too; then each one must have a segmentation.
 
     Raises:
         MissingInput: there is no such file.
@@ -120,8 +144,9 @@ def load_annotations(file: Path, *, cache: Path) -> Annotations:
     except FileNotFoundError as error:
         raise MissingInput(f"{file}: no such annotation file") from error
     identity = f"{_CACHE_VERSION}:{file.resolve()}:{state.st_size}:{state.st_mtime_ns}"
-    folder = cache / f"annotations-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    array_cache.cached_arrays(folder, lambda: _parse(file))
+    kind = "masks" if masks else "annotations"
+    folder = cache / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    array_cache.cached_arrays(folder, lambda: _parse(file, masks=masks))
     return open_annotations(folder)
 
 
@@ -165,7 +190,7 @@ def check_dataset(annotations: Path, *, images: Path) -> list[Problem]:
         InvalidInput: it is not JSON, so that nothing else can be said about it.
     """
     content = table.read_table(annotations)
-    found = list(table.problems(content))
+    found = [*table.problems(content), *read_masks(content)[1]]
     previous_threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -201,12 +226,9 @@ def _image_problem(content: AnnotationTable, row: int, folder: Path) -> Problem 
     return None
 
 
-def _parse(file: Path) -> array_cache.Arrays:
+def _parse(file: Path, *, masks: bool) -> array_cache.Arrays:
     content = table.read_table(file)
-    first = list(islice(table.problems(content), 3))
-    if first:
-        listed = "; ".join(str(problem) for problem in first)
-        raise InvalidInput(f"{listed}; `kubedet check-data` lists all violations")
+    _refuse(table.problems(content))
     rows = table.image_rows(content)
     count = len(content.image_ids)
     kept = ~content.ignored & (content.areas > 0) & (content.boxes[:, 2:] >= 1).all(axis=1)
@@ -216,6 +238,7 @@ def _parse(file: Path) -> array_cache.Arrays:
     names = [name.encode() for name in content.file_names]
     categories = json.dumps({"classes": content.classes, "category_ids": content.category_ids})
     return {
+        **(_parse_masks(content, order) if masks else {}),
         "image_ids": content.image_ids,
         "sizes": content.image_sizes.astype(np.int32),
         "annotation_counts": np.bincount(rows, minlength=count).astype(np.int32),
@@ -227,6 +250,22 @@ def _parse(file: Path) -> array_cache.Arrays:
         "name_bytes": np.frombuffer(b"".join(names), np.uint8),
         "categories": np.frombuffer(categories.encode(), np.uint8),
     }
+
+
+def _parse_masks(content: AnnotationTable, order: NDArray[np.int64]) -> array_cache.Arrays:
+    needed = np.zeros(len(content.crowd), np.bool_)
+    needed[order] = ~content.crowd[order]
+    column, found = read_masks(content, needed=needed)
+    _refuse(found)
+    ordered = column.rows(order)
+    return {"mask_offsets": ordered.offsets, "mask_bytes": np.frombuffer(ordered.codes, np.uint8)}
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    """Raise InvalidInput that names the first problems, if there are any."""
+    if first := list(itertools.islice(problems, 3)):
+        listed = "; ".join(str(problem) for problem in first)
+        raise InvalidInput(f"{listed}; `kubedet check-data` lists all violations")
 
 
 def _absent(folder: Path, names: Iterator[str]) -> Iterator[str]:
