@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from kubedet_trainer import config, contract, exposition, processes, recipes, supervise
 from kubedet_trainer.contract import Environment, Failure, Results
-from kubedet_trainer.data import prepare
+from kubedet_trainer.data import prepare, proposals
 from kubedet_trainer.errors import TerminatedSaved, TrainerError
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import RunSettings, read_settings
@@ -88,9 +88,8 @@ def run(environment: Mapping[str, str], *, options: Options = Options()) -> int:
 
 
 def _run(settings: RunSettings, environment: Mapping[str, str], options: Options) -> Failure | None:
-    config.apply_overrides(
-        recipes.read_recipe(settings.recipe), settings.overrides
-    )  # refused before any work
+    # Refused before any work.
+    recipe = config.apply_overrides(recipes.read_recipe(settings.recipe), settings.overrides)
     _clean_work_directory(settings)
     with (
         _stop_requests() as stop,
@@ -98,7 +97,11 @@ def _run(settings: RunSettings, environment: Mapping[str, str], options: Options
     ):
         _logger.info("the worker serves metrics", extra={"port": port, "attempt": settings.attempt})
         with stop.ends_at_once():
-            prepare.prepare_dataset(settings.dataset, settings.work_directory / contract.DATASET_DIRECTORY)
+            directory = settings.work_directory / contract.DATASET_DIRECTORY
+            prepare.prepare_dataset(settings.dataset, directory)
+            if recipe.data.num_proposals is not None:
+                for split in proposals.SPLITS:
+                    proposals.prepare_proposals(settings.dataset, directory, split=split)
         return _train(settings, environment, options, stop)
 
 

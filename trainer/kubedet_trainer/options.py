@@ -12,13 +12,19 @@ import click
 
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.errors import TrainerError, UsageError
-from kubedet_trainer.settings import DatasetSettings
+from kubedet_trainer.settings import DATASET_DEFAULTS
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_DATASET = DatasetSettings(uri="")
+_PATHS = {
+    "train_images": Environment.TRAIN_IMAGES,
+    "train_annotations": Environment.TRAIN_ANNOTATIONS,
+    "val_images": Environment.VAL_IMAGES,
+    "val_annotations": Environment.VAL_ANNOTATIONS,
+}
+"""Options whose default depends on the format, and their variables; a field of `DatasetSettings` each."""
 
 
 def ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
@@ -44,18 +50,35 @@ def dataset_options(command: _Command) -> _Command:
             metavar="URI",
             help="Folder or s3://bucket/prefix of the data set, or synthetic://shapes?images=N.",
         ),
-        click.option("--train-images", default=_DATASET.train_images, show_default=True, metavar="PATH"),
         click.option(
-            "--train-annotations", default=_DATASET.train_annotations, show_default=True, metavar="PATH"
+            "--format",
+            type=click.Choice(list(DATASET_DEFAULTS)),
+            default="COCO",
+            show_default=True,
+            help="Of the annotations; VOC's are lists of image sets, separated by commas.",
         ),
-        click.option("--val-images", default=_DATASET.val_images, show_default=True, metavar="PATH"),
-        click.option(
-            "--val-annotations", default=_DATASET.val_annotations, show_default=True, metavar="PATH"
+        *(
+            click.option(f"--{name.replace('_', '-')}", show_default=_default_paths(name), metavar="PATH")
+            for name in _PATHS
         ),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def proposals_option(command: _Command) -> _Command:
+    """The option that says where the proposals lie that Fast R-CNN needs."""
+    return click.option(
+        "--proposals",
+        metavar="URI",
+        help="Folder or s3://bucket/prefix of what `kubedet propose` wrote; for Fast R-CNN.",
+    )(command)
+
+
+def _default_paths(name: str) -> str:
+    paths = {form: getattr(defaults, name) for form, defaults in DATASET_DEFAULTS.items()}
+    return "; ".join(f"{form}: {path}" for form, path in paths.items() if path)
 
 
 def inference_options(command: _Command) -> _Command:
@@ -89,6 +112,7 @@ def dataset_variables(options: Mapping[str, Any]) -> dict[str, str]:
         Environment.TRAIN_ANNOTATIONS: options["train_annotations"],
         Environment.VAL_IMAGES: options["val_images"],
         Environment.VAL_ANNOTATIONS: options["val_annotations"],
+        **({Environment.PROPOSALS_URI: as_uri(options["proposals"])} if options.get("proposals") else {}),
     }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", metavar="CHECKPOINT|RECIPE")
 @options.dataset_options
+@options.proposals_option
 @click.option("--weights", metavar="URI", help="Weights of RECIPE, say a published file (file, s3 or https).")
 @options.inference_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -23,6 +23,7 @@ from kubedet_trainer.logs import configure_logging
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
 @options.dataset_options
+@options.proposals_option
 @click.option("--checkpoint", metavar="URI", help="Where state is kept.  [default: runs/RECIPE/checkpoints]")
 @click.option(
     "--resume", default="Auto", show_default=True, help="Auto, Never, or the URI of one checkpoint."

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer import storage
+from kubedet_trainer import contract, storage
 from kubedet_trainer.data import array_cache, proposal_pickle
 from kubedet_trainer.data.coco import Annotations
 from kubedet_trainer.errors import InvalidInput, MissingInput
@@ -67,7 +67,7 @@ class ProposalTable:
     def of_image(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(K, 4) boxes and (K,) scores of the image in this row of the annotations."""
         part = slice(self.offsets[row], self.offsets[row + 1])
-        return self.boxes[part], self.scores[part]
+        return np.array(self.boxes[part]), np.array(self.scores[part])
 
     def counts(self) -> NDArray[np.int64]:
         """(N,) proposals of each image."""
@@ -109,6 +109,29 @@ def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str)
                 store.get_file(split + suffix, target=root / f"{split}{suffix}")
                 return root / f"{split}{suffix}"
     return _refuse_absent(uri, split)
+
+
+def open_proposals(
+    settings: DatasetSettings, *, split: str, annotations: Annotations, slots: int | None, directory: Path
+) -> ProposalTable | None:
+    """What a run uses of the proposals of a split: the best `slots` of every image of `annotations`.
+
+    Args:
+        settings: say where the proposals lie.
+        split: one of `SPLITS`.
+        annotations: of that split.
+        slots: `config.DataConfig.num_proposals`; None gives None.
+        directory: the work directory, below which downloads and caches go.
+
+    Raises:
+        InvalidInput, MissingInput: the proposals are not given, not there, malformed, or of other images.
+        CredentialsRefused, StorageUnreachable: from the object store.
+    """
+    if slots is None:
+        return None
+    file = prepare_proposals(settings, directory / contract.DATASET_DIRECTORY, split=split)
+    cache = directory / contract.CACHE_DIRECTORY
+    return load_proposals(file, annotations=annotations, slots=slots, cache=cache)
 
 
 def load_proposals(file: Path, *, annotations: Annotations, slots: int, cache: Path) -> ProposalTable:
