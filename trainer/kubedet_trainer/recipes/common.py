@@ -1,19 +1,44 @@
-"""The zoo's common settings, once: schedules, pixels, backbones (`zoo.md` 1.1, 2.1, 9.1)."""
+"""The zoo's common settings, once: schedules, pixels, backbones, names (`zoo.md` 1, 2, 9.1)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from kubedet_trainer.config import DataConfig, NormalisationConfig, ResNetConfig, ScheduleConfig
+from kubedet_trainer.config import (
+    DataConfig,
+    ModelConfig,
+    NormalisationConfig,
+    OptimizerConfig,
+    Recipe,
+    ResNetConfig,
+    ScheduleConfig,
+)
 from kubedet_trainer.config.backbones import Style
+from kubedet_trainer.config.recipe import EvaluationKind
+from kubedet_trainer.recipes.published import PUBLISHED
+
+Backbone = Literal["r50", "r101", "x101_32x4d", "x101_64x4d"]
+
+PRETRAINED = "https://download.openmmlab.com/pretrain/third_party"
+"""Where the zoo's own backbones are published."""
 
 SCHEDULES = {
     "1x": ScheduleConfig(epochs=12, decay_epochs=(8, 11)),
     "2x": ScheduleConfig(epochs=24, decay_epochs=(16, 22)),
+    "3x": ScheduleConfig(epochs=36, decay_epochs=(28, 34)),
+    "20e": ScheduleConfig(epochs=20, decay_epochs=(16, 19)),
+    "120e": ScheduleConfig(epochs=24, decay_epochs=(16, 22)),
+    "240e": ScheduleConfig(epochs=24, decay_epochs=(16, 20)),
 }
+"""By the zoo's names; SSD's, the last two, count passes over the images, of which an epoch has 5 or 10."""
 
-STAGE_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-"""Depth of a ResNet to the blocks of its four stages."""
+_RESNETS: dict[Backbone, ResNetConfig] = {
+    "r50": ResNetConfig(),
+    "r101": ResNetConfig(stage_blocks=(3, 4, 23, 3)),
+    "x101_32x4d": ResNetConfig(stage_blocks=(3, 4, 23, 3), groups=32, base_width=4),
+    "x101_64x4d": ResNetConfig(stage_blocks=(3, 4, 23, 3), groups=64, base_width=4),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +49,8 @@ class BackboneStyle:
     """What a recipe's name carries between backbone and neck."""
     normalisation: NormalisationConfig
     """The pixels that the backbone was trained on."""
-    weights: dict[int, str]
-    """Depth to the URI of the weights."""
+    weights: dict[Backbone, str]
+    """Backbone to the URI of its weights."""
 
 
 STYLES: dict[Style, BackboneStyle] = {
@@ -35,8 +60,10 @@ STYLES: dict[Style, BackboneStyle] = {
             mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True
         ),
         weights={
-            50: "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-            101: "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+            "r50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "r101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+            "x101_32x4d": f"{PRETRAINED}/resnext101_32x4d-a5af3160.pth",
+            "x101_64x4d": f"{PRETRAINED}/resnext101_64x4d-ee2c6f71.pth",
         },
     ),
     "caffe": BackboneStyle(
@@ -45,23 +72,71 @@ STYLES: dict[Style, BackboneStyle] = {
             mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0), to_rgb=False
         ),
         weights={
-            50: "https://download.openmmlab.com/pretrain/third_party/resnet50_caffe-788b5fa3.pth",
-            101: "https://download.openmmlab.com/pretrain/third_party/resnet101_caffe-3ad79236.pth",
+            "r50": f"{PRETRAINED}/resnet50_caffe-788b5fa3.pth",
+            "r101": f"{PRETRAINED}/resnet101_caffe-3ad79236.pth",
         },
     ),
 }
 
 
-def resnet(depth: int, style: Style) -> ResNetConfig:
-    """A pretrained ResNet with its stem and first stage frozen."""
-    return ResNetConfig(stage_blocks=STAGE_BLOCKS[depth], style=style)
+def resnet(backbone: Backbone, style: Style = "pytorch") -> ResNetConfig:
+    """A pretrained ResNet or ResNeXt with its stem and first stage frozen."""
+    return replace(_RESNETS[backbone], style=style)
 
 
-def coco_data(style: Style) -> DataConfig:
+def coco_data(style: Style = "pytorch") -> DataConfig:
     """The standard pipeline of all detectors with a feature pyramid."""
     return DataConfig(normalisation=STYLES[style].normalisation)
 
 
-def recipe_name(method: str, *, depth: int, style: Style, schedule: str) -> str:
+def recipe_name(method: str, *, backbone: Backbone, style: Style = "pytorch", schedule: str) -> str:
     """The zoo's name of a row, ``faster_rcnn_r50_caffe_fpn_1x``."""
-    return f"{method}_r{depth}{STYLES[style].name_part}_fpn_{schedule}"
+    return f"{method}_{backbone}{STYLES[style].name_part}_fpn_{schedule}"
+
+
+def zoo_recipe(
+    name: str,
+    model: ModelConfig,
+    *,
+    data: DataConfig,
+    schedule: str,
+    pretrained: str,
+    optimizer: OptimizerConfig | None = None,
+    global_batch: int = 16,
+    evaluation_kind: EvaluationKind = "bbox",
+) -> Recipe:
+    """One row of the zoo with its published figures; the defaults are those of most rows."""
+    return Recipe(
+        name=name,
+        model=model,
+        data=data,
+        schedule=SCHEDULES[schedule],
+        optimizer=optimizer or OptimizerConfig(),
+        global_batch=global_batch,
+        pretrained=pretrained,
+        evaluation_kind=evaluation_kind,
+        reference=PUBLISHED[name].as_results(),
+    )
+
+
+def pyramid_recipe(
+    method: str,
+    model: ModelConfig,
+    *,
+    backbone: Backbone,
+    style: Style = "pytorch",
+    schedule: str,
+    data: DataConfig | None = None,
+    optimizer: OptimizerConfig | None = None,
+    evaluation_kind: EvaluationKind = "bbox",
+) -> Recipe:
+    """A row of a detector with a feature pyramid; what is not given follows from backbone and style."""
+    return zoo_recipe(
+        recipe_name(method, backbone=backbone, style=style, schedule=schedule),
+        model,
+        data=data or coco_data(style),
+        schedule=schedule,
+        pretrained=STYLES[style].weights[backbone],
+        optimizer=optimizer,
+        evaluation_kind=evaluation_kind,
+    )
