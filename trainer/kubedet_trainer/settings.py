@@ -33,7 +33,7 @@ class DatasetSettings:
     uri: str
     """``s3://bucket/prefix``, ``file:///path`` (a mounted claim too) or ``synthetic://shapes``."""
     format: str = "COCO"
-    """``COCO`` or ``VOC``, whose annotations are named by lists of image sets."""
+    """``COCO``, or ``VOC``, whose annotations are lists of image sets and whose images lie beside these."""
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
@@ -41,6 +41,20 @@ class DatasetSettings:
     proposals_uri: str | None = None
     """Folder or prefix of what `kubedet propose` writes; only Fast R-CNN needs it."""
     credentials: StoreCredentials = StoreCredentials()
+
+
+DATASET_DEFAULTS: Mapping[str, DatasetSettings] = {
+    "COCO": DatasetSettings(uri=""),
+    "VOC": DatasetSettings(
+        uri="",
+        format="VOC",
+        train_images="",
+        train_annotations="VOC2007/ImageSets/Main/trainval.txt,VOC2012/ImageSets/Main/trainval.txt",
+        val_images="",
+        val_annotations="VOC2007/ImageSets/Main/test.txt",
+    ),
+}
+"""By format, the paths of the published data set: COCO of 2017, and VOC of 2007 and 2012."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +167,11 @@ def read_checkpoint_settings(environment: Mapping[str, str]) -> CheckpointSettin
 
 
 def _read_dataset(get: _Reader) -> DatasetSettings:
-    defaults = DatasetSettings(uri="")
+    dataset_format = get.text(Environment.DATASET_FORMAT, "COCO")
+    defaults = DATASET_DEFAULTS.get(dataset_format, DATASET_DEFAULTS["COCO"])
     return DatasetSettings(
         uri=get.required(Environment.DATASET_URI),
-        format=get.text(Environment.DATASET_FORMAT, defaults.format),
+        format=dataset_format,
         train_images=get.text(Environment.TRAIN_IMAGES, defaults.train_images),
         train_annotations=get.text(Environment.TRAIN_ANNOTATIONS, defaults.train_annotations),
         val_images=get.text(Environment.VAL_IMAGES, defaults.val_images),

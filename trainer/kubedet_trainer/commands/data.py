@@ -34,8 +34,10 @@ def check_data(work_directory: Path, **given: str) -> None:
     from kubedet_trainer.data import coco, prepare
 
     settings = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    local = prepare.prepare_dataset(settings, work_directory / contract.DATASET_DIRECTORY)
-    found = 0
+    local = prepare.examine_dataset(settings, work_directory / contract.DATASET_DIRECTORY)
+    for problem in local.problems:
+        click.echo(str(problem))
+    found = len(local.problems)
     for file, images in dict.fromkeys(
         (split.annotations, split.images) for split in (local.train, local.val)
     ):

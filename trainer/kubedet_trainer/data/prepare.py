@@ -1,5 +1,6 @@
 """Makes a data set local before training: downloads it, generates it, or finds it where it is mounted.
 
+What is not COCO is converted to it here, so that nothing else knows of other formats.
 The launcher does this once for all ranks of a pod; a rank calls it again only to learn the path. Imports no
 torch.
 """
@@ -12,14 +13,17 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
 
 from kubedet_trainer import storage
-from kubedet_trainer.data import synthetic
+from kubedet_trainer.data import synthetic, voc
 from kubedet_trainer.data.synthetic import ShapesDataset
+from kubedet_trainer.data.table import Problem
 from kubedet_trainer.errors import InvalidInput, MissingInput, did_you_mean
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage import Store, StoredObject
@@ -47,6 +51,8 @@ class LocalDataset:
 
     train: LocalSplit
     val: LocalSplit
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with the files that were converted; a COCO file tells when it is read."""
 
 
 def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
@@ -57,17 +63,71 @@ def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
         directory: where downloads and generated data go; a mounted data set (``file://``) is used as it is.
 
     Raises:
-        InvalidInput: the URI or the format is not one that is supported.
+        InvalidInput: the URI or the format is not one that is supported, or VOC's files break a rule.
         MissingInput: the folder, an annotation file or an image folder does not exist.
         CredentialsRefused, StorageUnreachable: from the object store.
     """
+    local = examine_dataset(settings, directory)
+    if local.problems:
+        first = "; ".join(str(problem) for problem in local.problems[:3])
+        raise InvalidInput(f"{first}; `kubedet check-data` lists all violations")
+    return local
+
+
+def examine_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
+    """As `prepare_dataset`, but with the broken rules of VOC's files in `problems`, their images left out."""
+    if settings.format == "VOC":
+        return _prepare_voc(settings, directory)
     if settings.format != "COCO":
-        raise InvalidInput(f"dataset.format: got '{settings.format}', must be COCO")
+        raise InvalidInput(f"dataset.format: got '{settings.format}', must be COCO or VOC")
     root = _prepare_root(settings, directory)
     return LocalDataset(
         train=LocalSplit(images=root / settings.train_images, annotations=root / settings.train_annotations),
         val=LocalSplit(images=root / settings.val_images, annotations=root / settings.val_annotations),
     )
+
+
+def _prepare_voc(settings: DatasetSettings, directory: Path) -> LocalDataset:
+    train, val = _image_sets(settings)
+    if settings.uri.startswith("synthetic:"):
+        raise InvalidInput(f"dataset.format: got 'VOC', must be COCO for {settings.uri}")
+    root = _prepare_root(settings, directory)
+    # The data set itself may be mounted read-only; and where its files are edited, they are converted anew.
+    sets = ",".join(map(str, (*train, "", *val)))
+    identity = hashlib.sha256(f"{root}\n{sets}\n{voc.fingerprint(root, (*train, *val))}".encode()).hexdigest()
+    folder = directory / f"voc-{identity[:12]}"
+    if not folder.is_dir():
+        with _locked(folder):
+            if not folder.is_dir():
+                scratch = Path(tempfile.mkdtemp(dir=directory, prefix=f"{folder.name}."))
+                try:
+                    voc.convert(root, train=train, val=val, target=scratch)
+                    scratch.chmod(0o755)
+                    scratch.replace(folder)
+                finally:
+                    shutil.rmtree(scratch, ignore_errors=True)
+    return LocalDataset(
+        train=LocalSplit(images=root, annotations=folder / "train.json"),
+        val=LocalSplit(images=root, annotations=folder / "val.json"),
+        problems=tuple(voc.read_problems(folder)),
+    )
+
+
+def _image_sets(settings: DatasetSettings) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """Of training and of validation."""
+    return (
+        voc.image_sets(settings.train_annotations, field="dataset.train.annotations"),
+        voc.image_sets(settings.val_annotations, field="dataset.val.annotations"),
+    )
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Of several processes that would make `target`, one at a time; the folder around it is there then."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
@@ -87,9 +147,7 @@ def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
     root = directory / identity
     done = directory / f"{identity}.complete"
     if not done.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / f"{identity}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(root):
             if not done.exists():
                 if parts.scheme == "s3":
                     _download(settings, root)
@@ -143,6 +201,10 @@ def _generate(dataset: ShapesDataset, root: Path) -> None:
 
 def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
     """Keys and prefixes that training needs: a bucket often holds test images too, which are not fetched."""
+    if settings.format == "VOC":
+        train, val = _image_sets(settings)
+        parts = (f"{folder}/" for folder in voc.folders((*train, *val)))
+        return (*dict.fromkeys((*parts, *map(str, (*train, *val)))),)
     folders = (f"{folder.strip('/')}/" for folder in (settings.train_images, settings.val_images))
     return (*dict.fromkeys((*folders, settings.train_annotations, settings.val_annotations)),)
 
