@@ -8,6 +8,7 @@ size. It takes some hundred bytes where a bitmap takes a third of a million. Imp
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -114,7 +115,11 @@ def _check_polygon(polygon: Any, *, size: Size) -> bool:
     # pycocotools walks along every pixel of an outline, and its whole numbers overflow far away.
     height, width = size
     for along, length in ((numbers[::2], width), (numbers[1::2], height)):
-        if numbers and not (-length <= min(along) and max(along) <= 2 * length):
+        near = (
+            math.isfinite(sum(along))
+            and -length <= min(along, default=0) <= max(along, default=0) <= 2 * length
+        )
+        if not near:
             raise ValueError(
                 f"got the polygon {_shown(polygon)}, must lie within the {width}x{height} pixels"
             )

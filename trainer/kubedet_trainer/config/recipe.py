@@ -74,6 +74,18 @@ class DataConfig:
             images_per_process=self.images_per_process,
             repeat=self.repeat,
         )
+        rules.require(
+            not self.masks or self.pad_multiple % 8 == 0,
+            path="data.pad_multiple",
+            got=self.pad_multiple,
+            rule="must be a multiple of 8 where masks are learnt: eight pixels of a mask share a byte",
+        )
+        rules.require(
+            not self.masks or self.augmentation == "flip",
+            path="data.augmentation",
+            got=self.augmentation,
+            rule="must be flip where masks are learnt: the others move boxes only",
+        )
         if self.num_proposals is not None:
             rules.require_positive("data", num_proposals=self.num_proposals)
         rules.require_fraction("data", flip_probability=self.flip_probability)

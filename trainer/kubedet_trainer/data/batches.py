@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from kubedet_trainer.data import augment, images, transforms
 from kubedet_trainer.data.images import Pixels
+from kubedet_trainer.data.masks import PackedMasks, place_masks
 from kubedet_trainer.data.sampler import Plan, SampleKey
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline, Sample
@@ -32,6 +34,8 @@ class Item:
     """(K,) of the sample's first K boxes."""
     proposal_scores: NDArray[np.float32] | None = None
     """(P,) of the sample's other boxes; None where the detector makes its own proposals."""
+    masks: PackedMasks | None = None
+    """Of the K objects, as large as the sample's pixels; None where not asked for."""
 
 
 def collate(
@@ -50,6 +54,7 @@ def collate(
         boxes=torch.zeros((len(items), slots, 4)),
         labels=torch.zeros((len(items), slots), dtype=torch.int64),
         valid=torch.zeros((len(items), slots), dtype=torch.bool),
+        masks=_collate_masks(items, slots=slots, size=(height, width)),
     )
     for place, item in enumerate(items):
         rows, columns = sizes[place]
@@ -82,6 +87,19 @@ def _collate_proposals(items: Sequence[Item], *, slots: int) -> Proposals:
         scores[place, :count] = torch.from_numpy(item.proposal_scores)
         valid[place, :count] = True
     return Proposals(boxes=boxes, scores=scores, valid=valid)
+
+
+def _collate_masks(items: Sequence[Item], *, slots: int, size: tuple[int, int]) -> Tensor | None:
+    if items[0].masks is None:
+        return None
+    height, width = size
+    assert width % 8 == 0, "a recipe with masks pads to multiples of 8"
+    together = np.zeros((len(items), slots, height, width // 8), np.uint8)
+    for place, item in zip(together, items, strict=True):
+        assert item.masks is not None
+        count, rows, columns = item.masks.shape
+        place[:count, :rows, :columns] = item.masks
+    return torch.from_numpy(together)
 
 
 class Batches(Dataset[Batch]):
@@ -121,12 +139,27 @@ class Batches(Dataset[Batch]):
         if random is not None and self._pipeline.zoom_fill is not None:
             changed = augment.augment(original, boxes=boxes, fill=self._pipeline.zoom_fill, random=random)
             pixels, boxes, labels = changed.pixels, changed.boxes, labels[changed.kept]
+        proposal_scores = None
+        if self._split.proposals is not None:
+            proposals, proposal_scores = self._split.proposals.of_image(row)
+            boxes = np.concatenate([boxes, proposals])
+        sample = transforms.transform(pixels, boxes=boxes, pipeline=self._pipeline, flip=flip)
         return Item(
             image_id=int(self._split.annotations.image_ids[row]),
             original_size=(original.shape[0], original.shape[1]),
-            sample=transforms.transform(pixels, boxes=boxes, pipeline=self._pipeline, flip=flip),
+            sample=sample,
             labels=labels,
+            proposal_scores=proposal_scores,
+            masks=None if random is None else self._masks(row, sample=sample, flip=flip),
         )
+
+    def _masks(self, row: int, *, sample: Sample, flip: bool) -> PackedMasks | None:
+        annotations = self._split.annotations
+        if not annotations.has_masks:
+            return None
+        height, width = annotations.sizes[row].tolist()
+        size = (sample.pixels.shape[0], sample.pixels.shape[1])
+        return place_masks(annotations.masks(row), original_size=(height, width), size=size, flip=flip)
 
     def _read(self, row: int) -> images.Pixels:
         annotations = self._split.annotations

@@ -23,9 +23,6 @@ from kubedet_trainer.segmentation import Size
 PackedMasks = NDArray[np.uint8]
 """(K, H, ceil(W / 8)), a bit a pixel along the rows as `numpy.packbits` makes them."""
 
-MASK_PADDING = 8
-"""Widths of batches with masks must be multiples of this."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskColumn:
