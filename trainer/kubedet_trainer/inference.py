@@ -111,7 +111,9 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
     """
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
     file = local.val.annotations
-    annotations = coco.load_annotations(file, cache=directory / contract.CACHE_DIRECTORY)
+    annotations = coco.load_annotations(
+        file, cache=directory / contract.CACHE_DIRECTORY, masks=detector.recipe.data.masks
+    )
     if annotations.classes != detector.classes:
         raise InvalidInput(
             f"dataset.val.annotations: {file} has the categories {', '.join(annotations.classes)}, "

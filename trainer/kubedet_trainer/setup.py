@@ -143,8 +143,9 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
     work = settings.work_directory
     local = prepare_dataset(settings.dataset, work / contract.DATASET_DIRECTORY)
     cache = work / contract.CACHE_DIRECTORY
-    train = coco.load_annotations(local.train.annotations, cache=cache)
-    val = coco.load_annotations(local.val.annotations, cache=cache)
+    masks = recipe.data.masks
+    train = coco.load_annotations(local.train.annotations, cache=cache, masks=masks)
+    val = coco.load_annotations(local.val.annotations, cache=cache, masks=masks)
     if train.classes != val.classes:
         raise InvalidInput(
             f"dataset.val.annotations: {local.val.annotations} has the categories {', '.join(val.classes)}, "
