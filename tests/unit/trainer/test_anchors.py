@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from kubedet_trainer.models import boxes
-from kubedet_trainer.models.anchors import AnchorGrid, base_anchors
+from kubedet_trainer.models.anchors import AnchorGrid, base_anchors, pyramid_anchors, single_shot_anchors
 
 STRIDES = (4, 8, 16, 32, 64)
 RETINA_SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
@@ -19,8 +20,8 @@ def goldens(shared):
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
 
 
-def _grid() -> AnchorGrid:
-    return AnchorGrid(strides=STRIDES, scales=(8,), ratios=(0.5, 1, 2))
+def _grid(strides: Sequence[int] = STRIDES) -> AnchorGrid:
+    return AnchorGrid(strides=strides, bases=pyramid_anchors(strides, scales=(8,), ratios=(0.5, 1, 2)))
 
 
 def _pyramid(height: int, width: int) -> list[torch.Tensor]:
@@ -33,8 +34,27 @@ def test_base_anchors_equal_the_goldens(goldens, name, scales):
         assert base_anchors(stride, scales=scales, ratios=(0.5, 1, 2)).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("ssd300_coco", (21, 45, 99, 153, 207, 261, 315)),
+        ("ssd300_voc", (30, 60, 111, 162, 213, 264, 315)),
+        ("ssd512_coco", (20, 51, 133, 215, 296, 378, 460, 542)),
+        ("ssd512_voc", (35, 76, 153, 230, 307, 384, 460, 537)),
+    ],
+)
+def test_single_shot_anchors_equal_the_goldens(goldens, name, sizes):
+    expected = goldens[name]
+    for level, (stride, base) in enumerate(zip(expected["strides"], expected["base"], strict=True)):
+        anchors = single_shot_anchors(
+            stride, size=sizes[level], next_size=sizes[level + 1], largest_ratio=len(base) // 2
+        )
+
+        assert anchors.tolist() == base
+
+
 def test_cells_follow_each_other_along_rows(goldens):
-    anchors = AnchorGrid(strides=(8,), scales=(8,), ratios=(0.5, 1, 2))([torch.empty(1, 1, 3, 4)])
+    anchors = _grid((8,))([torch.empty(1, 1, 3, 4)])
 
     assert anchors.tolist() == goldens["rpn_grid_level1_3x4"]
 
@@ -46,6 +66,25 @@ def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens):
     assert len(anchors) == golden["total"]
     for shape, count in zip(golden["img_shapes"], golden["counts"], strict=True):
         assert boxes.inside(anchors, torch.tensor(shape)).sum() == count
+
+
+def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens):
+    golden = goldens["rpn_valid_counts_per_level"]
+    pyramid = _pyramid(*golden["batch_hw"])
+
+    within = _grid().within(torch.tensor(golden["pad_shapes"]), pyramid)
+
+    per_level = within.split([3 * feature.numel() for feature in pyramid], dim=1)
+    assert [[level[i].sum().item() for level in per_level] for i in range(3)] == golden["counts"]
+
+
+def test_cells_beyond_the_first_of_two_images_are_not_its_own():
+    within = _grid((8,)).within(torch.tensor([[9, 16], [24, 32]]), [torch.empty(2, 1, 3, 4)])
+
+    cells = within.view(2, 3, 4, 3)
+    assert cells[0, :2, :2].all()
+    assert cells[0].sum() == 2 * 2 * 3, "9 rows of pixels reach the second row of cells"
+    assert cells[1].all()
 
 
 def test_an_image_of_the_zoo_has_268569_anchors():

@@ -1,7 +1,8 @@
-"""Anchors: integer boxes around every cell of every pyramid level (`zoo.md` 4.2)."""
+"""Anchors: integer boxes around every cell of every pyramid level (`zoo.md` 4.2, 8)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,28 +17,50 @@ def base_anchors(base_size: int, *, scales: Sequence[float], ratios: Sequence[fl
 
     A ratio is height over width; a scale is the side of the square anchor in units of `base_size`.
     """
-    centre = (base_size - 1) / 2
     roots = torch.tensor(ratios, dtype=torch.float32).sqrt()
     sizes = base_size * torch.tensor(scales, dtype=torch.float32)
-    widths = (sizes / roots[:, None]).flatten()
-    heights = (sizes * roots[:, None]).flatten()
-    half_sides = torch.stack([(widths - 1) / 2, (heights - 1) / 2], dim=-1)
+    return _around_cell(base_size, widths=sizes / roots[:, None], heights=sizes * roots[:, None])
+
+
+def pyramid_anchors(
+    strides: Sequence[int], *, scales: Sequence[float], ratios: Sequence[float]
+) -> list[Tensor]:
+    """The `base_anchors` of a pyramid: a level's stride is its base size."""
+    return [base_anchors(stride, scales=scales, ratios=ratios) for stride in strides]
+
+
+def single_shot_anchors(stride: int, *, size: int, next_size: int, largest_ratio: int) -> Tensor:
+    """The anchors (2 * largest_ratio, 4) of the single shot detector in the cell at the origin (`zoo.md` 8).
+
+    First come the square of side `size` and the one between it and `next_size`, then those of the first one's
+    area with the ratios 1/2, 2, 1/3, 3, up to `largest_ratio`.
+    """
+    ratios = [ratio for whole in range(2, largest_ratio + 1) for ratio in (1 / whole, whole)]
+    roots = torch.tensor([1, 1, *ratios], dtype=torch.float32).sqrt()
+    sides = torch.tensor([size, math.sqrt(size * next_size), *[size] * len(ratios)], dtype=torch.float32)
+    return _around_cell(stride, widths=sides / roots, heights=sides * roots)
+
+
+def _around_cell(stride: int, *, widths: Tensor, heights: Tensor) -> Tensor:
+    """Boxes of these sides around the centre of the cell at the origin; corners rounded, half to even."""
+    centre = (stride - 1) / 2
+    half_sides = torch.stack([(widths.flatten() - 1) / 2, (heights.flatten() - 1) / 2], dim=-1)
     return torch.cat([centre - half_sides, centre + half_sides], dim=-1).round()
 
 
 class AnchorGrid(nn.Module):
-    """All anchors of a pyramid whose level i has stride ``strides[i]``, which is also its base size.
+    """All anchors of a detector: those of one cell of each level, at every cell.
 
-    The anchors are ordered by level, row, column, and then as in `base_anchors`. They are no weights: nothing
-    of this module is in a state dict.
+    They are ordered by level, row, column, and then as given. They are no weights: nothing of this module is
+    in a state dict.
     """
 
-    def __init__(self, *, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
+    def __init__(self, *, strides: Sequence[int], bases: Sequence[Tensor]) -> None:
+        """Level i has stride ``strides[i]`` and the anchors ``bases[i]`` (A, 4) in the cell at the origin."""
         super().__init__()
         self.strides = tuple(strides)
-        self.num_per_cell = len(scales) * len(ratios)
-        for level, stride in enumerate(self.strides):
-            base = base_anchors(stride, scales=scales, ratios=ratios)
+        self.num_per_cell = [len(base) for base in bases]
+        for level, base in enumerate(bases):
             self.register_buffer(f"base_{level}", base, persistent=False)
         self._cache: dict[tuple[torch.device, tuple[torch.Size, ...]], Tensor] = {}
 
@@ -49,6 +72,17 @@ class AnchorGrid(nn.Module):
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = torch.cat([self._level(i, shape) for i, shape in enumerate(key[1])])
         return self._cache[key]
+
+    def within(self, sizes: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Which anchors belong to cells that begin in images of (B, 2) `sizes`, height and width: (B, A)."""
+        levels = []
+        for feature, stride, num_anchors in zip(features, self.strides, self.num_per_cell, strict=True):
+            height, width = feature.shape[-2:]
+            rows = torch.arange(height, device=sizes.device) * stride < sizes[:, 0, None]
+            columns = torch.arange(width, device=sizes.device) * stride < sizes[:, 1, None]
+            cells = rows[:, :, None] & columns[:, None]
+            levels.append(cells[..., None].expand(*cells.shape, num_anchors).flatten(1))
+        return torch.cat(levels, dim=1)
 
     def _level(self, level: int, shape: torch.Size) -> Tensor:
         base = self.get_buffer(f"base_{level}")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms
-from kubedet_trainer.models.anchors import AnchorGrid
+from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.sample import BalancedSampler, Samples
 from kubedet_trainer.structures import Images, Proposals, Targets
@@ -69,8 +69,9 @@ class RpnHead(nn.Module):
     ) -> None:
         """For levels of `strides`; `config.RpnHeadConfig` explains the other options."""
         super().__init__()
-        self.anchor_grid = AnchorGrid(strides=strides, scales=anchor_scales, ratios=anchor_ratios)
-        num_anchors = self.anchor_grid.num_per_cell
+        bases = pyramid_anchors(strides, scales=anchor_scales, ratios=anchor_ratios)
+        self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
+        num_anchors = len(bases[0])
         self.rpn_conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(in_channels, num_anchors, 1)
         self.rpn_reg = nn.Conv2d(in_channels, num_anchors * 4, 1)
