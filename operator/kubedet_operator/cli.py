@@ -28,6 +28,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "kubedet_trainer.commands.inference:predict",
         "Detect objects in pictures; draws them, writes COCO JSON.",
     ),
+    "propose": (
+        "kubedet_trainer.commands.inference:propose",
+        "Write a proposal network's proposals, for Fast R-CNN.",
+    ),
     "check-data": (
         "kubedet_trainer.commands.data:check_data",
         "List everything that is wrong with a data set.",

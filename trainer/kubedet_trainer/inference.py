@@ -14,12 +14,13 @@ from torch import nn
 from kubedet_trainer import config, contract, recipes, storage, weights
 from kubedet_trainer.checkpoint import MANIFEST_FILE, Checkpointer, Located, Manifest, Origin
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.data import coco, loader, splits
+from kubedet_trainer.data import coco, loader, proposals, splits
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
-from kubedet_trainer.evaluate import Scorer, evaluate
+from kubedet_trainer.evaluate import evaluate
 from kubedet_trainer.models import build_model
+from kubedet_trainer.scoring import build_scorer
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings
 
 
@@ -119,7 +120,17 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
             f"dataset.val.annotations: {file} has the categories {', '.join(annotations.classes)}, "
             f"must have those of the detector: {', '.join(detector.classes)}"
         )
-    split = splits.validation_split(annotations, folder=local.val.images)
+    split = splits.validation_split(
+        annotations,
+        folder=local.val.images,
+        proposals=proposals.open_proposals(
+            dataset,
+            split="val",
+            annotations=annotations,
+            slots=detector.recipe.data.num_proposals,
+            directory=directory,
+        ),
+    )
     coco.require_images(annotations, split.folder)
     result = evaluate(
         detector.model,
@@ -132,8 +143,7 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
             pin_memory=detector.device.type == "cuda",
         ),
         num_images=len(split),
-        scorer=Scorer(file, kind=detector.recipe.evaluation_kind),
-        category_ids=annotations.category_ids,
+        scorer=build_scorer(detector.recipe.evaluation_kind, annotations=file),
         normalisation=detector.recipe.data.normalisation,
         device=detector.device,
     )

@@ -14,18 +14,18 @@ from kubedet_trainer import config, contract, dist, optim, weights
 from kubedet_trainer.checkpoint import Checkpointer, Located, Origin
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import CheckpointStatus
-from kubedet_trainer.data import coco, loader, splits
+from kubedet_trainer.data import coco, loader, proposals, splits
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput
-from kubedet_trainer.evaluate import Scorer
 from kubedet_trainer.metrics import Metrics
 from kubedet_trainer.models import build_model
 from kubedet_trainer.monitor import LossMonitor, StepTimer
 from kubedet_trainer.optim import BatchPlan
 from kubedet_trainer.report import Length, Reporter
+from kubedet_trainer.scoring import Scorer, build_scorer
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.signals import StopRequest
 from kubedet_trainer.state import TrainState
@@ -126,7 +126,7 @@ def prepare(
         checkpointer=checkpointer,
         reporter=reporter,
         monitor=LossMonitor(world.device),
-        scorer=Scorer(data.val_annotations, kind=recipe.evaluation_kind),
+        scorer=build_scorer(recipe.evaluation_kind, annotations=data.val_annotations),
         stop=stop,
         generator=torch.Generator(device=world.device),
         first_iteration=state.iteration,
@@ -165,10 +165,24 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
             batch.global_batch,
             batch.lr_scale,
         )
-    train_split = splits.training_split(train, folder=local.train.images, repeat=recipe.data.repeat)
+    slots = recipe.data.num_proposals
+    train_split = splits.training_split(
+        train,
+        folder=local.train.images,
+        repeat=recipe.data.repeat,
+        proposals=proposals.open_proposals(
+            settings.dataset, split="train", annotations=train, slots=slots, directory=work
+        ),
+    )
     return RunData(
         train=train_split,
-        val=splits.validation_split(val, folder=local.val.images),
+        val=splits.validation_split(
+            val,
+            folder=local.val.images,
+            proposals=proposals.open_proposals(
+                settings.dataset, split="val", annotations=val, slots=slots, directory=work
+            ),
+        ),
         val_annotations=local.val.annotations,
         batch=batch,
         sampling=loader.sampling_plan(

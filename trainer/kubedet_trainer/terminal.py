@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 COLUMNS: dict[str, tuple[str, int]] = {
@@ -55,6 +63,34 @@ class ProgressBar:
             iterations=f"{progress.get('iteration', 0)}/{total}" if total else "",
             remaining=f"{duration(remaining)} left" if remaining is not None else "",
         )
+
+
+class ImagesBar:
+    """Passes over images as lines that move, only on a terminal; use it as a context."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:>13}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ImagesBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of the `total` images of the pass called `name` are done."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=total)
+        self._bar.update(self._tasks[name], completed=done)
 
 
 def duration(seconds: float) -> str:

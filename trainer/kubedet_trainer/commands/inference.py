@@ -1,4 +1,4 @@
-"""Commands that use a detector: measure it, or have it look at pictures."""
+"""Commands that use a detector: measure it, have it look at pictures, or propose regions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kubedet_trainer import contract, options
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.errors import UsageError
 from kubedet_trainer.recipes import RECIPES
-from kubedet_trainer.settings import read_checkpoint_settings, read_dataset_settings
+from kubedet_trainer.settings import DatasetSettings, read_checkpoint_settings, read_dataset_settings
 
 if TYPE_CHECKING:
     from kubedet_trainer import inference
@@ -45,21 +45,54 @@ def evaluate(
     from kubedet_trainer import inference, terminal
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    if weights is None:
-        detector = _load_checkpoint(source, work_directory, device)
-    else:
-        detector = inference.load_published(
-            source,
-            uri=options.as_uri(weights),
-            classes=inference.read_classes(dataset, directory=work_directory),
-            cache=work_directory / contract.CACHE_DIRECTORY,
-            device=inference.choose_device(device),
-        )
+    detector = _load_detector(source, weights, dataset, work_directory, device)
     figures = inference.measure(detector, dataset=dataset, directory=work_directory)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:
         Console().print(terminal.metrics_table(figures))
+
+
+@click.command()
+@click.argument("source", metavar="CHECKPOINT|RECIPE")
+@options.dataset_options
+@click.option("--weights", metavar="URI", help="Weights of RECIPE, say a published file (file, s3 or https).")
+@click.option(
+    "--output", required=True, metavar="URI", help="Folder or s3://bucket/prefix for train.npz and val.npz."
+)
+@options.inference_options
+@options.ends_with_contract_code
+def propose(
+    source: str, weights: str | None, output: str, device: str, work_directory: Path, **given: Any
+) -> None:
+    """Write the proposals of a proposal network for both splits of a data set, for Fast R-CNN.
+
+    CHECKPOINT is one checkpoint or the place of several, of which the newest counts. With --weights it is the
+    name of a RECIPE instead.
+
+    \b
+    Examples:
+      kubedet propose runs/smoke_rpn/checkpoints --dataset "synthetic://shapes?images=200" --output proposals
+      kubedet train smoke_fast_rcnn --dataset "synthetic://shapes?images=200" --proposals proposals
+    """
+    from rich.console import Console
+
+    from kubedet_trainer import propose as proposing
+    from kubedet_trainer import terminal
+
+    dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
+    detector = _load_detector(source, weights, dataset, work_directory, device)
+    with terminal.ImagesBar(Console(stderr=True)) as bar:
+        written = proposing.propose_dataset(
+            detector,
+            dataset=dataset,
+            output=options.as_uri(output),
+            directory=work_directory,
+            observe=bar.update,
+        )
+    for file in written:
+        found = "" if file.recall is None else f", AR@1000 {file.recall:.1f}"
+        click.echo(f"{file.uri}: {file.num_proposals} proposals in {file.num_images} images{found}")
 
 
 @click.command()
@@ -93,6 +126,23 @@ def predict(
     detector = _load_checkpoint(checkpoint, work_directory, device)
     written = prediction.predict_folder(detector, source=images, output=output, score_threshold=score)
     click.echo(f"{written.num_detections} detections in {len(written.pictures)} pictures: {written.file}")
+
+
+def _load_detector(
+    source: str, weights: str | None, dataset: DatasetSettings, work_directory: Path, device: str
+) -> inference.Detector:
+    """The detector of a checkpoint, or of a recipe with weights."""
+    from kubedet_trainer import inference
+
+    if weights is None:
+        return _load_checkpoint(source, work_directory, device)
+    return inference.load_published(
+        source,
+        uri=options.as_uri(weights),
+        classes=inference.read_classes(dataset, directory=work_directory),
+        cache=work_directory / contract.CACHE_DIRECTORY,
+        device=inference.choose_device(device),
+    )
 
 
 def _load_checkpoint(location: str, work_directory: Path, device: str) -> inference.Detector:

@@ -56,7 +56,9 @@ class _Float:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">", "=": "=", "|": "|"}[state[1]])
+        if state[1] not in ("<", ">"):
+            raise _RefusedName(f"the byte order {state[1]!r}")
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array:
