@@ -14,7 +14,7 @@ GT_BOXES = torch.tensor([[0.0, 0, 9, 9], [20, 20, 39, 39]])
 ALL = torch.ones(2, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("case", ["rpn", "rcnn", "cascade2", "cascade3", "retina"])
+@pytest.mark.parametrize("case", ["rpn", "rcnn", "cascade2", "cascade3", "retina", "ssd"])
 def test_assignment_equals_the_goldens(shared, case):
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["assigner"]
     expected = golden["cases"][case]
@@ -22,6 +22,7 @@ def test_assignment_equals_the_goldens(shared, case):
         positive_iou=expected["cfg"]["pos_iou_thr"],
         negative_iou=expected["cfg"]["neg_iou_thr"],
         min_positive_iou=expected["cfg"]["min_pos_iou"],
+        share_best=expected["cfg"].get("gt_max_assign_all", True),
     )
     candidates = torch.tensor(expected["boxes"])
     padded = torch.cat([torch.tensor(golden["gts"]), torch.zeros(3, 4)])
@@ -59,3 +60,12 @@ def test_all_boxes_that_tie_for_the_best_overlap_are_positive():
     halves = torch.tensor([[0.0, 0, 9, 4], [0, 5, 9, 9], [0, 0, 9, 3]])
 
     assert RPN(halves, torch.ones(3, dtype=torch.bool), GT_BOXES, ALL).targets.tolist() == [1, 1, IGNORED]
+
+
+def test_only_the_first_of_tied_boxes_is_positive_where_the_best_is_not_shared():
+    halves = torch.tensor([[0.0, 0, 9, 3], [0, 0, 9, 4], [0, 5, 9, 9]])
+    assigner = MaxIouAssigner(positive_iou=0.6, negative_iou=0.6, min_positive_iou=0, share_best=False)
+
+    targets = assigner(halves, torch.ones(3, dtype=torch.bool), GT_BOXES[:1], ALL[:1]).targets
+
+    assert targets.tolist() == [NEGATIVE, 1, NEGATIVE]

@@ -42,6 +42,45 @@ def test_binary_cross_entropy_equals_the_goldens(golden):
     assert each.sum().item() / 5 == pytest.approx(golden["bce_avg5"], rel=1e-6)
 
 
+def test_focal_loss_equals_the_goldens(golden):
+    x, y, weight = (torch.tensor(golden[key])[..., None] for key in ("x", "y", "w"))
+
+    each = losses.focal(x, (y[..., 0] > 0).long(), used=weight[..., 0] > 0, gamma=2.0, alpha=0.25)
+
+    assert each.sum().item() / 3 == pytest.approx(golden["focal_avg3"], rel=1e-6)
+
+
+def test_focal_loss_of_labels_counts_every_class():
+    logits = torch.tensor([[0.3, -1.2], [2.0, 0.1], [9.0, 9.0]])
+
+    each = losses.focal(
+        logits, torch.tensor([1, 2, 0]), used=torch.tensor([True, True, False]), gamma=2.0, alpha=0.25
+    )
+
+    assert each.sum().item() == pytest.approx(1.309588, abs=1e-6)
+
+
+def test_gradient_of_the_focal_loss_is_that_of_its_formula():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, generator=generator, dtype=torch.float64).mul(3).requires_grad_()
+    labels = torch.tensor([0, 1, 2, 3, 0, 2])
+    used = torch.tensor([True] * 5 + [False])
+
+    assert torch.autograd.gradcheck(
+        lambda x: losses.focal(x, labels, used=used, gamma=1.5, alpha=0.3), logits
+    )
+
+
+def test_focal_loss_stays_finite_for_extreme_logits():
+    logits = torch.tensor([[-200.0, 200.0], [200.0, -200.0]], requires_grad=True)
+
+    each = losses.focal(logits, torch.tensor([1, 1]), used=torch.tensor([True, True]), gamma=2.0, alpha=0.25)
+    each.sum().backward()
+
+    assert each.tolist() == pytest.approx([0.25 * 200 + 0.75 * 200, 0])
+    assert logits.grad.tolist() == [[-0.25, 0.75], [0, 0]]
+
+
 @pytest.mark.parametrize(("difference", "loss"), [(0.05, 0.01125), (0.2, 0.144444), (1, 0.944444)])
 def test_smooth_l1_of_the_proposal_network_at_its_knee(difference, loss):
     each = losses.smooth_l1(

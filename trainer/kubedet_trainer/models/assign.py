@@ -32,12 +32,14 @@ class MaxIouAssigner:
 
     A box with an overlap of at least `positive_iou` is positive, of less than `negative_iou` negative.
     Besides, all boxes that reach a ground truth's best overlap are its own if that is at least
-    `min_positive_iou`; a later ground truth takes them from an earlier one.
+    `min_positive_iou`; a later ground truth takes them from an earlier one. Without `share_best` only the
+    first of those boxes is.
     """
 
     positive_iou: float
     negative_iou: float
     min_positive_iou: float
+    share_best: bool = True
 
     def __call__(
         self, candidates: Tensor, taking_part: Tensor, gt_boxes: Tensor, gt_valid: Tensor
@@ -60,7 +62,11 @@ class MaxIouAssigner:
 
     def _claims(self, overlaps_GN: Tensor, gt_valid: Tensor) -> Tensor:
         """1 + the last ground truth whose best overlap each box reaches: (N,), 0 for none."""
-        best_of_gt = overlaps_GN.amax(dim=1, keepdim=True)
+        best_of_gt, first_best = overlaps_GN.max(dim=1, keepdim=True)
         claims = (best_of_gt >= self.min_positive_iou) & (best_of_gt >= 0) & gt_valid[:, None]
         slots = torch.arange(1, len(gt_valid) + 1, device=gt_valid.device, dtype=torch.int32)[:, None]
-        return ((overlaps_GN == best_of_gt) & claims).mul(slots).amax(dim=0).long()
+        if self.share_best:
+            best = overlaps_GN == best_of_gt
+        else:
+            best = torch.arange(overlaps_GN.shape[1], device=gt_valid.device) == first_best
+        return (best & claims).mul(slots).amax(dim=0).long()

@@ -131,6 +131,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "smoke_mask_rcnn": smoke.smoke_mask_rcnn,
     "smoke_cascade_rcnn": smoke.smoke_cascade_rcnn,
     "smoke_cascade_mask_rcnn": smoke.smoke_cascade_mask_rcnn,
+    "smoke_retinanet": smoke.smoke_retinanet,
+    "smoke_ssd": smoke.smoke_ssd,
 }
 """Name to the function that makes it."""
 

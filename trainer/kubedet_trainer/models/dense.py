@@ -1,0 +1,118 @@
+"""What detectors that judge every anchor share: their maps, what each anchor should become, detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from kubedet_trainer.models import boxes as box_ops
+from kubedet_trainer.models import nms
+from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.structures import Detections, Targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOutput:
+    """What the convolutions say about all N anchors of every level; those of a cell share its channels."""
+
+    logits: list[Tensor]
+    """(B, A * C, h, w) a level, of the C classes of each of the A anchors of a cell."""
+    deltas: list[Tensor]
+    """(B, A * 4, h, w) a level."""
+    anchors: Tensor
+    """(N, 4), ordered by level, row, column, and anchor of a cell."""
+
+
+def per_anchor(maps: Tensor, width: int) -> Tensor:
+    """(B, A * width, h, w) `maps` of one level in the order of the anchors, (B, h, w, A, width): a view."""
+    by_anchor = maps.view(len(maps), -1, width, *maps.shape[2:])
+    return by_anchor.permute(0, 3, 4, 1, 2)
+
+
+def all_levels(levels: Sequence[Tensor], width: int) -> Tensor:
+    """The maps of all levels in the order of the anchors: a float32 copy (B, N, width)."""
+    return torch.cat([per_anchor(maps, width).flatten(1, 3) for maps in levels], dim=1).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseTargets:
+    """What each of the N anchors should become."""
+
+    labels: Tensor
+    """(B, N) int64, 0 for the background and where unused."""
+    deltas: Tensor
+    """(B, N, 4), anything where not positive."""
+    positive: Tensor
+    """(B, N) bool, whether the anchor stands for a ground truth."""
+    used: Tensor
+    """(B, N) bool, False where it counts neither as positive nor as negative."""
+
+    def divisor(self) -> Tensor:
+        """What the losses of a batch are divided by: its positives, at least one an image."""
+        return self.positive.sum(dim=1).clamp(min=1).sum()
+
+    def of_level(self, start: int, like: Tensor) -> DenseTargets:
+        """Those of the anchors from `start` on in the shape of (B, h, w, A, width) `like`."""
+        cells = like.shape[1:-1]
+        part = slice(start, start + cells.numel())
+        return DenseTargets(
+            **{item.name: getattr(self, item.name)[:, part].unflatten(1, cells) for item in fields(self)}
+        )
+
+
+@torch.no_grad()
+def assign(
+    assigner: MaxIouAssigner,
+    anchors: Tensor,
+    targets: Targets,
+    *,
+    taking_part: Tensor,
+    stds: tuple[float, ...] = box_ops.UNIT_STDS,
+) -> DenseTargets:
+    """Assign (N, 4) `anchors`, where (B, N) `taking_part`, image by image: a batch would take gigabytes."""
+    assigned = torch.stack(
+        [
+            assigner(anchors, image_part, gt_boxes, gt_valid).targets
+            for image_part, gt_boxes, gt_valid in zip(taking_part, targets.boxes, targets.valid, strict=True)
+        ]
+    )
+    positive = assigned > 0
+    slots = (assigned - 1).clamp_(min=0)
+    gt_boxes = targets.boxes.gather(1, slots[..., None].expand(-1, -1, 4))
+    return DenseTargets(
+        labels=torch.where(positive, targets.labels.gather(1, slots), 0),
+        deltas=box_ops.encode(anchors, gt_boxes, stds=stds),
+        positive=positive,
+        used=assigned >= 0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostProcessing:
+    """Which of the judged anchors become detections."""
+
+    score_threshold: float
+    """Detections score above this."""
+    nms_iou: float
+    """No two of a class overlap by more than this."""
+    max_detections: int
+    """Most of an image."""
+
+    def __call__(self, boxes: Tensor, scores: Tensor, scale_factors: Tensor) -> list[Detections]:
+        """Detections in pixels before each image was scaled by (B, 4) `scale_factors`.
+
+        (B, N, 4) `boxes` are in pixels after that; column 0 of (B, N, C) `scores` is the background.
+        """
+        return [
+            nms.suppress_per_class(
+                image_boxes[:, None],
+                image_scores,
+                score_threshold=self.score_threshold,
+                iou_threshold=self.nms_iou,
+                max_detections=self.max_detections,
+            )
+            for image_boxes, image_scores in zip(boxes / scale_factors[:, None], scores, strict=True)
+        ]

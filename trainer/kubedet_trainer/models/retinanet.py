@@ -1,0 +1,173 @@
+"""RetinaNet: every anchor of a pyramid is classified, and the easy ones hardly count (`zoo.md` 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kubedet_trainer.models import boxes as box_ops
+from kubedet_trainer.models import dense, losses
+from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
+from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.models.dense import DenseOutput, PostProcessing, per_anchor
+from kubedet_trainer.models.pyramid import PyramidDetector
+from kubedet_trainer.structures import Detections, Images, Targets
+
+_PADDING = 32
+"""Each image has the anchors of its cells when padded to multiples of this, the last stage's stride."""
+
+_PRIOR = 0.01
+"""How probable an untrained head finds every object, so that the negatives do not drown the start."""
+
+
+class RetinaNet(PyramidDetector):
+    """A feature pyramid with a head that judges all anchors in one stage (Lin et al., 2017)."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        retina_head: Mapping[str, Any],
+    ) -> None:
+        """For `num_classes` with the background; each part is given by its own keyword arguments."""
+        super().__init__(backbone=backbone, neck=neck)
+        self.bbox_head = RetinaHead(
+            in_channels=neck["channels"], num_classes=num_classes, strides=self.strides, **retina_head
+        )
+
+    def forward(self, images: Images, targets: Targets, _generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses by name, scalars; nothing is random."""
+        output = self.bbox_head(self.extract(images))
+        by_level = self.bbox_head.level_losses(output, images, targets)
+        return {name: torch.stack(levels).sum() for name, levels in by_level.items()}
+
+    @torch.no_grad()
+    def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
+        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
+        return self.bbox_head.detect(self.bbox_head(self.extract(images)), images, scale_factors)
+
+
+class RetinaHead(nn.Module):
+    """A tower of convolutions for the classes and one for the deltas, both shared by all levels."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        strides: Sequence[int],
+        num_convs: int,
+        anchor_scale: float,
+        scales_per_octave: int,
+        anchor_ratios: Sequence[float],
+        positive_iou: float,
+        negative_iou: float,
+        focal_gamma: float,
+        focal_alpha: float,
+        regression_beta: float,
+        nms_pre: int,
+        score_threshold: float,
+        nms_iou: float,
+        max_detections: int,
+    ) -> None:
+        """For levels of `strides`; `config.RetinaHeadConfig` explains the other options.
+
+        There is no channel for the background: an anchor without any probable class belongs to it.
+        """
+        super().__init__()
+        scales = [anchor_scale * 2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
+        bases = pyramid_anchors(strides, scales=scales, ratios=anchor_ratios)
+        self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
+        self.num_labels = num_classes - 1
+        self.cls_convs = _tower(in_channels, num_convs)
+        self.reg_convs = _tower(in_channels, num_convs)
+        self.retina_cls = nn.Conv2d(in_channels, len(bases[0]) * self.num_labels, 3, padding=1)
+        self.retina_reg = nn.Conv2d(in_channels, len(bases[0]) * 4, 3, padding=1)
+        for conv in (*self.cls_convs, *self.reg_convs, self.retina_cls, self.retina_reg):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        nn.init.constant_(self.retina_cls.bias, math.log(_PRIOR / (1 - _PRIOR)))  # type: ignore[arg-type]
+        self.assigner = MaxIouAssigner(
+            positive_iou=positive_iou, negative_iou=negative_iou, min_positive_iou=0
+        )
+        self.focal_gamma = focal_gamma
+        self.focal_alpha = focal_alpha
+        self.regression_beta = regression_beta
+        self.nms_pre = nms_pre
+        self.post_processing = PostProcessing(
+            score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> DenseOutput:
+        """Judge the anchors of each (B, C, h, w) level."""
+        return DenseOutput(
+            logits=[self.retina_cls(_climb(self.cls_convs, feature)) for feature in features],
+            deltas=[self.retina_reg(_climb(self.reg_convs, feature)) for feature in features],
+            anchors=self.anchor_grid(features),
+        )
+
+    def level_losses(self, output: DenseOutput, images: Images, targets: Targets) -> dict[str, list[Tensor]]:
+        """``loss_cls`` and ``loss_reg`` of each level, divided by the positives of all levels."""
+        padded = (images.sizes + _PADDING - 1) // _PADDING * _PADDING
+        taking_part = self.anchor_grid.within(padded, output.logits)
+        wanted = dense.assign(self.assigner, output.anchors, targets, taking_part=taking_part)
+        divisor = wanted.divisor()
+        classification, regression = [], []
+        start = 0
+        for logits, deltas in zip(output.logits, output.deltas, strict=True):
+            own_logits = per_anchor(logits.float(), self.num_labels)
+            own = wanted.of_level(start, like=own_logits)
+            start += own.used[0].numel()
+            focal = losses.focal(
+                own_logits, own.labels, used=own.used, gamma=self.focal_gamma, alpha=self.focal_alpha
+            )
+            smooth = losses.smooth_l1(
+                per_anchor(deltas.float(), 4), own.deltas, used=own.positive, beta=self.regression_beta
+            )
+            classification.append(focal.sum() / divisor)
+            regression.append(smooth.sum() / divisor)
+        return {"loss_cls": classification, "loss_reg": regression}
+
+    def detect(self, output: DenseOutput, images: Images, scale_factors: Tensor) -> list[Detections]:
+        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
+        anchors = torch.split(output.anchors, [maps[0].numel() // 4 for maps in output.deltas])
+        levels = [self._best(*level) for level in zip(output.logits, output.deltas, anchors, strict=True)]
+        logits, deltas, boxes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        boxes = box_ops.decode(boxes, deltas, sizes=images.sizes[:, None])
+        scores = F.pad(logits.sigmoid(), (1, 0))  # column 0 is the background
+        return self.post_processing(boxes, scores, scale_factors)
+
+    def _best(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K, C), deltas (B, K, 4) and anchors (B, K, 4) of a level's most probable anchors."""
+        best_class = per_anchor(logits, self.num_labels).amax(dim=-1).flatten(1)
+        best = best_class.topk(min(self.nms_pre, best_class.shape[1])).indices
+        return _pick(logits, best, self.num_labels), _pick(deltas, best, 4), anchors[best]
+
+
+def _pick(maps: Tensor, indices: Tensor, width: int) -> Tensor:
+    """Of (B, A * width, h, w) `maps` what belongs to the anchors of (B, K) `indices`: (B, K, width) float32.
+
+    Taken from where it lies: all maps of a level in another order would be a copy of 50 MB.
+    """
+    by_anchor = maps.reshape(len(maps), -1, width, maps.shape[2] * maps.shape[3])
+    images = torch.arange(len(maps), device=maps.device)[:, None]
+    num_anchors = by_anchor.shape[1]
+    picked: Tensor = by_anchor[images, indices % num_anchors, :, indices // num_anchors]
+    return picked.float()
+
+
+def _tower(channels: int, num_convs: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_convs))
+
+
+def _climb(tower: nn.ModuleList, feature: Tensor) -> Tensor:
+    for conv in tower:
+        feature = F.relu(conv(feature), inplace=True)
+    return feature
