@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kubedet_trainer import config, contract, recipes, storage, weights
+from kubedet_trainer import config, contract, recipes, storage
 from kubedet_trainer.checkpoint import MANIFEST_FILE, Checkpointer, Located, Manifest, Origin
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.data import coco, loader, proposals, splits
@@ -20,8 +20,11 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
 from kubedet_trainer.evaluate import evaluate
 from kubedet_trainer.models import build_model
+from kubedet_trainer.recipes import published_files
 from kubedet_trainer.scoring import build_scorer
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings
+from kubedet_trainer.weights.fetch import fetch_weights
+from kubedet_trainer.weights.load import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +65,35 @@ def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torc
 
 
 def load_published(
-    recipe_name: str, *, uri: str, classes: tuple[str, ...], cache: Path, device: torch.device
+    recipe_name: str,
+    *,
+    uri: str | None,
+    mirror: str | None = None,
+    classes: tuple[str, ...],
+    cache: Path,
+    device: torch.device,
 ) -> Detector:
-    """The detector of a recipe with the weights at `uri` (file, s3, http or https), say the zoo's own.
+    """The detector of a recipe with published weights.
+
+    Args:
+        recipe_name: whose weights they are.
+        uri: of the weights (file, s3, http or https); None takes the zoo's own for this recipe.
+        mirror: base address that the zoo's own are fetched from instead.
+        classes: names of the labels 1, 2, ... that it was trained for.
+        cache: folder that keeps what was downloaded.
+        device: where the detector will compute.
 
     Raises:
-        InvalidInput: the weights are not those of the recipe's model with these classes.
+        InvalidInput: the weights are not those of the recipe's model with these classes, or the zoo has none.
         MissingInput, CredentialsRefused, StorageUnreachable: the weights cannot be had.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    file = weights.fetch_weights(uri, sha256=None, cache=cache)
-    return _build(recipes.read_recipe(recipe_name), classes=classes, file=file, device=device)
+    recipe = recipes.read_recipe(recipe_name)
+    if uri is None:
+        addresses = published_files.addresses(published_files.published_uri(recipe_name), mirror=mirror)
+    else:
+        addresses = [uri]
+    file = fetch_weights(addresses, cache=cache)
+    return _build(recipe, classes=classes, file=file, device=device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -155,7 +176,7 @@ def _build(recipe: Recipe, *, classes: tuple[str, ...], file: Path, device: torc
     model = build_model(
         recipe.model.architecture, num_classes=len(classes) + 1, **config.model_options(recipe.model)
     )
-    weights.load_weights(model, file=file)
+    load_weights(model, file=file)
     return Detector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kubedet_trainer import config, contract, dist, optim, weights
+from kubedet_trainer import config, contract, dist, optim
 from kubedet_trainer.checkpoint import Checkpointer, Located, Origin
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import CheckpointStatus
@@ -24,11 +24,14 @@ from kubedet_trainer.metrics import Metrics
 from kubedet_trainer.models import build_model
 from kubedet_trainer.monitor import LossMonitor, StepTimer
 from kubedet_trainer.optim import BatchPlan
+from kubedet_trainer.recipes import published_files
 from kubedet_trainer.report import Length, Reporter
 from kubedet_trainer.scoring import Scorer, build_scorer
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.signals import StopRequest
 from kubedet_trainer.state import TrainState
+from kubedet_trainer.weights.fetch import fetch_weights
+from kubedet_trainer.weights.load import load_weights
 
 _SCRATCH = "checkpoint"
 """In the work directory: what is being saved or restored."""
@@ -110,7 +113,7 @@ def prepare(
     )
     epochs = recipe.schedule.epochs
     length = Length(
-        total_iterations=epochs * data.sampling.iterations_per_epoch,
+        total_iterations=settings.benchmark_iterations or epochs * data.sampling.iterations_per_epoch,
         iterations_per_epoch=data.sampling.iterations_per_epoch,
         evaluations=epochs // max(1, settings.evaluate_every_epochs),
     )
@@ -243,19 +246,22 @@ def _restore_or_initialise(
 
 
 def _load_pretrained(model: nn.Module, *, settings: RunSettings, recipe: Recipe, world: dist.World) -> None:
-    if (uri := settings.pretrained_uri or recipe.pretrained) is None:
+    """Initialise from the user's weights, else from the recipe's, if there are any."""
+    if settings.pretrained_uri:
+        addresses = [settings.pretrained_uri]
+    elif recipe.pretrained:
+        addresses = published_files.addresses(recipe.pretrained, mirror=settings.weights_mirror)
+    else:
         return
-    cache = settings.work_directory / contract.CACHE_DIRECTORY
-    is_own = settings.pretrained_uri is not None
     for turn in (world.local_rank == 0, world.local_rank != 0):  # one rank of a worker downloads for all
         if turn:
-            file = weights.fetch_weights(
-                uri,
-                sha256=settings.pretrained_sha256 if is_own else None,
-                cache=cache,
+            file = fetch_weights(
+                addresses,
+                sha256=settings.pretrained_sha256 if settings.pretrained_uri else None,
+                cache=settings.work_directory / contract.CACHE_DIRECTORY,
                 credentials=settings.checkpoint.credentials,
             )
-            weights.load_weights(model, file=file)
+            load_weights(model, file=file)
         dist.barrier()
 
 

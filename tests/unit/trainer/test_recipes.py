@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from kubedet_trainer.config.recipe import NormalisationConfig
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models import BUILDERS
-from kubedet_trainer.recipes import RECIPES, read_recipe
+from kubedet_trainer.recipes import RECIPES, published_files, read_recipe
 from kubedet_trainer.recipes.published import PUBLISHED
-from kubedet_trainer.recipes.published_files import published_uri
 
 FIGURES = {
     "memory_gb": "memoryGB",
@@ -174,10 +174,29 @@ def test_every_linked_row_has_its_file_and_the_others_none(shared, page):
     text = (shared / "spec/zoo.md").read_text()
 
     for name, row in page.items():
-        uri = published_uri(name)
-        assert (uri is not None) is row["published_model"]
-        if uri:
-            assert f"| {uri.rpartition('/')[2].removesuffix('.pth')} |" in text
+        assert published_files.has_published_file(name) is row["published_model"]
+        if row["published_model"]:
+            assert f"| {Path(published_files.published_uri(name)).stem} |" in text
+    with pytest.raises(InvalidInput, match="published none for 'rpn_r50_caffe_fpn_1x'"):
+        published_files.published_uri("rpn_r50_caffe_fpn_1x")
+
+
+def test_published_file_is_tried_on_each_mirror_under_the_same_path():
+    found = published_files.addresses(published_files.published_uri("faster_rcnn_r50_fpn_1x"))
+
+    file = "mmdetection/models/faster_rcnn_r50_fpn_1x_20181010-3d1b3351.pth"
+    assert found == [f"{base}/{file}" for base in published_files.MIRRORS]
+    assert all(found == published_files.addresses(address) for address in found)
+
+
+def test_own_mirror_stands_for_all_and_keeps_the_path_or_only_the_name():
+    recipe = read_recipe("rpn_r50_fpn_1x")
+
+    assert published_files.addresses(recipe.pretrained) == [recipe.pretrained]
+    assert published_files.addresses(recipe.pretrained, mirror="s3://weights/zoo/") == [
+        "s3://weights/zoo/models/resnet50-0676ba61.pth",
+        "s3://weights/zoo/resnet50-0676ba61.pth",
+    ]
 
 
 def test_every_architecture_has_a_smoke_recipe_for_tests_to_reach_it():

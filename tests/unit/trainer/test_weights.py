@@ -1,51 +1,62 @@
-"""Weights of others: whole models and backbones, checked by hash and by shape, never run as code."""
+"""Weights of others: whole models and backbones of any time, fitted by name and shape, never run as code."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
+import os
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from kubedet_trainer import weights
-from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.weights import load
 
 
 class Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4))
         self.head = nn.Linear(4, 2)
 
 
-def _save(file: Path, content: object) -> Path:
-    torch.save(content, file)
+def _save(file: Path, content: object, *, legacy: bool = False) -> Path:
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     return file
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda state: state, lambda state: {"state_dict": state}, lambda state: {"model": state}]
-)
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_whole_model_is_loaded_however_it_is_wrapped(tmp_path: Path, wrap, prefix: str):
+def test_a_whole_model_is_loaded_however_it_is_wrapped(tmp_path: Path, key, prefix: str, legacy: bool):
     theirs, ours = Detector(), Detector()
-    state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
-    weights.load_weights(ours, file=_save(tmp_path / "w.pt", wrap(state)))
+    state = OrderedDict((f"{prefix}{name}", value) for name, value in theirs.state_dict().items())
+    content = state if key is None else {"meta": {"epoch": 12, "config": "model = dict()"}, key: state}
+    load.load_weights(ours, file=_save(tmp_path / "w.pth", content, legacy=legacy))
     assert torch.equal(ours.head.weight, theirs.head.weight)
     assert torch.equal(ours.backbone[0].weight, theirs.backbone[0].weight)
 
 
-def test_a_classifier_fills_the_backbone_and_its_last_layer_is_left_out(tmp_path: Path):
+def test_a_classifier_of_caffe_fills_the_backbone_and_what_else_it_has_is_left_out(tmp_path: Path):
     theirs, ours = Detector(), Detector()
-    state = {**theirs.backbone.state_dict(), "fc.weight": torch.zeros(9, 4), "fc.bias": torch.zeros(9)}
+    state = {"layer1.conv1.bias": torch.zeros(4), "fc.weight": torch.zeros(9, 4), "fc.bias": torch.zeros(9)}
+    state |= theirs.backbone.state_dict()
     state.pop("1.num_batches_tracked")  # files of before 2018 have none
     head = ours.head.weight.clone()
-    weights.load_weights(ours, file=_save(tmp_path / "w.pt", state))
+    load.load_weights(ours, file=_save(tmp_path / "w.pth", state, legacy=True))
     assert torch.equal(ours.backbone[0].weight, theirs.backbone[0].weight)
     assert torch.equal(ours.head.weight, head)
+
+
+def test_a_backbone_leaves_what_no_classifier_has_fresh_and_says_so(tmp_path: Path, caplog):
+    ours = Detector()
+    ours.backbone.add_module("conv2_offset", nn.Conv2d(4, 18, 3))
+    caplog.set_level(logging.INFO)
+    load.load_weights(ours, file=_save(tmp_path / "w.pth", Detector().backbone.state_dict()))
+    assert "freshly initialised: backbone.conv2_offset.weight, backbone.conv2_offset.bias" in caplog.text
 
 
 def test_every_difference_is_named_before_anything_is_loaded(tmp_path: Path):
@@ -54,41 +65,40 @@ def test_every_difference_is_named_before_anything_is_loaded(tmp_path: Path):
     state = Detector().state_dict()
     del state["head.bias"]
     state["head.weight"] = torch.zeros(7, 4)
-    state["mask.weight"] = torch.zeros(1)
-    with pytest.raises(InvalidInput, match="does not fit the model") as caught:
-        weights.load_weights(ours, file=_save(tmp_path / "w.pt", state))
-    for part in ("missing head.bias", "unexpected mask.weight", r"head.weight is (7, 4), must be (2, 4)"):
+    state |= {f"mask.{number}": torch.zeros(1) for number in range(5)}
+    with pytest.raises(InvalidInput, match=r"w\.pth does not fit the model") as caught:
+        load.load_weights(ours, file=_save(tmp_path / "w.pth", state))
+    for part in (
+        "1 missing (head.bias)",
+        "5 unexpected (mask.0, mask.1, mask.2 and 2 more)",
+        "1 misshapen (head.weight is (7, 4), must be (2, 4))",
+    ):
         assert part in str(caught.value)
     assert torch.equal(ours.backbone[0].weight, before)
 
 
 class _Payload:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (Path.touch, (Path("executed"),))
+        return (os.mkdir, ("executed",))
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_that_would_run_code_is_refused_by_the_name_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"head.weight": _Payload()}, protocol=2))
-    with pytest.raises(InvalidInput, match="not a PyTorch file of tensors alone"):
-        weights.load_weights(Detector(), file=tmp_path / "evil.pt")
+    content = {"state_dict": Detector().state_dict(), "meta": {"hook": _Payload()}}
+    with pytest.raises(InvalidInput, match=r"it would run posix\.mkdir; nothing in it was run"):
+        load.load_weights(Detector(), file=_save(tmp_path / "evil.pth", content, legacy=legacy))
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_hash_is_checked_from_the_setting_or_else_from_the_name(tmp_path: Path):
-    content = b"weights"
-    digest = hashlib.sha256(content).hexdigest()
-    cache = tmp_path / "cache"
-    good, bad = tmp_path / f"resnet50-{digest[:8]}.pth", tmp_path / "resnet50-00000000.pth"
-    for file in (good, bad):
-        file.write_bytes(content)
-    assert weights.fetch_weights(good.as_uri(), sha256=None, cache=cache).read_bytes() == content
-    assert weights.fetch_weights(bad.as_uri(), sha256=digest, cache=cache).read_bytes() == content
-    with pytest.raises(InvalidInput, match=f"has SHA-256 {digest}, must be 00000000"):
-        weights.fetch_weights(bad.as_uri(), sha256=None, cache=cache)
-    assert [path.name.endswith(good.name) for path in cache.iterdir()] == [True]
+def test_a_bare_pickle_is_refused(tmp_path: Path):
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"head.weight": _Payload()}, protocol=2))
+    with pytest.raises(InvalidInput, match="not a PyTorch file of tensors alone"):
+        load.load_weights(Detector(), file=tmp_path / "evil.pth")
 
 
-def test_absent_weights_are_missing_input(tmp_path: Path):
-    with pytest.raises(MissingInput):
-        weights.fetch_weights((tmp_path / "none.pt").as_uri(), sha256=None, cache=tmp_path)
+def test_a_file_of_other_things_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidInput, match="must hold a state dict"):
+        load.read_weights(_save(tmp_path / "w.pth", {"epoch": 3}))

@@ -5,6 +5,10 @@ Source: the links of the reference page (`zoo.md`, appendix A). The rows of caff
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
+from kubedet_trainer.errors import InvalidInput
+
 MIRRORS = (
     "https://download.openmmlab.com",
     "https://open-mmlab.oss-cn-beijing.aliyuncs.com",
@@ -104,6 +108,33 @@ _FILES = {
 """Recipe to its file below that folder, without the suffix; the digits at the end start its SHA-256."""
 
 
-def published_uri(recipe: str) -> str | None:
-    """The address of the weights that the zoo published for `recipe`; None where it published none."""
-    return f"{MIRRORS[0]}/{_FOLDER}/{_FILES[recipe]}.pth" if recipe in _FILES else None
+def published_uri(recipe: str) -> str:
+    """The address of the weights that the zoo published for `recipe`.
+
+    Raises:
+        InvalidInput: it published none.
+    """
+    if recipe not in _FILES:
+        raise InvalidInput(
+            f"weights: the zoo published none for '{recipe}', must be the URI of a file; `kubedet recipes "
+            "--published` lists the recipes that have one"
+        )
+    return f"{MIRRORS[0]}/{_FOLDER}/{_FILES[recipe]}.pth"
+
+
+def has_published_file(recipe: str) -> bool:
+    """Whether the zoo published weights for `recipe`."""
+    return recipe in _FILES
+
+
+def addresses(uri: str, *, mirror: str | None = None) -> list[str]:
+    """Where the published file at `uri` may be had, in the order to try.
+
+    A `mirror`, the base address of the user's own, stands for all others; it keeps either the path that the
+    file has below its publisher's base, or only its name.
+    """
+    base = next((base for base in MIRRORS if uri.startswith(f"{base}/")), None)
+    path = uri.removeprefix(base).strip("/") if base else urlsplit(uri).path.strip("/")
+    if mirror:
+        return [f"{mirror.rstrip('/')}/{path}", f"{mirror.rstrip('/')}/{path.rpartition('/')[2]}"]
+    return [f"{base}/{path}" for base in MIRRORS] if base else [uri]
