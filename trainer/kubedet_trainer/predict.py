@@ -15,9 +15,10 @@ from kubedet_trainer import drawing
 from kubedet_trainer.data import batches, images, transforms
 from kubedet_trainer.data.batches import Item
 from kubedet_trainer.data.images import Pixels
+from kubedet_trainer.detections import DetectionTable
 from kubedet_trainer.drawing import Marks
 from kubedet_trainer.errors import InvalidInput, MissingInput
-from kubedet_trainer.evaluate import DetectionTable, detect
+from kubedet_trainer.evaluate import detect
 from kubedet_trainer.inference import Detector
 
 DETECTIONS_FILE = "detections.json"

@@ -14,8 +14,9 @@ from kubedet_trainer.contract import Results, Stage
 from kubedet_trainer.data import images, loader
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.detections import DetectionTable
 from kubedet_trainer.drawing import Comparison, Marks
-from kubedet_trainer.evaluate import DetectionTable, Evaluation
+from kubedet_trainer.evaluate import Evaluation
 from kubedet_trainer.report import write_json
 from kubedet_trainer.setup import Run
 
@@ -54,7 +55,6 @@ def evaluate_run(run: Run) -> Evaluation | None:
             _val_loader(run, rank=run.world.rank, world_size=run.world.size),
             num_images=len(run.data.val),
             scorer=run.scorer,
-            category_ids=run.data.val.annotations.category_ids,
             normalisation=run.recipe.data.normalisation,
             device=run.world.device,
             should_stop=should_stop,
@@ -94,7 +94,8 @@ def publish_pictures(run: Run, evaluation: Evaluation) -> None:
         reference=run.recipe.reference,
     )
     _put(run, CURVES_FILE, picture)
-    classes = ["object"] * len(run.data.classes) if run.scorer.is_proposal else run.data.classes
+    is_proposal = run.recipe.evaluation_kind == "proposal"
+    classes = ["object"] * len(run.data.classes) if is_proposal else run.data.classes
     sheet = drawing.contact_sheet(_comparisons(run, evaluation.detections), classes=classes)
     _put(run, DETECTIONS_FILE, cv2.imencode(".png", sheet)[1].tobytes())
 

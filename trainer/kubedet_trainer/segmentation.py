@@ -59,9 +59,10 @@ def decode(counts: bytes, *, size: Size) -> Bitmap:
     return cast("Bitmap", coco_mask.decode(_rle(counts, size)))
 
 
-def areas(counts: Sequence[bytes], *, size: Size) -> NDArray[np.int64]:
+def areas(counts: Sequence[bytes]) -> NDArray[np.int64]:
     """(K,) pixels of each code."""
-    return np.array([coco_mask.area(_rle(code, size)) for code in counts], np.int64)
+    anywhere = (1, 1)  # an area does not depend on the size of the image
+    return np.asarray(coco_mask.area([_rle(code, anywhere) for code in counts]), np.int64)
 
 
 def paste(probabilities: NDArray[np.float32], *, boxes: NDArray[np.float32], size: Size) -> Iterator[bytes]:
