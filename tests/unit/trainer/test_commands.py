@@ -11,14 +11,11 @@ from typing import Any
 import cv2  # here, since it changes the environment
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from kubedet_trainer import launch
 from kubedet_trainer.commands import data
 from kubedet_trainer.commands.train import train
-from kubedet_trainer.commands.zoo import recipes
-from kubedet_trainer.recipes import RECIPES
 
 
 @pytest.fixture
@@ -82,31 +79,6 @@ def test_train_ends_with_the_code_of_the_launch(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(launch, "run", lambda *_, **__: 96)
     result = CliRunner().invoke(train, ["smoke_rpn", "--dataset", "data"])
     assert result.exit_code == 96
-
-
-def test_recipes_lists_all_with_their_figures() -> None:
-    result = CliRunner().invoke(recipes)
-    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()[1:]}
-    assert set(rows) == set(RECIPES)
-    assert rows["faster_rcnn_r50_fpn_1x"] == ["5.10", "0.554", "9.9", "36.4"]
-
-
-def test_recipe_is_printed_completely_in_either_form() -> None:
-    runner = CliRunner()
-    name = "faster_rcnn_r50_fpn_1x"
-    as_yaml = yaml.safe_load(runner.invoke(recipes, [name]).stdout)
-    as_json = json.loads(runner.invoke(recipes, [name, "--json"]).stdout)
-    assert as_yaml == as_json
-    assert as_json["optimizer"]["lr"] == 0.02
-    everything = json.loads(runner.invoke(recipes, ["--json"]).stdout)
-    assert as_json in everything
-    assert len(everything) == len(RECIPES)
-
-
-def test_unknown_recipe_names_the_nearest_and_ends_with_65() -> None:
-    result = CliRunner().invoke(recipes, ["faster_rcnn_r50_fpn"])
-    assert result.exit_code == 65
-    assert "Did you mean 'faster_rcnn_r50_fpn_" in result.stderr
 
 
 def write_split(root: Path, *, boxes: list[list[float]]) -> None:

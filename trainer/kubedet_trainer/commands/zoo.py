@@ -3,40 +3,112 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from kubedet_trainer import options
-from kubedet_trainer.recipes import RECIPES, read_recipe
+from kubedet_trainer import contract, options
+from kubedet_trainer.errors import InvalidInput, UsageError
+from kubedet_trainer.recipes import read_recipe
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_CHOICES = {
+    "method": "Such as mask_rcnn; may be repeated, as all of these.",
+    "backbone": "r50, r101, x101_32x4d, x101_64x4d or vgg16.",
+    "style": "pytorch or caffe.",
+    "schedule": "1x, 2x, 3x, 20e, 120e or 240e.",
+    "dataset": "coco or voc.",
+    "section": "Table of the zoo's page, such as gn or dcn; smoke has the small ones.",
+}
+
+
+def _choice_options(command: _Command) -> _Command:
+    for name, purpose in reversed(_CHOICES.items()):
+        command = click.option(f"--{name}", multiple=True, metavar="NAME", help=purpose)(command)
+    return command
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table or YAML.")
+@_choice_options
+@click.option("--published", is_flag=True, help="Only those whose weights the zoo published.")
+@click.option("--compare", is_flag=True, help="Compare with Detectron, Detectron.pytorch and runs of ours.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=[Path("runs")],
+    show_default=True,
+    help="Folder of runs for --compare; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @options.ends_with_contract_code
-def recipes(name: str | None, as_json: bool) -> None:
+def recipes(
+    name: str | None,
+    published: bool,
+    compare: bool,
+    results: tuple[Path, ...],
+    as_json: bool,
+    **chosen: tuple[str, ...],
+) -> None:
     """List the recipes with their published figures, or print the recipe NAME completely.
 
     \b
     Examples:
       kubedet recipes
+      kubedet recipes --method mask_rcnn --backbone r50 --schedule 1x --schedule 2x
       kubedet recipes faster_rcnn_r50_fpn_1x
+      kubedet recipes --compare --results runs
     """
-    import yaml
+    from kubedet_trainer.commands import zoo_text
+    from kubedet_trainer.recipes import catalogue
 
+    if sum((name is not None, compare, published or any(chosen.values()))) > 1:
+        raise UsageError("recipes: got several of NAME, --compare and a choice, must be one of them")
+    width = shutil.get_terminal_size().columns
+    if name is not None:
+        click.echo(_recipe_text(name, as_json=as_json), nl=as_json)
+    elif compare:
+        click.echo(zoo_text.comparison_text(_read_results(results), width=width))
+    else:
+        entries = catalogue.select_entries(chosen, is_published=published)
+        if as_json:
+            click.echo(json.dumps([entry.as_document() for entry in entries], indent=2))
+        else:
+            click.echo(zoo_text.catalogue_text(entries, width=width))
+
+
+def _recipe_text(name: str, *, as_json: bool) -> str:
     from kubedet_trainer import config
 
-    if name is not None:
-        document = config.recipe_to_dict(read_recipe(name))
-        click.echo(
-            json.dumps(document, indent=2) if as_json else yaml.safe_dump(document, sort_keys=False),
-            nl=as_json,
-        )
-    elif as_json:
-        click.echo(json.dumps([config.recipe_to_dict(make()) for make in RECIPES.values()], indent=2))
-    else:
-        from rich.console import Console
+    document = config.recipe_to_dict(read_recipe(name))
+    if as_json:
+        return json.dumps(document, indent=2)
+    import yaml  # takes as long as the rest
 
-        from kubedet_trainer import terminal
+    text: str = yaml.safe_dump(document, sort_keys=False)
+    return text
 
-        Console().print(terminal.zoo_table([(recipe, make().reference) for recipe, make in RECIPES.items()]))
+
+def _read_results(folders: tuple[Path, ...]) -> dict[str, Any]:
+    """Recipe to the newest results of it in `folders` and up to two folders below.
+
+    Raises:
+        InvalidInput: a file of results is none.
+    """
+    from kubedet_trainer.commands.zoo_text import Measured
+
+    places = [f"{depth}{contract.RESULTS_FILE}" for depth in ("", "*/", "*/*/")]
+    files = {file for folder in folders for place in places for file in folder.glob(place)}
+    found = {}
+    for file in sorted(files, key=lambda file: file.stat().st_mtime):
+        try:
+            document = json.loads(file.read_text())
+            found[document["recipe"]] = Measured(results=document, file=file)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"--results: {file} must be a {contract.RESULTS_FILE} of a run") from error
+    return found

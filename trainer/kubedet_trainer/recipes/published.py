@@ -40,14 +40,14 @@ class PublishedRow:
     ar1000: float | None = None
     """Average recall of 1000 proposals in percent."""
     section: str = ""
-    """Heading of the page's table that has the row."""
+    """Key of `SECTIONS`."""
     memory_kind: MemoryKind = "reserved"
     """Which of the caching allocator's peaks `memory_gb` is; they cannot be compared."""
 
     @property
     def dataset(self) -> Literal["coco", "voc"]:
         """What it was trained and measured on."""
-        return "voc" if self.section == _VOC else "coco"
+        return "voc" if self.section == "ssd_voc" else "coco"
 
     def as_results(self) -> dict[str, float]:
         """The figures under the names of `contract.Results`, absent ones left out."""
@@ -90,12 +90,26 @@ def _row(
     )
 
 
-_VOC = "SSD on PASCAL VOC"
-_ALLOCATED = ("Group normalisation", "Deformable convolution")
+SECTIONS = {
+    "rpn": "RPN",
+    "faster_rcnn": "Faster R-CNN",
+    "mask_rcnn": "Mask R-CNN",
+    "fast_rcnn": "Fast R-CNN, on proposals made beforehand",
+    "retinanet": "RetinaNet",
+    "cascade_rcnn": "Cascade R-CNN",
+    "cascade_mask_rcnn": "Cascade Mask R-CNN",
+    "ssd": "SSD",
+    "ssd_voc": "SSD on PASCAL VOC",
+    "gn": "Group normalisation",
+    "dcn": "Deformable convolution",
+}
+"""The page's tables: key to heading."""
+
+_ALLOCATED = ("gn", "dcn")
 """Sections whose memory the page counts in another way."""
 
 _TABLES: dict[str, dict[str, PublishedRow]] = {
-    "RPN": {
+    "rpn": {
         "rpn_r50_caffe_fpn_1x": _row("r50", "caffe", "1x", 4.5, 0.379, 14.4, ar1000=58.2),
         "rpn_r50_fpn_1x": _row("r50", "pytorch", "1x", 4.8, 0.407, 14.5, ar1000=57.1),
         "rpn_r50_fpn_2x": _row("r50", "pytorch", "2x", 4.8, 0.407, 14.5, ar1000=57.6),
@@ -107,7 +121,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
         "rpn_x101_64x4d_fpn_1x": _row("x101_64x4d", "pytorch", "1x", 14.6, 1.032, 6.2, ar1000=59.8),
         "rpn_x101_64x4d_fpn_2x": _row("x101_64x4d", "pytorch", "2x", 14.6, 1.032, 6.2, ar1000=60.0),
     },
-    "Faster R-CNN": {
+    "faster_rcnn": {
         "faster_rcnn_r50_caffe_fpn_1x": _row("r50", "caffe", "1x", 4.9, 0.525, 10.0, box_ap=36.7),
         "faster_rcnn_r50_fpn_1x": _row("r50", "pytorch", "1x", 5.1, 0.554, 9.9, box_ap=36.4),
         "faster_rcnn_r50_fpn_2x": _row("r50", "pytorch", "2x", 5.1, 0.554, 9.9, box_ap=37.7),
@@ -119,7 +133,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
         "faster_rcnn_x101_64x4d_fpn_1x": _row("x101_64x4d", "pytorch", "1x", 14.1, 1.181, 5.2, box_ap=41.3),
         "faster_rcnn_x101_64x4d_fpn_2x": _row("x101_64x4d", "pytorch", "2x", 14.1, 1.181, 5.2, box_ap=40.7),
     },
-    "Mask R-CNN": {
+    "mask_rcnn": {
         "mask_rcnn_r50_caffe_fpn_1x": _row("r50", "caffe", "1x", 5.9, 0.658, 7.7, box_ap=37.5, mask_ap=34.4),
         "mask_rcnn_r50_fpn_1x": _row("r50", "pytorch", "1x", 5.8, 0.69, 7.7, box_ap=37.3, mask_ap=34.2),
         "mask_rcnn_r50_fpn_2x": _row("r50", "pytorch", "2x", 5.8, 0.69, 7.7, box_ap=38.6, mask_ap=35.1),
@@ -141,7 +155,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
             "x101_64x4d", "pytorch", "2x", 14.1, 1.302, 4.7, box_ap=42.0, mask_ap=37.8
         ),
     },
-    "Fast R-CNN": {
+    "fast_rcnn": {
         "fast_rcnn_r50_caffe_fpn_1x": _row("r50", "caffe", "1x", 3.5, 0.348, 14.6, box_ap=36.6),
         "fast_rcnn_r50_fpn_1x": _row("r50", "pytorch", "1x", 4.0, 0.375, 14.5, box_ap=35.8),
         "fast_rcnn_r50_fpn_2x": _row("r50", "pytorch", "2x", 4.0, 0.375, 14.5, box_ap=37.1),
@@ -167,7 +181,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
             "r101", "pytorch", "2x", 9.0, 0.656, 9.3, box_ap=39.9, mask_ap=36.4
         ),
     },
-    "RetinaNet": {
+    "retinanet": {
         "retinanet_r50_caffe_fpn_1x": _row("r50", "caffe", "1x", 6.7, 0.468, 9.4, box_ap=35.8),
         "retinanet_r50_fpn_1x": _row("r50", "pytorch", "1x", 6.9, 0.496, 9.1, box_ap=35.6),
         "retinanet_r50_fpn_2x": _row("r50", "pytorch", "2x", 6.9, 0.496, 9.1, box_ap=36.5),
@@ -179,7 +193,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
         "retinanet_x101_64x4d_fpn_1x": _row("x101_64x4d", "pytorch", "1x", 14.6, 1.128, 5.3, box_ap=40.0),
         "retinanet_x101_64x4d_fpn_2x": _row("x101_64x4d", "pytorch", "2x", 14.6, 1.128, 5.3, box_ap=39.6),
     },
-    "Cascade R-CNN": {
+    "cascade_rcnn": {
         "cascade_rcnn_r50_caffe_fpn_1x": _row("r50", "caffe", "1x", 5.0, 0.592, 8.1, box_ap=40.3),
         "cascade_rcnn_r50_fpn_1x": _row("r50", "pytorch", "1x", 5.5, 0.622, 8.0, box_ap=40.3),
         "cascade_rcnn_r50_fpn_20e": _row("r50", "pytorch", "20e", 5.5, 0.622, 8.0, box_ap=41.1),
@@ -195,7 +209,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
             "x101_64x4d", "pytorch", "20e", 14.1, 1.251, 4.6, box_ap=44.8
         ),
     },
-    "Cascade Mask R-CNN": {
+    "cascade_mask_rcnn": {
         "cascade_mask_rcnn_r50_caffe_fpn_1x": _row(
             "r50", "caffe", "1x", 7.5, 0.88, 5.8, box_ap=41.0, mask_ap=35.6
         ),
@@ -227,15 +241,15 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
             "x101_64x4d", "pytorch", "20e", 10.87, 1.125, 3.6, box_ap=45.8, mask_ap=39.5
         ),
     },
-    "SSD": {
+    "ssd": {
         "ssd300_coco": _row("vgg16", "caffe", "120e", 3.5, 0.286, 22.9, box_ap=25.7, fps_batch8=29.2),
         "ssd512_coco": _row("vgg16", "caffe", "120e", 6.3, 0.458, 17.3, box_ap=29.3, fps_batch8=21.2),
     },
-    _VOC: {
+    "ssd_voc": {
         "ssd300_voc": _row("vgg16", "caffe", "240e", 1.2, 0.189, 40.1, box_ap=77.8, fps_batch8=58.0),
         "ssd512_voc": _row("vgg16", "caffe", "240e", 2.9, 0.261, 28.1, box_ap=80.4, fps_batch8=36.2),
     },
-    "Group normalisation": {
+    "gn": {
         "mask_rcnn_r50_fpn_gn_2x": _row("r50", "pytorch", "2x", 7.2, 0.806, 5.4, box_ap=39.9, mask_ap=36.1),
         "mask_rcnn_r50_fpn_gn_3x": _row("r50", "pytorch", "3x", 7.2, 0.806, 5.4, box_ap=40.2, mask_ap=36.5),
         "mask_rcnn_r101_fpn_gn_2x": _row("r101", "pytorch", "2x", 9.9, 0.97, 4.8, box_ap=41.6, mask_ap=37.1),
@@ -247,7 +261,7 @@ _TABLES: dict[str, dict[str, PublishedRow]] = {
             "r50", "pytorch", "3x", 7.2, 0.806, 5.4, box_ap=40.1, mask_ap=36.2
         ),
     },
-    "Deformable convolution": {
+    "dcn": {
         "faster_rcnn_dconv_c3_c5_r50_fpn_1x": _row("r50", "pytorch", "1x", 3.9, 0.594, 10.2, box_ap=40.0),
         "faster_rcnn_mdconv_c3_c5_r50_fpn_1x": _row("r50", "pytorch", "1x", 3.7, 0.598, 10.0, box_ap=40.3),
         "faster_rcnn_dpool_r50_fpn_1x": _row("r50", "pytorch", "1x", 4.6, 0.714, 8.7, box_ap=37.9),
