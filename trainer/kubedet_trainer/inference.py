@@ -43,6 +43,31 @@ class Detector:
         return Pipeline.of_validation(self.recipe.data)
 
 
+def locate_checkpoint(settings: CheckpointSettings) -> Located:
+    """The checkpoint at the URI itself, else the newest below it.
+
+    Raises:
+        MissingInput: there is none.
+        InvalidInput: its manifest is none.
+    """
+    store = storage.open_store(settings.uri, settings.credentials)
+    suffix = f"/{MANIFEST_FILE}"
+    key = MANIFEST_FILE
+    if not store.exists(MANIFEST_FILE):
+        found = [item.key for item in store.list("step-") if item.key.endswith(suffix)]
+        if not found:
+            raise MissingInput(
+                f"checkpoint: nothing at {settings.uri}, must be a checkpoint or hold some; "
+                "weights alone need `--weights` and the recipe's name"
+            )
+        key = max(found)
+    uri = f"{store.uri}/{key}".removesuffix(suffix)
+    try:
+        return Located(uri=uri, manifest=Manifest(**json.loads(store.get_bytes(key))))
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest: {error}") from error
+
+
 def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torch.device) -> Detector:
     """The detector of one checkpoint, or of the newest one below `settings.uri`.
 
@@ -51,7 +76,7 @@ def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torc
         InvalidInput: it was made by a recipe that is unknown here.
         CredentialsRefused, StorageUnreachable: from the object store.
     """
-    located = _locate(settings)
+    located = locate_checkpoint(settings)
     manifest = located.manifest
     recipe = _restore_recipe(manifest.recipe)
     origin = Origin(recipe=manifest.recipe, classes=manifest.classes)
@@ -67,32 +92,28 @@ def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torc
 def load_published(
     recipe_name: str,
     *,
-    uri: str | None,
+    uri: str,
     mirror: str | None = None,
     classes: tuple[str, ...],
     cache: Path,
     device: torch.device,
 ) -> Detector:
-    """The detector of a recipe with published weights.
+    """The detector of a recipe with the weights at `uri` (file, s3, http or https), say the zoo's own.
 
     Args:
         recipe_name: whose weights they are.
-        uri: of the weights (file, s3, http or https); None takes the zoo's own for this recipe.
-        mirror: base address that the zoo's own are fetched from instead.
+        uri: of the weights.
+        mirror: base address that published weights are fetched from instead of their publisher's.
         classes: names of the labels 1, 2, ... that it was trained for.
         cache: folder that keeps what was downloaded.
         device: where the detector will compute.
 
     Raises:
-        InvalidInput: the weights are not those of the recipe's model with these classes, or the zoo has none.
+        InvalidInput: the weights are not those of the recipe's model with these classes.
         MissingInput, CredentialsRefused, StorageUnreachable: the weights cannot be had.
     """
     recipe = recipes.read_recipe(recipe_name)
-    if uri is None:
-        addresses = published_files.addresses(published_files.published_uri(recipe_name), mirror=mirror)
-    else:
-        addresses = [uri]
-    file = fetch_weights(addresses, cache=cache)
+    file = fetch_weights(published_files.addresses(uri, mirror=mirror), cache=cache)
     return _build(recipe, classes=classes, file=file, device=device)
 
 
@@ -178,26 +199,6 @@ def _build(recipe: Recipe, *, classes: tuple[str, ...], file: Path, device: torc
     )
     load_weights(model, file=file)
     return Detector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
-
-
-def _locate(settings: CheckpointSettings) -> Located:
-    """The checkpoint at the URI itself, else the newest below it."""
-    store = storage.open_store(settings.uri, settings.credentials)
-    suffix = f"/{MANIFEST_FILE}"
-    key = MANIFEST_FILE
-    if not store.exists(MANIFEST_FILE):
-        found = [item.key for item in store.list("step-") if item.key.endswith(suffix)]
-        if not found:
-            raise MissingInput(
-                f"checkpoint: nothing at {settings.uri}, must be a checkpoint or hold some; "
-                "weights alone need `--weights` and the recipe's name"
-            )
-        key = max(found)
-    uri = f"{store.uri}/{key}".removesuffix(suffix)
-    try:
-        return Located(uri=uri, manifest=Manifest(**json.loads(store.get_bytes(key))))
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest: {error}") from error
 
 
 def _restore_recipe(document: Mapping[str, Any]) -> Recipe:

@@ -247,16 +247,12 @@ def _restore_or_initialise(
 
 def _load_pretrained(model: nn.Module, *, settings: RunSettings, recipe: Recipe, world: dist.World) -> None:
     """Initialise from the user's weights, else from the recipe's, if there are any."""
-    if settings.pretrained_uri:
-        addresses = [settings.pretrained_uri]
-    elif recipe.pretrained:
-        addresses = published_files.addresses(recipe.pretrained, mirror=settings.weights_mirror)
-    else:
+    if (uri := settings.pretrained_uri or recipe.pretrained) is None:
         return
     for turn in (world.local_rank == 0, world.local_rank != 0):  # one rank of a worker downloads for all
         if turn:
             file = fetch_weights(
-                addresses,
+                published_files.addresses(uri, mirror=settings.weights_mirror),
                 sha256=settings.pretrained_sha256 if settings.pretrained_uri else None,
                 cache=settings.work_directory / contract.CACHE_DIRECTORY,
                 credentials=settings.checkpoint.credentials,

@@ -125,6 +125,23 @@ def test_evaluate_takes_a_recipe_with_published_weights(trained: Trained, tmp_pa
     assert "ar1000" in json.loads(result.stdout)
 
 
+def test_published_weights_are_looked_for_on_the_mirror_alone(trained: Trained, tmp_path: Path) -> None:
+    arguments = ["rpn_r50_fpn_1x", "--weights", "published", "--weights-mirror", tmp_path.as_uri()]
+    result = run(evaluate, *arguments, "--dataset", trained.dataset)
+    assert result.exit_code == 66
+    file = "rpn_r50_fpn_1x_20181010-4a9c0712.pth"
+    for place in (f"{tmp_path.as_uri()}/mmdetection/models/{file}", f"{tmp_path.as_uri()}/{file}"):
+        assert f"{place}: there is no such file" in result.stderr
+    assert "http" not in result.stderr
+
+
+def test_rows_of_caffe_were_never_published(trained: Trained) -> None:
+    arguments = ["rpn_r50_caffe_fpn_1x", "--weights", "published", "--dataset", trained.dataset]
+    result = run(evaluate, *arguments)
+    assert result.exit_code == 65
+    assert "the zoo published none for 'rpn_r50_caffe_fpn_1x'" in result.stderr
+
+
 def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, tmp_path: Path) -> None:
     write_dataset(tmp_path / "other", classes=["cat", "dog"])
     result = run(evaluate, trained.checkpoints, "--dataset", tmp_path / "other")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubedet_trainer import contract, options
+from kubedet_trainer.commands.weights import weights_options, weights_uri
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.errors import UsageError
 from kubedet_trainer.recipes import RECIPES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="CHECKPOINT|RECIPE")
 @options.dataset_options
 @options.proposals_option
-@click.option("--weights", metavar="URI", help="Weights of RECIPE, say a published file (file, s3 or https).")
+@weights_options
 @options.inference_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
@@ -38,14 +39,15 @@ def evaluate(
     \b
     Examples:
       kubedet evaluate runs/smoke_faster_rcnn/checkpoints --dataset "synthetic://shapes?images=200"
-      kubedet evaluate faster_rcnn_r50_fpn_1x --weights published.pth --dataset /data/coco
+      kubedet evaluate faster_rcnn_r50_fpn_1x --weights published --dataset /data/coco
+      kubedet evaluate faster_rcnn_r50_fpn_1x --weights own.pth --dataset /data/coco
     """
     from rich.console import Console
 
     from kubedet_trainer import inference, terminal
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    detector = _load_detector(source, weights, dataset, work_directory, device)
+    detector = _load_detector(source, weights, dataset, work_directory, device, given["weights_mirror"])
     figures = inference.measure(detector, dataset=dataset, directory=work_directory)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
@@ -56,7 +58,7 @@ def evaluate(
 @click.command()
 @click.argument("source", metavar="CHECKPOINT|RECIPE")
 @options.dataset_options
-@click.option("--weights", metavar="URI", help="Weights of RECIPE, say a published file (file, s3 or https).")
+@weights_options
 @click.option(
     "--output", required=True, metavar="URI", help="Folder or s3://bucket/prefix for train.npz and val.npz."
 )
@@ -81,7 +83,7 @@ def propose(
     from kubedet_trainer import terminal
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    detector = _load_detector(source, weights, dataset, work_directory, device)
+    detector = _load_detector(source, weights, dataset, work_directory, device, given["weights_mirror"])
     with terminal.ImagesBar(Console(stderr=True)) as bar:
         written = proposing.propose_dataset(
             detector,
@@ -129,7 +131,12 @@ def predict(
 
 
 def _load_detector(
-    source: str, weights: str | None, dataset: DatasetSettings, work_directory: Path, device: str
+    source: str,
+    weights: str | None,
+    dataset: DatasetSettings,
+    work_directory: Path,
+    device: str,
+    mirror: str | None,
 ) -> inference.Detector:
     """The detector of a checkpoint, or of a recipe with weights."""
     from kubedet_trainer import inference
@@ -138,7 +145,8 @@ def _load_detector(
         return _load_checkpoint(source, work_directory, device)
     return inference.load_published(
         source,
-        uri=options.as_uri(weights),
+        uri=weights_uri(weights, recipe=source),
+        mirror=mirror,
         classes=inference.read_classes(dataset, directory=work_directory),
         cache=work_directory / contract.CACHE_DIRECTORY,
         device=inference.choose_device(device),

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from kubedet_trainer import contract, options
+from kubedet_trainer.commands.weights import mirror_option
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
 
@@ -29,6 +30,7 @@ from kubedet_trainer.logs import configure_logging
     "--resume", default="Auto", show_default=True, help="Auto, Never, or the URI of one checkpoint."
 )
 @click.option("--pretrained", metavar="URI", help="Weights to start from.  [default: the recipe's]")
+@mirror_option
 @click.option("--procs", type=click.IntRange(min=1), help="Processes.  [default: one a GPU, else 1]")
 @click.option(
     "--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs; 0 trains on the CPU."
@@ -96,6 +98,7 @@ def _run_environment(
         Environment.CHECKPOINT_URI: options.as_uri(checkpoint),
         Environment.CHECKPOINT_RESUME: given["resume"],
         Environment.PRETRAINED_URI: options.as_uri(given["pretrained"]) if given["pretrained"] else "",
+        Environment.WEIGHTS_MIRROR: given["weights_mirror"] or "",
         Environment.PROCS_PER_REPLICA: given["procs"] or given["gpus"] or 1,
         Environment.GPUS: given["gpus"],
         Environment.METRICS_PORT: given["metrics_port"],

@@ -5,8 +5,6 @@ Source: the links of the reference page (`zoo.md`, appendix A). The rows of caff
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from kubedet_trainer.errors import InvalidInput
 
 MIRRORS = (
@@ -16,6 +14,7 @@ MIRRORS = (
 )
 """Base addresses of the same files: the content network of today, the mirror and the bucket of 2019."""
 
+_TORCHVISION = "https://download.pytorch.org"
 _FOLDER = "mmdetection/models"
 
 _FILES = {
@@ -128,13 +127,15 @@ def has_published_file(recipe: str) -> bool:
 
 
 def addresses(uri: str, *, mirror: str | None = None) -> list[str]:
-    """Where the published file at `uri` may be had, in the order to try.
+    """Where the file at `uri` may be had, in the order to try; what nobody publishes is only there.
 
     A `mirror`, the base address of the user's own, stands for all others; it keeps either the path that the
     file has below its publisher's base, or only its name.
     """
-    base = next((base for base in MIRRORS if uri.startswith(f"{base}/")), None)
-    path = uri.removeprefix(base).strip("/") if base else urlsplit(uri).path.strip("/")
+    base = next((base for base in (*MIRRORS, _TORCHVISION) if uri.startswith(f"{base}/")), None)
+    if base is None:
+        return [uri]
+    path = uri.removeprefix(f"{base}/")
     if mirror:
         return [f"{mirror.rstrip('/')}/{path}", f"{mirror.rstrip('/')}/{path.rpartition('/')[2]}"]
-    return [f"{base}/{path}" for base in MIRRORS] if base else [uri]
+    return [f"{place}/{path}" for place in MIRRORS] if base in MIRRORS else [uri]

@@ -1,0 +1,47 @@
+"""Giving weights away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from kubedet_trainer import options
+from kubedet_trainer.contract import Environment
+from kubedet_trainer.settings import read_checkpoint_settings
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("published"),
+    show_default=True,
+    help="Folder for the file.",
+)
+@click.option(
+    "--work-directory",
+    type=click.Path(path_type=Path),
+    default=Path("runs", "inference"),
+    show_default=True,
+    help="Scratch: downloads.",
+)
+@options.ends_with_contract_code
+def publish(checkpoint: str, output: Path, work_directory: Path) -> None:
+    """Write the weights of a CHECKPOINT as the zoo does: RECIPE_DATE-HASH.pth, without the optimiser's state.
+
+    CHECKPOINT is one checkpoint or the place of several, of which the newest counts.
+
+    \b
+    Example:
+      kubedet publish runs/smoke_faster_rcnn/checkpoints --output published
+    """
+    from kubedet_trainer import publish as publishing
+
+    variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(checkpoint)}
+    file = publishing.publish_checkpoint(
+        read_checkpoint_settings(variables), output=output, scratch=work_directory / "checkpoint"
+    )
+    click.echo(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
