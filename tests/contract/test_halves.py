@@ -22,7 +22,15 @@ SECRETS = {"accessKey": "access", "secretKey": "secret", "endpoint": "https://se
 EVERYTHING: dict[str, Any] = {
     "overrides": {"optimizer.lr": "0.01"},
     "pretrained": {"storageUri": "pvc://models/r50.pth", "sha256": "a" * 64},
-    "dataset": {"storageUri": "pvc://coco/2017", "secretRef": {"name": "minio"}},
+    "weightsMirror": "https://mirror.example/zoo",
+    "dataset": {
+        "storageUri": "pvc://voc/all",
+        "format": "VOC",
+        "train": {"images": "photographs", "annotations": "lists/train.txt"},
+        "val": {"images": "photographs", "annotations": "lists/val.txt"},
+        "proposals": {"storageUri": "pvc://proposals/rpn"},
+        "secretRef": {"name": "minio"},
+    },
     "worker": {"replicas": 2, "gpus": 4, "procsPerReplica": 2, "terminationGracePeriodSeconds": 60},
     "checkpoint": {
         "storageUri": "s3://checkpoints/x",
@@ -63,9 +71,16 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
         overrides={"optimizer.lr": "0.01"},
         pretrained_uri="file:///data/pretrained/r50.pth",
         pretrained_sha256="a" * 64,
+        weights_mirror="https://mirror.example/zoo",
         dataset=dataclasses.replace(
             settings.dataset,
-            uri="file:///data/dataset/2017",
+            uri="file:///data/dataset/all",
+            format="VOC",
+            train_images="photographs",
+            train_annotations="lists/train.txt",
+            val_images="photographs",
+            val_annotations="lists/val.txt",
+            proposals_uri="file:///data/proposals/rpn",
             credentials=StoreCredentials(endpoint="https://secret:1", **minio),
         ),
         checkpoint=dataclasses.replace(
@@ -104,7 +119,8 @@ def test_every_variable_is_one_of_the_contract(spec: dict[str, Any]) -> None:
 def test_the_operator_can_set_every_variable_of_the_contract() -> None:
     seconds = {"checkpoint": {"storageUri": "file:///c", "intervalSeconds": 60}}
     written = set(_environment(**EVERYTHING)) | set(_environment(**seconds))
-    assert {variable.value for variable in Environment} - written == set()
+    only_benchmark = {Environment.BENCHMARK_ITERATIONS.value}  # of `kubedet benchmark`, on one machine
+    assert {variable.value for variable in Environment} - written == only_benchmark
 
 
 def test_defaults_of_the_api_are_defaults_of_the_trainer() -> None:

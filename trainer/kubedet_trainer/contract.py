@@ -90,6 +90,7 @@ class Environment(StrEnum):
     CHECKPOINT_RESUME = "KUBEDET_CHECKPOINT_RESUME"
     EVALUATE_EVERY_EPOCHS = "KUBEDET_EVALUATE_EVERY_EPOCHS"
     BENCHMARK_IMAGES = "KUBEDET_BENCHMARK_IMAGES"
+    BENCHMARK_ITERATIONS = "KUBEDET_BENCHMARK_ITERATIONS"
     REPLICAS = "KUBEDET_REPLICAS"
     REPLICA_INDEX = "KUBEDET_REPLICA_INDEX"
     PROCS_PER_REPLICA = "KUBEDET_PROCS_PER_REPLICA"
@@ -222,12 +223,16 @@ class ProgressRecord:
 class Results:
     """A row of the model zoo: `status.results` of a DetectionJob. What does not apply is None."""
 
+    recipe: str | None = None
+    """Whose row it is."""
     memoryGB: float | None = None
-    """Peak over ranks, 1 GB = 1024**3 bytes: reserved GPU memory, or the resident set on CPU."""
+    """Peak over ranks, 1 GB = 1024**3 bytes, of what ``hardware.memoryKind`` names."""
     secondsPerIteration: float | None = None
-    """Seconds of one training iteration, the first ones left out."""
+    """Seconds of one training iteration, the first 50 left out."""
     inferenceFps: float | None = None
     """Images a second at batch size 1, loading and post-processing included."""
+    inferenceFpsBatch8: float | None = None
+    """The same at batch size 8, for recipes whose published row has it."""
     boxAP: float | None = None
     """In percent with one digit, as the zoo prints it; the same to the last digit is among `metrics`."""
     maskAP: float | None = None

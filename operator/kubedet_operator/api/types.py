@@ -30,6 +30,10 @@ _WEIGHTS_URI = Pattern(
     regex=rf"({_BUCKET}|{_CLAIM}|{_FILE}|https?://[^?#]+)",
     meaning="s3://bucket/file, pvc://claim/file, file:///file or https://host/file",
 )
+_MIRROR_URI = Pattern(
+    regex=_WEIGHTS_URI.regex,
+    meaning="https://host/path, s3://bucket/prefix, pvc://claim/path or file:///path",
+)
 _ENDPOINT = Pattern(regex=r"https?://[^/?#]+/?", meaning="https://host:port or http://host:port")
 _RELATIVE_PATH = Pattern(regex=r"[^/].*", meaning="a path relative to the data set's storageUri")
 _QUANTITY = Pattern(
@@ -58,27 +62,21 @@ class Pretrained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSplit:
-    """Where the training images and annotations lie below the data set's storageUri."""
+class Split:
+    """Where images and annotations lie below the data set's storageUri; default: as published."""
 
-    images: str = bounded(default="train2017", min_length=1, pattern=_RELATIVE_PATH)
+    images: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
     """Folder of the images."""
-    annotations: str = bounded(
-        default="annotations/instances_train2017.json", min_length=1, pattern=_RELATIVE_PATH
-    )
-    """The annotation file."""
+    annotations: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
+    """COCO: the annotation file. VOC: the lists of image names, separated by commas."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationSplit:
-    """Where the validation images and annotations lie below the data set's storageUri."""
+class Proposals:
+    """Regions proposed beforehand, which only Fast R-CNN needs; `kubedet propose` writes them."""
 
-    images: str = bounded(default="val2017", min_length=1, pattern=_RELATIVE_PATH)
-    """Folder of the images."""
-    annotations: str = bounded(
-        default="annotations/instances_val2017.json", min_length=1, pattern=_RELATIVE_PATH
-    )
-    """The annotation file."""
+    storageUri: str = bounded(min_length=1, pattern=_STORE_URI)
+    """Folder of both files: s3:// (with the data set's Secret), pvc:// or file://."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +85,14 @@ class Dataset:
 
     storageUri: str = bounded(min_length=1, pattern=_DATASET_URI)
     """Where the data lies: s3://bucket/prefix, pvc://claim/path, file:///path in the image, synthetic://shapes."""
-    format: Literal["COCO"] = "COCO"
-    """Layout of the annotations."""
-    train: TrainingSplit = TrainingSplit()
-    """What to train on."""
-    val: ValidationSplit = ValidationSplit()
-    """What to evaluate on."""
+    format: Literal["COCO", "VOC"] = "COCO"
+    """Layout of the annotations: one JSON file a split, or PASCAL VOC's XML files and lists."""
+    train: Split = Split()
+    """What to train on; default: train2017 of COCO, trainval of VOC 2007 and 2012."""
+    val: Split = Split()
+    """What to evaluate on; default: val2017 of COCO, test of VOC 2007."""
+    proposals: Proposals | None = None
+    """Regions proposed beforehand, for Fast R-CNN."""
     endpoint: str | None = bounded(default=None, pattern=_ENDPOINT)
     """Address of the object store; default: the Secret's key endpoint, else AWS."""
     secretRef: SecretReference | None = None
@@ -261,6 +261,8 @@ class DetectionJobSpec:
     """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once started."""
     pretrained: Pretrained | None = None
     """Weights to start from; default: the recipe's own."""
+    weightsMirror: str | None = bounded(default=None, min_length=1, pattern=_MIRROR_URI)
+    """Base address to fetch published weights from; below it are their paths, or only their names."""
     dataset: Dataset
     """What to train and validate on. Immutable once started."""
     worker: Worker = field(default_factory=Worker)

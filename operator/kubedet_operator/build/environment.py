@@ -50,6 +50,7 @@ def _run_variables(
         Environment.OVERRIDES: json.dumps(dict(spec.overrides), sort_keys=True) if spec.overrides else None,
         Environment.PRETRAINED_URI: locations.pretrained.uri if locations.pretrained else None,
         Environment.PRETRAINED_SHA256: spec.pretrained.sha256 if spec.pretrained else None,
+        Environment.WEIGHTS_MIRROR: locations.weights_mirror.uri if locations.weights_mirror else None,
         Environment.EVALUATE_EVERY_EPOCHS: spec.evaluation.everyEpochs,
         Environment.BENCHMARK_IMAGES: spec.benchmark.images if spec.benchmark.enabled else 0,
         Environment.REPLICAS: spec.worker.replicas,
@@ -73,6 +74,7 @@ def _dataset_variables(spec: types.DetectionJobSpec, locations: storage.Location
         Environment.TRAIN_ANNOTATIONS: dataset.train.annotations,
         Environment.VAL_IMAGES: dataset.val.images,
         Environment.VAL_ANNOTATIONS: dataset.val.annotations,
+        Environment.PROPOSALS_URI: locations.proposals.uri if locations.proposals else None,
         Environment.DATASET_ENDPOINT: dataset.endpoint,
     }) + _secret_variables(
         dataset.secretRef,

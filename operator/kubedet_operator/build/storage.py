@@ -37,19 +37,28 @@ class Locations:
     dataset: Location
     checkpoint: Location
     pretrained: Location | None = None
+    weights_mirror: Location | None = None
+    proposals: Location | None = None
     resume: Location | None = None
     """None where `resume` is a word (Auto, Never) rather than a URI."""
 
     @property
     def claimed(self) -> tuple[Location, ...]:
         """Those that a claim has to be mounted for."""
-        places = (self.dataset, self.checkpoint, self.pretrained, self.resume)
+        places = (
+            self.dataset,
+            self.proposals,
+            self.checkpoint,
+            self.pretrained,
+            self.weights_mirror,
+            self.resume,
+        )
         return tuple(place for place in places if place and place.claim)
 
 
 def locate(spec: types.DetectionJobSpec) -> Locations:
     """The places that the URIs of `spec` mean to a worker."""
-    checkpoint = spec.checkpoint
+    checkpoint, proposals = spec.checkpoint, spec.dataset.proposals
     resume = checkpoint.resume if checkpoint and "://" in checkpoint.resume else None
     return Locations(
         dataset=_locate(spec.dataset.storageUri, "dataset"),
@@ -58,6 +67,8 @@ def locate(spec: types.DetectionJobSpec) -> Locations:
         if checkpoint
         else Location(uri=f"file://{WORK_DIRECTORY}/checkpoints"),
         pretrained=_locate(spec.pretrained.storageUri, "pretrained") if spec.pretrained else None,
+        weights_mirror=_locate(spec.weightsMirror, "weights-mirror") if spec.weightsMirror else None,
+        proposals=_locate(proposals.storageUri, "proposals") if proposals else None,
         resume=_locate(resume, "resume") if resume else None,
     )
 

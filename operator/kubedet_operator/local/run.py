@@ -105,8 +105,11 @@ def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for part in ("dataset", "checkpoint", "pretrained"):
-        section = spec.get(part)
+    yield "spec.weightsMirror", spec.get("weightsMirror")
+    dataset = spec.get("dataset")
+    sections = {part: spec.get(part) for part in ("dataset", "checkpoint", "pretrained")}
+    sections["dataset.proposals"] = dataset.get("proposals") if isinstance(dataset, Mapping) else None
+    for part, section in sections.items():
         if isinstance(section, Mapping):
             for name in ("storageUri", "resume"):
                 yield f"spec.{part}.{name}", section.get(name)

@@ -111,7 +111,8 @@ def test_secrets_are_references_and_an_explicit_endpoint_wins() -> None:
 
 def test_claims_are_mounted_once_each_and_become_paths() -> None:
     pod = _worker(
-        dataset={"storageUri": "pvc://coco/2017"},
+        dataset={"storageUri": "pvc://coco/2017", "proposals": {"storageUri": "pvc://rpn/1x"}},
+        weightsMirror="pvc://zoo",
         checkpoint={"storageUri": "pvc://runs/x", "resume": "pvc://coco/old"},
     )
     environment = _environment(pod)
@@ -123,7 +124,14 @@ def test_claims_are_mounted_once_each_and_become_paths() -> None:
         for volume in pod["spec"]["volumes"]
         if "persistentVolumeClaim" in volume
     ]
-    assert claims == [("dataset", "coco"), ("checkpoint", "runs")]
+    assert environment["KUBEDET_PROPOSALS_URI"] == "file:///data/proposals/1x"
+    assert environment["KUBEDET_WEIGHTS_MIRROR"] == "file:///data/weights-mirror"
+    assert claims == [
+        ("dataset", "coco"),
+        ("proposals", "rpn"),
+        ("checkpoint", "runs"),
+        ("weights-mirror", "zoo"),
+    ]
     mounts = {mount["mountPath"]: mount for mount in _container(pod)["volumeMounts"]}
     assert mounts["/data/dataset"]["readOnly"] is True
     assert mounts["/data/resume"] == {"name": "dataset", "mountPath": "/data/resume", "readOnly": True}

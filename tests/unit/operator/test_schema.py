@@ -68,7 +68,7 @@ def test_columns_and_scale_point_at_fields_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "invalid", [{"worker": {"replicas": 0}}, {"recipe": 3}, {"dataset": {"format": "VOC"}}]
+    "invalid", [{"worker": {"replicas": 0}}, {"recipe": 3}, {"dataset": {"format": "YOLO"}}]
 )
 def test_the_schema_tells_good_from_bad(invalid: dict) -> None:
     jsonschema.validate(make_manifest(), schema.build_schema())

@@ -22,7 +22,7 @@ def test_a_short_manifest_gets_the_defaults() -> None:
     assert job.metadata.name == "demo"
     assert job.spec.worker.gpus == 8
     assert job.spec.worker.replicas == 1
-    assert job.spec.dataset.val.images == "val2017"
+    assert job.spec.dataset.val.images is None
     assert job.spec.backoffLimit == 3
     assert job.spec.checkpoint is None
 
@@ -49,7 +49,7 @@ def test_null_counts_as_absent() -> None:
             {"overrides": {"optimizer.lr": 0.01}},
             "spec.overrides.optimizer.lr: got 0.01, must be a string; put it in quotes",
         ),
-        ({"dataset": {"format": "VOC"}}, "spec.dataset.format: got 'VOC', must be COCO"),
+        ({"dataset": {"format": "YOLO"}}, "spec.dataset.format: got 'YOLO', must be COCO or VOC"),
         ({"worker": {"env": {"A": "b"}}}, "spec.worker.env: got {'A': 'b'}, must be a list"),
         (
             {"worker": {"env": [{"name": 3}]}},
