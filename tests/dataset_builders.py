@@ -1,9 +1,9 @@
-"""Small COCO data sets on disk for the trainer's tests."""
+"""Small data sets on disk for the trainer's tests."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from kubedet_trainer.data import coco, splits
 from kubedet_trainer.data.splits import Split
+from kubedet_trainer.settings import DatasetSettings
 
 
 def make_image(folder: Path, name: str, *, width: int = 64, height: int = 48, seed: int = 0) -> Path:
@@ -72,3 +73,58 @@ def make_split(root: Path, *, sizes: Sequence[tuple[int, int]], empty: Sequence[
         annotations.append(annotation_record(number, image=number, bbox=(number, 5, 20, 10), iscrowd=crowd))
     file = write_annotations(root / "instances.json", images=images, annotations=annotations)
     return splits.training_split(coco.load_annotations(file, cache=root / "cache"), folder=root / "images")
+
+
+def voc_object(name: str, corners: Sequence[float], *, more: str = "") -> str:
+    """An ``object`` of a VOC annotation with the corners xmin, ymin, xmax, ymax; `more` is added as it is."""
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{side}>{corner:g}</{side}>" for side, corner in sides)
+    return f"<object><name>{name}</name><bndbox>{box}</bndbox>{more}</object>"
+
+
+def write_voc(
+    root: Path, *, sets: Mapping[str, Mapping[str, str]], width: int = 64, height: int = 48
+) -> DatasetSettings:
+    """Write VOC annotations and return the settings of `root`, trained on all sets but the last.
+
+    Args:
+        root: holds the year folders afterwards.
+        sets: for each image set file the content of the annotation of each image, ``size`` left out.
+        width: of all images.
+        height: of all images.
+    """
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    for file, content_by_name in sets.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("".join(f"{name}\n" for name in content_by_name))
+        folder = (root / file).parents[2] / "Annotations"
+        folder.mkdir(exist_ok=True)
+        for name, content in content_by_name.items():
+            (folder / f"{name}.xml").write_text(f"<annotation>{size}{content}</annotation>")
+    *train, val = sets
+    return DatasetSettings(
+        uri=root.as_uri(), format="VOC", train_annotations=",".join(train), val_annotations=val
+    )
+
+
+def convert_to_voc(folder: Path, *, splits: Sequence[str], root: Path) -> DatasetSettings:
+    """The COCO splits ``instances_SPLIT.json`` of `folder` as VOC below `root`, the last one for validation.
+
+    All images must be of one size.
+    """
+    sets: dict[str, dict[str, str]] = {}
+    for split in splits:
+        content = json.loads((folder / f"instances_{split}.json").read_text())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        objects: dict[int, str] = {image["id"]: "" for image in content["images"]}
+        for record in content["annotations"]:
+            x, y, width, height = record["bbox"]
+            corners = (x + 1, y + 1, x + width, y + height)
+            objects[record["image_id"]] += voc_object(names[record["category_id"]], corners)
+        sets[f"VOC2007/ImageSets/Main/{split}.txt"] = {
+            Path(image["file_name"]).stem: objects[image["id"]] for image in content["images"]
+        }
+        size = {"width": content["images"][0]["width"], "height": content["images"][0]["height"]}
+    settings = write_voc(root, sets=sets, **size)
+    (root / "VOC2007/JPEGImages").symlink_to(folder / "images")
+    return settings

@@ -41,12 +41,12 @@ def ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable
     return guarded
 
 
-def dataset_options(command: _Command) -> _Command:
+def dataset_options(command: _Command, *, required: bool = True) -> _Command:
     """The options that say where a data set lies, as in `spec.dataset`."""
     options = [
         click.option(
             "--dataset",
-            required=True,
+            required=required,
             metavar="URI",
             help="Folder or s3://bucket/prefix of the data set, or synthetic://shapes?images=N.",
         ),
@@ -108,10 +108,8 @@ def dataset_variables(options: Mapping[str, Any]) -> dict[str, str]:
     """The contract's variables for what `dataset_options` were given."""
     return {
         Environment.DATASET_URI: as_uri(options["dataset"]),
-        Environment.TRAIN_IMAGES: options["train_images"],
-        Environment.TRAIN_ANNOTATIONS: options["train_annotations"],
-        Environment.VAL_IMAGES: options["val_images"],
-        Environment.VAL_ANNOTATIONS: options["val_annotations"],
+        Environment.DATASET_FORMAT: options["format"],
+        **{variable: options[name] or "" for name, variable in _PATHS.items()},
         **({Environment.PROPOSALS_URI: as_uri(options["proposals"])} if options.get("proposals") else {}),
     }
 

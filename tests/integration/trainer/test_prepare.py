@@ -55,6 +55,22 @@ def test_what_training_needs_is_downloaded_and_nothing_else(
     assert content(root) == {key: data for key, data in _FILES.items() if data != b"of no use"}
 
 
+def test_image_sets_are_downloaded_with_what_lies_beside_them(s3_server: s3.S3Server, tmp_path: Path) -> None:
+    bucket = s3_server.make_bucket("voc-datasets")
+    lists = "VOC2007/ImageSets/Main/trainval.txt", "VOC2007/ImageSets/Main/test.txt"
+    wanted = {
+        **dict.fromkeys(lists, b""),
+        "VOC2007/Annotations/1.xml": b"<annotation/>",
+        "VOC2007/JPEGImages/1.jpg": b"first",
+    }
+    useless = {"VOC2007/ImageSets/Main/train.txt": b"", "VOC2007/SegmentationClass/1.png": b"of no use"}
+    for key, data in (wanted | useless).items():
+        s3_server.client().put_object(bucket, f"coco/{key}", io.BytesIO(data), len(data))
+    paths = dict(zip(("train_annotations", "val_annotations"), lists, strict=True))
+    local = prepare.prepare_dataset(settings(s3_server, bucket, format="VOC", **paths), tmp_path)
+    assert content(local.train.images) == wanted
+
+
 def test_an_interrupted_download_goes_on_with_what_is_missing(
     s3_server: s3.S3Server, bucket: str, tmp_path: Path
 ) -> None:

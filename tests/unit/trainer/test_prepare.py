@@ -102,5 +102,5 @@ def test_an_unknown_data_set_is_refused_with_the_remedy(uri: str, said: str, tmp
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"dataset\.format: got 'VOC', must be COCO"):
-        prepared_root(DatasetSettings(uri="synthetic://shapes", format="VOC"), tmp_path)
+    with pytest.raises(InvalidInput, match=r"dataset\.format: got 'YOLO', must be COCO or VOC"):
+        prepared_root(DatasetSettings(uri="synthetic://shapes", format="YOLO"), tmp_path)
