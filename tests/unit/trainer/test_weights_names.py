@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kubedet_trainer.weights.names import early_names
+from kubedet_trainer.weights.names import early_names, is_second_version
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,10 @@ def test_second_version_gets_its_background_first_and_its_unused_slots_back() ->
         "bbox_head.0.shared_fcs.0.bias": torch.randn(3),
     }
 
-    found = early_names(_second_version(early), meta={})
+    later = _second_version(early)
+    assert is_second_version(later, meta={})
+    assert not is_second_version(early, meta={"mmdet_version": "0.6.0"})
+    found = early_names(later, meta={})
 
     assert found.keys() == early.keys()
     assert all(torch.equal(found[name], value) for name, value in early.items())

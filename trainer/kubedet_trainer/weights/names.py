@@ -32,15 +32,19 @@ def early_names(tensors: Mapping[str, Tensor], *, meta: Mapping[str, Any]) -> di
 
     Args:
         tensors: a state dict.
-        meta: what its file says about it; version 2 is known by it, or by its prefix ``roi_head.``.
+        meta: what its file says about it.
     """
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    is_second = str(meta.get("mmdet_version", "")).startswith("2.")
-    is_second = is_second or any(name.startswith("roi_head.") for name in tensors)
     renamed = {_rename(name): value for name, value in tensors.items()}
-    if not is_second:
+    if not is_second_version(tensors, meta=meta):
         return renamed
     return {name: _background_first(name, value, renamed) for name, value in renamed.items()}
+
+
+def is_second_version(tensors: Mapping[str, Tensor], *, meta: Mapping[str, Any]) -> bool:
+    """Whether MMDetection 2 wrote a file: by its `meta`, or by what only that version calls a tensor."""
+    return str(meta.get("mmdet_version", "")).startswith("2.") or any(
+        name.removeprefix("module.").startswith("roi_head.") for name in tensors
+    )
 
 
 def _rename(name: str) -> str:
