@@ -62,7 +62,8 @@ def decode(counts: bytes, *, size: Size) -> Bitmap:
 def areas(counts: Sequence[bytes]) -> NDArray[np.int64]:
     """(K,) pixels of each code."""
     anywhere = (1, 1)  # an area does not depend on the size of the image
-    return np.asarray(coco_mask.area([_rle(code, anywhere) for code in counts]), np.int64)
+    # One by one: from 256 on pycocotools 2.0.11 fails, by putting their number into a byte.
+    return np.array([coco_mask.area(_rle(code, anywhere)) for code in counts], np.int64)
 
 
 def paste(probabilities: NDArray[np.float32], *, boxes: NDArray[np.float32], size: Size) -> Iterator[bytes]:

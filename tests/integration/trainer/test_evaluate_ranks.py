@@ -17,19 +17,21 @@ from torch import Tensor, nn
 from dataset_builders import annotation_record, image_record, write_annotations
 from kubedet_trainer import dist
 from kubedet_trainer.config import NormalisationConfig
-from kubedet_trainer.evaluate import Scorer, evaluate
+from kubedet_trainer.evaluate import evaluate
+from kubedet_trainer.scoring import build_scorer
 from kubedet_trainer.structures import Batch, Detections, Images, Targets
 
 _IMAGES = 5
 
 
 class _Finder(nn.Module):
-    """Finds one box in every image, at the place that `share` hides in the pixels."""
+    """Finds one filled box in every image, at the place that `share` hides in the pixels."""
 
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
         corner = images.pixels[0, 0, 0, 0]
         box = torch.stack([corner, corner, corner + 19, corner + 9])[None]
-        return [Detections(boxes=box, scores=torch.ones(1), labels=torch.ones(1, dtype=torch.int64))]
+        labels = torch.ones(1, dtype=torch.int64)
+        return [Detections(boxes=box, scores=torch.ones(1), labels=labels, masks=torch.ones(1, 28, 28))]
 
 
 def share(rank: int) -> Iterator[Batch]:
@@ -39,7 +41,7 @@ def share(rank: int) -> Iterator[Batch]:
             pixels=torch.full((1, 3, 32, 32), number, dtype=torch.uint8),
             sizes=torch.tensor([[32, 32]]),
             scale_factors=torch.ones(1, 4),
-            original_sizes=torch.tensor([[32, 32]]),
+            original_sizes=torch.tensor([[48, 64]]),
             image_ids=torch.tensor([number]),
             targets=Targets(
                 boxes=torch.zeros(1, 8, 4), labels=torch.zeros(1, 8).long(), valid=torch.zeros(1, 8).bool()
@@ -66,8 +68,7 @@ def evaluate_on(rank: int, port: int, annotations: Path, stop_after: int | None)
         _Finder(),
         batches,
         num_images=_IMAGES,
-        scorer=Scorer(annotations, kind="bbox"),
-        category_ids=[1, 2],
+        scorer=build_scorer("segm", annotations=annotations),
         normalisation=NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False),
         device=torch.device("cpu"),
         should_stop=should_stop,
@@ -87,7 +88,14 @@ def test_ranks_with_unequal_shares_score_together_and_stop_together(
         tmp_path / "instances.json",
         images=[image_record(number) for number in range(1, _IMAGES + 1)],
         annotations=[
-            annotation_record(number, image=number, bbox=(number, number, 20, 10))
+            annotation_record(
+                number,
+                image=number,
+                bbox=(number, number, 20, 10),
+                segmentation=[
+                    [number, number, number + 20, number, number + 20, number + 10, number, number + 10]
+                ],
+            )
             for number in range(1, _IMAGES + 1)
         ],
     )
@@ -106,6 +114,7 @@ def test_ranks_with_unequal_shares_score_together_and_stop_together(
     assert "metrics" not in second
     if stop_after is None:
         assert first["metrics"]["boxAP"] == pytest.approx(100.0)
+        assert first["metrics"]["maskAP"] == pytest.approx(100.0)
         assert first["images"] == [1, 2, 3, 4, 5]
     else:
         assert "metrics" not in first

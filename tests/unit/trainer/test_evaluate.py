@@ -1,100 +1,31 @@
-"""Scores, from published results and from a detector over a validation split."""
+"""Scores of a detector over a validation split."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dataset_builders import annotation_record, image_record, make_image, write_annotations
 from kubedet_trainer.config import NormalisationConfig
+from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.data import coco, loader, splits
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
-from kubedet_trainer.evaluate import DetectionTable, Evaluation, Scorer, evaluate
+from kubedet_trainer.evaluate import Evaluation, evaluate
+from kubedet_trainer.scoring import build_scorer
 from kubedet_trainer.structures import Batch, Detections, Images
 
 PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def published(shared: Path) -> Path:
-    return shared / "data/cocoeval"
-
-
-@pytest.fixture(scope="module")
-def published_results(published: Path) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = json.loads(
-        (published / "instances_val2014_fakebbox100_results.json").read_text()
-    )
-    return content
-
-
-def test_published_figures_are_reproduced(published: Path, published_results: list[dict[str, Any]]) -> None:
-    text = (published / "published.txt").read_text()
-    (section,) = (part for part in text.split("-" * 78) if "type=bbox" in part)
-    figures = [float(line.rpartition("=")[2]) for line in section.splitlines() if "Average" in line]
-    metrics = Scorer(published / "instances_val2014_100.json", kind="bbox").score(published_results)
-    assert list(metrics) == [
-        *("boxAP", "boxAP50", "boxAP75", "boxAPs", "boxAPm", "boxAPl"),
-        *("boxAR1", "boxAR10", "boxAR100", "boxARs", "boxARm", "boxARl"),
-    ]
-    assert [round(value / 100, 3) for value in metrics.values()] == figures
-    assert metrics["boxAP"] == pytest.approx(50.4581, abs=5e-5)
-
-
-def test_scoring_prints_nothing(
-    published: Path, published_results: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
-) -> None:
-    Scorer(published / "instances_val2014_100.json", kind="bbox").score(published_results[:10])
-    assert capfd.readouterr().out == ""
-
-
-def test_proposals_are_scored_without_classes(
-    published: Path, published_results: list[dict[str, Any]]
-) -> None:
-    scorer = Scorer(published / "instances_val2014_100.json", kind="proposal")
-    metrics = scorer.score([{**result, "category_id": 1} for result in published_results])
-    assert metrics == scorer.score(published_results)
-    assert list(metrics) == ["ar100", "ar300", "ar1000", "ar1000s", "ar1000m", "ar1000l"]
-    by_class = Scorer(published / "instances_val2014_100.json", kind="bbox").score(published_results)
-    assert metrics["ar1000"] > by_class["boxAR100"]
-
-
-@pytest.mark.parametrize(("kind", "name"), [("bbox", "boxAP"), ("proposal", "ar1000")])
-def test_no_detection_at_all_scores_zero(published: Path, kind: str, name: str) -> None:
-    metrics = Scorer(published / "instances_val2014_100.json", kind=kind).score([])
-    assert metrics[name] == 0.0
-    assert set(metrics.values()) == {0.0}
-
-
-def test_results_have_the_zoos_json(shared: Path) -> None:
-    goldens = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
-    golden = goldens["det2json"]
-    rows = [(int(label) + 1, *row) for label, found in golden["dets"].items() for row in found]
-    table = DetectionTable(
-        image_ids=np.full(len(rows), golden["img_id"]),
-        labels=np.array([row[0] for row in rows]),
-        boxes=np.array([row[1:5] for row in rows], np.float32),
-        scores=np.array([row[5] for row in rows], np.float32),
-    )
-    category_ids = [category["id"] for category in goldens["coco_parse"]["json"]["categories"]]
-    found = table.to_coco(category_ids)
-    assert [
-        {**record, "score": pytest.approx(record["score"], rel=1e-8)} for record in golden["json"]
-    ] == found
-    assert [record["category_id"] for record in table.to_coco(None)] == [1, 1]
-
-
 class Oracle(nn.Module):
-    """Recognises an image by its brightness and gives back its boxes, `error` pixels off."""
+    """Recognises an image by its brightness and gives back its boxes, filled, `error` pixels off."""
 
     def __init__(self, split: Split, pipeline: Pipeline, *, error: float = 0.0) -> None:
         super().__init__()
@@ -114,7 +45,8 @@ class Oracle(nn.Module):
         key = round(images.pixels.double().sum().item())
         self.seen.append(key)
         boxes, labels = self._truth[key]
-        return [Detections(boxes=boxes + self._error, scores=torch.ones(len(labels)), labels=labels)]
+        scores, masks = torch.ones(len(labels)), torch.ones(len(labels), 28, 28)
+        return [Detections(boxes=boxes + self._error, scores=scores, labels=labels, masks=masks)]
 
 
 def batches_of(split: Split, pipeline: Pipeline) -> Iterator[Batch]:
@@ -123,16 +55,23 @@ def batches_of(split: Split, pipeline: Pipeline) -> Iterator[Batch]:
     )
 
 
+def filled_record(number: int, *, bbox: tuple[float, ...] = (4, 5, 20, 10), **more: Any) -> dict[str, Any]:
+    """An annotation whose mask is its whole box."""
+    x, y, width, height = bbox
+    outline = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    return annotation_record(number, bbox=bbox, segmentation=outline, **more)
+
+
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
     """Four images of classes with the ids 1 and 2; the last image is empty."""
     for number in range(1, 5):
         make_image(tmp_path / "images", f"{number}.jpg", seed=number)
     annotations = [
-        annotation_record(1, image=1),
-        annotation_record(2, image=2, bbox=(10, 10, 40, 36), category_id=2),
-        annotation_record(3, image=3, bbox=(0, 0, 64, 48)),
-        annotation_record(4, image=3, bbox=(8, 8, 16, 16), iscrowd=1),
+        filled_record(1, image=1),
+        filled_record(2, image=2, bbox=(10, 10, 40, 36), category_id=2),
+        filled_record(3, image=3, bbox=(0, 0, 64, 48)),
+        filled_record(4, image=3, bbox=(8, 8, 16, 16), iscrowd=1),
     ]
     file = write_annotations(
         tmp_path / "instances.json", images=[image_record(n) for n in range(1, 5)], annotations=annotations
@@ -141,21 +80,20 @@ def split(tmp_path: Path) -> Split:
     return splits.validation_split(loaded, folder=tmp_path / "images")
 
 
-def run(split: Split, oracle: Oracle, *, kind: str = "bbox", **more: Any) -> Evaluation | None:
+def run(split: Split, oracle: Oracle, *, kind: EvaluationKind = "bbox", **more: Any) -> Evaluation | None:
     return evaluate(
         oracle,
         batches_of(split, Pipeline(scale=(96, 72))),
         num_images=len(split),
-        scorer=Scorer(split.folder.parent / "instances.json", kind=kind),
-        category_ids=split.annotations.category_ids,
+        scorer=build_scorer(kind, annotations=split.folder.parent / "instances.json"),
         normalisation=PLAIN,
         device=CPU,
         **more,
     )
 
 
-@pytest.mark.parametrize(("kind", "name"), [("bbox", "boxAP"), ("proposal", "ar1000")])
-def test_a_perfect_detector_reaches_100_percent(split: Split, kind: str, name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("bbox", "boxAP"), ("segm", "maskAP"), ("proposal", "ar1000")])
+def test_a_perfect_detector_reaches_100_percent(split: Split, kind: EvaluationKind, name: str) -> None:
     oracle = Oracle(split, Pipeline(scale=(96, 72)))
     oracle.train()
     evaluation = run(split, oracle, kind=kind)
