@@ -1,7 +1,7 @@
 """PASCAL VOC's figure: mean average precision at an overlap of one half, as the zoo took it (`zoo.md` 10).
 
 A detection is right when the object of its class that it overlaps most is not taken yet by one that scores
-higher. One that falls on a difficult object counts neither way. Imports no torch.
+higher. One that falls on a difficult object counts neither way.
 """
 
 from __future__ import annotations
@@ -10,36 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubedet_trainer.data import table
+from kubedet_trainer.detections import DetectionTable
 from kubedet_trainer.overlaps import box_iou
 
 _OVERLAP = 0.5
 _UNMATCHED = -1
-
-
-class DetectionColumns(Protocol):
-    """D detections of many images; `evaluate.DetectionTable` is one."""
-
-    @property
-    def image_ids(self) -> NDArray[np.int64]:
-        """(D,)"""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(D,) 1 and up."""
-
-    @property
-    def boxes(self) -> NDArray[np.float32]:
-        """(D, 4) xyxy with inclusive corners, in pixels of the original image."""
-
-    @property
-    def scores(self) -> NDArray[np.float32]:
-        """(D,)"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +68,7 @@ class VocScorer:
     def __init__(self, annotations: Path) -> None:
         self._annotations = annotations
 
-    def score(self, detections: DetectionColumns) -> dict[str, float]:
+    def score(self, detections: DetectionTable) -> dict[str, float]:
         """``boxAP``, the mean over the classes that have an object, in percent; absent where none has."""
         precisions = [
             average_precision(curve) for curve in precision_curves(detections, truth=self._truth).values()
@@ -99,7 +80,7 @@ class VocScorer:
         return Truth.read(self._annotations)
 
 
-def precision_curves(detections: DetectionColumns, *, truth: Truth) -> dict[int, Curve]:
+def precision_curves(detections: DetectionTable, *, truth: Truth) -> dict[int, Curve]:
     """The curve of each label that has an object which is not difficult."""
     matches = _match(detections, truth=truth)
     order = np.argsort(-detections.scores, kind="stable")
@@ -133,7 +114,7 @@ def average_precision(curve: Curve, *, form: Literal["11 points", "area"] = "11 
     return float(np.append(best, 0)[starts].mean())
 
 
-def _match(detections: DetectionColumns, *, truth: Truth) -> NDArray[np.int64]:
+def _match(detections: DetectionTable, *, truth: Truth) -> NDArray[np.int64]:
     """(D,) row in `truth` of the object of the same image and class that overlaps each detection most."""
     matches = np.full(len(detections.labels), _UNMATCHED, np.int64)
     for rows, objects in _by_image(detections.image_ids, truth.image_ids):

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from dataset_builders import annotation_record, image_record, write_annotations
 from kubedet_trainer import voc_scoring
+from kubedet_trainer.detections import DetectionTable
 from kubedet_trainer.voc_scoring import Truth, VocScorer
 
 
-@dataclass
-class Found:
-    """Detections of the images 1, 2, ... with labels 1, 2, ..."""
-
-    image_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[float]]) -> Found:
-        """Rows of image, label, x1, y1, x2, y2, score."""
-        table = np.array(rows, np.float64).reshape(-1, 7)
-        return cls(
-            image_ids=table[:, 0].astype(np.int64),
-            labels=table[:, 1].astype(np.int64),
-            boxes=table[:, 2:6].astype(np.float32),
-            scores=table[:, 6].astype(np.float32),
-        )
+def make_found(rows: Sequence[Sequence[float]]) -> DetectionTable:
+    """Rows of image, label, x1, y1, x2, y2, score."""
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    return DetectionTable(
+        image_ids=table[:, 0].astype(np.int64),
+        labels=table[:, 1].astype(np.int64),
+        boxes=table[:, 2:6].astype(np.float32),
+        scores=table[:, 6].astype(np.float32),
+    )
 
 
 def write_truth(folder: Path, rows: Sequence[tuple[int, int, Sequence[float], int]]) -> Path:
@@ -60,8 +49,8 @@ def golden(shared: Path) -> dict[str, Any]:
     return content
 
 
-def golden_found(golden: dict[str, Any]) -> Found:
-    return Found.of(
+def golden_found(golden: dict[str, Any]) -> DetectionTable:
+    return make_found(
         [
             (image, label, *row)
             for image, classes in enumerate(golden["dets"], start=1)
@@ -110,7 +99,7 @@ def test_a_second_detection_of_an_object_is_wrong_and_one_of_a_difficult_object_
 ) -> None:
     box, other = (10, 10, 29, 29), (40, 10, 59, 29)
     truth = Truth.read(write_truth(tmp_path, [(1, 1, other, 1), (1, 1, box, 0), (2, 2, box, 1)]))
-    found = Found.of([(1, 1, *other, 0.9), (1, 1, *box, 0.6), (1, 1, *box, 0.8), (3, 1, *box, 0.5)])
+    found = make_found([(1, 1, *other, 0.9), (1, 1, *box, 0.6), (1, 1, *box, 0.8), (3, 1, *box, 0.5)])
     (curve,) = voc_scoring.precision_curves(found, truth=truth).values()
     assert curve.recalls.tolist() == [0, 1, 1, 1]
     assert curve.precisions.tolist() == pytest.approx([0, 1, 1 / 2, 1 / 3])
@@ -119,6 +108,6 @@ def test_a_second_detection_of_an_object_is_wrong_and_one_of_a_difficult_object_
 def test_classes_without_an_object_do_not_count_and_missed_ones_do(tmp_path: Path) -> None:
     box = (10, 10, 29, 29)
     scorer = VocScorer(write_truth(tmp_path, [(1, 1, box, 0), (2, 2, box, 0)]))
-    assert scorer.score(Found.of([(1, 1, *box, 0.9)])) == {"boxAP": 50}
-    assert scorer.score(Found.of([])) == {"boxAP": 0}
-    assert VocScorer(write_truth(tmp_path, [(1, 1, box, 1)])).score(Found.of([])) == {}
+    assert scorer.score(make_found([(1, 1, *box, 0.9)])) == {"boxAP": 50}
+    assert scorer.score(make_found([])) == {"boxAP": 0}
+    assert VocScorer(write_truth(tmp_path, [(1, 1, box, 1)])).score(make_found([])) == {}
