@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from kubedet_trainer.models.roi import RoiAlign, map_levels
+from kubedet_trainer.models.pooling import map_levels
+from kubedet_trainer.models.roi import RoiAlign
 
 
 def test_sides_map_to_levels_at_the_published_borders():

@@ -1,0 +1,126 @@
+"""Deformable pooling of regions against the formula, written as loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kubedet_trainer.models.roi import build_roi_extractor
+
+CHANNELS, SIZE, STRIDES = 3, 2, (4, 8)
+REGIONS = [
+    [[5.5, 6.5, 40.2, 30.9], [0.0, 0.0, 11.0, 7.5]],
+    [[-9.5, 3.0, 100.4, 90.0], [50.0, 30.0, 50.2, 30.2]],
+]
+"""Of two images: halves, an edge on the limit of the map, one that leaves it, one below a pixel."""
+
+
+def _extractor(kind: str, *, seed: int = 0) -> torch.nn.Module:
+    """Its layers say something else than zero."""
+    torch.manual_seed(seed)
+    extractor = build_roi_extractor(
+        kind=kind, channels=CHANNELS, strides=STRIDES, size=SIZE, finest_roi=20, offset_channels=5
+    )
+    for parameter in extractor.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return extractor.double()
+
+
+def _features() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randn(2, CHANNELS, 64 // stride, 72 // stride, generator=generator, dtype=torch.double)
+        for stride in STRIDES
+    ]
+
+
+def _interpolate(channel, h, w):
+    top, left = math.floor(h), math.floor(w)
+    bottom, right = math.ceil(h), math.ceil(w)
+    upper = channel[top][left] * (1 - w + left) + channel[top][right] * (w - left)
+    lower = channel[bottom][left] * (1 - w + left) + channel[bottom][right] * (w - left)
+    return upper * (1 - h + top) + lower * (h - top)
+
+
+def _loop_over_samples(image, region, *, scale, offsets):
+    """(C, SIZE, SIZE) of one region: `zoo.md` 2.6, line by line."""
+    height, width = image.shape[1:]
+    x1, y1, x2, y2 = (math.copysign(math.floor(abs(corner) + 0.5), corner) for corner in region)
+    left, top = x1 * scale - 0.5, y1 * scale - 0.5
+    roi_width = max((x2 + 1) * scale - 0.5 - left, 0.1)
+    roi_height = max((y2 + 1) * scale - 0.5 - top, 0.1)
+    result = torch.zeros(CHANNELS, SIZE, SIZE, dtype=torch.double)
+    for channel, row, column in torch.cartesian_prod(*map(torch.arange, result.shape)).tolist():
+        w0 = left + column * roi_width / SIZE + 0.1 * offsets[0][row][column] * roi_width
+        h0 = top + row * roi_height / SIZE + 0.1 * offsets[1][row][column] * roi_height
+        kept = []
+        for i, j in torch.cartesian_prod(torch.arange(4), torch.arange(4)).tolist():
+            w, h = w0 + i * roi_width / (SIZE * 4), h0 + j * roi_height / (SIZE * 4)
+            if -0.5 <= w <= width - 0.5 and -0.5 <= h <= height - 0.5:
+                inside = min(max(h, 0), height - 1), min(max(w, 0), width - 1)
+                kept.append(_interpolate(image[channel].tolist(), *inside))
+        result[channel, row, column] = sum(kept) / len(kept) if kept else 0
+    return result
+
+
+def _loop_over_regions(extractor, features, *, levels):
+    pooled = []
+    for index, level in enumerate(levels):
+        image, region = features[level][index // 2], REGIONS[index // 2][index % 2]
+        scale = 1 / STRIDES[level]
+        layers = extractor.roi_layers[level]
+        nowhere = [[[0.0] * SIZE] * SIZE] * 2
+        plain = _loop_over_samples(image, region, scale=scale, offsets=nowhere).flatten()
+        offsets = layers.offset_fc(plain).view(2, SIZE, SIZE).tolist()
+        found = _loop_over_samples(image, region, scale=scale, offsets=offsets)
+        pooled.append(found if layers.mask_fc is None else found * layers.mask_fc(plain).view(SIZE, SIZE))
+    return torch.stack(pooled)
+
+
+@pytest.mark.parametrize("kind", ["deformable", "modulated"])
+@pytest.mark.parametrize("training", [True, False])
+def test_pooling_equals_loops_over_the_formula(kind, training):
+    extractor, features = _extractor(kind).train(training), _features()
+
+    with torch.no_grad():
+        pooled = extractor(features, torch.tensor(REGIONS, dtype=torch.double))
+        expected = _loop_over_regions(extractor, features, levels=[0, 0, 1, 0])
+
+    torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_features_and_layers_are_right():
+    extractor, regions = _extractor("modulated"), torch.tensor(REGIONS, dtype=torch.double)
+    names, weights = zip(*extractor.named_parameters(), strict=True)
+
+    def pool(*tensors):
+        parameters = dict(zip(names, tensors[2:], strict=True))
+        return torch.func.functional_call(extractor, parameters, (list(tensors[:2]), regions))
+
+    leaves = [feature.requires_grad_() for feature in _features()]
+    assert torch.autograd.gradcheck(pool, (*leaves, *weights), fast_mode=True)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("deformable", 1.0), ("modulated", 0.5)])
+def test_fresh_layers_leave_bins_in_their_place(kind, share):
+    torch.manual_seed(0)
+    extractor = build_roi_extractor(
+        kind=kind, channels=1, strides=(4,), size=2, finest_roi=56, offset_channels=4
+    )
+    ramp = torch.arange(16.0).expand(1, 1, 8, 16)
+
+    pooled = extractor([ramp], torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
+
+    # Columns 1.5 to 5.5 in two bins of samples 0.5 apart, the first at the bin's left edge.
+    assert pooled[0, 0].tolist() == [[share * 2.25, share * 4.25]] * 2
+
+
+def test_every_level_has_gradients_though_no_region_is_on_it():
+    extractor, features = _extractor("modulated"), _features()
+
+    extractor(features, torch.tensor(REGIONS, dtype=torch.double)[:, 1:]).sum().backward()
+
+    coarse = extractor.roi_layers[1]
+    assert all(weight.grad is not None and not weight.grad.any() for weight in coarse.parameters())

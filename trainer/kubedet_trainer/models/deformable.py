@@ -1,0 +1,138 @@
+"""Deformable pooling of regions: each bin learns where to look (Dai et al., 2017; `zoo.md` 2.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kubedet_trainer.models import pooling
+
+_SAMPLES_PER_BIN = 4
+_OFFSET_SCALE = 0.1
+"""An offset of one moves a bin by this share of the region's side."""
+_SMALLEST_SIDE = 0.1
+"""In cells."""
+
+
+class DeformableRoiPool(nn.Module):
+    """Pools regions to `size` x `size` bins twice: plainly, and where the plain features say to look.
+
+    This is the operator of 2018, with coordinates rounded to pixels and samples at the left and top of their
+    share of a bin; later ones of that name pool differently. Modulated, it weights each bin besides
+    (Zhu et al., 2018). Every level has layers of its own to say where.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        strides: Sequence[int],
+        size: int,
+        finest_roi: float,
+        offset_channels: int,
+        modulated: bool,
+    ) -> None:
+        """For levels of `channels` and `strides`; `finest_roi` as in `pooling.map_levels`."""
+        super().__init__()
+        self.size = size
+        self.strides = tuple(strides)
+        self.finest_roi = finest_roi
+        self.roi_layers = nn.ModuleList(
+            _Guide(channels, bins=size**2, hidden=offset_channels, modulated=modulated) for _ in strides
+        )
+
+    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order."""
+        boxes = boxes.detach()
+        maps = pooling.find_maps(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
+        rounded = _round_half_away(boxes.flatten(0, 1))
+        plain = self._pool(maps, rounded, offsets=None)
+        told = self._ask(plain.flatten(1), maps.levels).to(boxes.dtype)
+        told = told.view(len(told), -1, self.size, self.size)
+        pooled = self._pool(maps, rounded, offsets=told[:, :2])
+        return pooled * told[:, 2:] if told.shape[1] > 2 else pooled
+
+    def _ask(self, plain: Tensor, levels: Tensor) -> Tensor:
+        """What the layers of each region's own level say, of those of a `_Guide`: (N, 2 P P or 3 P P)."""
+        guides = list(self.roi_layers)
+        if self.training:
+            # Static shapes, and gradients, if zero, for all: every level is asked about all regions.
+            told: Tensor = guides[0](plain)
+            for level, guide in enumerate(guides[1:], start=1):
+                told = torch.where((levels == level)[:, None], guide(plain), told)
+            return told
+        rows = [(levels == level).nonzero().squeeze(1) for level in range(len(guides))]
+        answers = torch.cat([guide(plain[own]) for guide, own in zip(guides, rows, strict=True)])
+        return torch.empty_like(answers).index_copy_(0, torch.cat(rows), answers)
+
+    def _pool(self, maps: pooling.RegionMaps, rounded: Tensor, *, offsets: Tensor | None) -> Tensor:
+        """Bins of (N, 4) `rounded` boxes, moved by (N, 2, P, P) `offsets`, x before y."""
+        begins = rounded[:, :2] / maps.strides[:, None] - 0.5
+        ends = (rounded[:, 2:] + 1) / maps.strides[:, None] - 0.5
+        sides = (ends - begins).clamp(min=_SMALLEST_SIDE)
+        x, y = (
+            self._samples(
+                begins[:, axis],
+                sides[:, axis],
+                sizes,
+                axis=axis,
+                offsets=None if offsets is None else offsets[:, axis, :, :, None],
+            )
+            for axis, sizes in enumerate((maps.widths, maps.heights))
+        )
+        return pooling.pool(maps, x=x, y=y)
+
+    def _samples(
+        self, begins: Tensor, sides: Tensor, sizes: Tensor, *, axis: int, offsets: Tensor | None
+    ) -> pooling.Samples:
+        """A bin is the mean of those of its samples that lie on the map."""
+        begins, sides, sizes = (values[:, None, None, None] for values in (begins, sides, sizes))
+        fractions = pooling.spread(self.size, samples=_SAMPLES_PER_BIN, axis=axis, like=begins)
+        if offsets is not None:
+            fractions = fractions + offsets * _OFFSET_SCALE
+        positions = begins + sides * fractions
+        on_map = ((positions >= -0.5) & (positions <= sizes - 0.5)).to(begins.dtype)
+        return pooling.Samples(
+            positions=positions, shares=on_map / on_map.sum(dim=-1, keepdim=True).clamp(min=1)
+        )
+
+
+class _Guide(nn.Module):
+    """From the plain features (N, C P P) of regions: 2 P P offsets, and P P weights if modulated."""
+
+    def __init__(self, channels: int, *, bins: int, hidden: int, modulated: bool) -> None:
+        super().__init__()
+        self.offset_fc = nn.Sequential(
+            nn.Linear(channels * bins, hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            _silent(hidden, 2 * bins),
+        )
+        self.mask_fc: nn.Sequential | None = None
+        if modulated:
+            self.mask_fc = nn.Sequential(
+                nn.Linear(channels * bins, hidden),
+                nn.ReLU(inplace=True),
+                _silent(hidden, bins),
+                nn.Sigmoid(),
+            )
+
+    def forward(self, plain: Tensor) -> Tensor:
+        offsets: Tensor = self.offset_fc(plain)
+        return offsets if self.mask_fc is None else torch.cat([offsets, self.mask_fc(plain)], dim=1)
+
+
+def _silent(inputs: int, outputs: int) -> nn.Linear:
+    """A layer that says zero until it has learnt something."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _round_half_away(values: Tensor) -> Tensor:
+    """To the nearest integer, halves away from zero, as in C."""
+    return values.trunc() + torch.where(values.frac().abs() >= 0.5, values.sign(), 0)
