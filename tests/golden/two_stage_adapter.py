@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
+from torch import nn
 
+from kubedet_trainer import segmentation
 from kubedet_trainer.structures import Images, Proposals, Targets
-
-
-def _images(pixels, metas):
-    sizes = torch.tensor([meta["img_shape"][:2] for meta in metas], device=pixels.device)
-    return Images(pixels=pixels, sizes=sizes)
-
-
-def _as_proposals(boxes):
-    """(n, 5) boxes with scores of each image, padded to the most that an image has."""
-    slots = max(len(image) for image in boxes)
-    padded = torch.zeros(len(boxes), slots, 5)
-    for index, image in enumerate(boxes):
-        padded[index, : len(image)] = image
-    counts = torch.tensor([len(image) for image in boxes])
-    valid = torch.arange(slots) < counts[:, None]
-    return Proposals(boxes=padded[..., :4], scores=padded[..., 4], valid=valid)
 
 
 def features(model, x):
     stages = model.backbone(x)
     levels = model.neck(stages)
-    output = model.rpn_head(levels)
-    return {"backbone": stages, "neck": levels, "head_cls": output.objectness, "head_reg": output.deltas}
+    found = {"backbone": stages, "neck": levels}
+    if model.rpn_head is not None:
+        output = model.rpn_head(levels)
+        found |= {"head_cls": output.objectness, "head_reg": output.deltas}
+    return found
 
 
 def proposals(model, x, meta):
@@ -37,11 +29,23 @@ def proposals(model, x, meta):
 
 
 def fixed_rois(model, x, rois):
+    """Every stage sees the features that the first stage's extractor pools from the same regions."""
     if not hasattr(model, "bbox_head"):
         return {}
-    pooled = model.bbox_head.roi_align(model.neck(model.backbone(x)), rois[None, :, 1:])
-    logits, deltas = model.bbox_head(pooled)
-    return {"roi_feat": pooled, "cls": [logits], "reg": [deltas]}
+    boxes = rois[None, :, 1:]
+    levels = model.neck(model.backbone(x))
+    pooled = _stages(model.bbox_roi_extractor)[0](levels, boxes)
+    predictions = [head(pooled, boxes) for head in _stages(model.bbox_head)]
+    found = {
+        "roi_feat": pooled,
+        "cls": [prediction.logits[0] for prediction in predictions],
+        "reg": [prediction.deltas[0].flatten(1) for prediction in predictions],
+    }
+    if model.mask_head is not None:
+        pooled = _stages(model.mask_roi_extractor)[0](levels, boxes)
+        heads = _stages(model.mask_head)
+        found["mask_logits"] = [head.conv_logits(head.upsampled(pooled)) for head in heads]
+    return found
 
 
 def detect(model, x, meta, proposals=None):
@@ -50,33 +54,74 @@ def detect(model, x, meta, proposals=None):
     if proposals is None:
         (found,) = model.detect(images, scale_factors)
     else:
-        (found,) = model.bbox_head.detect(
-            model.extract(images), _as_proposals([proposals]), images, scale_factors
-        )
-    return {"boxes": torch.cat([found.boxes, found.scores[:, None]], dim=1), "labels": found.labels - 1}
+        levels = model.extract(images)
+        (found,) = model.roi_detect(levels, _as_proposals([proposals]), images, scale_factors)
+    boxes = torch.cat([found.boxes, found.scores[:, None]], dim=1)
+    result = {"boxes": boxes, "labels": found.labels - 1}
+    if found.masks is not None:
+        size = tuple(meta["ori_shape"][:2])
+        counts = segmentation.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size)
+        result |= {"prob28": found.masks, "areas": segmentation.areas(list(counts))}
+    return result
 
 
 def losses(model, batch, proposals=None):
     images = _images(batch["img"], batch["metas"])
-    targets = _targets(batch["gt_bboxes"], batch.get("gt_labels"))
+    targets = _targets(batch)
     generator = torch.Generator()
     levels = model.extract(images)
-    output = model.rpn_head(levels)
-    result = _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
+    result = {}
+    if model.rpn_head is not None:
+        output = model.rpn_head(levels)
+        result = _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
     if hasattr(model, "bbox_head"):
-        found = model.rpn_head.propose(output, images) if proposals is None else _as_proposals(proposals)
-        regions = model.bbox_head.region_sampler(found, targets, generator)
-        result |= model.bbox_head.losses(levels, regions)
+        given = batch.get("proposals_in") if proposals is None else proposals
+        found = model.rpn_head.propose(output, images) if given is None else _as_proposals(given)
+        result |= model.roi_losses(levels, found, images, targets, generator)
     return result
 
 
-def _targets(boxes, labels):
-    stacked = torch.stack(boxes)
-    return Targets(
-        boxes=stacked,
-        labels=torch.ones(stacked.shape[:2], dtype=torch.int64) if labels is None else torch.stack(labels),
-        valid=torch.ones(stacked.shape[:2], dtype=torch.bool),
+def _stages(module):
+    """A cascade has a list of each part of its stages, other detectors one part."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _images(pixels, metas):
+    sizes = torch.tensor([meta["img_shape"][:2] for meta in metas], device=pixels.device)
+    return Images(pixels=pixels, sizes=sizes)
+
+
+def _as_proposals(boxes):
+    """Boxes of each image (n, 4 or 5 with scores), padded to the most that an image has."""
+    slots = max(len(image) for image in boxes)
+    padded = torch.zeros(len(boxes), slots, 4)
+    for index, image in enumerate(boxes):
+        padded[index, : len(image)] = image[:, :4]
+    counts = torch.tensor([len(image) for image in boxes])
+    valid = torch.arange(slots) < counts[:, None]
+    return Proposals(boxes=padded, scores=torch.where(valid, 0.5, -1.0), valid=valid)
+
+
+def _targets(batch):
+    boxes = torch.stack(batch["gt_bboxes"])
+    targets = Targets(
+        boxes=boxes,
+        labels=torch.ones(boxes.shape[:2], dtype=torch.int64),
+        valid=torch.ones(boxes.shape[:2], dtype=torch.bool),
     )
+    if "gt_labels" in batch:
+        targets = replace(targets, labels=torch.stack(batch["gt_labels"]))
+    if "gt_masks" in batch:
+        targets = replace(targets, masks=_pack(batch["gt_masks"], size=batch["img"].shape[2:]))
+    return targets
+
+
+def _pack(masks, *, size):
+    """(G, h, w) maps of each image as packed bits, padded to the `size` of the batch."""
+    padded = np.zeros((len(masks), len(masks[0]), *size), np.uint8)
+    for image, maps in zip(padded, masks, strict=True):
+        image[:, : maps.shape[1], : maps.shape[2]] = maps
+    return torch.from_numpy(np.packbits(padded, axis=-1))
 
 
 def _rpn_losses_by_level(head, output, images, targets, generator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kubedet_trainer.config import rules
 from kubedet_trainer.config.backbones import NeckConfig, ResNetConfig, VggConfig
 from kubedet_trainer.config.dense import RetinaHeadConfig, SsdHeadConfig
 from kubedet_trainer.config.heads import (
@@ -108,6 +109,15 @@ class CascadeRcnnConfig(FasterRcnnConfig):
     """The first stage."""
     cascade: CascadeConfig = CascadeConfig()
     """How the further stages differ from it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a refinement for each class: which one would the next stage start from?"""
+        rules.require(
+            self.box_head.class_agnostic,
+            path="model.box_head.class_agnostic",
+            got=self.box_head.class_agnostic,
+            rule="must be True in a cascade",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

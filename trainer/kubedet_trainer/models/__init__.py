@@ -10,6 +10,9 @@ from typing import Any
 from torch import nn
 
 from kubedet_trainer.errors import InvalidInput, did_you_mean
+from kubedet_trainer.models.cascade import CascadeDetector
+from kubedet_trainer.models.retinanet import RetinaNet
+from kubedet_trainer.models.ssd import Ssd
 from kubedet_trainer.models.two_stage import RoiDetector, Rpn
 
 
@@ -20,7 +23,14 @@ def _build_rpn(*, num_classes: int, **options: Mapping[str, Any]) -> nn.Module:
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "rpn": _build_rpn,
+    "fast_rcnn": RoiDetector,
+    "fast_mask_rcnn": RoiDetector,
     "faster_rcnn": RoiDetector,
+    "mask_rcnn": RoiDetector,
+    "cascade_rcnn": CascadeDetector,
+    "cascade_mask_rcnn": CascadeDetector,
+    "retinanet": RetinaNet,
+    "ssd": Ssd,
 }
 """Architecture to what builds it from `num_classes` and its options."""
 

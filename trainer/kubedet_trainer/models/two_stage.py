@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kubedet_trainer.models.box_head import BoxHead
+from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.rpn import RpnHead
@@ -45,8 +46,71 @@ class Rpn(PyramidDetector):
         return found
 
 
-class RoiDetector(PyramidDetector):
-    """Proposals, classified and refined by a second stage (Girshick, 2015; Ren et al., 2015)."""
+class TwoStageDetector(PyramidDetector):
+    """Proposals, made or given, and what a subclass makes of them."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        rpn_head: Mapping[str, Any] | None,
+    ) -> None:
+        """Each part is given by its own keyword arguments; without `rpn_head` images come with proposals."""
+        super().__init__(backbone=backbone, neck=neck)
+        self.rpn_head = (
+            None
+            if rpn_head is None
+            else RpnHead(in_channels=neck["channels"], strides=self.strides, **rpn_head)
+        )
+        self.roi_strides = self.strides[: _ROI_STAGES - self.neck.start_stage]
+
+    def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of all stages by name, scalars; `generator` is on the images' device."""
+        features = self.extract(images)
+        if self.rpn_head is None:
+            return self.roi_losses(features, given_proposals(images), images, targets, generator)
+        output = self.rpn_head(features)
+        losses = self.rpn_head.losses(output, images, targets, generator)
+        proposals = self.rpn_head.propose(output, images)
+        return losses | self.roi_losses(features, proposals, images, targets, generator)
+
+    @torch.no_grad()
+    def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
+        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
+        features = self.extract(images)
+        if self.rpn_head is None:
+            proposals = given_proposals(images)
+        else:
+            proposals = self.rpn_head.propose(self.rpn_head(features), images)
+        return self.roi_detect(features, proposals, images, scale_factors)
+
+    def roi_losses(
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        images: Images,
+        targets: Targets,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """The losses of what follows the proposals."""
+        raise NotImplementedError
+
+    def roi_detect(
+        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+    ) -> list[Detections]:
+        """What follows the proposals when detecting."""
+        raise NotImplementedError
+
+
+def given_proposals(images: Images) -> Proposals:
+    """The proposals that came with `images`."""
+    assert images.proposals is not None  # the recipe has data.num_proposals
+    return images.proposals
+
+
+class RoiDetector(TwoStageDetector):
+    """Regions classified, refined and outlined once (Girshick, 2015; Ren et al., 2015; He et al., 2017)."""
 
     def __init__(
         self,
@@ -57,59 +121,51 @@ class RoiDetector(PyramidDetector):
         box_roi: Mapping[str, Any],
         box_head: Mapping[str, Any],
         rpn_head: Mapping[str, Any] | None = None,
+        mask_roi: Mapping[str, Any] | None = None,
+        mask_head: Mapping[str, Any] | None = None,
     ) -> None:
         """For `num_classes` with the background; each part is given by its own keyword arguments.
 
-        Without `rpn_head` the proposals come with the images.
+        Masks need both `mask_roi` and `mask_head`; without `rpn_head` the proposals come with the images.
         """
-        super().__init__(backbone=backbone, neck=neck)
+        super().__init__(backbone=backbone, neck=neck, rpn_head=rpn_head)
         channels = neck["channels"]
-        self.rpn_head = (
-            None if rpn_head is None else RpnHead(in_channels=channels, strides=self.strides, **rpn_head)
-        )
-        self.roi_strides = self.strides[: _ROI_STAGES - self.neck.start_stage]
         self.bbox_roi_extractor = build_roi_extractor(channels=channels, strides=self.roi_strides, **box_roi)
         self.bbox_head = BoxHead(
             in_channels=channels, num_classes=num_classes, roi_size=box_roi["size"], **box_head
         )
-
-    def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses of all stages by name, scalars; `generator` is on the images' device."""
-        features = self.extract(images)
-        if self.rpn_head is None:
-            losses = {}
-            proposals = self._given(images)
-        else:
-            output = self.rpn_head(features)
-            losses = self.rpn_head.losses(output, images, targets, generator)
-            proposals = self.rpn_head.propose(output, images)
-        return losses | self.roi_losses(features, proposals, targets, generator)
-
-    @torch.no_grad()
-    def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
-        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
-        features = self.extract(images)
-        if self.rpn_head is None:
-            proposals = self._given(images)
-        else:
-            proposals = self.rpn_head.propose(self.rpn_head(features), images)
-        return self.roi_detect(features, proposals, images, scale_factors)
+        self.mask_head: MaskHead | None = None
+        if mask_roi is not None and mask_head is not None:
+            self.mask_roi_extractor = build_roi_extractor(
+                channels=channels, strides=self.roi_strides, **mask_roi
+            )
+            self.mask_head = MaskHead(in_channels=channels, num_classes=num_classes, **mask_head)
 
     def roi_losses(
-        self, features: Sequence[Tensor], proposals: Proposals, targets: Targets, generator: torch.Generator
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        images: Images,
+        targets: Targets,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """The losses of what follows the proposals."""
         regions = self.bbox_head.region_sampler(proposals, targets, generator)
-        return self.bbox_head.losses(self.bbox_roi_extractor(features, regions.boxes), regions)
+        prediction = self.bbox_head(self.bbox_roi_extractor(features, regions.boxes), regions.boxes)
+        losses = self.bbox_head.losses(prediction, regions)
+        if self.mask_head is not None:
+            assert targets.masks is not None  # the recipe has data.masks
+            positives = regions.first(self.bbox_head.region_sampler.max_positives)
+            pooled = self.mask_roi_extractor(features, positives.boxes)
+            losses |= self.mask_head.losses(pooled, positives, targets.masks)
+        return losses
 
     def roi_detect(
         self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
     ) -> list[Detections]:
         """What follows the proposals when detecting."""
-        pooled = self.bbox_roi_extractor(features, proposals.boxes)
-        return self.bbox_head.detect(pooled, proposals, images, scale_factors)
-
-    @staticmethod
-    def _given(images: Images) -> Proposals:
-        assert images.proposals is not None  # the recipe has data.num_proposals
-        return images.proposals
+        prediction = self.bbox_head(self.bbox_roi_extractor(features, proposals.boxes), proposals.boxes)
+        found = self.bbox_head.detect(prediction, proposals, images, scale_factors)
+        if self.mask_head is None:
+            return found
+        return add_masks(found, features, scale_factors, [(self.mask_roi_extractor, self.mask_head)])

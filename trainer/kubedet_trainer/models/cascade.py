@@ -1,0 +1,135 @@
+"""Cascade R-CNN: each stage trains on what the one before made of its regions (`zoo.md` 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
+from kubedet_trainer.models.mask_head import MaskHead, add_masks
+from kubedet_trainer.models.regions import RegionSamples
+from kubedet_trainer.models.roi import build_roi_extractor
+from kubedet_trainer.models.two_stage import TwoStageDetector
+from kubedet_trainer.structures import Detections, Images, Proposals, Targets
+
+
+class CascadeDetector(TwoStageDetector):
+    """Box heads of rising demands (Cai and Vasconcelos, 2017), each with a mask head of its own if asked for.
+
+    All classes share the refinement of a box, so that a stage need not know the class to hand it on.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        rpn_head: Mapping[str, Any],
+        box_roi: Mapping[str, Any],
+        box_head: Mapping[str, Any],
+        cascade: Mapping[str, Any],
+        mask_roi: Mapping[str, Any] | None = None,
+        mask_head: Mapping[str, Any] | None = None,
+    ) -> None:
+        """For `num_classes` with the background; each part is given by its own keyword arguments.
+
+        `box_head` is the first stage's, `cascade` says how the others differ (`config.CascadeConfig`). Masks
+        need both `mask_roi` and `mask_head`.
+        """
+        super().__init__(backbone=backbone, neck=neck, rpn_head=rpn_head)
+        channels = neck["channels"]
+        stages = [box_head, *_further_stages(box_head, cascade)]
+        self.loss_weights = (1.0, *cascade["loss_weights"])
+        self.bbox_roi_extractor = nn.ModuleList(
+            build_roi_extractor(channels=channels, strides=self.roi_strides, **box_roi) for _ in stages
+        )
+        self.bbox_head = nn.ModuleList(
+            BoxHead(in_channels=channels, num_classes=num_classes, roi_size=box_roi["size"], **stage)
+            for stage in stages
+        )
+        self.mask_head: nn.ModuleList | None = None
+        if mask_roi is not None and mask_head is not None:
+            self.mask_roi_extractor = nn.ModuleList(
+                build_roi_extractor(channels=channels, strides=self.roi_strides, **mask_roi) for _ in stages
+            )
+            self.mask_head = nn.ModuleList(
+                MaskHead(in_channels=channels, num_classes=num_classes, **mask_head) for _ in stages
+            )
+
+    def roi_losses(
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        images: Images,
+        targets: Targets,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """The weighted losses of every stage, named ``s0.loss_cls`` and so on."""
+        losses: dict[str, Tensor] = {}
+        for stage, (extract, head) in enumerate(self._box_stages()):
+            regions = head.region_sampler(proposals, targets, generator)
+            prediction = head(extract(features, regions.boxes), regions.boxes)
+            terms = head.losses(prediction, regions)
+            if self.mask_head is not None:
+                positives = regions.first(head.region_sampler.max_positives)
+                terms |= self._mask_losses(stage, features, positives, targets)
+            losses |= {f"s{stage}.{name}": loss * self.loss_weights[stage] for name, loss in terms.items()}
+            proposals = hand_on(head.move(regions.boxes, prediction, images).squeeze(2), regions)
+        return losses
+
+    def _mask_losses(
+        self, stage: int, features: Sequence[Tensor], positives: RegionSamples, targets: Targets
+    ) -> dict[str, Tensor]:
+        assert targets.masks is not None  # the recipe has data.masks
+        extract, head = self._mask_stages()[stage]
+        return head.losses(extract(features, positives.boxes), positives, targets.masks)
+
+    def roi_detect(
+        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+    ) -> list[Detections]:
+        """Boxes of the last stage, classified by the mean logits of all and outlined by their mean masks."""
+        predictions: list[BoxPrediction] = []
+        moved = proposals
+        for extract, head in self._box_stages():
+            proposals = moved
+            predictions.append(head(extract(features, proposals.boxes), proposals.boxes))
+            boxes = head.move(proposals.boxes, predictions[-1], images).squeeze(2)
+            moved = replace(proposals, boxes=boxes)
+        logits = torch.stack([prediction.logits for prediction in predictions]).mean(dim=0)
+        judged = replace(predictions[-1], logits=logits)
+        found = head.detect(judged, proposals, images, scale_factors)
+        if self.mask_head is None:
+            return found
+        return add_masks(found, features, scale_factors, self._mask_stages())
+
+    def _box_stages(self) -> list[tuple[nn.Module, BoxHead]]:
+        heads = cast(Iterable[BoxHead], self.bbox_head)
+        return list(zip(self.bbox_roi_extractor, heads, strict=True))
+
+    def _mask_stages(self) -> list[tuple[nn.Module, MaskHead]]:
+        heads = cast(Iterable[MaskHead], self.mask_head)
+        return list(zip(self.mask_roi_extractor, heads, strict=True))
+
+
+def hand_on(boxes: Tensor, regions: RegionSamples) -> Proposals:
+    """The proposals of the next stage: the refined (B, S, 4) `boxes` of `regions`, but for ground truths.
+
+    The next stage adds those again, as they are; here their slots become empty.
+    """
+    valid = regions.used & ~regions.from_gt
+    return Proposals(boxes=boxes, scores=valid.float() - 1, valid=valid)
+
+
+def _further_stages(first: Mapping[str, Any], cascade: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of each box head after the first."""
+    return [
+        {**first, "positive_iou": positive_iou, "target_stds": (centre, centre, side, side)}
+        for positive_iou, centre, side in zip(
+            cascade["positive_ious"], cascade["centre_stds"], cascade["side_stds"], strict=True
+        )
+    ]

@@ -1,0 +1,93 @@
+"""The outlines of objects: one bitmap a class on the features of each region (`zoo.md` 5.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kubedet_trainer.models import losses
+from kubedet_trainer.models.convolutions import build_region_convs, init_for_relu
+from kubedet_trainer.models.mask_targets import mask_targets
+from kubedet_trainer.models.regions import RegionSamples
+from kubedet_trainer.structures import Detections
+
+
+class MaskHead(nn.Module):
+    """Convolutions, an upsampling by two, and the logits of a bitmap for each class."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        num_convs: int,
+        channels: int,
+        norm: Literal["none", "gn"],
+        norm_groups: int,
+    ) -> None:
+        """For `num_classes` with the background; `config.MaskHeadConfig` explains the other options."""
+        super().__init__()
+        self.convs = build_region_convs(
+            num_convs=num_convs,
+            in_channels=in_channels,
+            channels=channels,
+            norm=norm,
+            norm_groups=norm_groups,
+        )
+        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.conv_logits = nn.Conv2d(channels, num_classes, 1)
+        init_for_relu(self.upsample)
+        init_for_relu(self.conv_logits)
+
+    def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, 2h, 2w) float32 of class `labels` (N,) for `pooled` features (N, C, h, w).
+
+        Of the last layer only the filter of each region's class is applied: the zoo computed all 81 maps.
+        """
+        hidden = self.upsampled(pooled)
+        assert self.conv_logits.bias is not None
+        filters = self.conv_logits.weight.flatten(1).index_select(0, labels)
+        bias = self.conv_logits.bias.index_select(0, labels)[:, None, None]
+        return torch.einsum("nc,nchw->nhw", filters, hidden).float() + bias
+
+    def upsampled(self, pooled: Tensor) -> Tensor:
+        """What the last layer sees: (N, channels, 2h, 2w)."""
+        hidden = pooled
+        for conv in self.convs:
+            hidden = conv(hidden)
+        return F.relu(self.upsample(hidden), inplace=True)
+
+    def losses(self, pooled: Tensor, regions: RegionSamples, masks: Tensor) -> dict[str, Tensor]:
+        """``loss_mask``, the mean over all pixels of the maps of the positive ones of `regions`.
+
+        `masks` are packed bits (B, G, H, W / 8), `pooled` the features (B * R, C, h, w) of `regions`.
+        """
+        logits = self(pooled, regions.labels.flatten()).unflatten(0, regions.labels.shape)
+        size = logits.shape[-1]
+        wanted = mask_targets(masks, regions.gt_slots, regions.boxes, size=size)
+        each = losses.binary_cross_entropy(logits, wanted, used=regions.positive[..., None, None])
+        return {"loss_mask": each.sum() / (regions.positive.sum().clamp(min=1) * size**2)}
+
+
+def add_masks(
+    detections: Sequence[Detections],
+    features: Sequence[Tensor],
+    scale_factors: Tensor,
+    stages: Sequence[tuple[nn.Module, MaskHead]],
+) -> list[Detections]:
+    """`detections` with masks: the mean probability of what the RoI extractor and head of each stage see.
+
+    Pooled from the pyramid `features` at the detections times (B, 4) `scale_factors`.
+    """
+    outlined = []
+    for index, found in enumerate(detections):
+        own_features = [level[index : index + 1] for level in features]
+        boxes = (found.boxes * scale_factors[index])[None]
+        logits = [head(extract(own_features, boxes), found.labels) for extract, head in stages]
+        outlined.append(replace(found, masks=torch.stack(logits).sigmoid().mean(dim=0)))
+    return outlined

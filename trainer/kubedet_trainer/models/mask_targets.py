@@ -1,0 +1,57 @@
+"""What the mask of a region should be: its part of the ground truth's mask, resized (`zoo.md` 5.5).
+
+The zoo did this on the host, with ``cv2.resize(crop, (size, size))`` of a uint8 map of zeros and ones. Here
+the same fixed-point arithmetic runs on the device, on packed bits and with static shapes, and its result is
+equal bit for bit: constants and roundings are those of OpenCV's bilinear resize of bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ONE = 2048
+"""A weight of 1: OpenCV keeps 11 bits of each."""
+
+
+def mask_targets(masks: Tensor, gt_slots: Tensor, boxes: Tensor, *, size: int) -> Tensor:
+    """The map of each of (B, R, 4) `boxes` in ground truth `gt_slots` (B, R): (B, R, size, size) bool.
+
+    `masks` are packed bits (B, G, H, W / 8), as in `structures.Targets`. Corners are truncated to integers.
+    """
+    height, width = masks.shape[2], masks.shape[3] * 8
+    corners = boxes.long()
+    rows, row_weights = _taps(corners[..., 1], corners[..., 3], size=size, limit=height)
+    columns, column_weights = _taps(corners[..., 0], corners[..., 2], size=size, limit=width)
+    # Where both taps are one column OpenCV gives it the whole weight; of rows it adds the rounded shares.
+    whole = columns[..., :1] == columns[..., 1:]
+    column_weights = torch.where(whole, _ONE // 2, column_weights)
+    image = torch.arange(masks.shape[0], device=masks.device)[:, None]
+    plane = (image * masks.shape[1] + gt_slots)[..., None, None]
+    bits = _read_bits(masks, plane, rows.flatten(2)[..., :, None], columns.flatten(2)[..., None, :])
+    taps = bits.view(*boxes.shape[:2], size, 2, size, 2)  # a row and its tap, a column and its tap
+    of_rows = (taps * column_weights[:, :, None, None]).sum(dim=-1) >> 4
+    of_taps = (of_rows * row_weights[..., None]) >> 16
+    return of_taps.sum(dim=3).ge(2)  # OpenCV adds 2 and drops the last two bits
+
+
+def _taps(begin: Tensor, end: Tensor, *, size: int, limit: int) -> tuple[Tensor, Tensor]:
+    """The two pixels that each output is mixed from, (B, R, size, 2) int64, and their int32 weights.
+
+    The crop goes from `begin` to `end`, both inclusive (B, R) int64, and stops before `limit`.
+    """
+    side = (end.clamp(max=limit - 1) - begin + 1).clamp(min=1)
+    outputs = torch.arange(size, device=begin.device, dtype=torch.float64)
+    centres = ((outputs + 0.5) * (1 / (size / side[..., None].double())) - 0.5).float()
+    first = centres.floor()
+    share = centres - first
+    weights = torch.stack([(1 - share) * _ONE, share * _ONE], dim=-1).round().int()
+    taps = torch.stack([first, first + 1], dim=-1).long().clamp(min=0)
+    taps = torch.minimum(taps, side[..., None, None] - 1) + begin[..., None, None]
+    return taps.clamp(0, limit - 1), weights
+
+
+def _read_bits(masks: Tensor, plane: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels at `rows` and `columns` of each `plane` of packed `masks`, as int32 of the common shape."""
+    packed = masks.flatten().take((plane * masks.shape[2] + rows) * masks.shape[3] + (columns >> 3))
+    return (packed.int() >> (7 - (columns & 7)).int()) & 1
