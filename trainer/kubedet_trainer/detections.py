@@ -101,7 +101,7 @@ class DetectionTable:
             for image_id, category, score, box in rows
         ]
         if self.masks is not None and self.mask_sizes is not None:
-            areas = segmentation.areas(self.masks.tolist()).tolist()
+            areas = segmentation.areas(self.masks).tolist()
             masks = zip(records, self.mask_sizes.tolist(), self.masks, areas, strict=True)
             for record, size, code, area in masks:
                 record |= {"segmentation": {"size": size, "counts": code.decode()}, "area": area}

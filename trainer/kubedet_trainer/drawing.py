@@ -1,4 +1,4 @@
-"""Pictures for people: boxes with class and score on an image, and sheets of truth beside detections."""
+"""Pictures for people: objects with class and score on an image, and sheets of truth beside detections."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kubedet_trainer import segmentation
+
 Picture = NDArray[np.uint8]
 """(H, W, 3) in BGR order, as OpenCV reads and writes."""
+
+Masks = Sequence[bytes] | NDArray[np.object_]
+"""Run-length codes, see `segmentation`."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618034
@@ -20,11 +25,15 @@ _INK = (40, 40, 40)
 _GAP = 10
 """Pixels between the pictures of a sheet."""
 _TITLE_HEIGHT = 34
+_FILM = 0.45
+"""How much of the colour over a mask is the class's."""
+_EDGE_LIGHT = 0.55
+"""How much of the way to white the edge of a mask is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """Boxes to draw on one image, in its own pixels."""
+    """What to draw on one image, in its own pixels."""
 
     boxes: NDArray[Any]
     """(K, 4) xyxy."""
@@ -32,13 +41,8 @@ class Marks:
     """(K,) 1 and up."""
     scores: NDArray[Any] | None = None
     """(K,); None for ground truth."""
-
-    def above(self, threshold: float) -> Marks:
-        """Those that score at least `threshold`; all where there are no scores."""
-        if self.scores is None:
-            return self
-        kept = self.scores >= threshold
-        return Marks(boxes=self.boxes[kept], labels=self.labels[kept], scores=self.scores[kept])
+    masks: Masks | None = None
+    """K for the image's own size; None where there are boxes only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ def class_colour(label: int) -> tuple[int, int, int]:
 def draw_detections(
     image: Picture, *, marks: Marks, classes: Sequence[str], longest: int | None = None
 ) -> Picture:
-    """A copy of `image` with each box, its class's name and its score, the best ones on top.
+    """A copy of `image` with each mask, box, class's name and score, the best ones on top.
 
     Args:
         image: stays as it is.
@@ -77,11 +81,13 @@ def draw_detections(
     order = np.arange(len(marks.boxes)) if marks.scores is None else np.argsort(marks.scores)
     thickness = max(1, round(max(size) / 320))
     corners = np.round(marks.boxes * factor).astype(int)
+    if marks.masks is not None:
+        _draw_masks(picture, marks.masks, labels=marks.labels, size=(image.shape[0], image.shape[1]))
     # All frames first, so that no frame crosses a caption.
     for row in order:
         x1, y1, x2, y2 = corners[row].tolist()
         colour = class_colour(int(marks.labels[row]))
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thickness)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1 if marks.masks is not None else thickness)
     for row in order:
         label = int(marks.labels[row])
         text = classes[label - 1]
@@ -127,6 +133,28 @@ def contact_sheet(
                 sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         top += height
     return sheet
+
+
+def _draw_masks(picture: Picture, masks: Masks, *, labels: NDArray[Any], size: segmentation.Size) -> None:
+    """Lay a film of colour with a bright edge over each object, the smaller ones on top.
+
+    `size` is what the masks are coded for.
+    """
+    for row in np.argsort(-segmentation.areas(masks), kind="stable").tolist():
+        _tint(picture, segmentation.decode(masks[row], size=size), colour=class_colour(int(labels[row])))
+
+
+def _tint(picture: Picture, mask: segmentation.Bitmap, *, colour: tuple[int, int, int]) -> None:
+    size = (picture.shape[1], picture.shape[0])
+    opacity = cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
+    left, top, width, height = cv2.boundingRect(opacity)
+    part = picture[top : top + height, left : left + width]
+    film = opacity[top : top + height, left : left + width, None] * np.float32(_FILM / 255)
+    part[:] = part + (np.array(colour, np.float32) - part) * film
+    inside = np.asarray(opacity > 127, np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    edge = np.add(colour, _EDGE_LIGHT * (255 - np.array(colour))).tolist()
+    cv2.drawContours(picture, contours, -1, edge, max(1, round(max(size) / 500)), cv2.LINE_AA)
 
 
 def _caption(picture: Picture, text: str, *, at: tuple[int, int], colour: tuple[int, int, int]) -> None:

@@ -105,7 +105,7 @@ def predict_folder(
 
 def marks_of(table: DetectionTable) -> Marks:
     """The detections of one image, as `drawing` takes them."""
-    return Marks(boxes=table.boxes, labels=table.labels, scores=table.scores)
+    return Marks(boxes=table.boxes, labels=table.labels, scores=table.scores, masks=table.masks)
 
 
 def _detect(detector: Detector, pixels: Pixels, *, image_id: int) -> DetectionTable:

@@ -107,12 +107,15 @@ def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
     for index in range(0, len(split), -(-len(split) // _PICTURES)):
         row = int(split.rows[index])
         boxes, labels = split.annotations.ground_truth(row)
+        masks = split.annotations.masks(row) if split.annotations.has_masks else None
         found = table.of(int(split.annotations.image_ids[row])).above(_PICTURE_SCORE)
         comparisons.append(
             Comparison(
                 image=images.read_image(split.folder / split.annotations.file_name(row)),
-                truth=Marks(boxes=boxes, labels=labels),
-                detections=Marks(boxes=found.boxes, labels=found.labels, scores=found.scores),
+                truth=Marks(boxes=boxes, labels=labels, masks=masks),
+                detections=Marks(
+                    boxes=found.boxes, labels=found.labels, scores=found.scores, masks=found.masks
+                ),
             )
         )
     return comparisons

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import cv2
@@ -59,7 +59,7 @@ def decode(counts: bytes, *, size: Size) -> Bitmap:
     return cast("Bitmap", coco_mask.decode(_rle(counts, size)))
 
 
-def areas(counts: Sequence[bytes]) -> NDArray[np.int64]:
+def areas(counts: Iterable[bytes]) -> NDArray[np.int64]:
     """(K,) pixels of each code."""
     anywhere = (1, 1)  # an area does not depend on the size of the image
     # One by one: from 256 on pycocotools 2.0.11 fails, by putting their number into a byte.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kubedet_trainer import drawing
+from kubedet_trainer import drawing, segmentation
 from kubedet_trainer.drawing import Comparison, Marks
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
@@ -47,10 +49,42 @@ def test_no_detection_leaves_the_image_as_it_is() -> None:
     np.testing.assert_array_equal(drawing.draw_detections(GREY, marks=marks(), classes=[]), GREY)
 
 
-def test_only_detections_above_a_threshold_are_kept() -> None:
-    found = marks((1, 1, 5, 5), (2, 2, 9, 9), scores=[0.4, 0.6])
-    assert found.above(0.5).labels.tolist() == [2]
-    assert marks((1, 1, 5, 5)).above(0.5).labels.tolist() == [1]
+def code_of(*rectangles: tuple[int, int, int, int]) -> bytes:
+    """The mask of a grey image that fills these rectangles."""
+    outlines = [[x1, y1, x2 + 1, y1, x2 + 1, y2 + 1, x1, y2 + 1] for x1, y1, x2, y2 in rectangles]
+    return segmentation.compress(outlines, size=GREY.shape[:2])
+
+
+@pytest.mark.parametrize("longest", [None, 400])
+def test_a_mask_lies_over_its_object_with_a_bright_edge(longest: int | None) -> None:
+    found = replace(marks((40, 60, 150, 110)), masks=[code_of((50, 60, 90, 110))])
+    picture = drawing.draw_detections(GREY, marks=found, classes=["cell"], longest=longest)
+    factor = picture.shape[1] // 200
+
+    def pixel(x: int, y: int) -> np.ndarray:
+        return picture[y * factor, x * factor].astype(float)
+
+    colour = np.array(drawing.class_colour(1))
+    np.testing.assert_allclose(pixel(70, 90), 0.55 * 128 + 0.45 * colour, atol=1.5)
+    np.testing.assert_array_equal(pixel(120, 90), GREY[90, 120])
+    assert picture[90 * factor, 47 * factor : 53 * factor].mean(axis=1).max() > colour.mean() + 40
+
+
+def test_a_small_object_is_not_hidden_by_a_large_one() -> None:
+    small, large = (90, 70, 110, 90), (40, 50, 160, 110)
+    table, cup = (np.array(drawing.class_colour(label)) for label in (1, 2))
+    for order in ((small, large), (large, small)):
+        found = replace(marks(*order), masks=[code_of(box) for box in order])
+        found = replace(found, labels=np.array([2 if box is small else 1 for box in order]))
+        picture = drawing.draw_detections(GREY, marks=found, classes=["table", "cup"])
+        seen_through_both = 0.55 * (0.55 * 128 + 0.45 * table) + 0.45 * cup
+        np.testing.assert_allclose(picture[80, 100], seen_through_both, atol=2)
+
+
+def test_an_empty_mask_is_drawn_as_nothing() -> None:
+    found = replace(marks((40, 60, 150, 110)), masks=[code_of((250, 150, 260, 160))])
+    picture = drawing.draw_detections(GREY, marks=found, classes=["cell"])
+    np.testing.assert_array_equal(picture[70:100, 50:140], GREY[70:100, 50:140])
 
 
 def test_the_first_classes_have_colours_far_apart() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from dataset_builders import make_image
@@ -19,16 +20,29 @@ from kubedet_trainer.structures import Detections, Images
 
 
 class TwoBoxes(nn.Module):
-    """Finds a sure and an unsure box in every image."""
+    """Finds a sure and an unsure box in every image; with `masks`, objects that fill their left halves."""
+
+    def __init__(self, *, masks: bool) -> None:
+        super().__init__()
+        self._masks = masks
 
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
         boxes = torch.tensor([[4.0, 6.0, 23.0, 15.0], [0.0, 0.0, 9.0, 9.0]])
-        return [Detections(boxes=boxes, scores=torch.tensor([0.9, 0.2]), labels=torch.tensor([2, 1]))]
+        masks = torch.zeros(2, 28, 28)
+        masks[..., :14] = 1
+        return [
+            Detections(
+                boxes=boxes,
+                scores=torch.tensor([0.9, 0.2]),
+                labels=torch.tensor([2, 1]),
+                masks=masks if self._masks else None,
+            )
+        ]
 
 
-def run(source: Path, output: Path) -> Prediction:
+def run(source: Path, output: Path, *, masks: bool = False) -> Prediction:
     detector = Detector(
-        model=TwoBoxes().eval(),
+        model=TwoBoxes(masks=masks).eval(),
         recipe=recipes.read_recipe("smoke_faster_rcnn"),
         classes=("cat", "dog"),
         device=torch.device("cpu"),
@@ -54,6 +68,20 @@ def test_a_folder_gives_pictures_and_a_coco_file(tmp_path: Path) -> None:
         "bbox": [4.0, 6.0, 20.0, 10.0],
     }
     assert prediction.num_detections == len(content["annotations"]) == 3
+
+
+def test_masks_are_written_at_the_size_of_the_image_and_drawn(tmp_path: Path) -> None:
+    for number, (width, height) in enumerate([(64, 48), (40, 30)]):
+        make_image(tmp_path / "in", f"{number}.png", width=width, height=height)
+    boxes, masks = (run(tmp_path / "in", tmp_path / f"out-{with_}", masks=with_) for with_ in (False, True))
+    content = json.loads(masks.file.read_text())
+    for record, (width, height) in zip(content["annotations"], [(64, 48), (40, 30)], strict=True):
+        mask = coco_mask.decode(record["segmentation"])
+        assert mask.shape == (height, width)
+        assert mask[6:16, 4:14].all()
+        assert mask.sum() == record["area"] == 100
+    for plain, masked in zip(boxes.pictures, masks.pictures, strict=True):
+        assert (cv2.imread(str(plain)) != cv2.imread(str(masked))).any()
 
 
 def test_one_image_is_enough(tmp_path: Path) -> None:
