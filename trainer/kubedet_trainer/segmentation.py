@@ -59,6 +59,11 @@ def decode(counts: bytes, *, size: Size) -> Bitmap:
     return cast("Bitmap", coco_mask.decode(_rle(counts, size)))
 
 
+def encode(bitmap: NDArray[np.bool_]) -> bytes:
+    """The code of a bitmap of an image's whole (H, W)."""
+    return _encode_part(bitmap, left=0, top=0, size=(bitmap.shape[0], bitmap.shape[1]))
+
+
 def areas(counts: Iterable[bytes]) -> NDArray[np.int64]:
     """(K,) pixels of each code."""
     anywhere = (1, 1)  # an area does not depend on the size of the image

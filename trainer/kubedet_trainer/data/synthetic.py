@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kubedet_trainer import segmentation
 from kubedet_trainer.data.images import Pixels
 
 CLASSES = ("circle", "square", "triangle")
@@ -83,7 +84,8 @@ def _write_split(dataset: ShapesDataset, *, folder: Path, count: int, stream: in
         )
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for shape in shapes:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotation(shape)})
+            record = _annotation(shape, size=dataset.size)
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **record})
     return {
         "info": {"description": "Coloured shapes made by kubedet"},
         "images": images,
@@ -92,15 +94,18 @@ def _write_split(dataset: ShapesDataset, *, folder: Path, count: int, stream: in
     }
 
 
-def _annotation(shape: _Shape) -> dict[str, Any]:
+def _annotation(shape: _Shape, *, size: tuple[int, int]) -> dict[str, Any]:
     x1, y1, x2, y2 = shape.box
+    # The pixels that it was painted on, by more than half: OpenCV paints half a pixel more than the outline
+    # on each side. What another shape hides belongs to it too, as it does to the box.
+    mask = _mask(shape.outline, size=size) > 0.5
     area = cv2.contourArea(shape.outline.astype(np.float32))
     return {
         "category_id": CLASSES.index(shape.name) + 1,
         "bbox": np.round([x1, y1, x2 - x1, y2 - y1], 2).tolist(),
         "area": round(float(area), 2),
         "iscrowd": 0,
-        "segmentation": [np.round(shape.outline, 2).ravel().tolist()],
+        "segmentation": {"size": list(mask.shape), "counts": segmentation.encode(mask).decode()},
     }
 
 
