@@ -32,6 +32,14 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "kubedet_trainer.commands.inference:propose",
         "Write a proposal network's proposals, for Fast R-CNN.",
     ),
+    "benchmark": (
+        "kubedet_trainer.commands.benchmark:benchmark",
+        "Measure a recipe's speed and memory on this machine.",
+    ),
+    "publish": (
+        "kubedet_trainer.commands.publish:publish",
+        "Write a checkpoint's weights as the zoo publishes them.",
+    ),
     "check-data": (
         "kubedet_trainer.commands.data:check_data",
         "List everything that is wrong with a data set.",

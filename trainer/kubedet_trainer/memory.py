@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import resource
 import sys
+from typing import Literal
 
 import torch
 
 GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved")
 """What `gpu_bytes` tells, and the values of the metric's label."""
 
-KIND = {"cuda": "gpu_peak_reserved", "cpu": "process_peak_resident"}
-"""Device type to what `peak_bytes` means on it: `Results.hardware["memoryKind"]`."""
+Kind = Literal["reserved", "allocated"]
+"""The peaks of the caching allocator. They cannot be compared: what is reserved may lie unused."""
 
 
 def gpu_bytes(device: torch.device) -> dict[str, int]:
@@ -24,13 +25,18 @@ def gpu_bytes(device: torch.device) -> dict[str, int]:
     }
 
 
-def peak_bytes(device: torch.device) -> int:
+def peak_kind(device: torch.device, *, kind: Kind) -> str:
+    """What `peak_bytes` means there: `Results.hardware["memoryKind"]`."""
+    return f"gpu_peak_{kind}" if device.type == "cuda" else "process_peak_resident"
+
+
+def peak_bytes(device: torch.device, *, kind: Kind = "reserved") -> int:
     """The most memory this process has held so far: what the zoo's memory column counts (`zoo.md` 10).
 
-    On a GPU that is the caching allocator's reserved memory; on a CPU the process's peak resident set, its
-    loader workers not included.
+    On a GPU that is the peak of this `kind`, most of its tables have the reserved one; on a CPU the process's
+    peak resident set, its loader workers not included.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
+        return gpu_bytes(device)[f"peak_{kind}"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

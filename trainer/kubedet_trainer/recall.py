@@ -7,11 +7,13 @@ threshold at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kubedet_trainer.overlaps import box_iou
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _UNMATCHED = -1.0
@@ -25,7 +27,7 @@ def match_best(truth: NDArray[np.float32], proposals: NDArray[np.float32]) -> ND
         proposals: (P, 4) of the same image, only as many of the best as shall count.
     """
     matched = np.full(len(truth), _UNMATCHED, np.float32)
-    overlaps = _intersection_over_union(truth, proposals)
+    overlaps = box_iou(truth, proposals)
     for turn in range(min(overlaps.shape)):
         place = overlaps.argmax()
         matched[turn] = overlaps.flat[place]
@@ -33,6 +35,34 @@ def match_best(truth: NDArray[np.float32], proposals: NDArray[np.float32]) -> ND
         overlaps[row] = _UNMATCHED
         overlaps[:, column] = _UNMATCHED
     return matched
+
+
+def recall_of_best(
+    truth: Mapping[int, NDArray[np.float32]],
+    *,
+    image_ids: NDArray[np.int64],
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    limit: int,
+) -> float | None:
+    """`average_recall` of the `limit` best of each image's among P proposals.
+
+    Args:
+        truth: the (G, 4) boxes of every image, xyxy with inclusive corners, by its id.
+        image_ids: (P,)
+        boxes: (P, 4)
+        scores: (P,)
+        limit: as many proposals of an image count.
+    """
+    order = np.lexsort((-scores, image_ids))
+    ids = np.array(list(truth), np.int64)
+    starts, ends = (np.searchsorted(image_ids[order], ids, side=side) for side in ("left", "right"))
+    return average_recall(
+        [
+            match_best(own, boxes[order[start : min(end, start + limit)]])
+            for own, start, end in zip(truth.values(), starts.tolist(), ends.tolist(), strict=True)
+        ]
+    )
 
 
 def average_recall(matched: Sequence[NDArray[Any]]) -> float | None:
@@ -48,15 +78,3 @@ def average_recall(matched: Sequence[NDArray[Any]]) -> float | None:
     if not len(overlaps):
         return None
     return 100 * float((overlaps[:, None] >= _THRESHOLDS).mean())
-
-
-def _intersection_over_union(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(G, P) for xyxy boxes with inclusive corners."""
-    (x1, y1, x2, y2), (other_x1, other_y1, other_x2, other_y2) = boxes.T[..., None], others.T
-    widths = np.minimum(x2, other_x2) - np.maximum(x1, other_x1) + 1
-    heights = np.minimum(y2, other_y2) - np.maximum(y1, other_y1) + 1
-    shared = widths.clip(min=0) * heights.clip(min=0)
-    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
-    other_areas = (other_x2 - other_x1 + 1) * (other_y2 - other_y1 + 1)
-    overlaps: NDArray[np.float32] = shared / (areas + other_areas - shared)
-    return overlaps

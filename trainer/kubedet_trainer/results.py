@@ -17,6 +17,7 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.detections import DetectionTable
 from kubedet_trainer.drawing import Comparison, Marks
 from kubedet_trainer.evaluate import Evaluation
+from kubedet_trainer.recipes.published import PUBLISHED
 from kubedet_trainer.report import write_json
 from kubedet_trainer.setup import Run
 
@@ -68,21 +69,34 @@ def evaluate_run(run: Run) -> Evaluation | None:
 
 def conclude(run: Run) -> Results | None:
     """Measure speed and memory, and write the results beside the checkpoints; rank 0's, None elsewhere."""
-    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device))])
+    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=_memory_kind(run)))])
     row = None
     if run.world.rank == 0:
         with run.reporter.stage(Stage.BENCHMARKING):
-            fps = benchmark.measure_fps(
-                run.state.model,
-                run.stop.watch(_val_loader(run, rank=0, world_size=1)),
-                num_images=min(run.settings.benchmark_images, len(run.data.val)),
-                normalisation=run.recipe.data.normalisation,
-                device=run.world.device,
-            )
-        row = _row(run, fps=fps, peak_bytes=peak)
+            fps = _measure_fps(run, images_per_batch=1)
+            is_asked = "inferenceFpsBatch8" in run.recipe.reference
+            fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
+        row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak)
         _publish(run, row)
     dist.barrier()
     return row
+
+
+def _memory_kind(run: Run) -> memory.Kind:
+    """What the recipe's published row counts."""
+    row = PUBLISHED.get(run.recipe.name)
+    return "reserved" if row is None else row.memory_kind
+
+
+def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
+    fps = benchmark.measure_fps(
+        run.state.model,
+        run.stop.watch(_val_loader(run, rank=0, world_size=1, images_per_batch=images_per_batch)),
+        num_images=min(run.settings.benchmark_images, len(run.data.val)),
+        normalisation=run.recipe.data.normalisation,
+        device=run.world.device,
+    )
+    return None if fps is None else round(fps, 2)
 
 
 def publish_pictures(run: Run, evaluation: Evaluation) -> None:
@@ -121,27 +135,31 @@ def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
     return comparisons
 
 
-def _row(run: Run, *, fps: float | None, peak_bytes: float) -> Results:
+def _row(run: Run, *, fps: float | None, fps_batch8: float | None, peak_bytes: float) -> Results:
     history, world, batch = run.state.history, run.world, run.data.batch
-    metrics = history.evaluations[-1]["metrics"]
+    metrics = history.evaluations[-1]["metrics"] if history.evaluations else {}
+    is_saved = run.saved_iteration == run.state.iteration
     on_gpu = world.device.type == "cuda"
     return Results(
+        recipe=run.recipe.name,
         memoryGB=round(peak_bytes / 2**30, 2),
         secondsPerIteration=round(history.timed_seconds / max(1, history.timed_iterations), 4),
-        inferenceFps=None if fps is None else round(fps, 2),
+        inferenceFps=fps,
+        inferenceFpsBatch8=fps_batch8,
         **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
         metrics=[{"name": name, "value": value} for name, value in metrics.items()],
         hardware={
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,
             "precision": run.recipe.precision,
-            "memoryKind": memory.KIND[world.device.type],
+            "memoryKind": memory.peak_kind(world.device, kind=_memory_kind(run)),
+            "timedIterations": history.timed_iterations,
             "globalBatch": batch.global_batch,
             "accumulationSteps": batch.accumulation_steps,
             "learningRateScale": batch.lr_scale,
         },
         reference=dict(run.recipe.reference),
-        modelUri=run.checkpointer.state_uri(run.state.iteration),
+        modelUri=run.checkpointer.state_uri(run.state.iteration) if is_saved else None,
         reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.RESULTS_FILE}",
     )
 
@@ -159,7 +177,7 @@ def _put(run: Run, name: str, content: bytes) -> None:
     storage.open_store(target.uri, target.credentials).put_bytes(name, data=content)
 
 
-def _val_loader(run: Run, *, rank: int, world_size: int) -> Loader:
+def _val_loader(run: Run, *, rank: int, world_size: int, images_per_batch: int = 1) -> Loader:
     data = run.recipe.data
     return loader.val_loader(
         run.data.val,
@@ -168,4 +186,5 @@ def _val_loader(run: Run, *, rank: int, world_size: int) -> Loader:
         world_size=world_size,
         num_workers=data.num_workers,
         pin_memory=run.world.device.type == "cuda",
+        images_per_batch=images_per_batch,
     )

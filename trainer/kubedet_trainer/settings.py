@@ -89,6 +89,9 @@ class RunSettings:
     evaluate_every_epochs: int = 1
     benchmark_images: int = 200
     """Validation images timed for the frames per second; 0 skips the measurement."""
+    benchmark_iterations: int = 0
+    """Ends training after so many iterations, without evaluations and checkpoints, to measure only; 0 trains
+    to the end."""
     replicas: int = 1
     replica_index: int = 0
     procs_per_replica: int = 1
@@ -133,6 +136,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         weights_mirror=get.optional(Environment.WEIGHTS_MIRROR),
         evaluate_every_epochs=get.integer(Environment.EVALUATE_EVERY_EPOCHS, 1),
         benchmark_images=get.integer(Environment.BENCHMARK_IMAGES, 200),
+        benchmark_iterations=get.integer(Environment.BENCHMARK_ITERATIONS, 0),
         replicas=get.integer(Environment.REPLICAS, 1),
         replica_index=get.integer(Environment.REPLICA_INDEX, 0),
         procs_per_replica=get.integer(Environment.PROCS_PER_REPLICA, 1),

@@ -21,6 +21,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "memoryGB": ("Mem (GB)", 2),
     "secondsPerIteration": ("s/iter", 3),
     "inferenceFps": ("FPS", 1),
+    "inferenceFpsBatch8": ("FPS at 8", 1),
     "boxAP": ("Box AP", 1),
     "maskAP": ("Mask AP", 1),
     "ar1000": ("AR@1000", 1),
@@ -108,6 +109,19 @@ def zoo_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         table.add_column(COLUMNS[name][0], justify="right")
     for label, figures in rows:
         table.add_row(label, *(figure(name, figures.get(name)) for name in shown))
+    return table
+
+
+def comparison_table(figures: Mapping[str, Any], published: Mapping[str, Any], *, heading: str) -> Table:
+    """Figures of a row one below the other, beside the published ones and how many times these they are."""
+    table = Table("", box=None, pad_edge=False)
+    for column in (heading, "published", "ratio"):
+        table.add_column(column, justify="right")
+    for name, (title, _) in COLUMNS.items():
+        ours, theirs = figures.get(name), published.get(name)
+        if ours is not None:
+            ratio = f"{ours / theirs:.2f}" if theirs else ""
+            table.add_row(title, figure(name, ours), figure(name, theirs), ratio)
     return table
 
 

@@ -36,8 +36,9 @@ from kubedet_trainer.state import chunk_seed
 from kubedet_trainer.structures import Batch
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_UNTIMED_ITERATIONS = 10
-"""The first iterations of a process warm caches up and do not count for the seconds per iteration."""
+_UNTIMED_ITERATIONS = 50
+"""The zoo's record: it took the mean of all but the first (`zoo.md` 10), so the first iterations of a process
+do not count; of a run of less than two records its first half does not."""
 
 
 def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results | None:
@@ -155,15 +156,23 @@ def _learning_rate(run: Run) -> float:
 
 
 def _record_time(run: Run, *, images: int) -> None:
-    lap = run.timer.lap()
     done, history = run.state.iteration, run.state.history
     ahead = run.length.total_iterations - run.first_iteration
-    if done - run.first_iteration > min(_UNTIMED_ITERATIONS, ahead // 2):
+    untimed = run.first_iteration + min(_UNTIMED_ITERATIONS, ahead // 2)
+    if done in (untimed, run.length.total_iterations):
+        _await_device(run)  # what was only begun belongs to this side of the window
+    lap = run.timer.lap()
+    if done > untimed:
         history.timed_iterations += 1
         history.timed_seconds += lap.seconds
     run.reporter.record_iteration(
         done, images=images, seconds=lap.seconds, data_wait_seconds=lap.wait_seconds
     )
+
+
+def _await_device(run: Run) -> None:
+    if run.world.device.type == "cuda":
+        torch.cuda.synchronize(run.world.device)
 
 
 def _log_interval(run: Run) -> None:
@@ -196,6 +205,8 @@ def _is_time_to_save(run: Run) -> bool:
 
 
 def _is_save_due(run: Run, *, clock: bool) -> bool:
+    if run.settings.benchmark_iterations:
+        return False
     done = run.state.iteration
     every = run.settings.checkpoint.interval_iterations
     if clock and done - run.saved_iteration > 1:  # the clock's answer to the step of a save arrives after it
@@ -228,6 +239,8 @@ def _save(run: Run, *, stopping: bool = False) -> None:
 
 def _evaluate_if_due(run: Run) -> None:
     """Evaluate at the end of every n-th epoch and of the run, unless that was done before a restart."""
+    if run.settings.benchmark_iterations:
+        return
     done, every = run.state.iteration, run.settings.evaluate_every_epochs
     epoch, rest = divmod(done, run.length.iterations_per_epoch)
     is_last = done >= run.length.total_iterations

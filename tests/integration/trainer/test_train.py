@@ -106,6 +106,7 @@ def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
         "worldSize": 1,
         "precision": "fp32",
         "memoryKind": "process_peak_resident",
+        "timedIterations": 20,
         "globalBatch": 4,
         "accumulationSteps": 2,
         "learningRateScale": 1.0,
@@ -137,6 +138,19 @@ def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job)
     assert straight.run() == [0]
     _assert_equal(straight.state(ITERATIONS)["model"], before["model"])
     assert _row(straight)["boxAP"] == row["boxAP"]
+
+
+def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(make_job: MakeJob):
+    job = make_job(environment={"KUBEDET_BENCHMARK_ITERATIONS": "14", "KUBEDET_BENCHMARK_IMAGES": "6"})
+    assert job.run() == [0], job.log()[-3000:]
+    row = _row(job)
+    assert row["hardware"]["timedIterations"] == 7
+    assert row["secondsPerIteration"] > 0
+    assert row["inferenceFps"] > 0
+    assert "boxAP" not in row
+    assert "modelUri" not in row
+    assert [path.name for path in job.checkpoints.iterdir()] == ["results.json"]
+    assert json.loads((job.work / "progress.json").read_text())["progress"]["iteration"] == 14
 
 
 def test_two_processes_learn_what_one_learns(make_job: MakeJob, straight: Job):

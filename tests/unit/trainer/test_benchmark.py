@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from kubedet_trainer import benchmark
+import trainer_builders
+from kubedet_trainer import benchmark, memory
 from kubedet_trainer.config import NormalisationConfig
-from kubedet_trainer.structures import Batch, Detections, Images, Targets
+from kubedet_trainer.structures import Batch, Detections, Images
 
 NORMALISATION = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 
@@ -25,22 +26,14 @@ class Detector(nn.Module):
     def detect(self, images: Images, scale_factors: torch.Tensor) -> list[Detections]:
         self.modes.append(self.training)
         empty = torch.zeros(0)
-        return [Detections(boxes=empty.reshape(0, 4), scores=empty, labels=empty.long())]
+        nothing = Detections(boxes=empty.reshape(0, 4), scores=empty, labels=empty.long())
+        return [nothing] * len(images.pixels)
 
 
-def _batches(count: int) -> Iterator[Batch]:
-    for number in range(count):
-        yield Batch(
-            pixels=torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
-            sizes=torch.tensor([[32, 32]]),
-            scale_factors=torch.ones(1, 4),
-            original_sizes=torch.tensor([[32, 32]]),
-            image_ids=torch.tensor([number]),
-            targets=Targets(
-                boxes=torch.zeros(1, 1, 4),
-                labels=torch.zeros(1, 1, dtype=torch.int64),
-                valid=torch.zeros(1, 1, dtype=torch.bool),
-            ),
+def _batches(count: int, *, size: int = 1) -> Iterator[Batch]:
+    for _ in range(count):
+        yield trainer_builders.make_batch(
+            torch.zeros(size, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32, 32]] * size)
         )
 
 
@@ -69,6 +62,23 @@ def test_the_first_images_warm_up_and_do_not_count(
     assert fps == pytest.approx(2.0)
     assert detector.modes == [False] * num_images
     assert detector.training
+
+
+def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch):
+    seconds = iter([0.0, 100.0, 104.0])
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(seconds))
+    detector = Detector()
+    fps = benchmark.measure_fps(
+        detector, _batches(9, size=8), num_images=40, normalisation=NORMALISATION, device=torch.device("cpu")
+    )
+    assert len(detector.modes) == 5
+    assert fps == 32 / 4
+
+
+def test_memory_is_named_after_what_is_counted():
+    assert memory.peak_kind(torch.device("cuda"), kind="allocated") == "gpu_peak_allocated"
+    assert memory.peak_kind(torch.device("cuda"), kind="reserved") == "gpu_peak_reserved"
+    assert memory.peak_kind(torch.device("cpu"), kind="allocated") == "process_peak_resident"
 
 
 def test_without_images_there_is_no_figure():

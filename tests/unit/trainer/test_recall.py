@@ -32,6 +32,17 @@ def test_recall_equals_the_zoos(shared: Path) -> None:
         assert shares == pytest.approx(recalls)
 
 
+def test_best_proposals_of_each_image_count() -> None:
+    share = recall.recall_of_best(
+        {7: boxes(BOX), 3: boxes(), 5: boxes(BOX, FAR)},
+        image_ids=np.array([5, 7, 5, 7]),
+        boxes=boxes(BOX, FAR, FAR, BOX),
+        scores=np.array([0.1, 0.9, 0.4, 0.8], np.float32),
+        limit=1,
+    )
+    assert share == pytest.approx(100 / 3)
+
+
 def test_a_proposal_serves_one_object_only() -> None:
     assert recall.match_best(boxes(HALF, BOX), boxes(BOX, FAR)).tolist() == [1.0, 0.0]
     assert recall.match_best(boxes(HALF, BOX), boxes(BOX)).tolist() == [1.0, -1.0]

@@ -99,12 +99,21 @@ def train_loader(
 
 
 def val_loader(
-    split: Split, *, pipeline: Pipeline, rank: int, world_size: int, num_workers: int, pin_memory: bool
+    split: Split,
+    *,
+    pipeline: Pipeline,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool,
+    images_per_batch: int = 1,
 ) -> Loader:
-    """Batches of one image: those at rank, rank + world size, ... of the split, in its order."""
+    """The images at rank, rank + world size, ... of the split, in its order."""
+    share = list(range(rank, len(split), world_size))
+    starts = range(0, len(share), images_per_batch)
     return _loader(
         ValidationBatches(split, pipeline),
-        batch_sampler=[[index] for index in range(rank, len(split), world_size)],
+        batch_sampler=[share[start : start + images_per_batch] for start in starts],
         num_workers=num_workers,
         pin_memory=pin_memory,
     )

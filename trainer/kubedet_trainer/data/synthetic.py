@@ -19,6 +19,7 @@ from kubedet_trainer import segmentation
 from kubedet_trainer.data.images import Pixels
 
 CLASSES = ("circle", "square", "triangle")
+"""What the images show."""
 
 _MAX_SHAPES = 6
 _SIZES = (0.12, 0.50)
@@ -43,6 +44,9 @@ class ShapesDataset:
     val_images: int = 60
     size: tuple[int, int] = (320, 240)
     """Width and height in pixels."""
+    classes: int = len(CLASSES)
+    """Categories in the files. Those beyond `CLASSES` are in no image, but a detector that knows them costs
+    as much time and memory as one for another data set of so many."""
     seed: int = 0
 
 
@@ -90,8 +94,12 @@ def _write_split(dataset: ShapesDataset, *, folder: Path, count: int, stream: in
         "info": {"description": "Coloured shapes made by kubedet"},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(_names(dataset), start=1)],
     }
+
+
+def _names(dataset: ShapesDataset) -> list[str]:
+    return [*CLASSES, *(f"class {label}" for label in range(len(CLASSES) + 1, dataset.classes + 1))]
 
 
 def _annotation(shape: _Shape, *, size: tuple[int, int]) -> dict[str, Any]:
