@@ -69,8 +69,14 @@ def predict_folder(
 
     Raises:
         MissingInput: there is no image.
-        InvalidInput: a file is not a whole image, or `output` is the folder of the images.
+        InvalidInput: a file is not a whole image, `output` is the folder of the images, or the detector needs
+            proposals.
     """
+    if detector.recipe.data.num_proposals is not None:
+        raise InvalidInput(
+            f"recipe: {detector.recipe.name} needs the proposals of its images, must be one that makes its own; "
+            "`kubedet evaluate` takes them for the validation split"
+        )
     files = find_images(source)
     if output.resolve() == files[0].resolve().parent:
         raise InvalidInput(

@@ -40,10 +40,12 @@ class TwoBoxes(nn.Module):
         ]
 
 
-def run(source: Path, output: Path, *, masks: bool = False) -> Prediction:
+def run(
+    source: Path, output: Path, *, masks: bool = False, recipe: str = "smoke_faster_rcnn"
+) -> Prediction:
     detector = Detector(
         model=TwoBoxes(masks=masks).eval(),
-        recipe=recipes.read_recipe("smoke_faster_rcnn"),
+        recipe=recipes.read_recipe(recipe),
         classes=("cat", "dog"),
         device=torch.device("cpu"),
     )
@@ -100,6 +102,11 @@ def test_the_images_themselves_are_never_overwritten(tmp_path: Path) -> None:
 def test_nothing_to_predict_is_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="no image there"):
         run(tmp_path, tmp_path / "out")
+
+
+def test_a_detector_that_needs_proposals_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="smoke_fast_rcnn needs the proposals of its images"):
+        run(make_image(tmp_path, "a.jpg"), tmp_path / "out", recipe="smoke_fast_rcnn")
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
