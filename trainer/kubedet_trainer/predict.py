@@ -74,8 +74,8 @@ def predict_folder(
     """
     if detector.recipe.data.num_proposals is not None:
         raise InvalidInput(
-            f"recipe: {detector.recipe.name} needs the proposals of its images, must be one that makes its own; "
-            "`kubedet evaluate` takes them for the validation split"
+            f"recipe: {detector.recipe.name} needs the proposals of its images, must be one that makes "
+            "its own; `kubedet evaluate` takes them for the validation split"
         )
     files = find_images(source)
     if output.resolve() == files[0].resolve().parent:

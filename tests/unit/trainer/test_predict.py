@@ -40,9 +40,7 @@ class TwoBoxes(nn.Module):
         ]
 
 
-def run(
-    source: Path, output: Path, *, masks: bool = False, recipe: str = "smoke_faster_rcnn"
-) -> Prediction:
+def run(source: Path, output: Path, *, masks: bool = False, recipe: str = "smoke_faster_rcnn") -> Prediction:
     detector = Detector(
         model=TwoBoxes(masks=masks).eval(),
         recipe=recipes.read_recipe(recipe),
