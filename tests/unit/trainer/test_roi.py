@@ -68,3 +68,9 @@ def test_box_that_ends_before_it_begins_has_no_negative_side():
     pooled = pool([_ramp(8, 16)], torch.tensor([[[20.0, 23.0, 10.0, 8.0]]]))
 
     assert pooled.item() == pytest.approx(5)
+
+
+def test_no_region_gives_no_features():
+    pool = RoiAlign(size=2, strides=(4,), finest_roi=56)
+
+    assert pool([torch.zeros(1, 3, 8, 16)], torch.zeros(1, 0, 4)).shape == (0, 3, 2, 2)
