@@ -23,9 +23,6 @@ def mask_targets(masks: Tensor, gt_slots: Tensor, boxes: Tensor, *, size: int) -
     corners = boxes.long()
     rows, row_weights = _taps(corners[..., 1], corners[..., 3], size=size, limit=height)
     columns, column_weights = _taps(corners[..., 0], corners[..., 2], size=size, limit=width)
-    # Where both taps are one column OpenCV gives it the whole weight; of rows it adds the rounded shares.
-    whole = columns[..., :1] == columns[..., 1:]
-    column_weights = torch.where(whole, _ONE // 2, column_weights)
     image = torch.arange(masks.shape[0], device=masks.device)[:, None]
     plane = (image * masks.shape[1] + gt_slots)[..., None, None]
     bits = _read_bits(masks, plane, rows.flatten(2)[..., :, None], columns.flatten(2)[..., None, :])
@@ -44,8 +41,8 @@ def _taps(begin: Tensor, end: Tensor, *, size: int, limit: int) -> tuple[Tensor,
     outputs = torch.arange(size, device=begin.device, dtype=torch.float64)
     centres = ((outputs + 0.5) * (1 / (size / side[..., None].double())) - 0.5).float()
     first = centres.floor()
-    share = centres - first
-    weights = torch.stack([(1 - share) * _ONE, share * _ONE], dim=-1).round().int()
+    of_second = ((centres - first) * _ONE).round().int()
+    weights = torch.stack([_ONE - of_second, of_second], dim=-1)
     taps = torch.stack([first, first + 1], dim=-1).long().clamp(min=0)
     taps = torch.minimum(taps, side[..., None, None] - 1) + begin[..., None, None]
     return taps.clamp(0, limit - 1), weights
