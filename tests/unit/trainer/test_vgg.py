@@ -1,0 +1,58 @@
+"""VGG-16 of the single shot detector: where its source maps come from, and what normalises the first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kubedet_trainer.models.backbones.vgg import L2Norm, Vgg
+
+
+def _vgg(input_size: int) -> Vgg:
+    return Vgg(
+        input_size=input_size, stage_channels=(64, 128, 256, 512, 512), fc_channels=1024, extra_channels=256
+    )
+
+
+@pytest.mark.parametrize(
+    ("input_size", "channels", "sides"),
+    [
+        (300, [512, 1024, 512, 256, 256, 256], [38, 19, 10, 5, 3, 1]),
+        (512, [512, 1024, 512, 256, 256, 256, 256], [64, 32, 16, 8, 4, 2, 1]),
+    ],
+)
+def test_source_maps_have_the_published_sizes(input_size, channels, sides):
+    with torch.device("meta"):
+        sources = _vgg(input_size)(torch.empty(1, 3, input_size, input_size))
+
+    assert [tuple(source.shape[1:]) for source in sources] == [
+        (width, side, side) for width, side in zip(channels, sides, strict=True)
+    ]
+
+
+def test_first_source_map_is_normalised_and_the_trunk_goes_on_without():
+    with torch.device("meta"):
+        vgg = _vgg(300)
+
+    assert isinstance(vgg.features[22], nn.ReLU)
+    assert vgg.first_source == 23
+    assert isinstance(vgg.features[23], nn.MaxPool2d)
+    assert vgg.features[31].dilation == (6, 6)
+    assert len(vgg.features) == 35
+
+
+def test_normalisation_gives_every_pixel_the_length_of_its_weights():
+    x = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    norm = L2Norm(8)
+
+    torch.testing.assert_close(norm(x).norm(dim=1), torch.full((2, 3, 3), 20.0))
+    torch.testing.assert_close(norm(x), norm(x * 7))
+
+
+def test_pixel_without_any_activation_has_no_gradient_instead_of_an_infinite_one():
+    x = torch.zeros(1, 4, 1, 1, requires_grad=True)
+
+    L2Norm(4)(x).sum().backward()
+
+    assert torch.isfinite(x.grad).all()
