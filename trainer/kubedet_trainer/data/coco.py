@@ -68,8 +68,8 @@ class Annotations:
     """Names of the labels 1, 2, ..."""
     category_ids: tuple[int, ...]
     """The file's ids of the labels 1, 2, ..."""
-    mask_offsets: NDArray[np.int64] | None = None
-    """(M + 1,) into `mask_bytes`; None where masks were not asked for."""
+    mask_spans: NDArray[np.int64] | None = None
+    """(M, 2) begin and end in `mask_bytes`; None where masks were not asked for."""
     mask_bytes: NDArray[np.uint8] | None = None
     """Run-length codes of the masks, at the images' own sizes; a crowd's is empty."""
 
@@ -94,16 +94,15 @@ class Annotations:
     @property
     def has_masks(self) -> bool:
         """Whether masks were asked for when this was loaded."""
-        return self.mask_offsets is not None
+        return self.mask_spans is not None
 
     def masks(self, row: int) -> list[bytes]:
         """Run-length codes (see `segmentation`) of one image's objects, in the order of `ground_truth`."""
-        assert self.mask_offsets is not None
+        assert self.mask_spans is not None
         assert self.mask_bytes is not None
-        first, last = self.box_offsets[row : row + 2]
-        offsets = self.mask_offsets[first : last + 1].tolist()
-        codes = (self.mask_bytes[start:end].tobytes() for start, end in itertools.pairwise(offsets))
-        return [code for code, is_crowd in zip(codes, self.crowd[first:last], strict=True) if not is_crowd]
+        part = slice(self.box_offsets[row], self.box_offsets[row + 1])
+        spans = self.mask_spans[part][~self.crowd[part]]
+        return [self.mask_bytes[start:end].tobytes() for start, end in spans.tolist()]
 
     def ground_truth_counts(self) -> NDArray[np.int64]:
         """(N,) number of boxes of each image, without crowds."""
@@ -257,8 +256,9 @@ def _parse_masks(content: AnnotationTable, order: NDArray[np.int64]) -> array_ca
     needed[order] = ~content.crowd[order]
     column, found = read_masks(content, needed=needed)
     _refuse(found)
-    ordered = column.rows(order)
-    return {"mask_offsets": ordered.offsets, "mask_bytes": np.frombuffer(ordered.codes, np.uint8)}
+    # The codes stay in the file's order: to sort them would take them twice.
+    spans = np.stack([column.offsets[order], column.offsets[order + 1]], axis=1)
+    return {"mask_spans": spans, "mask_bytes": column.codes}
 
 
 def _refuse(problems: Iterable[Problem]) -> None:

@@ -30,16 +30,8 @@ class MaskColumn:
 
     offsets: NDArray[np.int64]
     """(M + 1,): the code of annotation m is ``codes[offsets[m]:offsets[m + 1]]``, empty where it has none."""
-    codes: bytes
+    codes: NDArray[np.uint8]
     """Run-length codes, one after the other."""
-
-    def rows(self, rows: NDArray[np.int64]) -> MaskColumn:
-        """Those of some annotations, in the given order."""
-        spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
-        return MaskColumn(
-            offsets=np.cumsum([0, *(span.stop - span.start for span in spans)], dtype=np.int64),
-            codes=b"".join(self.codes[span] for span in spans),
-        )
 
 
 def read_masks(
@@ -70,7 +62,7 @@ def read_masks(
             except LookupError as error:
                 found.append(_problem(table.file, record, rule="missing-segmentation", reason=str(error)))
         offsets.append(len(codes))
-    return MaskColumn(offsets=np.array(offsets, np.int64), codes=bytes(codes)), found
+    return MaskColumn(offsets=np.array(offsets, np.int64), codes=np.frombuffer(codes, np.uint8)), found
 
 
 def _read_mask(value: Any, *, sizes: Mapping[int, Size], is_needed: bool) -> bytes:
