@@ -102,7 +102,7 @@ def pool(maps: RegionMaps, *, x: Samples, y: Samples) -> Tensor:
     pooled: Tensor = F.embedding_bag(
         bags, maps.cells, per_sample_weights=weights.reshape(bags.shape), mode="sum"
     )
-    return pooled.unflatten(0, index.shape[:3]).permute(0, 3, 1, 2)
+    return pooled.view(*index.shape[:3], maps.cells.shape[1]).permute(0, 3, 1, 2)
 
 
 def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
