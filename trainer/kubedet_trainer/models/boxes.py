@@ -19,16 +19,18 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of each of (N, 4) `boxes` with each of (M, 4) `others`: (N, M)."""
-    # In place and one axis after the other: a batch of anchors makes each (N, M) table 100 MB.
-    intersection = _overlap(boxes, others, axis=0).mul_(_overlap(boxes, others, axis=1))
+    # In place and one axis after the other: a batch of anchors makes each (N, M) table 100 MB. Corners that
+    # lie beside each other are read many times faster than every fourth number.
+    columns, other_columns = boxes.T.contiguous(), others.T.contiguous()
+    intersection = _overlap(columns, other_columns, axis=0).mul_(_overlap(columns, other_columns, axis=1))
     union = (areas(boxes)[:, None] + areas(others)).sub_(intersection)
     return intersection.div_(union)
 
 
-def _overlap(boxes: Tensor, others: Tensor, *, axis: int) -> Tensor:
-    """Common pixels of (N, 4) `boxes` and (M, 4) `others` along x (0) or y (1): (N, M)."""
-    begin = torch.maximum(boxes[:, axis, None], others[:, axis])
-    end = torch.minimum(boxes[:, axis + 2, None], others[:, axis + 2])
+def _overlap(columns: Tensor, other_columns: Tensor, *, axis: int) -> Tensor:
+    """Common pixels of boxes with others along x (0) or y (1), of (4, N) and (4, M) corners: (N, M)."""
+    begin = torch.maximum(columns[axis, :, None], other_columns[axis])
+    end = torch.minimum(columns[axis + 2, :, None], other_columns[axis + 2])
     return end.sub_(begin).add_(1).clamp_(min=0)
 
 

@@ -46,12 +46,12 @@ class DeformableRoiPool(nn.Module):
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order."""
         boxes = boxes.detach()
-        maps = pooling.find_maps(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
+        regions = pooling.place(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
         rounded = _round_half_away(boxes.flatten(0, 1))
-        plain = self._pool(maps, rounded, offsets=None)
-        told = self._ask(plain.flatten(1), maps.levels).to(boxes.dtype)
+        plain = self._pool(regions, rounded, offsets=None)
+        told = self._ask(plain.flatten(1), regions.levels).to(boxes.dtype)
         told = told.view(len(told), -1, self.size, self.size)
-        pooled = self._pool(maps, rounded, offsets=told[:, :2])
+        pooled = self._pool(regions, rounded, offsets=told[:, :2])
         return pooled * told[:, 2:] if told.shape[1] > 2 else pooled
 
     def _ask(self, plain: Tensor, levels: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ class DeformableRoiPool(nn.Module):
         answers = torch.cat([guide(plain[own]) for guide, own in zip(guides, rows, strict=True)])
         return torch.empty_like(answers).index_copy_(0, torch.cat(rows), answers)
 
-    def _pool(self, maps: pooling.RegionMaps, rounded: Tensor, *, offsets: Tensor | None) -> Tensor:
+    def _pool(self, regions: pooling.Regions, rounded: Tensor, *, offsets: Tensor | None) -> Tensor:
         """Bins of (N, 4) `rounded` boxes, moved by (N, 2, P, P) `offsets`, x before y."""
-        begins = rounded[:, :2] / maps.strides[:, None] - 0.5
-        ends = (rounded[:, 2:] + 1) / maps.strides[:, None] - 0.5
+        begins = rounded[:, :2] / regions.strides[:, None] - 0.5
+        ends = (rounded[:, 2:] + 1) / regions.strides[:, None] - 0.5
         sides = (ends - begins).clamp(min=_SMALLEST_SIDE)
         x, y = (
             self._samples(
@@ -80,9 +80,9 @@ class DeformableRoiPool(nn.Module):
                 axis=axis,
                 offsets=None if offsets is None else offsets[:, axis, :, :, None],
             )
-            for axis, sizes in enumerate((maps.widths, maps.heights))
+            for axis, sizes in enumerate((regions.maps.widths, regions.maps.heights))
         )
-        return pooling.pool(maps, x=x, y=y)
+        return pooling.pool(regions, x=x, y=y)
 
     def _samples(
         self, begins: Tensor, sides: Tensor, sizes: Tensor, *, axis: int, offsets: Tensor | None

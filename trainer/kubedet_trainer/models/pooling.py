@@ -1,8 +1,8 @@
-"""Bilinear samples of a pyramid, each region's from the level of its size, all levels in one operation.
+"""The cells of a pyramid as one table, and regions pooled from it, each from the level of its size.
 
-A pooled value is a weighted sum of cells. The cells of all levels and images form one table, so that a
-region's level is no more than an offset into it: nothing is computed for levels that a region is not on, no
-count has to be known on the host, and the sums are added in the same order in every run.
+A pooled value is a weighted sum of cells. With those of all levels and images in one table a region's level
+is no more than an offset into it: nothing is computed for levels that a region is not on, no count has to be
+known on the host, and the sums are added in the same order in every run.
 """
 
 from __future__ import annotations
@@ -18,19 +18,45 @@ from kubedet_trainer.models import boxes as box_ops
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionMaps:
-    """The map, one level of one image, that each of N regions is pooled from."""
+class Maps:
+    """Where each of (...) lies in a table of cells: a map is one level of one image. All are int32."""
 
-    cells: Tensor
-    """(M, C), the cells of all maps row by row, in the dtype of the boxes."""
+    first_cells: Tensor
+    """(...), where its map begins in the table."""
+    heights: Tensor
+    """(...), of its map in cells."""
+    widths: Tensor
+    """(...)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The cells of all levels and images as one table, ordered by level, image, row and column."""
+
+    table: Tensor
+    """(M, C)."""
+    begins: list[int]
+    """Where each level begins in the table."""
+    sizes: list[tuple[int, int]]
+    """Height and width of each level."""
+
+    def maps(self, levels: Tensor, images: Tensor) -> Maps:
+        """The maps of (...) int64 `levels` and `images`, which may broadcast to it."""
+        heights = of_level(levels, [height for height, _ in self.sizes])
+        widths = of_level(levels, [width for _, width in self.sizes])
+        first_cells = of_level(levels, self.begins) + images.int() * heights * widths
+        return Maps(first_cells=first_cells, heights=heights, widths=widths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """N regions and where each is pooled from."""
+
+    cells: Cells
     levels: Tensor
     """(N,) int64, from 0, the finest."""
-    first_cells: Tensor
-    """(N,) int32, where a region's map begins in `cells`."""
-    heights: Tensor
-    """(N,) int32, of a region's map in cells."""
-    widths: Tensor
-    """(N,) int32."""
+    maps: Maps
+    """Of (N,)."""
     strides: Tensor
     """(N,) int32, pixels of a cell's side."""
 
@@ -57,25 +83,31 @@ def map_levels(boxes: Tensor, *, num_levels: int, finest_roi: float) -> Tensor:
     return octaves.clamp(0, num_levels - 1).nan_to_num(0).long()
 
 
-def find_maps(
-    features: Sequence[Tensor], boxes: Tensor, *, strides: Sequence[int], finest_roi: float
-) -> RegionMaps:
-    """The maps of (B, R, 4) `boxes`, N = B * R, among `features` of `strides`, each (B, C, h, w)."""
-    levels = map_levels(boxes, num_levels=len(strides), finest_roi=finest_roi)
-    used = features[: len(strides)]
-    cells = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in used]
-    begins = [sum(map(len, cells[:level])) for level in range(len(cells))]
-    heights = _of_level(levels, [feature.shape[2] for feature in used])
-    widths = _of_level(levels, [feature.shape[3] for feature in used])
-    image = torch.arange(len(boxes), device=boxes.device, dtype=torch.int32)[:, None]
-    first_cells = _of_level(levels, begins) + image * heights * widths
-    return RegionMaps(
-        cells=torch.cat(cells).to(boxes.dtype),
-        levels=levels.flatten(),
-        first_cells=first_cells.flatten(),
-        heights=heights.flatten(),
-        widths=widths.flatten(),
-        strides=_of_level(levels, strides).flatten(),
+def of_level(levels: Tensor, values: Sequence[int]) -> Tensor:
+    """The value of the level of each of (...) `levels`: int32, with no constant to copy to the device."""
+    result = torch.full_like(levels, values[0], dtype=torch.int32)
+    for level, value in enumerate(values):
+        result = result.masked_fill(levels == level, value)
+    return result
+
+
+def tabulate(features: Sequence[Tensor], dtype: torch.dtype) -> Cells:
+    """The cells of `features`, one (B, C, h, w) a level."""
+    levels = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]
+    return Cells(
+        table=torch.cat(levels).to(dtype),
+        begins=[sum(map(len, levels[:level])) for level in range(len(levels))],
+        sizes=[(feature.shape[2], feature.shape[3]) for feature in features],
+    )
+
+
+def place(features: Sequence[Tensor], boxes: Tensor, *, strides: Sequence[int], finest_roi: float) -> Regions:
+    """The regions of (B, R, 4) `boxes`, N = B * R, on the first of `features`, which have `strides`."""
+    levels = map_levels(boxes, num_levels=len(strides), finest_roi=finest_roi).flatten()
+    images = torch.arange(len(boxes), device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()
+    cells = tabulate(features[: len(strides)], boxes.dtype)
+    return Regions(
+        cells=cells, levels=levels, maps=cells.maps(levels, images), strides=of_level(levels, strides)
     )
 
 
@@ -88,21 +120,39 @@ def spread(bins: int, *, samples: int, axis: int, like: Tensor) -> Tensor:
     return fractions.view(1, 1, bins, samples) if axis == 0 else fractions.view(1, bins, 1, samples)
 
 
-def pool(maps: RegionMaps, *, x: Samples, y: Samples) -> Tensor:
+def pool(regions: Regions, *, x: Samples, y: Samples) -> Tensor:
     """The bins (N, C, P, P): sums over the S x S samples of each.
 
     Gradients reach the maps, and positions and shares where they need any.
     """
+    maps = regions.maps
     columns, column_weights = _taps(x, maps.widths)
     rows, row_weights = _taps(y, maps.heights)
     rows = _per_region(maps.first_cells) + rows * _per_region(maps.widths)
     index = rows[..., :, None] + columns[..., None, :]
     weights = row_weights[..., :, None] * column_weights[..., None, :]
     bags = index.flatten(-2).flatten(0, 2)
-    pooled: Tensor = F.embedding_bag(
-        bags, maps.cells, per_sample_weights=weights.reshape(bags.shape), mode="sum"
-    )
-    return pooled.view(*index.shape[:3], maps.cells.shape[1]).permute(0, 3, 1, 2)
+    table = regions.cells.table
+    pooled: Tensor = F.embedding_bag(bags, table, per_sample_weights=weights.reshape(bags.shape), mode="sum")
+    return pooled.view(*index.shape[:3], table.shape[1]).permute(0, 3, 1, 2)
+
+
+def patches(features: Sequence[Tensor], *, levels: Tensor, cells: Tensor) -> Tensor:
+    """The 3x3 cells around each of (B, S) `cells`, counted row by row on its level: (B, S, 9 C).
+
+    Ordered by row, column and channel; cells beyond a map are zero, as a convolution pads it.
+    """
+    table = tabulate(features, features[0].dtype)
+    images = torch.arange(len(cells), device=cells.device)[:, None]
+    maps = table.maps(levels, images)
+    beside = torch.arange(-1, 2, device=cells.device)
+    rows = (cells // maps.widths)[..., None, None] + beside[:, None]
+    columns = (cells % maps.widths)[..., None, None] + beside
+    on_map = (rows >= 0) & (rows < maps.heights[..., None, None])
+    on_map = on_map & (columns >= 0) & (columns < maps.widths[..., None, None])
+    index = maps.first_cells[..., None, None] + rows * maps.widths[..., None, None] + columns
+    found = F.embedding(index.where(on_map, 0), table.table)
+    return found.masked_fill(~on_map[..., None], 0).flatten(2)
 
 
 def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,14 +164,6 @@ def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
     fraction = positions - before
     cells = torch.cat([before, torch.minimum(before + 1, last)], dim=-1).int()
     return cells, torch.cat([(1 - fraction) * samples.shares, fraction * samples.shares], dim=-1)
-
-
-def _of_level(levels: Tensor, values: Sequence[int]) -> Tensor:
-    """The value of each one's level, int32, with no constant to copy to the device."""
-    result = torch.full_like(levels, values[0], dtype=torch.int32)
-    for level, value in enumerate(values):
-        result = result.masked_fill(levels == level, value)
-    return result
 
 
 def _per_region(values: Tensor) -> Tensor:

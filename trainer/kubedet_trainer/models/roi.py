@@ -44,15 +44,15 @@ class RoiAlign(nn.Module):
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order."""
         boxes = boxes.detach()
-        maps = pooling.find_maps(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
+        regions = pooling.place(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
         corners = boxes.flatten(0, 1)
-        begins = corners[:, :2] / maps.strides[:, None]
-        ends = (corners[:, 2:] + 1) / maps.strides[:, None]
+        begins = corners[:, :2] / regions.strides[:, None]
+        ends = (corners[:, 2:] + 1) / regions.strides[:, None]
         x, y = (
             self._samples(begins[:, axis], ends[:, axis], sizes, axis=axis)
-            for axis, sizes in enumerate((maps.widths, maps.heights))
+            for axis, sizes in enumerate((regions.maps.widths, regions.maps.heights))
         )
-        return pooling.pool(maps, x=x, y=y)
+        return pooling.pool(regions, x=x, y=y)
 
     def _samples(self, begins: Tensor, ends: Tensor, sizes: Tensor, *, axis: int) -> pooling.Samples:
         """Evenly spread; those more than a cell beyond the map count as zero."""

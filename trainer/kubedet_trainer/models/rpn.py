@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import losses, nms
+from kubedet_trainer.models import losses, nms, pooling
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.sample import BalancedSampler, Samples
@@ -31,6 +32,8 @@ class RpnOutput:
     """(B, 4 A, h, w) a level."""
     anchors: Tensor
     """(sum of A h w, 4), in the order of the flattened levels."""
+    features: Sequence[Tensor]
+    """The pyramid that they say it about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,19 @@ class RpnHead(nn.Module):
         self.num_proposals = num_proposals
         self.nms_iou = nms_iou
 
+    @torch.no_grad()
     def forward(self, features: Sequence[Tensor]) -> RpnOutput:
-        """Score and move the anchors of each (B, C, h, w) level."""
+        """Score and move the anchors of each (B, C, h, w) level, to propose from: without gradients.
+
+        The loss looks at some hundred anchors of a hundred thousand and computes these again (`_judge`): to
+        take the gradient of the whole maps, nearly all zero, would cost twice what they did, and keep them.
+        """
         hidden = [F.relu(self.rpn_conv(feature), inplace=True) for feature in features]
         return RpnOutput(
             objectness=[self.rpn_cls(level) for level in hidden],
             deltas=[self.rpn_reg(level) for level in hidden],
             anchors=self.anchor_grid(features),
+            features=features,
         )
 
     def losses(
@@ -120,8 +129,7 @@ class RpnHead(nn.Module):
         samples = self.sampler(assigned, generator)
         gt_slots = (assigned.gather(1, samples.indices) - 1).clamp(min=0)
         wanted = box_ops.encode(anchors[samples.indices], _pick(targets.boxes, gt_slots))
-        logits = _flatten(output.objectness, 1).squeeze(-1).gather(1, samples.indices)
-        deltas = _pick(_flatten(output.deltas, 4), samples.indices)
+        logits, deltas = self._judge(output.features, samples.indices)
         used = samples.positive | samples.negative
         counts = samples.positive.sum(dim=1).clamp(min=1) + samples.negative.sum(dim=1).clamp(min=1)
         return SampleLosses(
@@ -130,6 +138,22 @@ class RpnHead(nn.Module):
             samples=samples,
             divisor=counts.sum(),
         )
+
+    def _judge(self, features: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, S) and deltas (B, S, 4), float32, of the anchors at (B, S) `indices` alone."""
+        num_anchors = self.rpn_cls.out_channels
+        begins = [0, *itertools.accumulate(num_anchors * level[0, 0].numel() for level in features[:-1])]
+        levels = torch.stack([indices >= begin for begin in begins[1:]]).sum(dim=0)
+        position = indices - pooling.of_level(levels, begins)
+        patches = pooling.patches(features, levels=levels, cells=position // num_anchors)
+        kernel = self.rpn_conv.weight.permute(0, 2, 3, 1)
+        hidden = F.relu(F.linear(patches, kernel.flatten(1), self.rpn_conv.bias), inplace=True)
+        logits = F.linear(hidden, self.rpn_cls.weight.flatten(1), self.rpn_cls.bias)
+        deltas = F.linear(hidden, self.rpn_reg.weight.flatten(1), self.rpn_reg.bias)
+        of_cell = torch.cat([logits[..., None], deltas.view(*logits.shape, 4)], dim=-1)
+        own = (position % num_anchors)[..., None, None].expand(-1, -1, 1, of_cell.shape[-1])
+        judged = of_cell.gather(2, own).squeeze(2).float()
+        return judged[..., 0], judged[..., 1:]
 
     @torch.no_grad()
     def propose(self, output: RpnOutput, images: Images) -> Proposals:
