@@ -43,7 +43,7 @@ _NECK = NeckConfig(channels=64, start_stage=1, num_levels=3)
 _RPN_HEAD = RpnHeadConfig(anchor_scales=(4.0,), num_samples=64, nms_pre=128, nms_post=64, num_proposals=64)
 _BOX_HEAD = BoxHeadConfig(fc_channels=128, num_samples=32, positive_fraction=0.5)
 _CASCADE_HEAD = replace(_BOX_HEAD, class_agnostic=True)
-_MASK_ROI = RoiConfig(size=14)
+_MASK_ROI = RoiConfig(size=7)
 _MASK_HEAD = MaskHeadConfig(num_convs=2, channels=64)
 _DATA = DataConfig(
     normalisation=common.STYLES["pytorch"].normalisation, scale=(320, 240), images_per_process=4
@@ -55,9 +55,10 @@ _SCHEDULE = ScheduleConfig(epochs=16, decay_epochs=(12, 15), warmup_iterations=1
 
 
 def smoke_rpn() -> Recipe:
-    """A small region proposal network."""
-    model = RpnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD)
-    return _recipe(model, evaluation_kind="proposal")
+    """A small region proposal network, which may propose more: it does so only in tests."""
+    rpn_head = replace(_RPN_HEAD, nms_pre=1000, nms_post=1000, num_proposals=1000)
+    recipe = _recipe(RpnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=rpn_head), evaluation_kind="proposal")
+    return replace(recipe, schedule=replace(_SCHEDULE, epochs=8, decay_epochs=(6, 7), warmup_iterations=50))
 
 
 def smoke_fast_rcnn() -> Recipe:
