@@ -16,8 +16,9 @@ from kubedet_trainer.recipes import RECIPES, read_recipe
 sys.path.append(str(Path(__file__).resolve().parent))  # the checker knows nothing of our tests
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 import dense_adapter
-import trainer_builders
 import two_stage_adapter
+
+import trainer_builders
 
 COCO_CLASSES, VOC_CLASSES = 81, 21
 """With the background."""

@@ -119,9 +119,10 @@ def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
 def test_claims_are_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(InvalidManifest, match=r"spec.dataset.storageUri: .* use file:///path or s3://"):
         _run(tmp_path, _manifest(dataset={"storageUri": "pvc://claim/coco"}))
+    proposals = {"proposals": {"storageUri": "pvc://claim/rpn"}}
+    manifest = _manifest(dataset=proposals, weightsMirror="pvc://claim/zoo")
     with pytest.raises(InvalidManifest) as caught:
-        proposals = {"proposals": {"storageUri": "pvc://claim/rpn"}}
-        _run(tmp_path, _manifest(dataset=proposals, weightsMirror="pvc://claim/zoo"))
+        _run(tmp_path, manifest)
     refused = {violation.path for violation in caught.value.violations}
     assert refused == {"spec.weightsMirror", "spec.dataset.proposals.storageUri"}
 
