@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
+from unittest import mock
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kubedet_trainer.config import Recipe, model_options
-from kubedet_trainer.models import build_model
+from kubedet_trainer.models import build_model, regions
 from kubedet_trainer.recipes import RECIPES
 from kubedet_trainer.structures import Batch, Images, Proposals, Targets
 
@@ -150,9 +151,16 @@ _EXCEPTION = ("models/nms.py", "suppress")
 
 
 @contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Detectors do within it what they do on a GPU, where counts on the device are not free."""
+    with mock.patch.object(regions, "counts_are_free", return_value=False):
+        yield
+
+
+@contextmanager
 def forbid_host_synchronisation() -> Iterator[None]:
     """Forward, backward and optimiser raise `HostSynchronisation` within it where a GPU is waited for."""
-    with _MethodGuard(), _OperatorGuard():
+    with as_on_gpu(), _MethodGuard(), _OperatorGuard():
         yield
 
 

@@ -110,7 +110,7 @@ def test_no_shape_of_the_training_step_depends_on_the_data(architecture):
         targets = trainer_builders.make_targets(boxes)
         detector(images, targets, torch.Generator().manual_seed(0))
         detector.zero_grad()
-        with _Shapes() as shapes:
+        with trainer_builders.as_on_gpu(), _Shapes() as shapes:
             sum(detector(images, targets, torch.Generator().manual_seed(0)).values()).backward()
         recorded.append(shapes.seen)
 

@@ -52,8 +52,16 @@ def test_positives_keep_to_the_first_slots():
     regions = _sample([FIRST] * 6 + [SECOND] * 6 + [[0.0, 0, 5, 5]] * 6)
 
     assert SAMPLER.max_positives == 4
-    assert regions.first(4).positive.all()
+    assert regions.positives(4).positive.all()
     assert not regions.positive[:, 4:].any()
+
+
+def test_only_slots_with_positives_are_given_out_where_counting_them_does_not_wait():
+    regions = _sample([[0.0, 0, 5, 5]] * 6)
+
+    assert regions.positives(4).positive.tolist() == [[True, True]]
+    with trainer_builders.as_on_gpu():
+        assert regions.positives(4).positive.tolist() == [[True, True, False, False]]
 
 
 def test_a_proposal_that_is_empty_is_no_sample():

@@ -76,7 +76,7 @@ class CascadeDetector(TwoStageDetector):
             prediction = head(extract(features, regions.boxes), regions.boxes)
             terms = head.losses(prediction, regions)
             if self.mask_head is not None:
-                positives = regions.first(head.region_sampler.max_positives)
+                positives = regions.positives(head.region_sampler.max_positives)
                 terms |= self._mask_losses(stage, features, positives, targets)
             losses |= {f"s{stage}.{name}": loss * self.loss_weights[stage] for name, loss in terms.items()}
             proposals = hand_on(head.move(regions.boxes, prediction, images).squeeze(2), regions)

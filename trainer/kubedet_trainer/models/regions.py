@@ -12,6 +12,11 @@ from kubedet_trainer.models.sample import BalancedSampler
 from kubedet_trainer.structures import Proposals, Targets
 
 
+def counts_are_free(device: torch.device) -> bool:
+    """Whether the host may look at values on `device`: on a GPU it would wait for all that it has begun."""
+    return device.type == "cpu"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegionSamples:
     """S regions of each image with what they should become, positives first, empty slots last."""
@@ -31,8 +36,13 @@ class RegionSamples:
     from_gt: Tensor
     """(B, S) bool, whether the region is itself a ground truth rather than a proposal."""
 
-    def first(self, count: int) -> RegionSamples:
-        """The first `count` regions of each image."""
+    def positives(self, most: int) -> RegionSamples:
+        """The regions among which are all positive ones, the first `most` of each image.
+
+        Where that is known without waiting they are as many as the image with most positives has, but one at
+        least, so that everything takes part in the gradient. Losses are the same either way.
+        """
+        count = max(1, int(self.positive.sum(dim=1).max())) if counts_are_free(self.positive.device) else most
         return RegionSamples(**{item.name: getattr(self, item.name)[:, :count] for item in fields(self)})
 
 

@@ -155,7 +155,7 @@ class RoiDetector(TwoStageDetector):
         losses = self.bbox_head.losses(prediction, regions)
         if self.mask_head is not None:
             assert targets.masks is not None  # the recipe has data.masks
-            positives = regions.first(self.bbox_head.region_sampler.max_positives)
+            positives = regions.positives(self.bbox_head.region_sampler.max_positives)
             pooled = self.mask_roi_extractor(features, positives.boxes)
             losses |= self.mask_head.losses(pooled, positives, targets.masks)
         return losses
