@@ -12,6 +12,19 @@ import pytest
 import kubedet_trainer.models  # noqa: F401 (torchvision sets an environment variable when first imported)
 
 ADAPTER = Path(__file__).with_name("adapter.py")
+ARCHITECTURES = (
+    "cascade_rcnn_r50_fpn",
+    "fast_rcnn_r50_fpn",
+    "faster_rcnn_dconv_c3-c5_r50_fpn",
+    "faster_rcnn_dpool_r50_fpn",
+    "faster_rcnn_mdconv_c3-c5_r50_fpn",
+    "faster_rcnn_r50_fpn",
+    "mask_rcnn_r50_fpn",
+    "mask_rcnn_r50_fpn_gn",
+    "retinanet_r50_fpn",
+    "rpn_r50_fpn",
+    "ssd300_coco",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +37,7 @@ def checker(shared):
     return module
 
 
-@pytest.mark.parametrize("architecture", ["rpn_r50_fpn", "faster_rcnn_r50_fpn"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_detector_reproduces_the_goldens(checker, architecture, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["check.py", "--adapter", str(ADAPTER), "--arch", architecture])
     monkeypatch.setitem(sys.modules, "adapter", None)
