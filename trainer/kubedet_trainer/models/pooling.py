@@ -134,7 +134,7 @@ def pool(regions: Regions, *, x: Samples, y: Samples) -> Tensor:
     bags = index.flatten(-2).flatten(0, 2)
     table = regions.cells.table
     pooled: Tensor = F.embedding_bag(bags, table, per_sample_weights=weights.reshape(bags.shape), mode="sum")
-    return pooled.view(*index.shape[:3], table.shape[1]).permute(0, 3, 1, 2)
+    return pooled.view(*index.shape[:3], table.shape[1]).permute(0, 3, 1, 2).contiguous()
 
 
 def patches(features: Sequence[Tensor], *, levels: Tensor, cells: Tensor) -> Tensor:
