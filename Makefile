@@ -66,6 +66,10 @@ e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a re
 bench: $(VENV)/dev.stamp ## Print the figures of benchmarks/ as JSON
 	for file in benchmarks/*.py; do $(BIN)/python $$file; done
 
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/dev.stamp ## Print what training steps of the zoo cost on this machine's GPU
+	$(BIN)/python benchmarks/gpu.py
+
 .PHONY: clean
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
