@@ -7,9 +7,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import cv2  # noqa: F401 (it and torchvision set environment variables when first imported)
 import pytest
 
-import kubedet_trainer.models  # noqa: F401 (torchvision sets an environment variable when first imported)
+import kubedet_trainer.models  # noqa: F401
 
 ADAPTER = Path(__file__).with_name("adapter.py")
 ARCHITECTURES = (
