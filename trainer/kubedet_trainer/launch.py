@@ -23,13 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from kubedet_trainer import config, contract, exposition, processes, recipes, supervise
-from kubedet_trainer.contract import Environment, Failure, Results
+from kubedet_trainer import config, contract, exposition, heartbeat, processes, recipes, supervise
+from kubedet_trainer.contract import Environment, ExitCode, Failure, Results
 from kubedet_trainer.data import prepare, proposals
 from kubedet_trainer.errors import TerminatedSaved, TrainerError
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import RunSettings, read_settings
-from kubedet_trainer.supervise import AgentEnding, Outcome
+from kubedet_trainer.supervise import AgentEnding, Outcome, RankEnding
 
 RENDEZVOUS_PATIENCE_SECONDS = 120
 """How long a rendezvous store may be away, while its pod is made again or its name is not known yet."""
@@ -79,7 +79,7 @@ def run(environment: Mapping[str, str], *, options: Options = Options()) -> int:
         _logger.exception("the launcher failed")
         failure = supervise.failure_of(error, last_lines=traceback.format_exc().splitlines()[-20:])
     if failure is not None:
-        is_stop = failure.exitCode == contract.ExitCode.TERMINATED_SAVED
+        is_stop = failure.exitCode == ExitCode.TERMINATED_SAVED
         extra = {"exitCode": int(failure.exitCode), "reason": failure.reason}
         _logger.log(logging.WARNING if is_stop else logging.ERROR, failure.message, extra=extra)
     if path := environment.get(Environment.TERMINATION_MESSAGE_PATH):
@@ -108,7 +108,7 @@ def _run(settings: RunSettings, environment: Mapping[str, str], options: Options
 def _clean_work_directory(settings: RunSettings) -> None:
     """Remove what an earlier container left in the same volume; downloads and caches stay."""
     directory = settings.work_directory
-    for name in (contract.FAILURES_DIRECTORY, contract.METRICS_DIRECTORY):
+    for name in (contract.FAILURES_DIRECTORY, contract.METRICS_DIRECTORY, heartbeat.DIRECTORY):
         shutil.rmtree(directory / name, ignore_errors=True)
         (directory / name).mkdir(parents=True)
     for name in (contract.PROGRESS_FILE, contract.RESULTS_FILE, supervise.ENDING_FILE):
@@ -139,7 +139,7 @@ def _train(
         )
         if ending.joined:
             deadline = time.monotonic() + RENDEZVOUS_PATIENCE_SECONDS
-        lost = failure is not None and failure.exitCode == contract.ExitCode.RENDEZVOUS_LOST
+        lost = failure is not None and failure.exitCode == ExitCode.RENDEZVOUS_LOST
         if not lost or ending.outcome is not Outcome.RENDEZVOUS_LOST or time.monotonic() > deadline:
             return failure
         _logger.warning("the rendezvous store is away; the agent starts again once it answers")
@@ -169,6 +169,8 @@ def _run_agent(
     """Start one agent, see it through, and return what it tells; nothing it started is left behind."""
     record = settings.work_directory / supervise.ENDING_FILE
     record.unlink(missing_ok=True)
+    watch = heartbeat.HangWatch(settings.work_directory, patience_seconds=settings.hang_timeout_seconds)
+    hung = None
     processes.adopt_orphans()
     others = processes.children()
     agent = processes.start_module(
@@ -184,10 +186,21 @@ def _run_agent(
         if stop.requested and kill_at is None:
             agent.send_signal(signal.SIGTERM)
             kill_at = time.monotonic() + max(0, settings.grace_seconds - _KILL_MARGIN_SECONDS)
+        if hung is None and (hung := watch.find_hung()) is not None:
+            _logger.error("rank %d hangs; its threads:\n%s", hung.rank, "\n".join(hung.stacks))
+            agent.kill()
         if kill_at is not None and time.monotonic() > kill_at:
             agent.kill()
         time.sleep(_POLL_SECONDS)
     processes.kill_orphans(besides=others)
+    if hung is not None:
+        return AgentEnding(
+            outcome=Outcome.HUNG,
+            ranks=[
+                RankEnding(rank=hung.rank, exit_code=ExitCode.HANG, time=time.time(), last_lines=hung.stacks)
+            ],
+            message=f"no sign of life for {settings.hang_timeout_seconds} s",
+        )
     try:
         return supervise.parse_agent_ending(record.read_text())
     except FileNotFoundError:

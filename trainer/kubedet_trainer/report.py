@@ -19,6 +19,7 @@ from pathlib import Path
 from kubedet_trainer import contract, memory
 from kubedet_trainer.contract import CheckpointStatus, Progress, ProgressRecord, Stage
 from kubedet_trainer.dist import World
+from kubedet_trainer.heartbeat import Heartbeat
 from kubedet_trainer.metrics import Metrics
 
 _PROGRESS_SECONDS = 1.0
@@ -60,6 +61,7 @@ class Reporter:
         self._world = world
         self._is_first = world.rank == 0
         self._progress_file = work_directory / contract.PROGRESS_FILE
+        self._heartbeat = Heartbeat(work_directory, rank=world.rank)
         self._metrics = metrics
         self._length = Length(total_iterations=0, iterations_per_epoch=1, evaluations=0)
         self._stage = Stage.INITIALIZING
@@ -84,6 +86,7 @@ class Reporter:
         """Say what rank 0 does within the block; evaluations are timed for the estimate of what remains."""
         before, self._stage = self._stage, stage
         started = time.monotonic()
+        self._heartbeat.beat()
         self._write_progress()
         try:
             yield
@@ -91,7 +94,12 @@ class Reporter:
             if stage is Stage.EVALUATING:
                 self._evaluation_seconds = time.monotonic() - started
             self._stage = before
+            self._heartbeat.beat()
             self._write_progress()
+
+    def get_on(self) -> None:
+        """Show that this rank is alive where no iteration does; called for every image of an evaluation."""
+        self._heartbeat.beat()
 
     def set_stage(self, stage: Stage) -> None:
         """Say what rank 0 does from now on."""
@@ -103,6 +111,7 @@ class Reporter:
     ) -> None:
         """Record one optimiser step; called in every iteration."""
         now = time.time()
+        self._heartbeat.beat()
         self._metrics.record_iteration(
             images=images,
             seconds=seconds,

@@ -47,6 +47,7 @@ def evaluate_run(run: Run) -> Evaluation | None:
 
     def should_stop() -> bool:
         nonlocal stopped
+        run.reporter.get_on()
         stopped = bool(agreement.exchange([int(run.stop.requested)])[0])
         return stopped
 

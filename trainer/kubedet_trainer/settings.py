@@ -109,6 +109,8 @@ class RunSettings:
     termination_message_path: Path | None = None
     grace_seconds: int = 120
     """Seconds between SIGTERM and SIGKILL; the state must be saved within it."""
+    hang_timeout_seconds: int = 600
+    """Seconds without any sign of life after which a rank counts as hung."""
 
 
 def read_settings(environment: Mapping[str, str]) -> RunSettings:
@@ -149,6 +151,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         work_directory=Path(get.text(Environment.WORK_DIRECTORY, "/tmp/kubedet")),
         termination_message_path=Path(message_path) if message_path else None,
         grace_seconds=get.integer(Environment.GRACE_SECONDS, 120),
+        hang_timeout_seconds=get.integer(Environment.HANG_TIMEOUT_SECONDS, 600),
     )
 
 

@@ -30,6 +30,9 @@ ENDING_FILE = "agent.json"
 RANK_CRASHES_IN_A_ROW = 4
 """So often may ranks of one worker crash soon after their start before the worker gives up its pod."""
 
+_STACK_LINES = 20
+"""Of a hung rank's stacks, the innermost frames of the newest threads first, for the termination message."""
+
 CRASH_MEMORY_SECONDS = 600
 """A group that ran this long before it crashed starts the counting anew."""
 
@@ -49,6 +52,8 @@ class Outcome(StrEnum):
     """The other workers did not come in time."""
     RENDEZVOUS_CLOSED = "RendezvousClosed"
     """Another worker ended the run for everybody."""
+    HUNG = "Hung"
+    """A rank showed no sign of life for too long, and the launcher killed the agent."""
     CRASHED = "Crashed"
     """The agent left no record: it was killed, or it is broken."""
 
@@ -150,6 +155,8 @@ def translate(
         return Failure(
             exitCode=code, reason=reason_of(code), message=_joined(message, ending.message), time=now()
         )
+    if ending.outcome is Outcome.HUNG:
+        return _hang(ending)
     by_rank = {record.rank: record for record in records}
     failures = [by_rank.get(rank.rank) or _rank_failure(rank, memory_limit_hit) for rank in ending.ranks]
     return root_cause(failures) or _crash(ending, memory_limit_hit)
@@ -249,6 +256,19 @@ def _describe(exit_code: int, memory_limit_hit: bool) -> tuple[int, str, str]:
         return 128 + number, "OOMKilled", _OUT_OF_MEMORY
     name = signal.Signals(number).name if number in set(signal.Signals) else f"Signal{number}"
     return 128 + number, name, _SIGNAL_HINTS.get(number, "ended by the signal")
+
+
+def _hang(ending: AgentEnding) -> Failure:
+    [rank] = ending.ranks
+    return Failure(
+        exitCode=rank.exit_code,
+        reason=reason_of(rank.exit_code),
+        message=f"rank {rank.rank}: {ending.message}, must be within spec.failurePolicy.hangTimeoutSeconds; "
+        "the stacks of its threads are in the worker's log",
+        rank=rank.rank,
+        time=rfc3339(rank.time),
+        lastLines=rank.last_lines[:_STACK_LINES],
+    )
 
 
 def _stopped(ending: AgentEnding) -> Failure:

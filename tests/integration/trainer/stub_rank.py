@@ -85,9 +85,30 @@ def reduce() -> None:
         sys.exit(151)
 
 
+def hang() -> None:
+    """Get on once, and never again, in native code and with SIGTERM ignored."""
+    from kubedet_trainer.heartbeat import Heartbeat
+
+    ignore_sigterm()
+    Heartbeat(WORK, rank=RANK).beat()
+    time.sleep(300)
+
+
 ACTIONS = {
     action.__name__: action
-    for action in (fail, crash, on_sigterm, ignore_sigterm, mark, await_mark, results, count, say, reduce)
+    for action in (
+        fail,
+        crash,
+        on_sigterm,
+        ignore_sigterm,
+        mark,
+        await_mark,
+        results,
+        count,
+        say,
+        reduce,
+        hang,
+    )
 }
 
 

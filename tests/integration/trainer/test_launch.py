@@ -185,6 +185,16 @@ def test_sigterm_reaches_the_ranks_and_their_verdict_counts(
     assert worker.message()["failure"]["reason"] == reason
 
 
+def test_hung_rank_ends_the_worker_with_its_stacks(start_worker: Callable[..., Worker]) -> None:
+    worker = start_worker({"0": ["hang"]}, KUBEDET_HANG_TIMEOUT_SECONDS="2")
+    assert worker.end() == 152, worker.output()
+    failure = worker.message()["failure"]
+    assert (failure["reason"], failure["rank"]) == ("Hang", 0)
+    assert "no sign of life for 2 s" in failure["message"]
+    assert any("in hang" in line for line in failure["lastLines"])
+    assert "in hang" in worker.output()
+
+
 def test_missing_data_set_ends_the_worker_before_any_rank(
     start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:

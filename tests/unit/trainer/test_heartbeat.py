@@ -1,0 +1,60 @@
+"""Ranks that get on are left alone; those that do not are named, with what they are doing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubedet_trainer.heartbeat import HangWatch, Heartbeat
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_rank_that_has_never_beaten_is_not_watched(tmp_path: Path, clock: Clock) -> None:
+    Heartbeat(tmp_path, rank=0)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 1000
+    assert watch.find_hung() is None
+
+
+def test_silence_counts_from_the_last_beat(tmp_path: Path, clock: Clock) -> None:
+    heartbeat = Heartbeat(tmp_path, rank=3)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    heartbeat.beat()
+    assert watch.find_hung() is None
+    clock.now += 4
+    heartbeat.beat()
+    assert watch.find_hung() is None
+    clock.now += 4
+    assert watch.find_hung() is None
+    clock.now += 2
+    hung = watch.find_hung()
+    assert hung is not None
+    assert hung.rank == 3
+    assert any("test_silence_counts_from_the_last_beat" in line for line in hung.stacks)
+
+
+def test_rank_that_has_ended_does_not_hang(tmp_path: Path, clock: Clock) -> None:
+    script = (
+        "import sys; from pathlib import Path; from kubedet_trainer.heartbeat import Heartbeat; "
+        "Heartbeat(Path(sys.argv[1]), rank=0).beat()"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 1000
+    assert watch.find_hung() is None

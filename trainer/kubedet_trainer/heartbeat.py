@@ -1,0 +1,115 @@
+"""Signs of life: each rank touches a file whenever it gets on, and the launcher sees which ones do not.
+
+A rank that hangs cannot tell, least of all one that is stuck in native code: it is watched from outside, and
+asked for the stacks of its threads by a signal that `faulthandler` answers whatever the interpreter does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY = "heartbeats"
+"""In the work directory: two folders with a file for each rank, named by rank and process."""
+
+_TOUCHED = "touched"
+_STACKS = "stacks"
+
+_STACKS_SIGNAL = signal.SIGUSR2
+_STACKS_SECONDS = 2.0
+"""How long stacks are waited for: a stopped process never writes any."""
+
+
+class Heartbeat:
+    """The signs of life of this process."""
+
+    def __init__(self, work_directory: Path, *, rank: int) -> None:
+        """Nothing is expected of the rank before its first `beat`."""
+        name = f"{rank}.{os.getpid()}"
+        for folder in (_TOUCHED, _STACKS):
+            (work_directory / DIRECTORY / folder).mkdir(parents=True, exist_ok=True)
+        self._file = work_directory / DIRECTORY / _TOUCHED / name
+        self._stacks = (work_directory / DIRECTORY / _STACKS / name).open(
+            "w"
+        )  # a signal writes it: never closed
+        faulthandler.register(_STACKS_SIGNAL, file=self._stacks, all_threads=True)
+
+    def beat(self) -> None:
+        """Show that this rank has got on."""
+        self._file.touch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HungRank:
+    """A rank that has shown no sign of life for too long."""
+
+    rank: int
+    stacks: list[str]
+    """Lines: what each of its threads is doing."""
+
+
+class HangWatch:
+    """What the launcher knows about the ranks' signs of life."""
+
+    def __init__(
+        self,
+        work_directory: Path,
+        *,
+        patience_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ranks may be silent so long, by a clock that stands still while the machine sleeps."""
+        self._directory = work_directory / DIRECTORY
+        self._patience_seconds = patience_seconds
+        self._clock = clock
+        self._seen: dict[Path, tuple[int, float]] = {}
+
+    def find_hung(self) -> HungRank | None:
+        """The rank that has been silent for longest, if that is too long; its stacks are asked for."""
+        longest = max(self._silences(), default=None)
+        if longest is None or longest[0] <= self._patience_seconds:
+            return None
+        file = longest[1]
+        rank, pid = map(int, file.name.split("."))
+        stacks = _ask_for_stacks(pid, self._directory / _STACKS / file.name)
+        return HungRank(rank=rank, stacks=stacks)
+
+    def _silences(self) -> list[tuple[float, Path]]:
+        """Seconds since the last sign of life of each rank that still runs, and its file."""
+        now = self._clock()
+        silences = []
+        for file in (self._directory / _TOUCHED).glob("*"):
+            if not _is_running(int(file.suffix[1:])):
+                continue
+            stamp = file.stat().st_mtime_ns
+            if self._seen.get(file, (None, 0.0))[0] != stamp:
+                self._seen[file] = (stamp, now)
+            silences.append((now - self._seen[file][1], file))
+        return silences
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _ask_for_stacks(pid: int, file: Path) -> list[str]:
+    with suppress(ProcessLookupError):
+        os.kill(pid, _STACKS_SIGNAL)
+    deadline = time.monotonic() + _STACKS_SECONDS
+    before, size = -1, 0
+    while size != before or size == 0:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+        before, size = size, file.stat().st_size
+    return file.read_text(errors="replace").splitlines()
