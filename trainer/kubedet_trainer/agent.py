@@ -45,11 +45,13 @@ _MAX_RESTARTS = 100
 
 _RENDEZVOUS_OPTIONS: dict[str, Any] = {
     "join_timeout": 600,
-    "last_call_timeout": 1,
     "keep_alive_interval": 1,
     "keep_alive_max_attempt": 3,
     "read_timeout": 60,
 }
+
+_LAST_CALL_SECONDS = 10
+"""An elastic run that could begin waits so long for more workers: one that comes later restarts all ranks."""
 
 _KILL_SECONDS = 5
 _RESTART_SECONDS = 30
@@ -219,10 +221,11 @@ def _rendezvous_handler(settings: RunSettings) -> RendezvousHandler:
             backend="c10d",
             endpoint="localhost:0" if alone else settings.rendezvous_endpoint or "",
             run_id=settings.rendezvous_id,
-            min_nodes=settings.replicas,
-            max_nodes=settings.replicas,
+            min_nodes=settings.min_replicas,
+            max_nodes=settings.max_replicas,
             local_addr=_local_address(settings),
             is_host=alone,
+            last_call_timeout=_LAST_CALL_SECONDS if settings.min_replicas < settings.max_replicas else 1,
             **_RENDEZVOUS_OPTIONS,
         )
     )

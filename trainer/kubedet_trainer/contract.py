@@ -92,6 +92,9 @@ class Environment(StrEnum):
     BENCHMARK_IMAGES = "KUBEDET_BENCHMARK_IMAGES"
     BENCHMARK_ITERATIONS = "KUBEDET_BENCHMARK_ITERATIONS"
     REPLICAS = "KUBEDET_REPLICAS"
+    MIN_REPLICAS = "KUBEDET_MIN_REPLICAS"
+    MAX_REPLICAS = "KUBEDET_MAX_REPLICAS"
+    BATCH = "KUBEDET_BATCH"
     REPLICA_INDEX = "KUBEDET_REPLICA_INDEX"
     PROCS_PER_REPLICA = "KUBEDET_PROCS_PER_REPLICA"
     GPUS = "KUBEDET_GPUS"
@@ -104,6 +107,15 @@ class Environment(StrEnum):
     TERMINATION_MESSAGE_PATH = "KUBEDET_TERMINATION_MESSAGE_PATH"
     GRACE_SECONDS = "KUBEDET_GRACE_SECONDS"
     HANG_TIMEOUT_SECONDS = "KUBEDET_HANG_TIMEOUT_SECONDS"
+
+
+class BatchPolicy(StrEnum):
+    """What stays the same when the number of processes changes; the value of `Environment.BATCH`."""
+
+    KEEP_GLOBAL = "KeepGlobal"
+    """The images of a step, as nearly as the processes can share them."""
+    SCALE_LEARNING_RATE = "ScaleLearningRate"
+    """The images of each process; the learning rate follows the linear rule of Goyal et al., 2017."""
 
 
 class FailureClass(StrEnum):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.config import OptimizerConfig, ScheduleConfig
+from kubedet_trainer.contract import BatchPolicy
 from kubedet_trainer.errors import InvalidInput
 
 
@@ -24,8 +25,16 @@ class BatchPlan:
     """1 where the recipe's global batch is kept, else the linear rule of Goyal et al., 2017."""
 
 
-def plan_batch(*, global_batch: int, images_per_process: int, world_size: int) -> BatchPlan:
+def plan_batch(
+    *,
+    global_batch: int,
+    images_per_process: int,
+    world_size: int,
+    policy: BatchPolicy = BatchPolicy.KEEP_GLOBAL,
+) -> BatchPlan:
     """Keep the global batch at this world size if its chunks divide, else take the nearest that does.
+
+    By the other policy every process takes one chunk a step, and nothing is accumulated.
 
     Raises:
         InvalidInput: `images_per_process` does not divide `global_batch`.
@@ -36,7 +45,8 @@ def plan_batch(*, global_batch: int, images_per_process: int, world_size: int) -
             f"{images_per_process}"
         )
     chunks = global_batch // images_per_process
-    steps = max(1, round(chunks / world_size))
+    is_kept = policy is BatchPolicy.KEEP_GLOBAL
+    steps = max(1, round(chunks / world_size)) if is_kept else 1
     actual = steps * world_size * images_per_process
     return BatchPlan(global_batch=actual, accumulation_steps=steps, lr_scale=actual / global_batch)
 

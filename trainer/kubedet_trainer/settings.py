@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kubedet_trainer.contract import METRICS_PORT, Environment
+from kubedet_trainer.contract import METRICS_PORT, BatchPolicy, Environment
 from kubedet_trainer.errors import UsageError
 
 
@@ -92,7 +92,11 @@ class RunSettings:
     benchmark_iterations: int = 0
     """Ends training after so many iterations, without evaluations and checkpoints, to measure only; 0 trains
     to the end."""
-    replicas: int = 1
+    min_replicas: int = 1
+    """The fewest replicas that train."""
+    max_replicas: int = 1
+    """The most; more than `min_replicas` for an elastic run."""
+    batch_policy: BatchPolicy = BatchPolicy.KEEP_GLOBAL
     replica_index: int = 0
     procs_per_replica: int = 1
     gpus: int = 0
@@ -120,9 +124,9 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         UsageError: a required variable is absent, or a value is not of its type.
     """
     get = _Reader(environment)
-    if (endpoint := get.optional(Environment.RENDEZVOUS_ENDPOINT)) is None and get.integer(
-        Environment.REPLICAS, 1
-    ) > 1:
+    replicas = get.integer(Environment.REPLICAS, 1)
+    max_replicas = get.integer(Environment.MAX_REPLICAS, replicas)
+    if (endpoint := get.optional(Environment.RENDEZVOUS_ENDPOINT)) is None and max_replicas > 1:
         raise UsageError(
             f"{Environment.RENDEZVOUS_ENDPOINT}: absent, must be host:port with several replicas"
         )
@@ -139,7 +143,9 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         evaluate_every_epochs=get.integer(Environment.EVALUATE_EVERY_EPOCHS, 1),
         benchmark_images=get.integer(Environment.BENCHMARK_IMAGES, 200),
         benchmark_iterations=get.integer(Environment.BENCHMARK_ITERATIONS, 0),
-        replicas=get.integer(Environment.REPLICAS, 1),
+        min_replicas=get.integer(Environment.MIN_REPLICAS, replicas),
+        max_replicas=max_replicas,
+        batch_policy=get.batch_policy(),
         replica_index=get.integer(Environment.REPLICA_INDEX, 0),
         procs_per_replica=get.integer(Environment.PROCS_PER_REPLICA, 1),
         gpus=get.integer(Environment.GPUS, 0),
@@ -237,6 +243,15 @@ class _Reader:
         if not value.isdecimal():
             raise UsageError(f"{name}: got '{value}', must be a whole number >= 0")
         return int(value)
+
+    def batch_policy(self) -> BatchPolicy:
+        value = self.text(Environment.BATCH, BatchPolicy.KEEP_GLOBAL)
+        try:
+            return BatchPolicy(value)
+        except ValueError:
+            raise UsageError(
+                f"{Environment.BATCH}: got '{value}', must be one of {', '.join(BatchPolicy)}"
+            ) from None
 
     def table(self, name: Environment) -> dict[str, str]:
         text = self.text(name, "{}")

@@ -158,14 +158,14 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
         global_batch=recipe.global_batch,
         images_per_process=recipe.data.images_per_process,
         world_size=world.size,
+        policy=settings.batch_policy,
     )
     if batch.lr_scale != 1:
         _log.warning(
-            "%d processes cannot share a global batch of %d images; it becomes %d, and the learning rate "
-            "%.3g times the recipe's",
+            "%d processes take %d images a step, not %d; the learning rate becomes %.3g times the recipe's",
             world.size,
-            recipe.global_batch,
             batch.global_batch,
+            recipe.global_batch,
             batch.lr_scale,
         )
     slots = recipe.data.num_proposals

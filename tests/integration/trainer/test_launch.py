@@ -238,19 +238,21 @@ def await_new_steps(*workers: Worker) -> None:
         assert worker.process.poll() is None, worker.output()
 
 
-def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
-    port = free_port()
+def start_peer(start_worker: Callable[..., Worker], index: int, *, port: int, **environment: str) -> Worker:
     shared = {
         "KUBEDET_REPLICAS": "2",
+        "KUBEDET_REPLICA_INDEX": str(index),
         "KUBEDET_RENDEZVOUS_ENDPOINT": f"localhost:{port}",
         "KUBEDET_RENDEZVOUS_ID": "uid-0",
         "KUBEDET_LOCAL_ADDRESS": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    first, second = (
-        start_worker({"*": ["reduce"]}, name=f"worker-{index}", KUBEDET_REPLICA_INDEX=str(index), **shared)
-        for index in range(2)
-    )
+    return start_worker({"*": ["reduce"]}, name=f"worker-{index}", **shared, **environment)
+
+
+def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
+    port = free_port()
+    first, second = (start_peer(start_worker, index, port=port) for index in range(2))
     store = Store(port)  # later than the workers: they wait for it
     try:
         await_new_steps(first, second)
@@ -270,3 +272,23 @@ def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Call
         if store.process.poll() is None:
             store.process.kill()
             store.process.wait()
+
+
+def test_elastic_worker_takes_a_second_one_in_and_goes_on_without_it(
+    start_worker: Callable[..., Worker],
+) -> None:
+    port = free_port()
+    store = Store(port)
+    try:
+        first = start_peer(start_worker, 0, port=port, KUBEDET_MIN_REPLICAS="1")
+        await_new_steps(first)
+        second = start_peer(start_worker, 1, port=port, KUBEDET_MIN_REPLICAS="1")
+        await_new_steps(first, second)
+        second.process.send_signal(signal.SIGTERM)
+        assert second.end() in (143, 144), second.output()
+        await_new_steps(first)
+        first.mark("finish")
+        assert first.end() == 0, first.output()
+    finally:
+        store.process.kill()
+        store.process.wait()

@@ -8,6 +8,7 @@ from torch import nn
 
 from kubedet_trainer import optim
 from kubedet_trainer.config import OptimizerConfig, ScheduleConfig
+from kubedet_trainer.contract import BatchPolicy
 from kubedet_trainer.errors import InvalidInput
 
 ONE_X = ScheduleConfig(epochs=12, decay_epochs=(8, 11))
@@ -48,6 +49,17 @@ def test_else_the_rate_follows_the_batch_linearly(world_size: int, batch: int):
     assert plan.global_batch == batch
     assert plan.accumulation_steps * world_size * 2 == batch
     assert plan.lr_scale == batch / 16
+
+
+@pytest.mark.parametrize(("world_size", "batch"), [(1, 2), (8, 16), (24, 48)])
+def test_or_each_process_takes_one_chunk_and_the_rate_follows(world_size: int, batch: int):
+    plan = optim.plan_batch(
+        global_batch=16,
+        images_per_process=2,
+        world_size=world_size,
+        policy=BatchPolicy.SCALE_LEARNING_RATE,
+    )
+    assert (plan.global_batch, plan.accumulation_steps, plan.lr_scale) == (batch, 1, batch / 16)
 
 
 def test_a_batch_that_chunks_do_not_fill_is_refused():
