@@ -1,8 +1,9 @@
-"""The operator's half of the command `kubedet`: run, render, crds. Exit codes are the contract's."""
+"""The operator's half of the command `kubedet`: run, render, explain, crds. Exit codes are the contract's."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import click
 import yaml
 
+from kubedet_operator import explain as explanation
 from kubedet_operator.api import schema, validation
 from kubedet_operator.api.decoding import InvalidManifest
 from kubedet_operator.build.children import build_children
@@ -90,6 +92,22 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
 def crds() -> None:
     """Print the CustomResourceDefinitions, for `kubectl apply --server-side -f -`."""
     click.echo(schema.dump_crd(), nl=False)
+
+
+@click.command()
+@click.argument("field", default="")
+def explain(field: str) -> None:
+    """Say what FIELD of a DetectionJob is for, its default, its bounds and its rules.
+
+    \b
+    Examples:
+      kubedet explain spec.worker
+      kubedet explain spec.failurePolicy.hangTimeoutSeconds
+    """
+    try:
+        click.echo(explanation.explain(field, width=min(shutil.get_terminal_size().columns, 110)))
+    except explanation.UnknownField as error:
+        _refuse([error], ExitCode.USAGE)
 
 
 def _place(documents: Documents, *, namespace: str | None, uid: str | None) -> dict[str, Any]:

@@ -1,17 +1,19 @@
-"""`kubedet render`, `run` and `crds` from the outside."""
+"""`kubedet render`, `run`, `explain` and `crds` from the outside."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from builders import make_manifest
-from kubedet_operator import commands
+from kubedet_operator import commands, explain
 from kubedet_operator.api import schema
 
 
@@ -75,3 +77,34 @@ def test_local_mode_imports_neither_torch_nor_a_kubernetes_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_explain_says_what_a_field_is_for_and_what_it_may_be() -> None:
+    result = CliRunner().invoke(commands.explain, ["dj.spec.worker.replicas"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "spec.worker.replicas <integer>  default: 1; >= 1; <= 1000"
+    assert "Number of worker pods" in result.stdout
+
+
+def test_explain_lists_the_fields_of_an_object_and_its_rules() -> None:
+    result = CliRunner().invoke(commands.explain, ["spec.checkpoint"])
+    assert "storageUri <string> required" in result.stdout
+    assert result.stdout.count("intervalSeconds or intervalIterations, not both") == 1
+
+
+def test_explain_knows_every_field_of_the_schema() -> None:
+    def walk(found: dict[str, Any], path: str) -> Iterator[str]:
+        for name, inner in found.get("items", found).get("properties", {}).items():
+            yield f"{path}{name}"
+            yield from walk(inner, f"{path}{name}.")
+
+    for path in walk(schema.build_schema(), ""):
+        assert explain.explain(path, width=80).startswith(path)
+
+
+def test_explain_names_the_nearest_field_to_a_wrong_one() -> None:
+    result = CliRunner().invoke(commands.explain, ["spec.worker.replica"])
+    assert result.exit_code == 2
+    assert result.stderr.strip() == (
+        "spec.worker.replica: no such field; did you mean 'spec.worker.replicas'?"
+    )

@@ -1,0 +1,97 @@
+"""What a field of a DetectionJob is for, its values and its rules: the schema of the CRD in words."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from kubedet_operator.api import names, schema
+
+_LIMITS = (
+    ("minimum", ">="),
+    ("maximum", "<="),
+    ("minLength", "characters >="),
+    ("maxLength", "characters <="),
+    ("maxItems", "entries <="),
+    ("maxProperties", "entries <="),
+)
+
+
+class UnknownField(LookupError):
+    """A path that leads to no field of a DetectionJob; the message names the nearest one that does."""
+
+
+def explain(path: str, *, width: int) -> str:
+    """The text about the field at `path`, ``spec.worker.replicas``; the whole object for an empty one.
+
+    Raises:
+        UnknownField: there is no such field.
+    """
+    fields = [part for part in path.split(".") if part and part not in (names.SHORT_NAME, names.SINGULAR)]
+    found = schema.build_schema()
+    for depth, field in enumerate(fields):
+        inner = _inner(found)
+        if field not in inner:
+            above = ".".join(fields[:depth])
+            raise UnknownField(f"{path}: no such field; {_instead(field, above=above, known=list(inner))}")
+        found = inner[field]
+    return "\n\n".join(_paragraphs(".".join(fields) or names.KIND, found, width=width))
+
+
+def _paragraphs(title: str, found: Mapping[str, Any], *, width: int) -> Iterator[str]:
+    facts = "; ".join(_facts(found))
+    yield f"{title} <{_type(found)}>{f'  {facts}' if facts else ''}"
+    yield textwrap.fill(found.get("description", ""), width=width)
+    rules = [rule["message"] for rule in _item(found).get("x-kubernetes-validations", ())]
+    if rules:
+        yield "\n".join(["Rules:", *_indented(rules, width=width)])
+    inner, required = _inner(found), _item(found).get("required", ())
+    if inner:
+        blocks = [
+            f"  {name} <{_type(field)}>{' required' if name in required else ''}\n"
+            + textwrap.indent(textwrap.fill(field.get("description", ""), width=width - 6), " " * 6)
+            for name, field in inner.items()
+        ]
+        yield "\n".join(["Fields:", *blocks])
+
+
+def _item(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of an entry of a list, else the schema itself."""
+    item: Mapping[str, Any] = found.get("items", found)
+    return item
+
+
+def _inner(found: Mapping[str, Any]) -> dict[str, Any]:
+    inner: dict[str, Any] = _item(found).get("properties", {})
+    return inner
+
+
+def _type(found: Mapping[str, Any]) -> str:
+    if "enum" in found:
+        return " | ".join(found["enum"])
+    if "items" in found:
+        return f"list of {_type(found['items'])}"
+    if "additionalProperties" in found:
+        return f"map of {_type(found['additionalProperties'])}"
+    return "quantity" if "x-kubernetes-int-or-string" in found else str(found["type"])
+
+
+def _facts(found: Mapping[str, Any]) -> list[str]:
+    default = [f"default: {found['default']}"] if found.get("default") not in (None, {}) else []
+    return default + [f"{words} {found[limit]}" for limit, words in _LIMITS if limit in found]
+
+
+def _indented(lines: list[str], *, width: int) -> Iterator[str]:
+    for line in lines:
+        yield textwrap.fill(line, width=width, initial_indent="  ", subsequent_indent="    ")
+
+
+def _instead(field: str, *, above: str, known: list[str]) -> str:
+    near = get_close_matches(field, known, n=1)
+    if near:
+        return f"did you mean '{'.'.join(filter(None, [above, near[0]]))}'?"
+    if not known:
+        return f"{above} has no fields of its own"
+    return f"{above or names.KIND} has {', '.join(known)}"
