@@ -17,10 +17,11 @@ from typing import Any
 import minio
 import pytest
 
+from cluster_jobs import NAMESPACE
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
 CLUSTER = "kubedet-e2e"
-NAMESPACE = "detectors"
 FREE_DISK_GB = 30
 OPERATOR_IMAGE = "kubedet-operator:e2e"
 TRAINER_IMAGE = "kubedet-trainer:e2e"
@@ -159,7 +160,25 @@ def job_manifest() -> Callable[..., str]:
             "SECRET": "minio",
             "REPLICAS": 1,
             "IMAGE": TRAINER_IMAGE,
+            "MORE": "backoffLimit: 3",
         }
         return fill("job.yaml", NAME=name, **{**usual, **changes})
 
     return manifest
+
+
+@pytest.fixture
+def apply_job(
+    operator: Any, object_store: Any, job_manifest: Callable[..., str]
+) -> Iterator[Callable[..., str]]:
+    """Apply a job and delete it in the end."""
+    names: list[str] = []
+
+    def apply(name: str, **changes: object) -> str:
+        names.append(name)
+        operator.apply(job_manifest(name, **changes))
+        return name
+
+    yield apply
+    for name in names:
+        operator.kubectl("delete", "dj", name, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster_jobs import NAMESPACE, condition_of, status_of, wait_for, worker_process
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-NAMESPACE = "detectors"
 RECIPE = "smoke_faster_rcnn"
 OPERATOR_SERIES = {
     "kubedet_operator_jobs",
@@ -42,23 +43,6 @@ TRAINER_SERIES = {
 }
 
 
-@pytest.fixture
-def apply_job(
-    operator: Any, object_store: Any, job_manifest: Callable[..., str]
-) -> Iterator[Callable[..., str]]:
-    """Apply a job and delete it in the end."""
-    names: list[str] = []
-
-    def apply(name: str, **changes: object) -> str:
-        names.append(name)
-        operator.apply(job_manifest(name, **changes))
-        return name
-
-    yield apply
-    for name in names:
-        operator.kubectl("delete", "dj", name, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
-
-
 def test_broken_jobs_say_what_to_do(operator: Any, apply_job: Callable[..., str]) -> None:
     expected = {
         apply_job("wrong-recipe", RECIPE="smoke_faster_rcn"): ("Failed", "smoke_faster_rcnn"),
@@ -68,8 +52,8 @@ def test_broken_jobs_say_what_to_do(operator: Any, apply_job: Callable[..., str]
     }
     for name, (condition, word) in expected.items():
         status = "True" if condition == "Failed" else "False"
-        found = _wait(
-            lambda n=name, c=condition, s=status, w=word: _condition(operator, n, c, s, w), 180, name
+        found = wait_for(
+            lambda n=name, c=condition, s=status, w=word: condition_of(operator, n, c, s, w), 180, name
         )
         print(f"\n{name}: {condition}={status} {found['reason']}: {found['message']}")
     operator.picture("broken jobs")
@@ -79,23 +63,23 @@ def test_a_job_survives_the_loss_of_a_worker(
     operator: Any, object_store: Any, apply_job: Callable[..., str]
 ) -> None:
     name = apply_job("bccd", REPLICAS=2)
-    _wait(lambda: operator.get("pods", "-l", f"kubedet.dev/job-name={name}")["items"], 60, "pods")
+    wait_for(lambda: operator.get("pods", "-l", f"kubedet.dev/job-name={name}")["items"], 60, "pods")
     operator.picture("before")
-    _wait(
-        lambda: _status(operator, name).get("checkpoint", {}).get("iteration", 0) >= 20, 300, "a checkpoint"
+    wait_for(
+        lambda: status_of(operator, name).get("checkpoint", {}).get("iteration", 0) >= 20, 300, "a checkpoint"
     )
     _check_metrics(operator, name)
 
     killed_at = time.time()
-    os.kill(_worker_process(name, replica=1), signal.SIGKILL)
-    _wait(lambda: _status(operator, name)["restarts"]["application"] >= 1, 60, "the loss in the status")
+    os.kill(worker_process(name, replica=1), signal.SIGKILL)
+    wait_for(lambda: status_of(operator, name)["restarts"]["application"] >= 1, 60, "the loss in the status")
     operator.picture("during")
-    recovered = _wait(lambda: _last_step(operator, name, after=killed_at), 180, "the next training step")
+    recovered = wait_for(lambda: _last_step(operator, name, after=killed_at), 180, "the next training step")
     print(f"\nfrom the kill to the next training step: {recovered - killed_at:.1f} s")
 
     operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=1200s")
     operator.picture("after")
-    status = _status(operator, name)
+    status = status_of(operator, name)
     print(json.dumps(status["results"], indent=2))
     figures = {item["name"]: item["value"] for item in status["results"]["metrics"]}
     assert figures["boxAP50"] >= 60
@@ -105,7 +89,7 @@ def test_a_job_survives_the_loss_of_a_worker(
 
     operator.kubectl("delete", "dj", name, "-n", NAMESPACE)
     selector = f"kubedet.dev/job-name={name}"
-    _wait(lambda: not operator.get("pods,services", "-l", selector)["items"], 120, "nothing left")
+    wait_for(lambda: not operator.get("pods,services", "-l", selector)["items"], 120, "nothing left")
 
 
 def test_a_job_gives_the_same_figures_here_as_on_the_cluster(
@@ -118,7 +102,7 @@ def test_a_job_gives_the_same_figures_here_as_on_the_cluster(
     short = {"REPLICAS": 2, "OVERRIDES": '{schedule.epochs: "2", schedule.decay_epochs: "1"}'}
     name = apply_job("there", **short)
     operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=600s")
-    there = _status(operator, name)["results"]
+    there = status_of(operator, name)["results"]
 
     secret = operator.kubectl("get", "secret", "minio", "-n", NAMESPACE, "-o", "yaml")
     (tmp_path / "job.yaml").write_text(job_manifest("here", **short) + "---\n" + secret)
@@ -137,41 +121,6 @@ def _weights(object_store: Any, uri: str) -> dict[str, bytes]:
     content = object_store.client().get_object(bucket, key).read()
     state = torch.load(io.BytesIO(content), weights_only=True)["model"]
     return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
-
-
-def _status(cluster: Any, name: str) -> dict[str, Any]:
-    status: dict[str, Any] = cluster.get("dj", name).get("status", {})
-    return status
-
-
-def _condition(cluster: Any, name: str, kind: str, status: str, word: str) -> dict[str, Any] | None:
-    for condition in _status(cluster, name).get("conditions", []):
-        if condition["type"] == kind and condition["status"] == status and word in condition["message"]:
-            return dict(condition)
-    return None
-
-
-def _wait(look: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What `look` returns once that is true."""
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, f"no {what} within {seconds} s"
-        time.sleep(0.5)
-    return found
-
-
-def _worker_process(job: str, *, replica: int) -> int:
-    """The process id, as this machine sees it, of PID 1 of one worker's container."""
-    wanted = {f"KUBEDET_JOB_NAME={job}", f"KUBEDET_REPLICA_INDEX={replica}"}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = set((process / "environ").read_text().split("\0"))
-            command = (process / "cmdline").read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if wanted <= environment and "kubedet_trainer.launch" in command:
-            return int(process.name)
-    raise AssertionError(f"no worker {replica} of {job} runs")
 
 
 def _last_step(cluster: Any, name: str, *, after: float) -> float | None:

@@ -1,0 +1,93 @@
+"""A job on real nodes that is resized, loses what it needs, rests, and still ends with its row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster_jobs import NAMESPACE, condition_of, status_of, wait_for, worker_process
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+ELASTIC = "elasticPolicy: {minReplicas: 1, maxReplicas: 3, scaleUpDelaySeconds: 5}"
+
+
+def test_an_elastic_job_grows_shrinks_rests_and_ends(
+    operator: Any, object_store: Any, apply_job: Callable[..., str]
+) -> None:
+    name = apply_job("elastic", REPLICAS=2, MORE=ELASTIC)
+    _await_world(operator, name, 2)
+    wait_for(lambda: _checkpoint(operator, name) >= 20, 300, "a checkpoint")
+
+    _scale(operator, name, 3)
+    _await_world(operator, name, 3)
+    operator.picture("three workers")
+
+    before = _uids(operator, name)
+    os.kill(worker_process(name, replica=0), signal.SIGKILL)
+    wait_for(lambda: status_of(operator, name)["restarts"]["application"] == 1, 60, "the loss in the status")
+    wait_for(lambda: _uids(operator, name).keys() == before.keys(), 120, "worker 0 again")
+    _await_world(operator, name, 3)
+    after = _uids(operator, name)
+    assert [pod for pod in before if after[pod] != before[pod]] == [f"{name}-worker-0"]
+
+    operator.kubectl("delete", "pod", "-n", NAMESPACE, f"{name}-rendezvous", "--wait=false")
+    reached = status_of(operator, name)["progress"]["iteration"]
+    wait_for(lambda: status_of(operator, name)["progress"]["iteration"] > reached, 180, "training without it")
+
+    _scale(operator, name, 1)
+    _await_world(operator, name, 1)
+    assert list(_uids(operator, name)) == [f"{name}-rendezvous", f"{name}-worker-0"]
+    operator.picture("one worker")
+
+    _patch(operator, name, {"suspend": True})
+    wait_for(lambda: condition_of(operator, name, "Suspended", "True", "suspend"), 180, "a suspended job")
+    assert not _uids(operator, name)
+    rested_at = _checkpoint(operator, name)
+    operator.picture("suspended")
+
+    _patch(operator, name, {"suspend": False, "worker": {"replicas": 2}})
+    operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=900s")
+    operator.picture("complete")
+    status = status_of(operator, name)
+    assert status["restarts"]["application"] == 1
+    report = json.loads(object_store.client().get_object("checkpoints", f"{name}/results.json").read())
+    print(
+        json.dumps({"results": status["results"], "rested_at": rested_at, "report": list(report)}, indent=1)
+    )
+    assert rested_at > 0
+    assert status["results"]["boxAP"] > 0
+
+
+def _scale(cluster: Any, name: str, replicas: int) -> None:
+    cluster.kubectl("scale", "-n", NAMESPACE, f"dj/{name}", f"--replicas={replicas}")
+
+
+def _patch(cluster: Any, name: str, spec: dict[str, Any]) -> None:
+    body = json.dumps({"spec": spec})
+    cluster.kubectl("patch", "-n", NAMESPACE, f"dj/{name}", "--type=merge", "-p", body)
+
+
+def _await_world(cluster: Any, name: str, size: int) -> None:
+    """Wait until so many workers train together."""
+
+    def workers() -> tuple[int, int]:
+        found = status_of(cluster, name).get("workers", {})
+        return found.get("ready", 0), found.get("worldSize", 0)
+
+    wait_for(lambda: workers() == (size, size), 240, f"world of {size} workers")
+
+
+def _checkpoint(cluster: Any, name: str) -> int:
+    return int(status_of(cluster, name).get("checkpoint", {}).get("iteration", 0))
+
+
+def _uids(cluster: Any, name: str) -> dict[str, str]:
+    """The job's pods and their identities, by name."""
+    pods = cluster.get("pods", "-l", f"kubedet.dev/job-name={name}")["items"]
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
