@@ -25,9 +25,19 @@ class DeletePod:
 
     name: str
     uid: str
+    force: bool = False
+    """With no grace: nobody is left on its node to end it, so that it would stay for ever."""
 
 
-Action = ApplyChild | DeletePod
+@dataclass(frozen=True, kw_only=True)
+class DeleteJob:
+    """Delete the job itself, by background propagation: its children go with it."""
+
+    uid: str
+    """Of this very job, not a later one of the same name."""
+
+
+Action = ApplyChild | DeletePod | DeleteJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,9 @@ class Plan:
 
     status: Mapping[str, Any]
     """The whole status, as the API has it."""
+    preparations: tuple[ApplyChild, ...] = ()
+    """Carried out before any of `actions`, which wait for another round if one fails: PodGroups, without which
+    a gang scheduler turns the first pods away."""
     actions: tuple[Action, ...] = ()
     """Independent of one another."""
     next_check_seconds: float | None = None

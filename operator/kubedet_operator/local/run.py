@@ -32,7 +32,7 @@ from kubedet_operator.local.container import LOOPBACK, Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Follower, follow
 from kubedet_operator.local.pods import LocalPods
-from kubedet_operator.plan import ApplyChild
+from kubedet_operator.plan import ApplyChild, DeletePod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
@@ -133,10 +133,10 @@ class _Run:
                 return seen
             plan = decide.decide(seen, self._settings)
             self._manifest = {**self._manifest, "status": plan.status}
-            for action in plan.actions:
+            for action in (*plan.preparations, *plan.actions):
                 if isinstance(action, ApplyChild):
                     self._pods.apply(action.manifest)
-                else:
+                elif isinstance(action, DeletePod):
                     self._pods.delete(action.name, action.uid)
             stop.wait(_POLL_SECONDS)
 
