@@ -62,6 +62,8 @@ class PodFailure:
     rank: int | None = None
     time: datetime
     """When it began, never in the future."""
+    is_dated: bool = True
+    """Whether anybody has said when: else `time` is only when it was seen."""
     from_outside: bool = False
     """Somebody or something ended the pod, whatever it was doing."""
     rule: str | None = None
@@ -99,6 +101,7 @@ def _is_disrupted(pod: PodFacts) -> bool:
 
 
 def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
+    time = pod.ending.time if pod.ending else pod.lost_at
     where = f" on node {pod.node}" if pod.node else ""
     return PodFailure(
         pod=pod,
@@ -106,7 +109,8 @@ def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
         reason=reason,
         message=_one_line(pod.message or f"pod {pod.name}{where} was lost: {reason}"),
         exit_code=pod.ending.exit_code if pod.ending else None,
-        time=min(pod.ending.time, now) if pod.ending else now,
+        time=min(time or now, now),
+        is_dated=time is not None,
         from_outside=True,
     )
 

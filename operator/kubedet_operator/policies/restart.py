@@ -43,7 +43,8 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         draft = _replace_pods(facts, draft, consequences)
     if incident:
         settled = min(failure.time for failure in incident) + timedelta(seconds=SETTLE_SECONDS)
-        if facts.now < settled and len(facts.workers) > 1:
+        dated = any(failure.is_dated for failure in incident)
+        if dated and facts.now < settled and len(facts.workers) > 1:
             return replace(draft, create_from=settled).check(settled)
         draft = _charge(facts, draft, incident)
     return draft if draft.finished else _recover(facts, draft)
@@ -84,7 +85,7 @@ def _is_consequence(failure: PodFailure, draft: Draft) -> bool:
     if cause is None or not draft.holds(ConditionType.RESTARTING):
         return False
     left_alone = failure.charged_to is FailureClass.PEER or failure.exit_code == ExitCode.RENDEZVOUS_LOST
-    return left_alone and failure.pod.created <= parse_time(cause.time)
+    return left_alone and failure.pod.created < parse_time(cause.time)
 
 
 def _root_cause(incident: Sequence[PodFailure]) -> PodFailure:
