@@ -70,9 +70,9 @@ class Simulation:
             before = json.dumps([self.job, self.pods, self.others], sort_keys=True)
             self.reconcile(cut(round_number))
             self._kubelet()
-            if json.dumps([self.job, self.pods, self.others], sort_keys=True) == before:
-                if cut(round_number) is None:
-                    return
+            after = json.dumps([self.job, self.pods, self.others], sort_keys=True)
+            if after == before and cut(round_number) is None:
+                return
         raise AssertionError(f"does not settle: {self.status}")
 
     def reconcile(self, survives: int | None = None) -> None:
@@ -221,7 +221,12 @@ class Simulation:
         if checkpoint is not None:
             uri = f"s3://c/step-{checkpoint}"
             saved = contract.CheckpointStatus(
-                latest=uri, iteration=checkpoint, time=self._time(), sizeBytes=1, saveSeconds=1.0, stallSeconds=0.1
+                latest=uri,
+                iteration=checkpoint,
+                time=self._time(),
+                sizeBytes=1,
+                saveSeconds=1.0,
+                stallSeconds=0.1,
             )
         progress = contract.Progress(
             stage=contract.Stage.TRAINING,

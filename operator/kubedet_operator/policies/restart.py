@@ -202,7 +202,7 @@ def _recover(facts: Facts, draft: Draft) -> Draft:
             return replace(draft, create_from=create_from).check(create_from)
         since = max(since, failed)
     workers = [pod for pod in facts.workers if pod.uid not in draft.status.chargedPods and not pod.deleting]
-    if {pod.index for pod in workers} < set(draft.indices):
+    if not set(draft.indices) <= {pod.index for pod in workers}:
         return draft
     if not all(pod.ready or pod.phase == "Succeeded" for pod in workers):
         return draft

@@ -1,7 +1,7 @@
 """Whatever happens to a job, in whatever order the operator learns of it: the rules of `Simulation` hold.
 
-That is: never two attempts at once, never more failures charged than happened, a status that the API takes, no
-going in circles. And a job that is left in peace after that ends.
+That is: never two attempts at once, never more failures charged than happened, a status that the API takes,
+no going in circles. And a job that is left in peace after that ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubedet_operator.api import names
-from scenarios import ELASTIC, RESULTS, STATE, THREE, TWO
+from scenario import ELASTIC, RESULTS, STATE, THREE, TWO
 from simulation import Simulation
 
 PATIENT: dict[str, Any] = {
@@ -97,7 +97,7 @@ def _live_in_peace(world: Simulation) -> None:
     assert world.status["phase"] == "Succeeded", world.status
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(SPECS),
     st.lists(st.tuples(HAPPENINGS, st.sampled_from(["seen", "lost", "repeated", "killed"])), max_size=25),
@@ -123,7 +123,7 @@ def test_a_job_ends_well_whatever_happened_and_however_the_operator_learnt_of_it
     _live_in_peace(world)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(SPECS),
     st.lists(HAPPENINGS, max_size=15),
@@ -146,11 +146,9 @@ def test_an_operator_that_is_killed_at_any_point_comes_to_the_same_end(
     assert sorted(killed.uids()) == sorted(steady.uids())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(SPECS), st.lists(HAPPENINGS, max_size=15))
-def test_seeing_the_same_again_changes_nothing(
-    spec: dict[str, Any], history: list[tuple[Any, ...]]
-) -> None:
+def test_seeing_the_same_again_changes_nothing(spec: dict[str, Any], history: list[tuple[Any, ...]]) -> None:
     world = Simulation(spec)
     world.settle()
     for happening in history:

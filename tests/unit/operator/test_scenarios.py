@@ -8,7 +8,8 @@ import pytest
 
 import builders
 from kubedet_operator.api import names
-from scenarios import SCENARIOS, Scenario
+from scenario import Scenario
+from scenarios import SCENARIOS
 from simulation import Simulation
 
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -95,10 +96,7 @@ def _check_condition(status: dict[str, Any], kind: str, expected: str) -> None:
 
 def _look(document: Any, path: str) -> Any:
     for part in path.split("."):
-        if isinstance(document, list):
-            document = document[int(part)]
-        else:
-            document = document.get(part)
+        document = document[int(part)] if isinstance(document, list) else document.get(part)
     return document
 
 
