@@ -1,4 +1,4 @@
-"""The form of `scenarios`: lives of jobs, told by what is asked for, what happens, and what must be seen then.
+"""The form of `scenarios`: lives of jobs, by what is asked for, what happens, and what must be seen then.
 
 Every scenario is data, so that any driver can play it: `unit/operator/test_scenarios.py` on decisions alone
 with a simulated cluster, another one on a real API server. A step is one thing that happens, or an

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from scenarios_codes import CODES
 from scenarios_failures import FAULTS, NODES, RESTARTS
 from scenarios_life import ENDS, LIVES, STARTS, SUSPENSIONS
 from scenarios_size import GANGS, SIZES
 
-SCENARIOS = [*LIVES, *STARTS, *ENDS, *SUSPENSIONS, *RESTARTS, *NODES, *FAULTS, *SIZES, *GANGS]
+SCENARIOS = [*LIVES, *STARTS, *ENDS, *SUSPENSIONS, *RESTARTS, *CODES, *NODES, *FAULTS, *SIZES, *GANGS]

@@ -8,6 +8,7 @@ import pytest
 
 import builders
 from kubedet_operator.api import names
+from kubedet_trainer.contract import ExitCode
 from scenario import Scenario
 from scenarios import SCENARIOS
 from simulation import Simulation
@@ -135,7 +136,12 @@ def test_a_job_lives_as_expected(scenario: Scenario) -> None:
             raise AssertionError(f"{scenario.name}: {step}: {error}") from error
 
 
+def test_every_exit_code_has_a_scenario() -> None:
+    played = {step["end"]["code"] for scenario in SCENARIOS for step in scenario.steps if "end" in step}
+    assert played >= {code.value for code in ExitCode}
+
+
 def test_names_of_scenarios_are_unique() -> None:
     found = [scenario.name for scenario in SCENARIOS]
-    assert len(found) == len(set(found)) >= 60
+    assert len(found) == len(set(found)) >= 80
     assert len({thread for scenario in SCENARIOS for thread in scenario.covers}) >= 40
