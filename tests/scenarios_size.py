@@ -154,7 +154,7 @@ GANGS = [
             {"expect": {"pod 0 annotation kueue.x-k8s.io/pod-group-total-count": "2"}},
             {"unschedule": {"index": 0, "message": "gated", "reason": "SchedulingGated"}},
             {"unschedule": {"index": 1, "message": "gated", "reason": "SchedulingGated"}},
-            {"expect": {"QuotaReserved": "False WaitingForQuota 2 workers", "phase": "Queued"}},
+            {"expect": {"QuotaReserved": "False WaitingForQuota 2 of 2 workers", "phase": "Queued"}},
             {"expect": {"Degraded": "False"}},
             {"run": [0, 1]},
             {"expect": {"QuotaReserved": "True Admitted", "phase": "Running"}},
