@@ -14,7 +14,7 @@ from kubedet_operator.api import schema, validation
 from kubedet_operator.build.children import build_children
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract, errors
-from kubedet_trainer.contract import Environment, ExitCode, FailureClass, failure_class
+from kubedet_trainer.contract import BatchPolicy, Environment, ExitCode, FailureClass, failure_class
 from kubedet_trainer.settings import RunSettings, StoreCredentials, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -41,7 +41,8 @@ EVERYTHING: dict[str, Any] = {
         "keepBest": {"metric": "maskAP", "count": 2},
         "resume": "Never",
     },
-    "elasticPolicy": {"minReplicas": 2, "maxReplicas": 4},
+    "elasticPolicy": {"minReplicas": 2, "maxReplicas": 4, "batch": "ScaleLearningRate"},
+    "failurePolicy": {"hangTimeoutSeconds": 90},
     "evaluation": {"everyEpochs": 2},
     "benchmark": {"images": 50},
     "metrics": {"port": 9200},
@@ -96,7 +97,9 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
         ),
         evaluate_every_epochs=2,
         benchmark_images=50,
-        replicas=2,
+        min_replicas=2,
+        max_replicas=4,
+        batch_policy=BatchPolicy.SCALE_LEARNING_RATE,
         replica_index=1,
         procs_per_replica=2,
         gpus=4,
@@ -108,6 +111,7 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
         work_directory=Path("/var/lib/kubedet"),
         termination_message_path=Path("/dev/termination-log"),
         grace_seconds=60,
+        hang_timeout_seconds=90,
     )
 
 
