@@ -65,7 +65,7 @@ class PodFailure:
     is_dated: bool = True
     """Whether anybody has said when: else `time` is only when it was seen."""
     from_outside: bool = False
-    """Somebody or something ended the pod, whatever it was doing."""
+    """Somebody or something ended the pod, whatever it was doing; or the job has its like passed over."""
     rule: str | None = None
     """The rule of the job that decided whom it is charged to."""
     last_lines: tuple[str, ...] = ()
@@ -91,7 +91,8 @@ def _by_rule(failure: PodFailure, rules: Sequence[FailureRule]) -> PodFailure:
         text = "\n".join((failure.message, *failure.last_lines))
         if rule.onMessagePatterns and not any(patterns.find(found, text) for found in rule.onMessagePatterns):
             continue
-        return replace(failure, charged_to=_ACTIONS[rule.action], rule=rule.name, from_outside=False)
+        passed_over = rule.action == "RestartIgnoreLimit"
+        return replace(failure, charged_to=_ACTIONS[rule.action], rule=rule.name, from_outside=passed_over)
     return failure
 
 

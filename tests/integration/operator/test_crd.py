@@ -18,7 +18,7 @@ from kubedet_operator.settings import OperatorSettings
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 EXCLUDED = [
-    ExcludedNode(name=f"node-{mode}", mode=mode, reason="Hang", until="2026-01-01T00:00:00Z")
+    ExcludedNode(name=f"node-{mode.lower()}", mode=mode, reason="Hang", until="2026-01-01T00:00:00Z")
     for mode in ("Preferred", "Required", "Required")
 ]
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
