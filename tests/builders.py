@@ -11,6 +11,7 @@ UID = "8b4c3a52-6f0e-4f43-9d0e-2f5f3c1f7a11"
 _INTERVALS = {"storageUri": "s3://checkpoints/x", "intervalSeconds": 9, "intervalIterations": 9}
 _TOO_SMALL = {"sharedMemory": "2Gi", "resources": {"limits": {"memory": "1500M"}}}
 _GPU = "nvidia.com/gpu"
+STATE = {"storageUri": "s3://checkpoints/x"}
 BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ({"name": "x" * 49}, "metadata.name"),
     ({"name": "9lives"}, "metadata.name"),
@@ -19,6 +20,14 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ({"worker": {"resources": {"limits": {_GPU: 8}}}}, f"spec.worker.resources.limits.{_GPU}"),
     ({"worker": {"env": [{"name": "KUBEDET_RECIPE", "value": "x"}]}}, "spec.worker.env[0].name"),
     ({"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}}, "spec.worker.env[0]"),
+    ({"worker": {"replicas": 5}, "checkpoint": STATE, "elasticPolicy": {"maxReplicas": 4}}, "spec"),
+    ({"elasticPolicy": {"maxReplicas": 4}}, "spec.elasticPolicy"),
+    ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy"),
+    ({"failurePolicy": {"rules": [{"name": "x", "action": "FailJob"}]}}, "spec.failurePolicy.rules[0]"),
+    (
+        {"failurePolicy": {"rules": [{"name": "x", "action": "FailJob", "onMessagePatterns": ["a{9}"]}]}},
+        "spec.failurePolicy.rules[0].onMessagePatterns[0]",
+    ),
 ]
 """Arguments of `make_manifest` that break one rule across fields each, and where: for both ways to check."""
 

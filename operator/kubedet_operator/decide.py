@@ -15,10 +15,23 @@ from kubedet_operator.api.status import (
     dump_status,
     format_seconds,
 )
+from kubedet_operator.build import placement
 from kubedet_operator.build.children import build_children
 from kubedet_operator.facts import Facts, format_time, parse_time
-from kubedet_operator.plan import ApplyChild, Draft, Plan
-from kubedet_operator.policies import cleanup, completion, restart, startup, validity
+from kubedet_operator.plan import Action, ApplyChild, DeletePod, Draft, Plan
+from kubedet_operator.policies import (
+    cleanup,
+    completion,
+    deadlines,
+    elastic,
+    exclusion,
+    lost,
+    queue,
+    restart,
+    startup,
+    suspend,
+    validity,
+)
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer.contract import Progress, ProgressRecord
 
@@ -26,10 +39,16 @@ Policy = Callable[[Facts, Draft], Draft]
 
 POLICIES: tuple[Policy, ...] = (
     validity.judge,
+    elastic.judge,
     completion.judge,
     restart.judge,
+    suspend.judge,
+    exclusion.judge,
+    queue.judge,
     startup.judge,
+    deadlines.judge,
     cleanup.judge,
+    lost.judge,
 )
 """In this order: each one sees what the ones before it have decided."""
 
@@ -37,6 +56,8 @@ REPAIR_SECONDS = 600
 """How often an unfinished job is looked at though nothing has happened, to repair what others have broken."""
 
 _AT_FIRST = (
+    (ConditionType.SUSPENDED, Reason.NOT_SUSPENDED, "spec.suspend is false"),
+    (ConditionType.QUOTA_RESERVED, Reason.NO_QUEUE, "no worker has been created yet"),
     (ConditionType.INITIALIZED, Reason.WAITING_FOR_PODS, "no worker has started yet"),
     (ConditionType.RUNNING, Reason.WORKERS_NOT_RUNNING, "no worker is ready yet"),
     (ConditionType.RESTARTING, Reason.AS_EXPECTED, "no worker has failed"),
@@ -48,22 +69,35 @@ _AT_FIRST = (
 
 def decide(facts: Facts, settings: OperatorSettings) -> Plan:
     """The status of the job, the children to apply and delete, and when to decide again."""
+    if facts.job is not None and facts.job.spec.managedBy != names.MANAGED_BY:
+        return Plan(status=facts.written_status)
     draft = _begin(facts)
     for policy in POLICIES:
         draft = policy(facts, draft)
     creations = _create_missing(facts, draft, settings)
-    if creations and draft.status.startTime is None:
-        draft = draft.change(startTime=draft.now)
+    if creations:
+        status = draft.status
+        draft = draft.change(
+            startTime=status.startTime or draft.now, activeSince=status.activeSince or draft.now
+        )
     return Plan(
         status=dump_status(_conclude(facts, draft)),
-        actions=(*draft.deletions, *creations),
+        preparations=tuple(action for action in creations if _goes_first(action)),
+        actions=(*_deletions(facts, draft), *(action for action in creations if not _goes_first(action))),
         next_check_seconds=_next_check(facts, draft),
     )
 
 
 def _begin(facts: Facts) -> Draft:
     """The draft before any policy: the status as it was, with what the trainer says about itself."""
-    draft = Draft(status=facts.status, now=format_time(facts.now), generation=facts.metadata.generation)
+    # Pods that are gone need no mark any more; the cache is complete before the first decision.
+    present = {pod.uid for pod in facts.pods}
+    charged = tuple(uid for uid in facts.status.chargedPods if uid in present)
+    draft = Draft(
+        status=replace(facts.status, chargedPods=charged),
+        now=format_time(facts.now),
+        generation=facts.metadata.generation,
+    )
     for condition_type, reason, message in _AT_FIRST:
         if conditions.find_condition(draft.status.conditions, condition_type) is None:
             draft = draft.turn(condition_type, False, reason=reason, message=message)
@@ -90,17 +124,40 @@ def _is_newer(progress: Progress, known: Progress | None) -> bool:
     return parse_time(progress.lastProgressTime) >= parse_time(known.lastProgressTime)
 
 
+def _deletions(facts: Facts, draft: Draft) -> tuple[Action, ...]:
+    """Pods whose end is accounted for, and what policies want gone beside them."""
+    accounted = (
+        DeletePod(name=pod.name, uid=pod.uid)
+        for pod in facts.pods
+        if pod.uid in draft.status.chargedPods and not pod.deleting
+    )
+    return tuple(dict.fromkeys((*accounted, *draft.deletions)))
+
+
 def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> tuple[ApplyChild, ...]:
-    """The children to apply: pods that do not exist, and the Service, which is looked at with them."""
-    if draft.finished or facts.job is None:
+    """The children to apply: pods that do not exist, and those that are looked at together with them."""
+    if draft.finished or facts.job is None or not draft.indices:
         return ()
     if draft.create_from is not None and draft.create_from > facts.now:
         return ()
+    # Two attempts must never train at once: the new one waits until the last pod of the old one has ended.
+    if any(not pod.ended and pod.attempt < draft.status.attempt for pod in facts.workers):
+        return ()
     taken = {pod.name for pod in facts.pods} | facts.occupied
-    children = build_children(facts.job, attempt=draft.status.attempt, settings=settings)
+    children = build_children(
+        facts.job,
+        attempt=draft.status.attempt,
+        settings=settings,
+        indices=draft.indices,
+        excluded=draft.status.excludedNodes,
+    )
     pods = [child for child in children if child["kind"] == "Pod" and child["metadata"]["name"] not in taken]
     others = [child for child in children if child["kind"] != "Pod"] if pods or facts.repair else []
     return tuple(ApplyChild(manifest=child) for child in (*others, *pods))
+
+
+def _goes_first(action: ApplyChild) -> bool:
+    return bool(action.manifest["kind"] == placement.POD_GROUP)
 
 
 def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
@@ -110,7 +167,7 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
     ready = sum(pod.ready and pod.active for pod in workers)
     processes = facts.progress.worldSize if facts.progress and ready else 0
     restarts = status.restarts or RestartCounts()
-    desired = facts.job.spec.worker.replicas if facts.job and not draft.finished else 0
+    desired = len(draft.indices) if not draft.finished else 0
     return replace(
         status,
         observedGeneration=facts.metadata.generation,
@@ -149,9 +206,8 @@ def _reason(status: DetectionJobStatus) -> str | None:
 
 
 def _next_check(facts: Facts, draft: Draft) -> float | None:
-    if draft.finished:
-        return None
     if draft.check_at is None:
-        return REPAIR_SECONDS
+        return None if draft.finished else REPAIR_SECONDS
     # A check in the past means that its moment has come and gone unused: it must not become a busy loop.
-    return min(max((draft.check_at - facts.now).total_seconds(), 0.5), REPAIR_SECONDS)
+    seconds = max((draft.check_at - facts.now).total_seconds(), 0.5)
+    return seconds if draft.finished else min(seconds, REPAIR_SECONDS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,6 +47,10 @@ class PodFacts:
     address: str | None = None
     ready: bool = False
     deleting: bool = False
+    gone_by: datetime | None = None
+    """When a pod that is being deleted has used its grace up."""
+    generation: int | None = None
+    """Generation of the spec that the pod was built from."""
     created: datetime
     reason: str | None = None
     """Why the whole pod failed, in the words of whoever ended it: Evicted, UnexpectedAdmissionError, ..."""
@@ -55,6 +59,8 @@ class PodFacts:
     """Reason of the DisruptionTarget condition, where it holds."""
     unscheduled: str | None = None
     """What the scheduler says while it finds no node."""
+    gated: bool = False
+    """A queue holds the pod back from the scheduler."""
     waiting_reason: str | None = None
     """What the kubelet waits for before it starts the container."""
     waiting_message: str | None = None
@@ -88,6 +94,8 @@ class Facts:
     """The newest answer of rank 0; None while nobody answers."""
     rejection: str | None = None
     """What the API server said when it last refused a child of this job."""
+    written_status: Mapping[str, Any] = field(default_factory=dict)
+    """The status as it is, with what others may have written."""
     repair: bool = False
     """Whether children that are not watched are to be applied again though nothing seems to be missing."""
     now: datetime
@@ -96,6 +104,19 @@ class Facts:
     def workers(self) -> tuple[PodFacts, ...]:
         """The worker pods; the rendezvous pod is none."""
         return tuple(pod for pod in self.pods if pod.component == names.WORKER)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the queue admits all workers as one: none can be replaced or added alone."""
+        return self.job is not None and self.job.spec.schedulingPolicy.gang == "Kueue"
+
+    @property
+    def min_replicas(self) -> int:
+        """The fewest workers that train; 1 where the spec cannot be read."""
+        if self.job is None:
+            return 1
+        spec = self.job.spec
+        return spec.elasticPolicy.minReplicas if spec.elasticPolicy else spec.worker.replicas
 
 
 def observe(
@@ -131,6 +152,7 @@ def observe(
         occupied=frozenset(pod.name for pod in known if pod.job_uid != uid),
         progress=progress,
         rejection=rejection,
+        written_status=status,
         repair=repair,
         now=now,
     )
@@ -145,6 +167,8 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
     status = manifest.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}
     waiting = _waiting(status)
+    deleted = metadata.get("deletionTimestamp")
+    gated = conditions.get("PodScheduled", {}).get("reason") == "SchedulingGated"
     return PodFacts(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -158,12 +182,15 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
         node=(manifest.get("spec") or {}).get("nodeName"),
         address=status.get("podIP"),
         ready=any(item["name"] == names.CONTAINER and item.get("ready") for item in _containers(status)),
-        deleting="deletionTimestamp" in metadata,
+        deleting=deleted is not None,
+        gone_by=parse_time(deleted) if deleted else None,
+        generation=_number((metadata.get("annotations") or {}).get(names.GENERATION)),
         created=parse_time(metadata["creationTimestamp"]),
         reason=status.get("reason"),
         message=status.get("message"),
         disruption=_said(conditions, "DisruptionTarget", "True", "reason"),
-        unscheduled=_said(conditions, "PodScheduled", "False", "message"),
+        unscheduled=None if gated else _said(conditions, "PodScheduled", "False", "message"),
+        gated=gated,
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message"),
         ending=_ending(status),

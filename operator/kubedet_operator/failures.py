@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from kubedet_operator import facts
-from kubedet_operator.api import names
+from kubedet_operator.api import names, patterns
+from kubedet_operator.api.fields import DEFAULT_MAX_LENGTH as MAX_LINE_LENGTH
+from kubedet_operator.api.policies import FailureRule, RuleAction
+from kubedet_operator.api.status import MAX_LOG_LINES
 from kubedet_operator.facts import Ending, PodFacts
 from kubedet_trainer.contract import ExitCode, FailureClass, failure_class
 
@@ -32,6 +37,17 @@ _REMEDIES = {
 """What to do about container reasons that leave no record of the trainer."""
 
 
+_ACTIONS: dict[RuleAction, FailureClass] = {
+    "FailJob": FailureClass.PERMANENT,
+    "Restart": FailureClass.APPLICATION,
+    "RestartIgnoreLimit": FailureClass.INFRASTRUCTURE,
+    "ExcludeNodeAndRestart": FailureClass.INFRASTRUCTURE,
+}
+"""Whom a failure is charged to that a rule of the job is for."""
+
+_STOPPED = (ExitCode.TERMINATED_SAVED, ExitCode.TERMINATED_UNSAVED)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PodFailure:
     """One failed or lost pod."""
@@ -45,10 +61,16 @@ class PodFailure:
     exit_code: int | None = None
     rank: int | None = None
     time: datetime
-    """When it ended, never in the future."""
+    """When it began, never in the future."""
+    from_outside: bool = False
+    """Somebody or something ended the pod, whatever it was doing."""
+    rule: str | None = None
+    """The rule of the job that decided whom it is charged to."""
+    last_lines: tuple[str, ...] = ()
+    """The end of its log, newest last."""
 
 
-def read_failure(pod: PodFacts, *, now: datetime) -> PodFailure | None:
+def read_failure(pod: PodFacts, *, rules: Sequence[FailureRule] = (), now: datetime) -> PodFailure | None:
     """How `pod` failed, or None if it did not. A pod that somebody deletes while it works counts as lost."""
     if pod.disruption and (pod.deleting or pod.phase == "Failed"):
         return _lost(pod, pod.disruption, now)
@@ -56,7 +78,19 @@ def read_failure(pod: PodFacts, *, now: datetime) -> PodFailure | None:
         return _lost(pod, "PodDeleted", now) if pod.deleting and not pod.ended else None
     if pod.ending is None or pod.ending.reason == "ContainerStatusUnknown" or _is_disrupted(pod):
         return _lost(pod, pod.reason or "PodFailed", now)
-    return _ended(pod, pod.ending, now)
+    failure = _ended(pod, pod.ending, now)
+    return _by_rule(failure, rules) if pod.component == names.WORKER else failure
+
+
+def _by_rule(failure: PodFailure, rules: Sequence[FailureRule]) -> PodFailure:
+    for rule in rules:
+        if rule.onExitCodes and failure.exit_code not in rule.onExitCodes:
+            continue
+        text = "\n".join((failure.message, *failure.last_lines))
+        if rule.onMessagePatterns and not any(patterns.find(found, text) for found in rule.onMessagePatterns):
+            continue
+        return replace(failure, charged_to=_ACTIONS[rule.action], rule=rule.name, from_outside=False)
+    return failure
 
 
 def _is_disrupted(pod: PodFacts) -> bool:
@@ -73,6 +107,7 @@ def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
         message=_one_line(pod.message or f"pod {pod.name}{where} was lost: {reason}"),
         exit_code=pod.ending.exit_code if pod.ending else None,
         time=min(pod.ending.time, now) if pod.ending else now,
+        from_outside=True,
     )
 
 
@@ -90,8 +125,27 @@ def _ended(pod: PodFacts, ending: Ending, now: datetime) -> PodFailure:
         message=_message(ending, str(record.get("message") or "")),
         exit_code=ending.exit_code,
         rank=rank if isinstance(rank, int) else None,
-        time=min(ending.time, now),
+        time=min(_recorded_time(record.get("time")) or ending.time, ending.time, now),
+        from_outside=ending.exit_code in _STOPPED,
+        last_lines=_last_lines(record.get("lastLines"), ending),
     )
+
+
+def _recorded_time(recorded: Any) -> datetime | None:
+    """When the first rank failed: its pod ends later, and with it in another order than its peers."""
+    try:
+        time = facts.parse_time(recorded)
+    except (TypeError, ValueError):
+        return None
+    return time if time.tzinfo else None
+
+
+def _last_lines(recorded: Any, ending: Ending) -> tuple[str, ...]:
+    """What is kept of the log: the pod that has it is replaced."""
+    lines = recorded if isinstance(recorded, list) else []
+    if not ending.message.startswith("{"):
+        lines = ending.message.splitlines()
+    return tuple(str(line)[:MAX_LINE_LENGTH] for line in lines[-MAX_LOG_LINES:])
 
 
 def _reason(ending: Ending, recorded: str) -> str:

@@ -15,7 +15,7 @@ from kubedet_operator.cache import Cache, Key
 from kubedet_operator.cluster import Cluster
 from kubedet_operator.decide import REPAIR_SECONDS, decide
 from kubedet_operator.metrics import Metrics
-from kubedet_operator.plan import Action, ApplyChild
+from kubedet_operator.plan import Action, ApplyChild, DeletePod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.workqueue import WorkQueue
 
@@ -160,7 +160,7 @@ class Reconciler:
             applied = await self._cluster.apply(action.manifest)
             if action.manifest["kind"] == "Pod":
                 self._cache.store_pod(applied)
-        else:
+        elif isinstance(action, DeletePod):
             await self._cluster.delete_pod(key[0], action.name, uid=action.uid)
 
     def _is_repair_due(self, key: Key) -> bool:

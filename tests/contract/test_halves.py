@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
         "keepBest": {"metric": "maskAP", "count": 2},
         "resume": "Never",
     },
+    "elasticPolicy": {"minReplicas": 2, "maxReplicas": 4},
     "evaluation": {"everyEpochs": 2},
     "benchmark": {"images": 50},
     "metrics": {"port": 9200},

@@ -12,6 +12,10 @@ from kubedet_operator.api.status import Condition
 class ConditionType(StrEnum):
     """Aspects of a job's state."""
 
+    SUSPENDED = "Suspended"
+    """The job was told to stop and has given its pods back."""
+    QUOTA_RESERVED = "QuotaReserved"
+    """No pod is held back by a queue."""
     INITIALIZED = "Initialized"
     """The Service and every pod exist, and the pods have been placed and started."""
     RUNNING = "Running"
@@ -29,6 +33,15 @@ class ConditionType(StrEnum):
 class Reason(StrEnum):
     """Why a condition has its status."""
 
+    # Suspended
+    NOT_SUSPENDED = "NotSuspended"
+    SUSPENDING = "Suspending"
+    SUSPEND_REQUESTED = "SuspendRequested"
+    RESUMED = "Resumed"
+    # QuotaReserved
+    NO_QUEUE = "NoQueue"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    ADMITTED = "Admitted"
     # Initialized
     PODS_CREATED = "PodsCreated"
     WAITING_FOR_PODS = "WaitingForPods"
@@ -38,6 +51,7 @@ class Reason(StrEnum):
     # Restarting
     WORKER_FAILED = "WorkerFailed"
     WORKER_LOST = "WorkerLost"
+    RESIZED = "Resized"
     RECOVERED = "Recovered"
     # Degraded
     AS_EXPECTED = "AsExpected"
@@ -45,6 +59,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     SECRET_NOT_FOUND = "SecretNotFound"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
     CHILD_REJECTED = "ChildRejected"
     # Complete and Failed
     TRAINED = "Trained"
@@ -53,6 +68,10 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PERMANENT_FAILURE = "PermanentFailure"
     TOO_MANY_DISRUPTIONS = "TooManyDisruptions"
+    NO_PROGRESS = "NoProgress"
+    START_UP_FAILED = "StartUpFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    PRE_RUNNING_DEADLINE_EXCEEDED = "PreRunningDeadlineExceeded"
     RESULTS_MISSING = "ResultsMissing"
     NOT_FAILED = "NotFailed"
 
@@ -61,9 +80,11 @@ class Phase(StrEnum):
     """The state in one word, for the printer column; derived from conditions, and never read by code."""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     INITIALIZING = "Initializing"
     RUNNING = "Running"
     RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -71,6 +92,7 @@ class Phase(StrEnum):
 _PHASES = (
     (ConditionType.FAILED, Phase.FAILED),
     (ConditionType.COMPLETE, Phase.SUCCEEDED),
+    (ConditionType.SUSPENDED, Phase.SUSPENDED),
     (ConditionType.RESTARTING, Phase.RESTARTING),
     (ConditionType.RUNNING, Phase.RUNNING),
 )
@@ -79,6 +101,7 @@ _PHASES = (
 _EXPLAINED_BY = (
     ConditionType.FAILED,
     ConditionType.COMPLETE,
+    ConditionType.SUSPENDED,
     ConditionType.RESTARTING,
     ConditionType.DEGRADED,
     ConditionType.RUNNING,
@@ -133,6 +156,9 @@ def derive_phase(conditions: Iterable[Condition]) -> Phase:
     for condition_type, phase in _PHASES:
         if is_true(known, condition_type):
             return phase
+    queued = find_condition(known, ConditionType.QUOTA_RESERVED)
+    if queued is not None and queued.status == "False":
+        return Phase.QUEUED
     return Phase.INITIALIZING if find_condition(known, ConditionType.INITIALIZED) else Phase.PENDING
 
 

@@ -11,6 +11,9 @@ PLURAL = "detectionjobs"
 SINGULAR = "detectionjob"
 SHORT_NAME = "dj"
 
+MANAGED_BY = f"{GROUP}/operator"
+"""Value of `spec.managedBy` that means this operator."""
+
 FIELD_MANAGER = "kubedet-operator"
 """Owner of the fields that the operator applies, for server-side apply."""
 
@@ -22,6 +25,8 @@ JOB_NAME = f"{GROUP}/job-name"
 JOB_UID = f"{GROUP}/job-uid"
 REPLICA_INDEX = f"{GROUP}/replica-index"
 ATTEMPT = f"{GROUP}/attempt"
+GENERATION = f"{GROUP}/generation"
+"""Annotation of pods: the generation of the spec that they were built from."""
 
 APPLICATION = "kubedet"
 MANAGER = "kubedet-operator"
@@ -29,7 +34,8 @@ MANAGER = "kubedet-operator"
 WORKER = "worker"
 RENDEZVOUS = "rendezvous"
 NETWORK = "network"
-"""Values of the component label: worker pods, the rendezvous pod, the Service."""
+GANG = "gang"
+"""Values of the component label: worker pods, the rendezvous pod, the Service, the PodGroup."""
 
 CONTAINER = "trainer"
 """Name of the one container of worker and rendezvous pods."""
@@ -55,6 +61,11 @@ def rendezvous_name(job: str) -> str:
 def service_name(job: str) -> str:
     """Name of the headless Service that gives the job's pods their addresses."""
     return f"{job}-workers"
+
+
+def pod_group_name(job: str) -> str:
+    """Name of the PodGroup by which Volcano or coscheduling places the workers together."""
+    return job
 
 
 def pod_address(pod: str, *, job: str, namespace: str) -> str:

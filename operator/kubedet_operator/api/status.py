@@ -16,6 +16,10 @@ from kubedet_trainer import contract
 _MESSAGE_LENGTH = 32768
 HISTORY_LENGTH = 10
 """Failures that `failureHistory` keeps."""
+MAX_EXCLUDED_NODES = 50
+"""Nodes that are excluded at a time: beyond it the oldest exclusion goes."""
+MAX_LOG_LINES = 20
+"""Lines of the log that `lastFailure` keeps of a pod that is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Condition:
     """One aspect of the job's state; never removed, only turned."""
 
     type: str = bounded(max_length=316)
-    """Initialized, Running, Restarting, Degraded, Complete or Failed."""
+    """Suspended, QuotaReserved, Initialized, Running, Restarting, Degraded, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: str
@@ -67,7 +71,9 @@ class RestartCounts:
     process: int = 0
     """Processes restarted within a living pod."""
     withoutProgress: int = 0
-    """Failures of the application since the newest checkpoint: what backoffLimit limits."""
+    """Failures since the newest checkpoint, but for pods ended from outside."""
+    applicationWithoutProgress: int = 0
+    """Those of them that are the application's own: what backoffLimit limits."""
     checkpointIteration: int = 0
     """Iteration of the newest checkpoint at the last failure that was charged."""
 
@@ -80,7 +86,7 @@ class FailureRecord:
     """When it ended."""
     # `class` is a keyword of Python: the encoder and the reader of manifests drop the underscore.
     class_: str
-    """Whom it is charged to: Permanent, Application, Infrastructure or Peer."""
+    """Whom it is charged to: Permanent, Application, Infrastructure, StartUp or Peer."""
     reason: str
     """What happened, in one CamelCase word."""
     pod: str | None = None
@@ -93,6 +99,42 @@ class FailureRecord:
     """How its PID 1 ended."""
     message: str | None = bounded(default=None, max_length=_MESSAGE_LENGTH)
     """The root cause, one line."""
+    rule: str | None = None
+    """The rule of failurePolicy that decided what is done about it."""
+    checkpointIteration: int | None = None
+    """Iteration of the newest checkpoint at the time."""
+    lastLines: tuple[str, ...] = bounded(default=(), max_items=MAX_LOG_LINES)
+    """The end of its log, newest last; of the newest failure only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcludedNode:
+    """A node that new pods keep clear of, and why. Parent: `excludedNodes`."""
+
+    name: str = bounded(max_length=253)
+    """Name of the node."""
+    mode: Literal["Preferred", "Required"]
+    """Preferred: pods go there only for want of another node; Required: not at all."""
+    reason: str
+    """Reason of the newest failure there."""
+    message: str = bounded(default="", max_length=_MESSAGE_LENGTH)
+    """What speaks against the node, one line."""
+    failures: int = 0
+    """Failures there that count."""
+    until: str = bounded(max_length=64, time=True)
+    """When it is given another chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticStatus:
+    """Which workers of an elastic job do not exist for now, though worker.replicas wants them."""
+
+    replicas: int = 0
+    """Workers wanted, within elasticPolicy."""
+    absent: tuple[int, ...] = bounded(default=(), max_items=1000)
+    """Indices of those that are not there: no node has room, or they have not joined yet."""
+    since: str | None = bounded(default=None, max_length=64, time=True)
+    """Since when; scaleUpDelaySeconds runs from then on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +156,25 @@ class DetectionJobStatus:
     observedGeneration: int | None = None
     """The generation of the spec that this status describes."""
     phase: str | None = None
-    """For people: Pending, Initializing, Running, Restarting, Succeeded or Failed."""
+    """For people: Pending, Queued, Initializing, Running, Restarting, Suspended, Succeeded or Failed."""
     reason: str | None = bounded(default=None, max_length=256)
     """For people: why the phase is what it is, in one word; the conditions have the sentence."""
     conditions: tuple[Condition, ...] = bounded(default=(), max_items=32, map_key="type")
     """The state of the job, aspect by aspect."""
     startTime: str | None = bounded(default=None, max_length=64, time=True)
     """When the operator first created the workers."""
+    activeSince: str | None = bounded(default=None, max_length=64, time=True)
+    """Since when the job has been active without a break; absent while suspended, and after its end."""
+    activeSeconds: int = 0
+    """Seconds that it had been active before that; activeDeadlineSeconds limits the sum of both."""
     completionTime: str | None = bounded(default=None, max_length=64, time=True)
     """When the job ended, well or not."""
     selector: str | None = None
     """Label selector of the worker pods, for the scale subresource."""
     workers: WorkerCounts | None = None
     """The worker pods, counted."""
+    elastic: ElasticStatus | None = None
+    """The size of an elastic job."""
     attempt: int = 0
     """Number of the current set of workers; part of the rendezvous id."""
     restarts: RestartCounts | None = None
@@ -135,8 +183,15 @@ class DetectionJobStatus:
     """The newest failure."""
     failureHistory: tuple[FailureRecord, ...] = bounded(default=(), max_items=HISTORY_LENGTH)
     """The newest failures, newest first."""
+    excludedNodes: tuple[ExcludedNode, ...] = bounded(
+        default=(), max_items=MAX_EXCLUDED_NODES, map_key="name"
+    )
+    """Nodes that new pods keep clear of for a while."""
     chargedPods: tuple[str, ...] = bounded(default=(), max_items=2000, max_length=64)
-    """Uids of failed pods that are charged and not yet gone, so that none is ever charged twice."""
+    """Uids of pods that are not yet gone and whose end is accounted for, so that none is ever charged twice.
+
+    They have failed and are charged, or were told to end: suspended, scaled down, replaced.
+    """
     progress: contract.Progress | None = None
     """How far the training is."""
     checkpoint: contract.CheckpointStatus | None = None

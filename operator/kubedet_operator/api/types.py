@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from kubedet_operator.api import decoding, names
 from kubedet_operator.api.fields import Pattern, Quantity, bounded
+from kubedet_operator.api.policies import MAX_SECONDS, ElasticPolicy, FailurePolicy, SchedulingPolicy
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_trainer import contract
 
@@ -146,7 +147,7 @@ class Worker:
     """The pods that train: how many, how large, and what image."""
 
     replicas: int = bounded(default=1, minimum=1, maximum=1000)
-    """Number of worker pods; the scale subresource's field."""
+    """Number of worker pods, the scale subresource's field; without elasticPolicy a change restarts all."""
     gpus: int = bounded(default=8, minimum=0, maximum=64)
     """GPUs of each pod; 0 trains on CPU, with gloo."""
     gpuResource: str = bounded(default="nvidia.com/gpu", min_length=1, max_length=317)
@@ -267,8 +268,34 @@ class DetectionJobSpec:
     """What to train and validate on. Immutable once started."""
     worker: Worker = field(default_factory=Worker)
     """The pods that train."""
+    elasticPolicy: ElasticPolicy | None = None
+    """Between how many workers the job may go on; absent: always with worker.replicas."""
     backoffLimit: int = bounded(default=3, minimum=0, maximum=1000)
     """Failures of the application that are retried while no newer checkpoint comes between them."""
+    failurePolicy: FailurePolicy = field(default_factory=FailurePolicy)
+    """What is restarted how often beside that."""
+    suspend: bool = False
+    """Saves the state, gives the pods back and keeps the job; false resumes it from its checkpoint."""
+    managedBy: str = bounded(
+        default=names.MANAGED_BY,
+        min_length=1,
+        max_length=63,
+        pattern=Pattern(
+            regex=r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?",
+            meaning=f"a domain and a name, such as {names.MANAGED_BY}",
+        ),
+    )
+    """Controller of this job; one of another name is left alone. Immutable once started."""
+    activeDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)
+    """Seconds until an unfinished job fails; time suspended does not count."""
+    preRunningDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)
+    """Seconds from the creation of the pods until the workers must run, at the start and after a resume."""
+    ttlSecondsAfterFinished: int | None = bounded(default=None, minimum=0, maximum=MAX_SECONDS)
+    """Seconds after its end when the job is deleted with all of its pods; absent: never."""
+    cleanPodPolicy: Literal["Running", "All", "None"] = "Running"
+    """Pods deleted at the end: those that still run; all but the one that explains a failure; none."""
+    schedulingPolicy: SchedulingPolicy = field(default_factory=SchedulingPolicy)
+    """How the workers get their places."""
     checkpoint: Checkpoint | None = None
     """Where the state is kept; without it a lost pod costs the whole training, and the model with it."""
     evaluation: Evaluation = Evaluation()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from kubedet_operator.api import decoding, fields, names, types
+from kubedet_operator.api import decoding, fields, names, patterns, types
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 
 RESERVED_PREFIX = "KUBEDET_"
@@ -94,6 +94,38 @@ def _gpus_twice(job: types.DetectionJob) -> Iterator[Breach]:
             yield Breach(path=path, got=amounts[worker.gpuResource])
 
 
+def _size(job: types.DetectionJob) -> Iterator[Breach]:
+    elastic, replicas = job.spec.elasticPolicy, job.spec.worker.replicas
+    if elastic and not elastic.minReplicas <= replicas <= elastic.maxReplicas:
+        bounds = f"elasticPolicy: {elastic.minReplicas} to {elastic.maxReplicas}"
+        yield Breach(path="spec", got=f"worker.replicas: {replicas}, {bounds}")
+
+
+def _elastic_state(job: types.DetectionJob) -> Iterator[Breach]:
+    if job.spec.elasticPolicy and not job.spec.checkpoint:
+        yield Breach(path="spec.elasticPolicy", got="no spec.checkpoint")
+
+
+def _no_queue(job: types.DetectionJob) -> Iterator[Breach]:
+    scheduling = job.spec.schedulingPolicy
+    if scheduling.gang == "Kueue" and scheduling.queue is None:
+        yield Breach(path="spec.schedulingPolicy", got="gang: Kueue, no queue")
+
+
+def _empty_rules(job: types.DetectionJob) -> Iterator[Breach]:
+    for index, rule in enumerate(job.spec.failurePolicy.rules):
+        if not rule.onExitCodes and not rule.onMessagePatterns:
+            yield Breach(path=f"spec.failurePolicy.rules[{index}]", got=rule.name)
+
+
+def _bad_patterns(job: types.DetectionJob) -> Iterator[Breach]:
+    for index, rule in enumerate(job.spec.failurePolicy.rules):
+        for place, pattern in enumerate(rule.onMessagePatterns):
+            if not patterns.is_valid(pattern):
+                path = f"spec.failurePolicy.rules[{index}].onMessagePatterns[{place}]"
+                yield Breach(path=path, got=pattern)
+
+
 RULES = (
     Rule(
         scope="",
@@ -139,6 +171,42 @@ RULES = (
         meaning="a variable must have value or valueFrom, not both; remove one",
         breaches=_two_values,
     ),
+    Rule(
+        scope="spec",
+        cel="!has(self.elasticPolicy) || (self.elasticPolicy.minReplicas <= self.worker.replicas && "
+        "self.worker.replicas <= self.elasticPolicy.maxReplicas)",
+        meaning="worker.replicas must be from elasticPolicy.minReplicas to elasticPolicy.maxReplicas; "
+        "change one of the three",
+        breaches=_size,
+    ),
+    Rule(
+        scope="spec",
+        cel="!has(self.elasticPolicy) || has(self.checkpoint)",
+        meaning="an elastic job must have a checkpoint, from which it goes on at another size; "
+        "set checkpoint.storageUri",
+        breaches=_elastic_state,
+    ),
+    Rule(
+        scope="spec.schedulingPolicy",
+        cel="self.gang != 'Kueue' || has(self.queue)",
+        meaning="gang Kueue must have a queue, the name of a LocalQueue in the job's namespace",
+        breaches=_no_queue,
+    ),
+    Rule(
+        scope="spec.failurePolicy.rules[]",
+        cel="(has(self.onExitCodes) && size(self.onExitCodes) > 0) || "
+        "(has(self.onMessagePatterns) && size(self.onMessagePatterns) > 0)",
+        meaning="a rule must have onExitCodes or onMessagePatterns, else it would be for every failure",
+        breaches=_empty_rules,
+    ),
+    Rule(
+        scope="spec.failurePolicy.rules[]",
+        cel="!has(self.onMessagePatterns) || self.onMessagePatterns.all(pattern, "
+        f"!pattern.matches(r'{patterns.UNSUPPORTED}') && (''.matches(pattern) || !''.matches(pattern)))",
+        meaning="a pattern must be a regular expression of literals, . [...] \\d \\w \\s groups | * + ? ^ $; "
+        "braces, (?...) and other escapes are not known here",
+        breaches=_bad_patterns,
+    ),
 )
 
 IMMUTABLE_ONCE_STARTED = (
@@ -155,6 +223,7 @@ IMMUTABLE_ONCE_STARTED = (
         "(!has(self.spec.checkpoint) || "
         "self.spec.checkpoint.storageUri == oldSelf.spec.checkpoint.storageUri)",
     ),
+    Transition(field="spec.managedBy", unchanged="self.spec.managedBy == oldSelf.spec.managedBy"),
 )
 """What makes a run what it is: with another value it would be another run, continued from this state."""
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kubedet_operator.api import types
-from kubedet_operator.build import service, workers
+from kubedet_operator.api.status import ExcludedNode
+from kubedet_operator.build import environment, placement, service, workers
 from kubedet_operator.settings import OperatorSettings
 
 
 def build_children(
-    job: types.DetectionJob, *, attempt: int, settings: OperatorSettings
+    job: types.DetectionJob,
+    *,
+    attempt: int,
+    settings: OperatorSettings,
+    indices: Sequence[int] | None = None,
+    excluded: Sequence[ExcludedNode] = (),
 ) -> list[dict[str, Any]]:
-    """The Service, the rendezvous pod where there are several workers, and the workers, in that order."""
-    replicas = job.spec.worker.replicas
-    rendezvous = [workers.build_rendezvous(job, settings=settings)] if replicas > 1 else []
+    """What `job` needs, in this order: PodGroup, Service, rendezvous pod, and the workers with `indices`.
+
+    By default these are all of its workers. A PodGroup is there for some gangs only, a rendezvous pod where
+    there are or may be several workers.
+    """
+    group = placement.build_pod_group(job)
+    several = environment.max_replicas(job.spec) > 1
     return [
+        *([group] if group else []),
         service.build_service(job),
-        *rendezvous,
-        *(workers.build_worker(job, index, attempt=attempt, settings=settings) for index in range(replicas)),
+        *([workers.build_rendezvous(job, settings=settings)] if several else []),
+        *(
+            workers.build_worker(job, index, attempt=attempt, settings=settings, excluded=excluded)
+            for index in (range(job.spec.worker.replicas) if indices is None else indices)
+        ),
     ]

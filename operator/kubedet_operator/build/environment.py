@@ -40,10 +40,16 @@ def processes(worker: types.Worker) -> int:
     return worker.procsPerReplica or worker.gpus or 1
 
 
+def max_replicas(spec: types.DetectionJobSpec) -> int:
+    """The most workers that the job may have without a restart of all."""
+    return spec.elasticPolicy.maxReplicas if spec.elasticPolicy else spec.worker.replicas
+
+
 def _run_variables(
     job: types.DetectionJob, index: int, *, attempt: int, locations: storage.Locations
 ) -> list[Variable]:
     spec = job.spec
+    elastic = spec.elasticPolicy
     return _values({
         Environment.JOB_NAME: job.metadata.name,
         Environment.RECIPE: spec.recipe,
@@ -54,6 +60,9 @@ def _run_variables(
         Environment.EVALUATE_EVERY_EPOCHS: spec.evaluation.everyEpochs,
         Environment.BENCHMARK_IMAGES: spec.benchmark.images if spec.benchmark.enabled else 0,
         Environment.REPLICAS: spec.worker.replicas,
+        Environment.MIN_REPLICAS: elastic.minReplicas if elastic else None,
+        Environment.MAX_REPLICAS: elastic.maxReplicas if elastic else None,
+        Environment.BATCH: elastic.batch if elastic else None,
         Environment.REPLICA_INDEX: index,
         Environment.PROCS_PER_REPLICA: processes(spec.worker),
         Environment.GPUS: spec.worker.gpus,
@@ -62,6 +71,7 @@ def _run_variables(
         Environment.WORK_DIRECTORY: storage.WORK_DIRECTORY,
         Environment.TERMINATION_MESSAGE_PATH: TERMINATION_MESSAGE_PATH,
         Environment.GRACE_SECONDS: spec.worker.terminationGracePeriodSeconds,
+        Environment.HANG_TIMEOUT_SECONDS: spec.failurePolicy.hangTimeoutSeconds,
     })  # fmt: skip
 
 
@@ -110,7 +120,7 @@ def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locat
 
 
 def _rendezvous_variables(job: types.DetectionJob, *, attempt: int) -> list[Variable]:
-    several = job.spec.worker.replicas > 1
+    several = max_replicas(job.spec) > 1
     return [
         *_values({
             Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job) if several else None,

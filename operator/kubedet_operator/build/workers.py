@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubedet_operator.api import names, types, validation
 from kubedet_operator.api.fields import Quantity
-from kubedet_operator.build import environment, storage
+from kubedet_operator.api.status import ExcludedNode
+from kubedet_operator.build import environment, placement, storage
 from kubedet_operator.build.merge import merge
 from kubedet_operator.build.metadata import build_metadata
 from kubedet_operator.settings import OperatorSettings
@@ -26,7 +27,12 @@ _LOST_NODE_SECONDS = 30
 
 
 def build_worker(
-    job: types.DetectionJob, index: int, *, attempt: int, settings: OperatorSettings
+    job: types.DetectionJob,
+    index: int,
+    *,
+    attempt: int,
+    settings: OperatorSettings,
+    excluded: Sequence[ExcludedNode] = (),
 ) -> dict[str, Any]:
     """Worker pod `index` of `job`. It never restarts in place: the operator replaces it, within budgets."""
     name = names.worker_name(job.metadata.name, index)
@@ -34,6 +40,7 @@ def build_worker(
     metadata["annotations"] = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(job.spec.metrics.port),
+        **_generation(job),
     }
     worker = job.spec.worker
     locations = storage.locate(job.spec)
@@ -60,9 +67,10 @@ def build_worker(
             *storage.build_claim_volumes(locations),
         ],
     }
-    placement = {"nodeSelector": dict(worker.nodeSelector), "affinity": worker.affinity}
-    pod_spec |= {field: value for field, value in placement.items() if value}
-    return _with_template(_build_pod(metadata, pod_spec), worker.template)
+    if worker.nodeSelector:
+        pod_spec["nodeSelector"] = dict(worker.nodeSelector)
+    pod = placement.place_worker(job, _build_pod(metadata, pod_spec), attempt=attempt, excluded=excluded)
+    return _with_template(pod, worker.template)
 
 
 def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> dict[str, Any]:
@@ -87,11 +95,19 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     metadata = build_metadata(job, name, component=names.RENDEZVOUS)
+    if generation := _generation(job):
+        metadata["annotations"] = generation
     pod = _with_template(_build_pod(metadata, pod_spec), job.spec.worker.template)
     for built in pod["spec"]["containers"]:
         if built.get("name") == names.CONTAINER:
             built["resources"] = {"requests": dict(_RENDEZVOUS_REQUESTS)}
     return pod
+
+
+def _generation(job: types.DetectionJob) -> dict[str, str]:
+    """The annotation that tells pods of a spec that has changed since; without one for a job not stored."""
+    generation = job.metadata.generation
+    return {names.GENERATION: str(generation)} if generation else {}
 
 
 def _build_pod(metadata: Mapping[str, Any], pod_spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +133,8 @@ def _build_pod_spec(job: types.DetectionJob, name: str, container: Mapping[str, 
         "tolerations": _build_tolerations(worker),
         "containers": [dict(container)],
     }
+    if job.spec.schedulingPolicy.priorityClassName:
+        spec["priorityClassName"] = job.spec.schedulingPolicy.priorityClassName
     if worker.imagePullSecrets:
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in worker.imagePullSecrets]
     return spec

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from kubedet_operator import decide, facts
-from kubedet_operator.api import conditions, validation
+from kubedet_operator.api import conditions, names, validation
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 from kubedet_operator.api.status import DetectionJobStatus
@@ -32,7 +32,7 @@ from kubedet_operator.local.container import LOOPBACK, Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Follower, follow
 from kubedet_operator.local.pods import LocalPods
-from kubedet_operator.plan import ApplyChild
+from kubedet_operator.plan import ApplyChild, DeletePod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
@@ -89,7 +89,7 @@ def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """`manifest` as this machine's own API server would hold it: with a uid and a place for checkpoints.
 
     Raises:
-        InvalidManifest: it names a claim, which only a cluster has.
+        InvalidManifest: it names a claim or another controller, which only a cluster has, or is suspended.
     """
     spec = dict(manifest.get("spec") or {})
     spec["checkpoint"] = spec.get("checkpoint") or {"storageUri": f"file://{output}/checkpoints"}
@@ -98,8 +98,13 @@ def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
         for path, uri in _uris(spec)
         if str(uri).startswith("pvc://")
     ]
-    if claims:
-        raise InvalidManifest(claims)
+    elsewhere = [
+        Violation(path=f"spec.{name}", got=spec[name], rule="must not be set on this machine; remove it")
+        for name, usual in (("suspend", False), ("managedBy", names.MANAGED_BY))
+        if spec.get(name, usual) != usual
+    ]
+    if claims or elsewhere:
+        raise InvalidManifest([*claims, *elsewhere])
     metadata = {"namespace": "default", **(manifest.get("metadata") or {})}
     return {**manifest, "spec": spec, "metadata": {**metadata, "uid": str(uuid.uuid4())}, "status": {}}
 
@@ -133,10 +138,10 @@ class _Run:
                 return seen
             plan = decide.decide(seen, self._settings)
             self._manifest = {**self._manifest, "status": plan.status}
-            for action in plan.actions:
+            for action in (*plan.preparations, *plan.actions):
                 if isinstance(action, ApplyChild):
                     self._pods.apply(action.manifest)
-                else:
+                elif isinstance(action, DeletePod):
                     self._pods.delete(action.name, action.uid)
             stop.wait(_POLL_SECONDS)
 

@@ -100,7 +100,7 @@ def test_a_worker_that_says_goodbye_late_delays_completion_only_for_a_while() ->
     assert plan.next_check_seconds == 55
     later = world.decide_on(*pods, worker=worker, now=world.NOW + timedelta(seconds=56))
     assert world.condition(later, "Complete")[0] == "True"
-    assert world.deleted(later) == {"uid-1", "uid-rendezvous"}
+    assert world.deleted(later) == {"uid-1"}, "the rendezvous goes last"
 
 
 def test_success_without_results_is_a_failure_that_says_so() -> None:

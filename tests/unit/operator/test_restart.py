@@ -46,6 +46,7 @@ def test_a_failed_pod_is_charged_and_deleted_but_its_name_is_not_taken_yet() -> 
         "infrastructure": 0,
         "process": 0,
         "withoutProgress": 1,
+        "applicationWithoutProgress": 1,
         "checkpointIteration": 0,
     }
     assert plan.status["chargedPods"] == ["uid-0"]

@@ -28,7 +28,8 @@ import world
 def test_a_pod_that_cannot_start_says_why_and_what_to_do(
     waiting: str, said: str, reason: str, remedy: str
 ) -> None:
-    plan = world.decide_on(world.pod(phase="Pending", waiting=waiting, message=said))
+    pod = world.pod(phase="Pending", waiting=waiting, message=said)
+    plan = world.decide_on(pod, now=pod.created + timedelta(seconds=20))
     for kind, status in (("Initialized", "False"), ("Degraded", "True")):
         found = world.condition(plan, kind)
         assert found[:2] == (status, reason)

@@ -1,0 +1,101 @@
+"""How many workers there should be now, and which.
+
+An elastic job changes its size while it trains: workers that leave are told to, the highest indices first,
+and the others go on without them. A worker that no node has room for is given up while enough others train,
+and tried again later, as further workers are: after a delay and with the next checkpoint, for every worker
+that joins sets the training back to the newest one. Any other job, and one whose workers a queue admits as a
+group, starts again with all of its workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.api.policies import ElasticPolicy
+from kubedet_operator.api.status import ElasticStatus
+from kubedet_operator.facts import Facts, PodFacts, parse_time
+from kubedet_operator.plan import Draft
+
+PLACEMENT_SECONDS = 60
+"""How long the scheduler may look for a node while other workers can train without that one."""
+
+
+def judge(facts: Facts, draft: Draft) -> Draft:
+    """Decide which workers should exist, and have the others leave."""
+    if draft.finished or facts.job is None or facts.job.spec.suspend:
+        return draft
+    policy = facts.job.spec.elasticPolicy
+    wanted = facts.job.spec.worker.replicas
+    if policy is None or facts.grouped:
+        return replace(_restart_all(facts, draft, wanted), indices=tuple(range(wanted)))
+    return _resize(facts, draft, policy, wanted)
+
+
+def _restart_all(facts: Facts, draft: Draft, wanted: int) -> Draft:
+    size = draft.status.workers.desired if draft.status.workers else 0
+    if size in (0, wanted):
+        return draft
+    return draft.renew(facts.workers).turn(
+        ConditionType.RESTARTING,
+        True,
+        reason=Reason.RESIZED,
+        message=f"spec.worker.replicas went from {size} to {wanted}: "
+        "every worker saves its state and starts again",
+    )
+
+
+def _resize(facts: Facts, draft: Draft, policy: ElasticPolicy, wanted: int) -> Draft:
+    known = draft.status.elastic or ElasticStatus(replicas=wanted)
+    workers = [pod for pod in facts.workers if draft.counts_on(pod)]
+    leaving = [pod for pod in workers if (pod.index or 0) >= wanted]
+    staying = [pod for pod in workers if pod not in leaving]
+    draft = draft.retire(leaving)
+    absent = {index for index in known.absent if index < wanted}
+    since = known.since
+    if not any(pod.ready for pod in staying) or wanted < known.replicas:
+        absent = set()  # nothing is interrupted, or those who leave make room
+    elif added := set(range(known.replicas, wanted)):
+        absent |= added
+        since = draft.now
+    draft, given_up = _give_up(facts, draft, policy, staying)
+    if given_up:
+        absent |= given_up
+        since = draft.now
+    elif absent:
+        draft, joins = _may_join(facts.now, draft, policy, parse_time(since or draft.now))
+        absent = set() if joins else absent
+    size = ElasticStatus(replicas=wanted, absent=tuple(sorted(absent)), since=since if absent else None)
+    return replace(
+        draft.change(elastic=size), indices=tuple(index for index in range(wanted) if index not in absent)
+    )
+
+
+def _give_up(
+    facts: Facts, draft: Draft, policy: ElasticPolicy, workers: Iterable[PodFacts]
+) -> tuple[Draft, set[int]]:
+    """Give up workers that no node has room for, while enough others train."""
+    known = list(workers)
+    if sum(pod.ready for pod in known) < policy.minReplicas:
+        return draft, set()
+    given_up = []
+    for pod in known:
+        if pod.unscheduled is None or pod.node is not None or pod.index is None:
+            continue
+        patience_ends = pod.created + timedelta(seconds=PLACEMENT_SECONDS)
+        if facts.now >= patience_ends:
+            given_up.append(pod)
+        else:
+            draft = draft.check(patience_ends)
+    return draft.retire(given_up), {pod.index for pod in given_up if pod.index is not None}
+
+
+def _may_join(now: datetime, draft: Draft, policy: ElasticPolicy, since: datetime) -> tuple[Draft, bool]:
+    """Whether absent workers may come now; if the delay is what they wait for, ask again after it."""
+    due = since + timedelta(seconds=policy.scaleUpDelaySeconds)
+    if now < due:
+        return draft.check(due), False
+    checkpoint = draft.status.checkpoint
+    return draft, checkpoint is not None and parse_time(checkpoint.time) > since
