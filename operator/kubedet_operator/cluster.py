@@ -11,7 +11,7 @@ import json
 import os
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -30,9 +30,6 @@ REQUEST_SECONDS = 30
 
 LEASE_SECONDS = 3
 """A request for the Lease that takes longer has failed: there must be time for another."""
-
-CHUNK = 500
-"""Objects of one page of a list, so that a cold start with thousands of children stays small."""
 
 JOBS = f"apis/{names.API_VERSION}"
 CORE = "api/v1"
@@ -101,27 +98,14 @@ class Cluster:
         )
 
     async def check(self, namespaces: Iterable[str]) -> None:
-        """Return if jobs and pods of `namespaces` can be read.
+        """Return if jobs and their children of `namespaces` can be read.
 
         Raises:
             errors.OperatorError: they cannot, and this is why.
         """
         for namespace in tuple(namespaces) or (None,):
-            for api, plural in ((CORE, "pods"), (JOBS, names.PLURAL)):
+            for api, plural in ((JOBS, names.PLURAL), (CORE, "pods"), (CORE, "services")):
                 await self._request("GET", f"{_path(api, namespace, plural)}?limit=1", Call("list", plural))
-
-    async def list_services(self, namespaces: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
-        """Every Service that some operator has made for a job."""
-        for namespace in tuple(namespaces) or (None,):
-            query = {"limit": str(CHUNK), "labelSelector": names.children_selector()}
-            while True:
-                path = f"{_path(CORE, namespace, 'services')}?{urlencode(query)}"
-                page = await self._request("GET", path, Call("list", "services"))
-                for item in page["items"]:
-                    yield item
-                if not (token := page["metadata"].get("continue")):
-                    break
-                query["continue"] = token
 
     async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
         """One DetectionJob, as it is now."""

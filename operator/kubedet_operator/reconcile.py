@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ GATHER_SECONDS = 0.5
 
 MINOR_SECONDS = 5.0
 """How long a change of a status may wait for others if it turns nothing and moves the progress by less than 1 %."""
+
+REMEMBERED_SPECS = 500
+"""Jobs whose spec is kept as it was read; an idle one can be read again."""
 
 _MINOR_FIELDS = ("workers", "display")
 _MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent")
@@ -64,6 +68,7 @@ class Reconciler:
         self._rejections: dict[Key, str] = {}
         self._complaints: dict[Key, str] = {}
         self._written_at: dict[Key, float] = {}
+        self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
 
     async def work(self, leading: asyncio.Event) -> None:
         """Reconcile one job after the other while `leading` is set, for ever; run several of these at once."""
@@ -89,6 +94,7 @@ class Reconciler:
             return  # its children go with it
         seen = facts.observe(
             manifest,
+            parsed=self._parse(key, manifest),
             pods=self._cache.pods(key),
             progress=self._cache.progress.get(key),
             rejection=self._rejections.get(key),
@@ -103,6 +109,17 @@ class Reconciler:
         if plan.next_check_seconds is not None:
             self._queue.add_after(key, plan.next_check_seconds)
         await self._act(key, plan, is_new="startTime" not in manifest["status"])
+
+    def _parse(self, key: Key, manifest: Mapping[str, Any]) -> facts.Parsed:
+        """The spec, read once for each generation while there is something going on with the job."""
+        version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
+        known, parsed = self._parsed.pop(key, (None, None))
+        if parsed is None or known != version:
+            parsed = facts.parse_spec(manifest)
+        self._parsed[key] = (version, parsed)
+        if len(self._parsed) > REMEMBERED_SPECS:
+            self._parsed.popitem(last=False)
+        return parsed
 
     def _is_broken(self, key: Key, job: types.DetectionJob | None) -> bool:
         """Whether the Service is missing, or somebody has made something else of it."""
@@ -198,7 +215,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._queue.forget(key)
-        for memory in (self._rejections, self._complaints, self._written_at):
+        for memory in (self._rejections, self._complaints, self._written_at, self._parsed):
             memory.pop(key, None)
 
     def _complain(self, key: Key, message: str, delay: float) -> None:
