@@ -123,6 +123,14 @@ async def until(look: Callable[[], Any], what: str, *, seconds: float = 600) -> 
         await asyncio.sleep(0.05)
 
 
+async def until_quiet(operator: OperatorProcess) -> None:
+    """Return once the operator has told everything that there is to tell: Events come at leisure."""
+    before = -1
+    while (now := sum(count for what, count in operator.writes().items() if "leases" not in what)) != before:
+        before = now
+        await asyncio.sleep(5)
+
+
 async def create_jobs(client: BareClient, names: list[str], *, per_second: float = 0.0) -> dict[str, float]:
     """Create jobs, as fast as the API server takes them or at a rate; returns when each was asked for."""
     asked: dict[str, float] = {}
@@ -276,6 +284,7 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
             try:
                 await operator.wait_until_ready()
                 row = await measure_burst(client, operator, number)
+                await until_quiet(operator)
                 row["idle"] = await measure_idle(operator, options.idle)
                 row["restart"] = await measure_restart(operator, kubeconfig, number)
             finally:

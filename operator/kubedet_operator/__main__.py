@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -211,6 +212,10 @@ def main() -> NoReturn:
     except InvalidSetting as error:
         logger.error("%s", error)
         sys.exit(_USAGE)
+    # What was imported stays; and our objects die by their counts, so that looking for cycles is mostly vain.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     try:
         asyncio.run(_run(settings))
     except OSError as error:

@@ -170,7 +170,8 @@ class Cache:
         if previous is not None and is_same and previous.resource_version >= pod.resource_version:
             return
         known[pod.name] = pod
-        self._pods_changed(key)
+        if previous is None or pod != replace(previous, resource_version=pod.resource_version):
+            self._pods_changed(key)
 
     def drop_pod(self, key: Key, name: str, *, uid: str) -> None:
         """Forget a pod that is gone, unless another one has its name by now."""

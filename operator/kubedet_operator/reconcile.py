@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 GATHER_SECONDS = 0.5
 """What happens to the pods of a job within this time is looked at together: one decision, one status."""
 
-MINOR_SECONDS = 5.0
+MINOR_SECONDS = 10.0
 """How long a change of a status may wait for others if it turns nothing and moves the progress by less than 1 %."""
 
 REMEMBERED_SPECS = 500
@@ -276,4 +276,8 @@ def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:
     kept = {field: value for field, value in status.items() if field not in _MINOR_FIELDS}
     if progress := kept.get("progress"):
         kept["progress"] = {field: progress[field] for field in progress if field not in _MINOR_PROGRESS}
+    kept["conditions"] = [
+        (condition["type"], condition["status"], condition["reason"])
+        for condition in status.get("conditions") or ()
+    ]
     return kept
