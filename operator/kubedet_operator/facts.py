@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import decoding, names, types, validation
@@ -51,6 +51,8 @@ class PodFacts:
     """When a pod that is being deleted has used its grace up."""
     generation: int | None = None
     """Generation of the spec that the pod was built from."""
+    lost_at: datetime | None = None
+    """When somebody told the pod to go, or its node gave it up."""
     created: datetime
     reason: str | None = None
     """Why the whole pod failed, in the words of whoever ended it: Evicted, UnexpectedAdmissionError, ..."""
@@ -195,6 +197,7 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
         ready=any(item["name"] == names.CONTAINER and item.get("ready") for item in _containers(status)),
         deleting=deleted is not None,
         gone_by=parse_time(deleted) if deleted else None,
+        lost_at=_lost_at(metadata, status, conditions),
         generation=_number((metadata.get("annotations") or {}).get(names.GENERATION)),
         created=parse_time(metadata["creationTimestamp"]),
         reason=status.get("reason"),
@@ -279,6 +282,19 @@ def _ending(status: Mapping[str, Any]) -> Ending | None:
 def _said(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str, field: str) -> str | None:
     condition = conditions.get(kind, {})
     return condition.get(field) or kind if condition.get("status") == status else None
+
+
+def _lost_at(
+    metadata: Mapping[str, Any], status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]
+) -> datetime | None:
+    disruption = conditions.get("DisruptionTarget", {})
+    if disruption.get("status") == "True" and "lastTransitionTime" in disruption:
+        return parse_time(disruption["lastTransitionTime"])
+    if "deletionTimestamp" in metadata:
+        grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+        return parse_time(metadata["deletionTimestamp"]) - grace
+    turned = [item["lastTransitionTime"] for item in conditions.values() if "lastTransitionTime" in item]
+    return max(map(parse_time, turned)) if turned and status.get("phase") == "Failed" else None
 
 
 def _number(text: Any) -> int | None:

@@ -62,8 +62,10 @@ class PodFailure:
     rank: int | None = None
     time: datetime
     """When it began, never in the future."""
+    is_dated: bool = True
+    """Whether anybody has said when: else `time` is only when it was seen."""
     from_outside: bool = False
-    """Somebody or something ended the pod, whatever it was doing."""
+    """Somebody or something ended the pod, whatever it was doing; or the job has such failures passed over."""
     rule: str | None = None
     """The rule of the job that decided whom it is charged to."""
     last_lines: tuple[str, ...] = ()
@@ -89,7 +91,8 @@ def _by_rule(failure: PodFailure, rules: Sequence[FailureRule]) -> PodFailure:
         text = "\n".join((failure.message, *failure.last_lines))
         if rule.onMessagePatterns and not any(patterns.find(found, text) for found in rule.onMessagePatterns):
             continue
-        return replace(failure, charged_to=_ACTIONS[rule.action], rule=rule.name, from_outside=False)
+        passed_over = rule.action == "RestartIgnoreLimit"
+        return replace(failure, charged_to=_ACTIONS[rule.action], rule=rule.name, from_outside=passed_over)
     return failure
 
 
@@ -99,6 +102,7 @@ def _is_disrupted(pod: PodFacts) -> bool:
 
 
 def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
+    time = pod.ending.time if pod.ending else pod.lost_at
     where = f" on node {pod.node}" if pod.node else ""
     return PodFailure(
         pod=pod,
@@ -106,7 +110,8 @@ def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
         reason=reason,
         message=_one_line(pod.message or f"pod {pod.name}{where} was lost: {reason}"),
         exit_code=pod.ending.exit_code if pod.ending else None,
-        time=min(pod.ending.time, now) if pod.ending else now,
+        time=min(time or now, now),
+        is_dated=time is not None,
         from_outside=True,
     )
 

@@ -49,7 +49,7 @@ class NodeExclusion:
 
 @dataclass(frozen=True, kw_only=True)
 class FailureRule:
-    """What to do about failures of one kind, whatever their exit code usually means."""
+    """What to do about one kind of failures of a worker's container, whatever its exit code usually means."""
 
     name: str = bounded(
         min_length=1,

@@ -127,10 +127,16 @@ class ExcludedNode:
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticStatus:
-    """Which workers of an elastic job do not exist for now, though worker.replicas wants them."""
+    """The size of an elastic job: what it was started with, and which of its workers do not exist for now."""
 
     replicas: int = 0
     """Workers wanted, within elasticPolicy."""
+    minReplicas: int = 0
+    """The fewest that train, as the workers of this attempt know it."""
+    maxReplicas: int = 0
+    """The most, likewise."""
+    batch: str | None = bounded(default=None, max_length=64)
+    """What becomes of the batch at another size, likewise."""
     absent: tuple[int, ...] = bounded(default=(), max_items=1000)
     """Indices of those that are not there: no node has room, or they have not joined yet."""
     since: str | None = bounded(default=None, max_length=64, time=True)

@@ -188,7 +188,7 @@ RULES = (
     ),
     Rule(
         scope="spec.schedulingPolicy",
-        cel="self.gang != 'Kueue' || has(self.queue)",
+        cel="!has(self.gang) || self.gang != 'Kueue' || has(self.queue)",
         meaning="gang Kueue must have a queue, the name of a LocalQueue in the job's namespace",
         breaches=_no_queue,
     ),

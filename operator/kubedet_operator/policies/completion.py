@@ -23,7 +23,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         results, _ = read_termination(pod)
         if results is not None:
             return _complete(facts, draft, pod, results)
-    if facts.job.spec.suspend or {pod.index for pod in succeeded} < set(draft.indices):
+    if not draft.indices or not set(draft.indices) <= {pod.index for pod in succeeded}:
         return draft
     return draft.end(
         ConditionType.FAILED,

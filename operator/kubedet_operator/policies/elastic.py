@@ -29,26 +29,46 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         return draft
     policy = facts.job.spec.elasticPolicy
     wanted = facts.job.spec.worker.replicas
-    if policy is None or facts.grouped:
-        return replace(_restart_all(facts, draft, wanted), indices=tuple(range(wanted)))
-    return _resize(facts, draft, policy, wanted)
-
-
-def _restart_all(facts: Facts, draft: Draft, wanted: int) -> Draft:
     size = draft.status.workers.desired if draft.status.workers else 0
-    if size in (0, wanted):
-        return draft
+    whole = _describe(policy, wanted)
+    before = draft.status.elastic
+    if size and _bounds(before) != _bounds(whole):
+        # The workers know the bounds of their number since they were started.
+        draft = _restart_all(facts, draft, "spec.elasticPolicy has changed")
+    elif policy is not None and not facts.grouped:
+        return _resize(facts, draft, policy, before or ElasticStatus(replicas=wanted))
+    elif size not in (0, wanted):
+        draft = _restart_all(facts, draft, f"spec.worker.replicas went from {size} to {wanted}")
+    return replace(draft.change(elastic=whole), indices=tuple(range(wanted)))
+
+
+def _describe(policy: ElasticPolicy | None, wanted: int) -> ElasticStatus | None:
+    """The status of a job that has all of its workers; None for one that is not elastic."""
+    if policy is None:
+        return None
+    return ElasticStatus(
+        replicas=wanted,
+        minReplicas=policy.minReplicas,
+        maxReplicas=policy.maxReplicas,
+        batch=policy.batch,
+    )
+
+
+def _bounds(status: ElasticStatus | None) -> tuple[object, ...]:
+    return (status.minReplicas, status.maxReplicas, status.batch) if status else ()
+
+
+def _restart_all(facts: Facts, draft: Draft, why: str) -> Draft:
     return draft.renew(facts.workers).turn(
         ConditionType.RESTARTING,
         True,
         reason=Reason.RESIZED,
-        message=f"spec.worker.replicas went from {size} to {wanted}: "
-        "every worker saves its state and starts again",
+        message=f"{why}: every worker saves its state and starts again",
     )
 
 
-def _resize(facts: Facts, draft: Draft, policy: ElasticPolicy, wanted: int) -> Draft:
-    known = draft.status.elastic or ElasticStatus(replicas=wanted)
+def _resize(facts: Facts, draft: Draft, policy: ElasticPolicy, known: ElasticStatus) -> Draft:
+    wanted = facts.job.spec.worker.replicas if facts.job else 0
     workers = [pod for pod in facts.workers if draft.counts_on(pod)]
     leaving = [pod for pod in workers if (pod.index or 0) >= wanted]
     staying = [pod for pod in workers if pod not in leaving]
@@ -67,10 +87,11 @@ def _resize(facts: Facts, draft: Draft, policy: ElasticPolicy, wanted: int) -> D
     elif absent:
         draft, joins = _may_join(facts.now, draft, policy, parse_time(since or draft.now))
         absent = set() if joins else absent
-    size = ElasticStatus(replicas=wanted, absent=tuple(sorted(absent)), since=since if absent else None)
-    return replace(
-        draft.change(elastic=size), indices=tuple(index for index in range(wanted) if index not in absent)
-    )
+    size = _describe(policy, wanted)
+    if size is not None and absent:
+        size = replace(size, absent=tuple(sorted(absent)), since=since)
+    indices = tuple(index for index in range(wanted) if index not in absent)
+    return replace(draft.change(elastic=size), indices=indices)
 
 
 def _give_up(

@@ -25,7 +25,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     policy = facts.job.spec.failurePolicy
     known = [node for node in draft.status.excludedNodes if parse_time(node.until) > facts.now]
     history = draft.status.failureHistory
-    if history and history[:1] != facts.status.failureHistory[:1]:
+    if history and history != facts.status.failureHistory:
         excluded = _exclude(policy, history)
         if excluded is not None:
             known = [excluded, *(node for node in known if node.name != excluded.name)]

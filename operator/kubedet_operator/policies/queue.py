@@ -17,7 +17,8 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     waits = bool(gated or (queue and not workers))
     if waits:
         reason = Reason.WAITING_FOR_QUOTA
-        message = f"{gated} workers wait{f' in queue {queue}' if queue else ''} for quota"
+        where = f" in queue {queue}" if queue else ""
+        message = f"{gated} of {len(draft.indices)} workers wait{where} for quota"
     elif queue:
         reason, message = Reason.ADMITTED, f"no worker waits in queue {queue}"
     else:

@@ -43,7 +43,8 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         draft = _replace_pods(facts, draft, consequences)
     if incident:
         settled = min(failure.time for failure in incident) + timedelta(seconds=SETTLE_SECONDS)
-        if facts.now < settled and len(facts.workers) > 1:
+        dated = any(failure.is_dated for failure in incident)
+        if dated and facts.now < settled and len(facts.workers) > 1:
             return replace(draft, create_from=settled).check(settled)
         draft = _charge(facts, draft, incident)
     return draft if draft.finished else _recover(facts, draft)
@@ -84,7 +85,7 @@ def _is_consequence(failure: PodFailure, draft: Draft) -> bool:
     if cause is None or not draft.holds(ConditionType.RESTARTING):
         return False
     left_alone = failure.charged_to is FailureClass.PEER or failure.exit_code == ExitCode.RENDEZVOUS_LOST
-    return left_alone and failure.pod.created <= parse_time(cause.time)
+    return left_alone and failure.pod.created < parse_time(cause.time)
 
 
 def _root_cause(incident: Sequence[PodFailure]) -> PodFailure:
@@ -201,7 +202,7 @@ def _recover(facts: Facts, draft: Draft) -> Draft:
             return replace(draft, create_from=create_from).check(create_from)
         since = max(since, failed)
     workers = [pod for pod in facts.workers if pod.uid not in draft.status.chargedPods and not pod.deleting]
-    if {pod.index for pod in workers} < set(draft.indices):
+    if not set(draft.indices) <= {pod.index for pod in workers}:
         return draft
     if not all(pod.ready or pod.phase == "Succeeded" for pod in workers):
         return draft

@@ -28,8 +28,10 @@ def judge(facts: Facts, draft: Draft) -> Draft:
 def _suspend(facts: Facts, draft: Draft, *, begun: bool) -> Draft:
     draft = draft.rest().change(elastic=None)
     for condition_type, reason in (
+        (ConditionType.INITIALIZED, Reason.SUSPEND_REQUESTED),
         (ConditionType.RUNNING, Reason.WORKERS_NOT_RUNNING),
         (ConditionType.RESTARTING, Reason.SUSPEND_REQUESTED),
+        (ConditionType.DEGRADED, Reason.AS_EXPECTED),
     ):
         draft = draft.turn(condition_type, False, reason=reason, message="spec.suspend is true")
     if not begun and draft.status.startTime is not None:

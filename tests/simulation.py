@@ -1,0 +1,286 @@
+"""A small cluster in memory for whole lives of a job: its decisions are carried out, and rules always hold.
+
+Time stands still but for `wait`. Pods are the JSON of the API, read as from a watch. A kubelet ends deleted
+pods as they leave, unless a test holds one back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jsonschema
+
+import builders
+from kubedet_operator import facts
+from kubedet_operator.api import names, schema
+from kubedet_operator.build.placement import POD_GROUP
+from kubedet_operator.decide import decide
+from kubedet_operator.plan import Action, ApplyChild, DeletePod, Plan
+from kubedet_operator.settings import OperatorSettings
+from kubedet_trainer import contract
+from kubedet_trainer.contract import ExitCode
+
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+ROUNDS = 40
+"""More rounds than that without anything new means that decisions go in circles."""
+
+_STATUS = jsonschema.Draft202012Validator(schema.build_schema()["properties"]["status"])
+
+
+class Simulation:
+    """One job in a cluster of its own."""
+
+    def __init__(self, spec: Mapping[str, Any], *, name: str = "demo") -> None:
+        self.now = BEGINNING
+        self.name = name
+        self.job: dict[str, Any] | None = builders.make_manifest(name=name, **spec)
+        self.job["metadata"] |= {"uid": builders.UID, "generation": 1, "creationTimestamp": self._time()}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.others: dict[str, dict[str, Any]] = {}
+        """Children that are no pods, by kind."""
+        self.progress: contract.ProgressRecord | None = None
+        self.rejection: str | None = None
+        self.failures = 0
+        """What happened to pods that the operator had not told to end."""
+        self.timer: datetime | None = None
+        self.writes = 0
+        self._held: set[str] = set()
+        self._uids = 0
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The status of the job; empty once it is deleted."""
+        return dict((self.job or {}).get("status") or {})
+
+    def worker(self, index: int) -> dict[str, Any] | None:
+        return self.pods.get(names.worker_name(self.name, index))
+
+    def uids(self) -> dict[int, str]:
+        """Worker index -> uid."""
+        return {_index(pod): pod["metadata"]["uid"] for pod in self._workers()}
+
+    # What decisions do
+
+    def settle(self, cut: Callable[[int], int | None] = lambda _: None) -> None:
+        """Decide and act until nothing changes; `cut` may say after how many actions the operator dies."""
+        for round_number in range(ROUNDS):
+            before = json.dumps([self.job, self.pods, self.others], sort_keys=True)
+            self.reconcile(cut(round_number))
+            self._kubelet()
+            after = json.dumps([self.job, self.pods, self.others], sort_keys=True)
+            if after == before and cut(round_number) is None:
+                return
+        raise AssertionError(f"does not settle: {self.status}")
+
+    def reconcile(self, survives: int | None = None) -> None:
+        """One round, of which at most `survives` actions happen."""
+        if self.job is None:
+            return
+        plan = self._decide()
+        self.timer = (
+            self.now + timedelta(seconds=plan.next_check_seconds)
+            if plan.next_check_seconds is not None
+            else None
+        )
+        if plan.status != self.status:
+            self.job["status"] = json.loads(json.dumps(plan.status))
+            self.writes += 1
+            _STATUS.validate(self.job["status"])
+        for action in (*plan.preparations, *plan.actions)[:survives]:
+            self._carry_out(action)
+        self._check_charges()
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by; the operator looks only when it wanted to."""
+        end = self.now + timedelta(seconds=seconds)
+        while self.timer is not None and self.timer <= end:
+            self.now = max(self.now, self.timer)
+            self.settle()
+            if self.timer is not None and self.timer <= self.now:
+                raise AssertionError("wants to be asked again at once, for ever")
+        self.now = end
+
+    def _decide(self) -> Plan:
+        assert self.job is not None
+        parsed = [facts.parse_pod(pod) for pod in self.pods.values()]
+        seen = facts.observe(
+            self.job,
+            pods=[pod for pod in parsed if pod],
+            progress=self.progress,
+            rejection=self.rejection,
+            now=self.now,
+        )
+        return decide(seen, OperatorSettings())
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, ApplyChild):
+            self._apply(json.loads(json.dumps(action.manifest)))
+        elif isinstance(action, DeletePod):
+            pod = self.pods.get(action.name)
+            if pod is not None and pod["metadata"]["uid"] == action.uid:
+                self._delete(action.name, force=action.force)
+        else:
+            assert self.job is not None
+            assert action.uid == self.job["metadata"]["uid"]
+            self.job = None
+            self.pods.clear()
+            self.others.clear()
+
+    def _apply(self, manifest: dict[str, Any]) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if kind != "Pod":
+            self.others[kind] = manifest
+            return
+        assert name not in self.pods, f"{name} exists"
+        self._check_attempts(manifest)
+        if manifest["spec"].get("schedulerName") and name != names.rendezvous_name(self.name):
+            assert POD_GROUP in self.others, "a gang needs its PodGroup first"
+        self._uids += 1
+        manifest["metadata"] |= {"uid": f"uid-{self._uids}", "creationTimestamp": self._time()}
+        manifest["status"] = {"phase": "Pending"}
+        self.pods[name] = manifest
+
+    def _delete(self, name: str, *, force: bool = False) -> None:
+        if force:
+            self._held.discard(name)
+            del self.pods[name]
+            return
+        pod = self.pods[name]
+        if "deletionTimestamp" not in pod["metadata"]:
+            grace = timedelta(seconds=pod["spec"]["terminationGracePeriodSeconds"])
+            pod["metadata"]["deletionTimestamp"] = facts.format_time(self.now + grace)
+            pod["metadata"]["deletionGracePeriodSeconds"] = pod["spec"]["terminationGracePeriodSeconds"]
+
+    def _kubelet(self) -> None:
+        for name, pod in list(self.pods.items()):
+            if "deletionTimestamp" in pod["metadata"] and name not in self._held:
+                del self.pods[name]
+
+    # What happens in the world
+
+    def run(self, indices: Iterable[int]) -> None:
+        """Workers are placed and their containers become ready."""
+        for index in indices:
+            pod = self._living(index)
+            pod["spec"].setdefault("nodeName", f"node-{index}")
+            self._set(pod, "Running", {"running": {"startedAt": self._time()}}, ready=True)
+
+    def place(self, index: int, node: str) -> None:
+        self._living(index)["spec"]["nodeName"] = node
+
+    def end(self, index: int | None, code: int, message: str = "", reason: str = "") -> None:
+        """A worker, or with None the rendezvous, ends."""
+        pod = self._living(index)
+        self._blame(pod, code)
+        ended = {"exitCode": code, "reason": reason or ("Error" if code else "Completed"), "message": message}
+        state = {"terminated": {**ended, "finishedAt": self._time()}}
+        self._set(pod, "Failed" if code else "Succeeded", state)
+
+    def block(self, index: int, reason: str, message: str) -> None:
+        """The kubelet cannot start the container."""
+        pod = self._living(index)
+        pod["spec"].setdefault("nodeName", f"node-{index}")
+        self._set(pod, "Pending", {"waiting": {"reason": reason, "message": message}})
+
+    def unschedule(self, index: int, message: str, reason: str = "Unschedulable") -> None:
+        """The scheduler finds no node; or, with SchedulingGated, a queue holds the pod."""
+        said = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+        self._living(index)["status"] = {"phase": "Pending", "conditions": [said]}
+
+    def evict(self, index: int, reason: str, message: str = "") -> None:
+        """The node refuses or ends a whole pod."""
+        pod = self._living(index)
+        self._blame(pod, 1)
+        pod["status"] = {"phase": "Failed", "reason": reason, "message": message}
+
+    def delete(self, index: int, *, disruption: str = "", held: bool = False) -> None:
+        """Somebody deletes a worker; with a disruption it is told why, and held it does not go."""
+        pod = self._living(index)
+        self._blame(pod, 1)
+        if disruption:
+            said = {"type": "DisruptionTarget", "status": "True", "reason": disruption}
+            said["lastTransitionTime"] = self._time()
+            pod["status"].setdefault("conditions", []).append(said)
+        if held:
+            self.hold(index)
+        self._delete(pod["metadata"]["name"])
+
+    def hold(self, index: int) -> None:
+        """The worker does not go though it is told to: it saves for long, or its node is lost."""
+        self._held.add(names.worker_name(self.name, index))
+
+    def release(self, index: int) -> None:
+        self._held.discard(names.worker_name(self.name, index))
+
+    def report(self, iteration: int, checkpoint: int | None = None, world_size: int = 1) -> None:
+        """Rank 0 has done a step, and maybe saved."""
+        saved = None
+        if checkpoint is not None:
+            uri = f"s3://c/step-{checkpoint}"
+            saved = contract.CheckpointStatus(
+                latest=uri,
+                iteration=checkpoint,
+                time=self._time(),
+                sizeBytes=1,
+                saveSeconds=1.0,
+                stallSeconds=0.1,
+            )
+        progress = contract.Progress(
+            stage=contract.Stage.TRAINING,
+            iteration=iteration,
+            totalIterations=1000,
+            percentage=iteration // 10,
+            lastProgressTime=self._time(),
+        )
+        self.progress = contract.ProgressRecord(progress=progress, checkpoint=saved, worldSize=world_size)
+
+    def change(self, **spec: Any) -> None:
+        """A person changes the spec."""
+        assert self.job is not None
+        self.job["spec"] = builders.merge(self.job["spec"], spec)
+        self.job["metadata"]["generation"] += 1
+
+    # Rules that always hold
+
+    def _check_attempts(self, manifest: dict[str, Any]) -> None:
+        attempt = manifest["metadata"]["labels"].get(names.ATTEMPT)
+        if attempt is None:
+            return
+        others = {
+            pod["metadata"]["labels"][names.ATTEMPT]
+            for pod in self._workers()
+            if pod["status"]["phase"] in ("Pending", "Running")
+        }
+        assert others <= {attempt}, f"attempt {attempt} begins beside {others}"
+
+    def _check_charges(self) -> None:
+        restarts = self.status.get("restarts") or {}
+        charged = restarts.get("application", 0) + restarts.get("infrastructure", 0)
+        assert charged <= self.failures, f"{charged} failures charged, {self.failures} happened"
+
+    def _blame(self, pod: dict[str, Any], code: int) -> None:
+        told = "deletionTimestamp" in pod["metadata"]
+        self.failures += not told and code != ExitCode.DONE
+
+    def _workers(self) -> list[dict[str, Any]]:
+        return [pod for pod in self.pods.values() if names.ATTEMPT in pod["metadata"]["labels"]]
+
+    def _living(self, index: int | None) -> dict[str, Any]:
+        name = names.rendezvous_name(self.name) if index is None else names.worker_name(self.name, index)
+        assert name in self.pods, f"there is no {name}, only {sorted(self.pods)}"
+        return self.pods[name]
+
+    def _set(self, pod: dict[str, Any], phase: str, state: dict[str, Any], *, ready: bool = False) -> None:
+        container = {"name": names.CONTAINER, "ready": ready, "state": state}
+        kept = pod["status"].get("conditions", []) if phase != "Running" else []
+        pod["status"] = {"phase": phase, "containerStatuses": [container], "conditions": kept}
+
+    def _time(self) -> str:
+        return facts.format_time(self.now)
+
+
+def _index(pod: Mapping[str, Any]) -> int:
+    return int(pod["metadata"]["labels"][names.REPLICA_INDEX])
