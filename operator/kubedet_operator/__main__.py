@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import kopf
 
-from kubedet_operator import endpoint, errors, handlers
+from kubedet_operator import endpoint, errors, handlers, orphans
+from kubedet_operator.api import names
 from kubedet_operator.cache import Cache, Key
 from kubedet_operator.cluster import Cluster
+from kubedet_operator.election import Election
+from kubedet_operator.events import Events
 from kubedet_operator.metrics import Health, Metrics
 from kubedet_operator.progress import ProgressPoller
-from kubedet_operator.reconcile import Reconciler
+from kubedet_operator.reconcile import GATHER_SECONDS, Reconciler
 from kubedet_operator.settings import InvalidSetting, OperatorSettings, read_settings
 from kubedet_operator.workqueue import WorkQueue
 
 logger = logging.getLogger("kubedet_operator")
 
-SETTLE_SECONDS = 1.0
-"""How long after the beginning of a watch the world is read again."""
+SETTLE_SECONDS = 5.0
+"""How long after the world was read orphans are looked for: the garbage collector may be at work."""
 
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
@@ -41,16 +49,29 @@ class Operator:
         self._health = Health()
         self._metrics = Metrics()
         self._queue: WorkQueue[Key] = WorkQueue()
-        self._cache = Cache(self._queue.add)
+        self._cache = Cache(self._queue.add, lambda key: self._queue.add_after(key, GATHER_SECONDS))
         self._cluster = Cluster(self._metrics)
+        self._election = Election(
+            self._cluster,
+            namespace=settings.lease_namespace or _own_namespace(settings),
+            name=names.LEASE,
+            identity=f"{socket.gethostname()}_{uuid.uuid4()}",
+        )
+        self._cluster.may_write = self._election.is_leading
+        self._events = Events(self._cluster, metrics=self._metrics)
         self._reconciler = Reconciler(
-            self._cluster, self._cache, self._queue, metrics=self._metrics, settings=settings
+            self._cluster,
+            self._cache,
+            self._queue,
+            metrics=self._metrics,
+            settings=settings,
+            events=self._events,
         )
         self._poller = ProgressPoller(
             self._cache, self._queue, interval_seconds=settings.progress_interval_seconds
         )
         self._stop = asyncio.Event()
-        self._watch_begins = asyncio.Event()
+        self._listed = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -58,7 +79,8 @@ class Operator:
         Raises:
             OSError: the port of the metrics is taken.
         """
-        self._metrics.expose_jobs(self._cache.jobs)
+        # A standby knows the same jobs: they must not be counted twice.
+        self._metrics.expose_jobs(lambda: self._cache.jobs() if self._election.leading.is_set() else ())
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
         logger.info("metrics and health on port %d", server.server_port)
         # kopf ends what was started after it: our own tasks come first.
@@ -73,8 +95,9 @@ class Operator:
             server.shutdown()
 
     def _parts(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        workers = [self._reconciler.work] * self._settings.concurrency
-        return [self._beat, self._resync, self._poller.run, *workers]
+        workers = [partial(self._reconciler.work, self._election.leading)] * self._settings.concurrency
+        poll = partial(self._poller.run, self._election.leading)
+        return [self._beat, self._campaign, self._sweep, poll, self._events.run, *workers]
 
     async def _serve(self) -> None:
         """Read the world, watch it, and begin anew when a watch is lost for good."""
@@ -84,11 +107,10 @@ class Operator:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
             try:
-                await self._until_stopped(self._reconciler.resync())
+                await self._until_stopped(self._cluster.check(self._settings.namespaces))
                 if self._stop.is_set():
                     return
                 retry.succeed()
-                self._health.ready = True
                 await self._watch()
                 return
             except errors.OperatorError as error:
@@ -101,14 +123,15 @@ class Operator:
 
     async def _watch(self) -> None:
         """Run kopf until a signal; errors of its watches come out of it."""
-        registry = handlers.build_registry(self._cache, cluster=self._cluster, health=self._health)
-        await kopf.operator(
-            registry=registry,
-            settings=handlers.configure(self._health, watch_begins=self._watch_begins.set),
-            standalone=True,
-            clusterwide=not self._settings.namespaces,
-            namespaces=self._settings.namespaces,
+        namespaces = self._settings.namespaces
+        watches = handlers.Watches(
+            self._cache, health=self._health, namespaces=namespaces, listed=self._tell_listed
         )
+        await handlers.watch(watches, cluster=self._cluster, namespaces=namespaces)
+
+    def _tell_listed(self) -> None:
+        self._health.ready = True
+        self._listed.set()
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for `work`, or drop it when the process is to end."""
@@ -132,23 +155,28 @@ class Operator:
             self._health.loop_at = time.monotonic()
             self._metrics["event_loop_lag"].set(max(self._health.loop_at - due, 0.0))
             self._metrics["queue_depth"].set(len(self._queue))
+            self._metrics["leader"].set(self._election.is_leading())
             for resource, age in self._health.ages().items():
                 self._metrics["watch_age"].labels(resource).set(age)
 
-    async def _resync(self) -> None:
-        """Read the world again after every beginning of a watch: it never tells what was deleted before."""
+    async def _campaign(self) -> None:
+        """Stand for election with warm caches only: what leads can act at once."""
+        await self._listed.wait()
+        await self._election.run()
+
+    async def _sweep(self) -> None:
+        """Look for orphans whenever the world has been read as a whole."""
         while True:
-            await self._watch_begins.wait()
+            await self._listed.wait()
+            await self._election.leading.wait()
             await asyncio.sleep(SETTLE_SECONDS)
-            self._watch_begins.clear()
+            self._listed.clear()
             try:
-                await self._reconciler.resync()
+                await orphans.sweep(self._cluster, self._cache)
             except errors.OperatorError as error:
-                logger.warning(
-                    "reading all jobs again: %s; tried again in %.0f s", error, LONGEST_RETRY_SECONDS
-                )
+                logger.warning("orphans: %s; tried again in %.0f s", error, LONGEST_RETRY_SECONDS)
                 await asyncio.sleep(LONGEST_RETRY_SECONDS)
-                self._watch_begins.set()
+                self._listed.set()
 
 
 class _Retry:
@@ -184,6 +212,10 @@ def main() -> NoReturn:
     except InvalidSetting as error:
         logger.error("%s", error)
         sys.exit(_USAGE)
+    # What was imported stays; and our objects die by their counts, so that looking for cycles is mostly vain.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     try:
         asyncio.run(_run(settings))
     except OSError as error:
@@ -192,6 +224,14 @@ def main() -> NoReturn:
         )
         sys.exit(_USAGE)
     sys.exit(0)
+
+
+def _own_namespace(settings: OperatorSettings) -> str:
+    """Where the Lease is, unless a setting says: the pod's namespace, else the first one that is served."""
+    file = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    if file.exists():
+        return file.read_text().strip()
+    return settings.namespaces[0] if settings.namespaces else "default"
 
 
 async def _run(settings: OperatorSettings) -> None:

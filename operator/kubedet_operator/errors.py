@@ -64,3 +64,9 @@ class Rejected(OperatorError):
     """The API server refuses an object for what is in it: validation, admission, quota."""
 
     reason = "Rejected"
+
+
+class NotLeading(OperatorError):
+    """Another replica acts: nothing is to be written until the Lease is ours."""
+
+    reason = "NotLeading"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from kubedet_operator.api import decoding, names, types, validation
 from kubedet_operator.api.status import DetectionJobStatus
@@ -123,23 +123,34 @@ class Facts:
         return spec.elasticPolicy.minReplicas if spec.elasticPolicy else spec.worker.replicas
 
 
+class Parsed(NamedTuple):
+    """The spec of a job as it was read: the same as long as the job's generation is."""
+
+    job: types.DetectionJob | None
+    violations: tuple[decoding.Violation, ...]
+
+
+def parse_spec(manifest: Mapping[str, Any]) -> Parsed:
+    """The job in `manifest` without its status, and every rule of the API that it breaks."""
+    try:
+        job = types.parse_job({**manifest, "status": {}})
+    except decoding.InvalidManifest as error:
+        return Parsed(None, error.violations)
+    return Parsed(job, tuple(validation.validate(job)))
+
+
 def observe(
     manifest: Mapping[str, Any],
     *,
+    parsed: Parsed | None = None,
     pods: Iterable[PodFacts],
     progress: contract.ProgressRecord | None,
     rejection: str | None = None,
     repair: bool = False,
     now: datetime,
 ) -> Facts:
-    """The facts of the job in `manifest`, which may break any rule of the API."""
-    job: types.DetectionJob | None = None
-    violations: tuple[decoding.Violation, ...]
-    try:
-        job = types.parse_job(manifest)
-        violations = tuple(validation.validate(job))
-    except decoding.InvalidManifest as error:
-        violations = error.violations
+    """The facts of the job in `manifest`, which may break any rule of the API, or is `parsed` already."""
+    job, violations = parsed or parse_spec(manifest)
     ignored: list[decoding.Violation] = []
     metadata = manifest.get("metadata") or {}
     status = manifest.get("status") or {}

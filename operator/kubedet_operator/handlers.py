@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from kopf._cogs.clients import watching
+from kopf._core.reactor import queueing
 
 from kubedet_operator.api import names
 from kubedet_operator.cache import Cache
@@ -18,24 +21,110 @@ from kubedet_operator.metrics import Health
 SERVER_SECONDS = 300
 """The API server ends every watch after this, and it is renewed: no watch stays silent for ever."""
 
+CHILDREN = ("pods", "services")
+"""What is watched beside jobs."""
 
-class NoDiffBase(kopf.DiffBaseStorage):
-    """Keeps kopf from copying and comparing every object for handlers that we do not have."""
-
-    def build(self, **_: Any) -> Any:
-        """The part of an object that is compared: none."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """The part that was compared last: none."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Remember nothing."""
+Stream = tuple[str, str | None]
+"""Plural and namespace; None: the whole cluster."""
 
 
-def build_registry(cache: Cache, *, cluster: Cluster, health: Health) -> kopf.OperatorRegistry:
-    """The handlers of the watches and of the login."""
+class Watches:
+    """The events of kopf's streams on their way into the cache.
+
+    kopf lists, watches and begins anew; but for each event it would start a task, wrap the object and run
+    its handlers with retries, which takes five times the CPU of all we do with one. So its watcher, which
+    begins all that, is replaced while kopf runs: events are taken from the stream at once and in order.
+    """
+
+    def __init__(
+        self, cache: Cache, *, health: Health, namespaces: tuple[str, ...], listed: Callable[[], None]
+    ) -> None:
+        self._cache = cache
+        self._health = health
+        self._num_streams = (1 + len(CHILDREN)) * max(len(namespaces), 1)
+        self._tell_listed = listed
+        self._complete: set[Stream] = set()
+        self._known_before: dict[Stream, set[str]] = {}
+        self._streams: dict[asyncio.Task[Any] | None, Stream] = {}
+
+    async def follow(
+        self,
+        *,
+        settings: kopf.OperatorSettings,
+        resource: Any,
+        namespace: Any,
+        **_: Any,
+    ) -> None:
+        """Feed the cache from one stream, for ever: kopf's `watcher`, for jobs and pods."""
+        stream: Stream = (resource.plural, namespace)
+        self._streams[asyncio.current_task()] = stream
+        seen: set[str] = set()
+        events = watching.infinite_watch(settings=settings, resource=resource, namespace=namespace)
+        async for event in events:
+            self._health.watched_at[stream] = time.monotonic()
+            if event is watching.Bookmark.LISTED:
+                self._end_list(stream, seen)
+                seen = set()
+            elif isinstance(event, Mapping) and event["type"] != "BOOKMARK":
+                if event["type"] is None:  # part of a list
+                    seen.add(event["object"]["metadata"]["uid"])
+                self._take(resource.plural, event["type"], event["object"])
+
+    def begin(self, resource: Any) -> None:
+        """Note what is known before a list, and the sign of life: called when a list or a watch begins."""
+        stream = self._streams.get(asyncio.current_task())
+        if stream is not None and stream[0] == resource.plural:
+            self._health.watched_at[stream] = time.monotonic()
+            self._known_before[stream] = self._cache.uids()
+
+    def _end_list(self, stream: Stream, seen: set[str]) -> None:
+        plural, namespace = stream
+        sweeps = {"pods": self._cache.sweep_pods, "services": self._cache.sweep_services}
+        sweep = sweeps.get(plural, self._cache.sweep_jobs)
+        sweep(namespace, listed=seen, known_before=self._known_before.get(stream, set()))
+        self._complete.add(stream)
+        if len(self._complete) == self._num_streams:
+            self._tell_listed()
+
+    def _take(self, plural: str, change: str | None, manifest: Mapping[str, Any]) -> None:
+        metadata = manifest["metadata"]
+        uid, is_gone = metadata["uid"], change == "DELETED"
+        if plural == names.PLURAL:
+            if is_gone:
+                self._cache.drop_job((metadata["namespace"], metadata["name"]), uid=uid)
+            else:
+                self._cache.store_job(manifest)
+            return
+        key = (metadata["namespace"], (metadata.get("labels") or {}).get(names.JOB_NAME, ""))
+        if plural == "services":
+            if is_gone:
+                self._cache.drop_service(key, uid=uid)
+            else:
+                self._cache.store_service(manifest)
+        elif is_gone:
+            self._cache.drop_pod(key, metadata["name"], uid=uid)
+        else:
+            self._cache.store_pod(manifest)
+
+
+async def watch(watches: Watches, *, cluster: Cluster, namespaces: tuple[str, ...]) -> None:
+    """Run kopf until a signal; errors of its watches come out of it."""
+    original = queueing.watcher
+    queueing.watcher = watches.follow
+    try:
+        await kopf.operator(
+            registry=build_registry(cluster),
+            settings=configure(watches.begin),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+        )
+    finally:
+        queueing.watcher = original
+
+
+def build_registry(cluster: Cluster) -> kopf.OperatorRegistry:
+    """The login, and what is to be watched."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -52,60 +141,40 @@ def build_registry(cache: Cache, *, cluster: Cluster, health: Health) -> kopf.Op
         )
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    async def job_changed(event: Mapping[str, Any], **_: Any) -> None:
-        health.watched_at[names.PLURAL] = time.monotonic()
-        job = event["object"]
-        if event["type"] == "DELETED":
-            metadata = job["metadata"]
-            cache.drop_job((metadata["namespace"], metadata["name"]), uid=metadata["uid"])
-        else:
-            cache.store_job(job)
-
     @kopf.on.event("", "v1", "pods", registry=registry)
-    async def pod_changed(event: Mapping[str, Any], **_: Any) -> None:
-        health.watched_at["pods"] = time.monotonic()
-        pod = event["object"]
-        metadata = pod["metadata"]
-        job = (metadata.get("labels") or {}).get(names.JOB_NAME)
-        if event["type"] == "DELETED" and job:
-            cache.drop_pod((metadata["namespace"], job), metadata["name"], uid=metadata["uid"])
-        else:
-            cache.store_pod(pod)
+    @kopf.on.event("", "v1", "services", registry=registry)
+    async def seen(**_: Any) -> None:
+        """Tells kopf what to watch. `Watches` takes the events before they get here."""
 
     return registry
 
 
-def configure(health: Health, *, watch_begins: Callable[[], None]) -> kopf.OperatorSettings:
-    """The settings of kopf: bounded in time and number, silent in the cluster, nothing kept on objects.
+def configure(begin: Callable[[Any], None]) -> kopf.OperatorSettings:
+    """The settings of kopf: bounded in time, silent in the cluster, nothing kept on objects.
 
-    `watch_begins` is called when a list or a watch is about to begin, again too.
+    `begin` is called with the resource when a list or a watch is about to begin, again too.
     """
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = SERVER_SECONDS
     settings.watching.client_timeout = SERVER_SECONDS + 30
+    # The API server sends a bookmark every minute; a watch that is more silent is begun anew.
     settings.watching.inactivity_timeout = 70
     settings.watching.reconnect_backoff = 1
     settings.watching.chunk_size = 500
 
-    def beat(resource: Any) -> bool:
-        # kopf asks for the selectors whenever it starts a list or a watch: a sign of life even where no
-        # event comes for hours. The selector itself matches nothing.
-        if resource.plural in (names.PLURAL, "pods"):
-            health.watched_at[resource.plural] = time.monotonic()
-            watch_begins()
+    def select(resource: Any) -> bool:
+        # kopf asks for the selectors whenever it starts a list or a watch. This one matches nothing.
+        begin(resource)
         return False
 
-    settings.watching.label_selectors[beat] = ""
-    settings.watching.label_selectors["", "v1", "pods"] = names.children_selector()
-    settings.queueing.worker_limit = 64
-    # A worker is kept for an object this long; our handlers are instant, and 64 must do for thousands.
-    settings.queueing.idle_timeout = 0.1
+    settings.watching.label_selectors[select] = ""
+    for plural in CHILDREN:
+        settings.watching.label_selectors["", "v1", plural] = names.children_selector()
     settings.networking.request_timeout = 30
     settings.networking.enforce_retry_after = True
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.persistence.finalizer = f"{names.GROUP}/cleanup"
-    settings.persistence.diffbase_storage = NoDiffBase()
     settings.process.ultimate_exiting_timeout = 30
     # No handler needs to know of new kinds or namespaces, nor the right to list them.
     settings.scanning.disabled = True

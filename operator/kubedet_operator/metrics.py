@@ -75,7 +75,7 @@ TABLE: Mapping[str, Series] = {
     "watch_age": Series(
         kind="gauge",
         name="kubedet_operator_watch_age_seconds",
-        help="Seconds since a watch last delivered an event or was renewed; above 400 it is dead.",
+        help="Seconds since a watch last delivered an event or was renewed; above 200 it is dead.",
         labels=("resource",),
     ),
     "api_requests": Series(
@@ -83,6 +83,16 @@ TABLE: Mapping[str, Series] = {
         name="kubedet_operator_api_requests_total",
         help="Requests to the API server beside the watches, by verb, resource and code (0: no answer).",
         labels=("verb", "resource", "code"),
+    ),
+    "leader": Series(
+        kind="gauge",
+        name="kubedet_operator_leader",
+        help="1 where this replica holds the Lease and acts, else 0; their sum must be 1.",
+    ),
+    "events_dropped": Series(
+        kind="counter",
+        name="kubedet_operator_events_dropped_total",
+        help="Events that were not written: too many at once, or the API server did not take them.",
     ),
     "time_to_running": Series(
         kind="histogram",
@@ -178,18 +188,21 @@ class Health:
 
     loop_seconds: float = 30
     """The event loop is stuck if it gave no sign for this long."""
-    watch_seconds: float = 420
-    """A watch is dead after this long: the API server ends each after 300 s, and it is renewed then."""
+    watch_seconds: float = 200
+    """A watch is dead after this long: it is told something every minute, and begun anew after 70 s."""
     loop_at: float = field(default_factory=time.monotonic)
-    watched_at: dict[str, float] = field(default_factory=dict)
-    """By resource; empty while no watch is supposed to run, since the API server cannot be reached, say."""
+    watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
+    """By resource and namespace; empty while no watch is supposed to run, since the API server cannot be reached, say."""
     ready: bool = False
-    """The world has been read, and jobs are reconciled."""
+    """The world has been read: jobs are reconciled here, or will be as soon as the other replica is gone."""
 
     def ages(self) -> dict[str, float]:
-        """Seconds since each watch gave a sign of life."""
+        """Seconds since the watch of each resource that was silent for longest gave a sign of life."""
         now = time.monotonic()
-        return {resource: now - at for resource, at in list(self.watched_at.items())}
+        ages: dict[str, float] = {}
+        for (resource, _), at in list(self.watched_at.items()):
+            ages[resource] = max(ages.get(resource, 0.0), now - at)
+        return ages
 
     def complaint(self) -> str | None:
         """What a restart of the process would mend, or None if it is well."""

@@ -18,8 +18,8 @@ from kubedet_trainer import contract
 ANSWER_SECONDS = 2
 """A worker that takes longer is asked again the next time."""
 
-PUBLISH_SECONDS = 15
-"""How old the iteration in a status may get while nothing more telling changes."""
+PUBLISH_SECONDS = 300
+"""How old the iteration in a status may get while it moves by less than 1 %."""
 
 _ENDED = (conditions.ConditionType.COMPLETE.value, conditions.ConditionType.FAILED.value)
 _PARALLEL = 32
@@ -36,12 +36,13 @@ class ProgressPoller:
         self._published_at: dict[Key, float] = {}
         self._parallel = asyncio.Semaphore(_PARALLEL)
 
-    async def run(self) -> None:
-        """Ask every running job once an interval, for ever."""
+    async def run(self, leading: asyncio.Event) -> None:
+        """Ask every running job once an interval while `leading` is set, for ever."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         # Pods have addresses of the cluster, which no proxy leads to.
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:
+                await leading.wait()
                 jobs = {key: pods for key in self._cache.job_keys() if (pods := self._askable(key))}
                 for forgotten in self._published_at.keys() - jobs.keys():
                     del self._published_at[forgotten]

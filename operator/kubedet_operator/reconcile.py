@@ -5,21 +5,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from kubedet_operator import errors, facts
+from kubedet_operator.api import names, types
 from kubedet_operator.api.conditions import ConditionType
-from kubedet_operator.cache import Cache, Key
+from kubedet_operator.build.service import build_service
+from kubedet_operator.cache import Cache, Key, read_shape
 from kubedet_operator.cluster import Cluster
-from kubedet_operator.decide import REPAIR_SECONDS, decide
+from kubedet_operator.decide import decide
+from kubedet_operator.events import Events, tell
 from kubedet_operator.metrics import Metrics
-from kubedet_operator.plan import Action, ApplyChild, DeletePod
+from kubedet_operator.plan import Action, ApplyChild, DeletePod, Plan
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.5
+"""What happens to the pods of a job within this time is looked at together: one decision, one status."""
+
+MINOR_SECONDS = 10.0
+"""How long a change of a status may wait for others if it turns nothing and moves the progress by less than 1 %."""
+
+REMEMBERED_SPECS = 500
+"""Jobs whose spec is kept as it was read; an idle one can be read again."""
+
+_MINOR_FIELDS = ("workers", "display")
+_MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent")
 
 
 def utc_now() -> datetime:
@@ -38,6 +55,7 @@ class Reconciler:
         *,
         metrics: Metrics,
         settings: OperatorSettings,
+        events: Events,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cluster = cluster
@@ -45,37 +63,22 @@ class Reconciler:
         self._queue = queue
         self._metrics = metrics
         self._settings = settings
+        self._events = events
         self._clock = clock
         self._rejections: dict[Key, str] = {}
-        self._repaired_at: dict[Key, float] = {}
         self._complaints: dict[Key, str] = {}
+        self._written_at: dict[Key, float] = {}
+        self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
 
-    async def work(self) -> None:
-        """Reconcile one job after the other, for ever; run several of these at once."""
+    async def work(self, leading: asyncio.Event) -> None:
+        """Reconcile one job after the other while `leading` is set, for ever; run several of these at once."""
         while True:
+            await leading.wait()
             key = await self._queue.get()
             try:
                 await self._attempt(key)
             finally:
                 self._queue.done(key)
-
-    async def resync(self) -> None:
-        """Read the whole world: before the watches begin, and after that for what they do not tell.
-
-        Raises:
-            errors.OperatorError: the API server does not let us.
-        """
-        known_before = self._cache.uids()
-        jobs: set[str] = set()
-        pods: set[str] = set()
-        # Pods first: a job must not be decided on before its pods are known.
-        async for pod in self._cluster.list_pods(self._settings.namespaces):
-            pods.add(pod["metadata"]["uid"])
-            self._cache.store_pod(pod)
-        async for job in self._cluster.list_jobs(self._settings.namespaces):
-            jobs.add(job["metadata"]["uid"])
-            self._cache.store_job(job)
-        self._cache.sweep(jobs=jobs, pods=pods, known_before=known_before)
 
     async def reconcile(self, key: Key) -> None:
         """One round for one job.
@@ -91,23 +94,54 @@ class Reconciler:
             return  # its children go with it
         seen = facts.observe(
             manifest,
+            parsed=self._parse(key, manifest),
             pods=self._cache.pods(key),
             progress=self._cache.progress.get(key),
             rejection=self._rejections.get(key),
-            repair=self._is_repair_due(key),
             now=self._clock(),
         )
+        seen = replace(seen, repair=self._is_broken(key, seen.job))
         plan = decide(seen, self._settings)
-        if plan.status != manifest["status"] and not await self._write_status(key, manifest, plan.status):
+        if self._is_due(key, manifest["status"], plan.status) and not await self._write_status(
+            key, manifest, plan.status
+        ):
             return
         if plan.next_check_seconds is not None:
             self._queue.add_after(key, plan.next_check_seconds)
-        await self._act(key, plan.actions)
+        await self._act(key, plan, is_new="startTime" not in manifest["status"])
+
+    def _parse(self, key: Key, manifest: Mapping[str, Any]) -> facts.Parsed:
+        """The spec, read once for each generation while there is something going on with the job."""
+        version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
+        known, parsed = self._parsed.pop(key, (None, None))
+        if parsed is None or known != version:
+            parsed = facts.parse_spec(manifest)
+        self._parsed[key] = (version, parsed)
+        if len(self._parsed) > REMEMBERED_SPECS:
+            self._parsed.popitem(last=False)
+        return parsed
+
+    def _is_broken(self, key: Key, job: types.DetectionJob | None) -> bool:
+        """Whether the Service is missing, or somebody has made something else of it."""
+        found = self._cache.service(key)
+        return job is not None and (found is None or not found.serves(read_shape(build_service(job))))
+
+    def _is_due(self, key: Key, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+        """Whether a status is to be written now; one that can wait for others is seen to later."""
+        if before == after:
+            return False
+        wait = self._written_at.get(key, float("-inf")) + MINOR_SECONDS - time.monotonic()
+        if wait <= 0 or _without_minor(before) != _without_minor(after):
+            return True
+        self._queue.add_after(key, wait)
+        return False
 
     async def _attempt(self, key: Key) -> None:
         try:
             with self._metrics["reconcile_duration"].time():
                 await self.reconcile(key)
+        except errors.NotLeading:
+            self._queue.add(key)  # for the time when this replica leads again
         except errors.OperatorError as error:
             at_least = error.retry_after_seconds if isinstance(error, errors.ApiBusy) else 0.0
             delay = self._queue.retry(key, at_least_seconds=at_least)
@@ -125,7 +159,9 @@ class Reconciler:
     async def _write_status(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
         """Write the status; False if the job has changed or gone meanwhile, so that the plan is void."""
         try:
-            written = await self._cluster.apply_status(manifest, status)
+            with self._cache.writing(key, status):
+                written = await self._cluster.write_status(manifest, status)
+                self._cache.store_job(written)
         except errors.NotFound:
             self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
             return False
@@ -136,16 +172,15 @@ class Reconciler:
                 self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
             self._queue.add(key)
             return False
-        self._cache.store_job(written)
+        self._written_at[key] = time.monotonic()
         self._report(key, manifest, status)
         return True
 
-    async def _act(self, key: Key, actions: tuple[Action, ...]) -> None:
-        """Carry the actions out at once; of several errors the first that is no rejection is raised."""
-        outcomes = await asyncio.gather(
-            *(self._carry_out(key, action) for action in actions), return_exceptions=True
-        )
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    async def _act(self, key: Key, plan: Plan, *, is_new: bool) -> None:
+        """Carry out what comes first, then the rest at once; an error that is no rejection is raised before one."""
+        failures = await self._carry_out_all(key, plan.preparations, is_new=is_new)
+        if not failures:
+            failures = await self._carry_out_all(key, plan.actions, is_new=is_new)
         rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
         had_rejection = self._rejections.pop(key, None)
         if rejections:
@@ -155,26 +190,32 @@ class Reconciler:
         for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
             raise failure
 
-    async def _carry_out(self, key: Key, action: Action) -> None:
-        if isinstance(action, ApplyChild):
-            applied = await self._cluster.apply(action.manifest)
-            if action.manifest["kind"] == "Pod":
-                self._cache.store_pod(applied)
-        elif isinstance(action, DeletePod):
-            await self._cluster.delete_pod(key[0], action.name, uid=action.uid)
+    async def _carry_out_all(
+        self, key: Key, actions: tuple[Action, ...], *, is_new: bool
+    ) -> list[BaseException]:
+        outcomes = await asyncio.gather(
+            *(self._carry_out(key, action, is_new=is_new) for action in actions), return_exceptions=True
+        )
+        return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
-    def _is_repair_due(self, key: Key) -> bool:
-        """Once in a while; a job that is new to this process has just been looked at in full."""
-        now = time.monotonic()
-        last = self._repaired_at.setdefault(key, now)
-        if now - last < REPAIR_SECONDS:
-            return False
-        self._repaired_at[key] = now
-        return True
+    async def _carry_out(self, key: Key, action: Action, *, is_new: bool) -> None:
+        if isinstance(action, DeletePod):
+            await self._cluster.delete("pods", key[0], action.name, uid=action.uid, force=action.force)
+        elif isinstance(action, ApplyChild):
+            is_pod = action.manifest["kind"] == "Pod"
+            # What is not there yet is created for less; of children beside pods we only know it at first.
+            write = self._cluster.create if is_pod or is_new else self._cluster.apply
+            applied = await write(action.manifest)
+            if is_pod:
+                self._cache.store_pod(applied)
+            elif action.manifest["kind"] == "Service":
+                self._cache.store_service(applied)
+        else:
+            await self._cluster.delete(names.PLURAL, *key, uid=action.uid)
 
     def _forget(self, key: Key) -> None:
         self._queue.forget(key)
-        for memory in (self._rejections, self._repaired_at, self._complaints):
+        for memory in (self._rejections, self._complaints, self._written_at, self._parsed):
             memory.pop(key, None)
 
     def _complain(self, key: Key, message: str, delay: float) -> None:
@@ -193,6 +234,8 @@ class Reconciler:
             if turned and (condition["status"] == "True" or kind in before):
                 line = f"{condition['reason']}: {condition['message']}"
                 logger.info("%s/%s: %s=%s %s", *key, kind, condition["status"], line)
+        for occurrence in tell(manifest["status"], status):
+            self._events.record(manifest, occurrence)
         self._count(manifest, status, before, after)
 
     def _count(
@@ -226,3 +269,15 @@ class Reconciler:
 
 def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {condition["type"]: condition for condition in status.get("conditions") or ()}
+
+
+def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a status is worth a write at once."""
+    kept = {field: value for field, value in status.items() if field not in _MINOR_FIELDS}
+    if progress := kept.get("progress"):
+        kept["progress"] = {field: progress[field] for field in progress if field not in _MINOR_PROGRESS}
+    kept["conditions"] = [
+        (condition["type"], condition["status"], condition["reason"])
+        for condition in status.get("conditions") or ()
+    ]
+    return kept

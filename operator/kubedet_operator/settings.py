@@ -23,6 +23,8 @@ class OperatorSettings:
     """Image of worker and rendezvous pods for jobs that name none; the deployment sets its registry's."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch, separated by commas; none: every namespace, which needs a ClusterRole."""
+    lease_namespace: str = ""
+    """Namespace of the Lease by which replicas choose a leader; none: that of the operator's own pod."""
     concurrency: int = 16
     """Jobs reconciled at the same time. The API server's answer is what takes time, not the CPU."""
     progress_interval_seconds: int = 10

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from kubedet_operator.api.fields import Quantity, is_required
 
@@ -65,6 +65,49 @@ def api_name(field_name: str) -> str:
     return field_name.rstrip("_")
 
 
+class _Field(NamedTuple):
+    """What is known of a field before any value of it is seen: manifests are read for every decision."""
+
+    name: str
+    """The API's."""
+    argument: str
+    hint: Any
+    """Without the None of what is optional."""
+    required: bool
+    accepts: Callable[[Any], bool] | None
+    """For plain values that are taken as they are."""
+
+
+@cache
+def _fields(target: type) -> Mapping[str, _Field]:
+    """The fields of a dataclass by the API's names."""
+    described = {}
+    for field in dataclasses.fields(target):
+        hint = without_optional(field_types(target)[field.name])
+        name, plain = api_name(field.name), hint in (bool, int, float, str)
+        accepts = _SCALARS[hint][0] if plain else None
+        described[name] = _Field(name, field.name, hint, is_required(field), accepts)
+    return described
+
+
+@cache
+def _kind(hint: Any) -> tuple[Any, Any]:
+    """What has to be done with a value of this type, and the parameter of that."""
+    hint = without_optional(hint)
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return "object", hint
+    if origin is Literal:
+        return "one", {value: value for value in typing.get_args(hint)}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one", {member.value: member for member in hint}
+    if origin in (tuple, list):
+        return origin, typing.get_args(hint)[0]
+    if origin in (dict, Mapping):
+        return dict, typing.get_args(hint)[1]
+    return "scalar", hint
+
+
 def without_optional(hint: Any) -> Any:
     """`X` for ``X | None``."""
     if typing.get_origin(hint) in (Union, types.UnionType):
@@ -80,45 +123,40 @@ class _Decoder:
         self._strict = strict
 
     def object(self, target: Any, value: Any, path: str) -> Any:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict) and not isinstance(value, Mapping):
             return self._wrong(path, value, "must be an object")
-        fields = {api_name(field.name): field for field in dataclasses.fields(target)}
-        if self._strict:
+        fields = _fields(target)
+        if self._strict and not value.keys() <= fields.keys():
             self._refuse_unknown(value, fields, path)
         arguments: dict[str, Any] = {}
-        for name, field in fields.items():
+        readable = True
+        for name, argument, hint, required, accepts in fields.values():
             item = value.get(name)
-            hint = field_types(target)[field.name]
-            if item is not None:
-                decoded = self.value(hint, item, f"{path}.{name}")
-            elif is_required(field):
+            if item is None:
+                if not required:
+                    continue
                 self._found.append(Violation(path=f"{path}.{name}", rule="must be set", absent=True))
                 decoded = _stand_in(hint)
+            elif accepts is not None and accepts(item):
+                decoded = item
             else:
-                continue
+                decoded = self.value(hint, item, f"{path}.{name}")
             if decoded is not _ABSENT:
-                arguments[field.name] = decoded
-        if any(is_required(field) and field.name not in arguments for field in fields.values()):
-            return _ABSENT
-        return target(**arguments)
+                arguments[argument] = decoded
+            readable = readable and not (required and decoded is _ABSENT)
+        return target(**arguments) if readable else _ABSENT
 
     def value(self, hint: Any, value: Any, path: str) -> Any:
-        hint = without_optional(hint)
-        origin = typing.get_origin(hint)
-        if dataclasses.is_dataclass(hint):
-            return self.object(hint, value, path)
-        if origin is Literal:
-            return self._one_of(typing.get_args(hint), value, path)
-        if isinstance(hint, type) and issubclass(hint, Enum):
-            chosen = self._one_of([member.value for member in hint], value, path)
-            return chosen if chosen is _ABSENT else hint(chosen)
-        if origin in (tuple, list):
-            return self._list(origin, typing.get_args(hint)[0], value, path)
-        if origin in (dict, Mapping):
-            return self._map(typing.get_args(hint)[1], value, path)
-        if hint is Any:
-            return value
-        return self._scalar(hint, value, path)
+        kind, parameter = _kind(hint)
+        if kind == "object":
+            return self.object(parameter, value, path)
+        if kind == "one":
+            return self._one_of(parameter, value, path)
+        if kind is dict:
+            return self._map(parameter, value, path)
+        if kind in (tuple, list):
+            return self._list(kind, parameter, value, path)
+        return value if parameter is Any else self._scalar(parameter, value, path)
 
     def _scalar(self, hint: Any, value: Any, path: str) -> Any:
         accepts, rule = _SCALARS[hint]
@@ -138,9 +176,9 @@ class _Decoder:
         decoded = {key: self.value(item, element, f"{path}.{key}") for key, element in value.items()}
         return {key: element for key, element in decoded.items() if element is not _ABSENT}
 
-    def _one_of(self, allowed: Sequence[Any], value: Any, path: str) -> Any:
-        if value in allowed:
-            return value
+    def _one_of(self, allowed: Mapping[Any, Any], value: Any, path: str) -> Any:
+        if value.__hash__ is not None and value in allowed:
+            return allowed[value]
         return self._wrong(path, value, f"must be {' or '.join(str(item) for item in allowed)}")
 
     def _refuse_unknown(self, value: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:

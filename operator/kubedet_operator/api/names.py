@@ -17,6 +17,9 @@ MANAGED_BY = f"{GROUP}/operator"
 FIELD_MANAGER = "kubedet-operator"
 """Owner of the fields that the operator applies, for server-side apply."""
 
+LEASE = "kubedet-operator"
+"""Name of the Lease that the acting replica holds."""
+
 APP_NAME = "app.kubernetes.io/name"
 APP_INSTANCE = "app.kubernetes.io/instance"
 APP_COMPONENT = "app.kubernetes.io/component"

@@ -220,13 +220,16 @@ def format_seconds(seconds: int) -> str:
 
 def dump_status(status: DetectionJobStatus) -> dict[str, Any]:
     """`status` as the API has it: what is absent is left out, tuples are lists."""
-    dumped = contract.without_none(_plain(asdict(status)))
-    return dict(dumped)
+    dumped: dict[str, Any] = _plain(status)
+    return dumped
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key).rstrip("_"): _plain(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
+    given = value.items() if isinstance(value, Mapping) else vars(value).items()
+    return {str(key).rstrip("_"): _plain(item) for key, item in given if item is not None}

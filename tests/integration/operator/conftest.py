@@ -179,6 +179,11 @@ class OperatorProcess:
         except (urllib.error.URLError, OSError):
             return ""
 
+    def metric(self, name: str) -> float:
+        """A metric without labels; 0 while there is none."""
+        found = re.search(rf"^{name} (\S+)$", self.get("/metrics"), re.M)
+        return float(found.group(1)) if found else 0.0
+
     def wait_until_ready(self) -> None:
         """Return once jobs are reconciled."""
         wait_for(lambda: self.get("/readyz") == "ok", f"readiness; the log: {self.log}")
@@ -284,13 +289,65 @@ def make_job(cluster: Cluster, operator: OperatorProcess) -> Iterator[Callable[.
     cluster.kubectl("delete", "dj", *made, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
 
 
+@pytest.fixture(scope="session")
+def fake_nodes(cluster: Cluster, request: pytest.FixtureRequest) -> None:
+    """Fake nodes, on which the scheduler places pods that run nothing and end as their annotations say."""
+    shared: Path = request.getfixturevalue("shared")
+    if CLUSTER not in cluster.kubeconfig:
+        pytest.skip("the cluster of KUBECONFIG has no fake nodes")
+    _run(shared / "cluster" / "fake-nodes", "40", "--name", CLUSTER)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Many jobs in a namespace of their own, whose pods live on fake nodes."""
+
+    cluster: Cluster
+    namespace: str
+
+    def apply(self, name: str, *, annotations: dict[str, str], **spec: Any) -> None:
+        """Apply a job whose workers carry `annotations`."""
+        template = {"metadata": {"annotations": annotations}}
+        spec["worker"] = {"gpus": 0, "template": template, **spec.get("worker", {})}
+        self.cluster.apply(builders.make_manifest(name=name, namespace=self.namespace, **spec))
+
+    def items(self, kind: str) -> dict[str, dict[str, Any]]:
+        """All objects of a kind, by name."""
+        text = self.cluster.kubectl("get", kind, "-n", self.namespace, "-o", "json")
+        return {item["metadata"]["name"]: item for item in json.loads(text)["items"]}
+
+    def phases(self) -> dict[str, str]:
+        """The phase of every job."""
+        return {name: job.get("status", {}).get("phase", "") for name, job in self.items("dj").items()}
+
+    def empty(self) -> None:
+        """Delete every job, and return when nothing is left."""
+        self.cluster.kubectl("delete", "dj", "--all", "-n", self.namespace, "--wait=false")
+        # The garbage collector looks for new kinds every 30 s.
+        wait_for(lambda: not self.items("pods,services,dj").keys(), "nothing left", seconds=180)
+
+
 @pytest.fixture
-def make_operator(tmp_path: Path) -> Iterator[Callable[[Path], OperatorProcess]]:
+def make_fleet(cluster: Cluster, fake_nodes: None) -> Callable[[str], Fleet]:
+    """A function that makes an empty fleet in a namespace."""
+
+    def make(namespace: str) -> Fleet:
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/crds"))
+        definition = "crd/detectionjobs.kubedet.dev"
+        cluster.kubectl("wait", "--for=condition=Established", definition, "--timeout=30s")
+        return Fleet(cluster, namespace)
+
+    return make
+
+
+@pytest.fixture
+def make_operator(tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
     """A function that starts a further operator with another kubeconfig."""
     started: list[OperatorProcess] = []
 
-    def make(kubeconfig: Path) -> OperatorProcess:
-        operator = OperatorProcess(kubeconfig, tmp_path / "log")
+    def make(kubeconfig: Path, *, namespace: str = NAMESPACE) -> OperatorProcess:
+        operator = OperatorProcess(kubeconfig, tmp_path / f"log-{len(started)}", namespaces=namespace)
         operator.start()
         started.append(operator)
         return operator

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import builders
-from kubedet_operator.cache import Cache, Key
+from kubedet_operator.build.service import build_service
+from kubedet_operator.cache import Cache, Key, read_shape
 
 KEY = ("default", "demo")
 
@@ -19,7 +20,7 @@ def changed() -> list[Key]:
 
 @pytest.fixture
 def cache(changed: list[Key]) -> Cache:
-    return Cache(changed.append)
+    return Cache(changed.append, changed.append)
 
 
 def job(version: int, *, uid: str = "job-1", **metadata: Any) -> dict[str, Any]:
@@ -71,7 +72,10 @@ def test_a_sweep_drops_what_a_list_did_not_show_but_nothing_that_came_meanwhile(
     cache.store_pod(pod(6))
     known_before = cache.uids()
     cache.store_job(job(9, uid="job-2", name="other"))
-    cache.sweep(jobs={"job-1"}, pods=set(), known_before=known_before)
+    cache.sweep_jobs(None, listed={"job-1"}, known_before=known_before)
+    cache.sweep_pods("elsewhere", listed=set(), known_before=known_before)
+    assert cache.pods(KEY)
+    cache.sweep_pods("default", listed=set(), known_before=known_before)
     assert cache.job(KEY) is not None
     assert cache.job(("default", "other")) is not None
     assert not cache.pods(KEY)
@@ -83,3 +87,52 @@ def test_pods_that_belong_to_no_job_are_left_alone(cache: Cache, changed: list[K
     stranger["metadata"]["labels"] = {}
     cache.store_pod(stranger)
     assert changed == []
+
+
+def test_what_the_operator_writes_itself_is_no_news_however_it_is_heard_of(
+    cache: Cache, changed: list[Key]
+) -> None:
+    cache.store_job(job(5, generation=1))
+    changed.clear()
+    with cache.writing(KEY, {"phase": "Running"}):
+        cache.store_job({**job(6, generation=1), "status": {"phase": "Running"}})
+        assert changed == []
+        cache.store_job({**job(7, generation=1), "status": {"phase": "Failed"}})
+        assert changed == [KEY]
+    cache.store_job({**job(8, generation=2), "status": {"phase": "Failed"}})
+    assert changed == [KEY, KEY]
+
+
+def service(version: int, *, uid: str = "service-1", port: int = 9091) -> dict[str, Any]:
+    found = build_service(builders.make_job(metrics={"port": port}))
+    found["metadata"] |= {"uid": uid, "resourceVersion": str(version)}
+    return found
+
+
+def test_a_service_that_somebody_edits_or_deletes_is_noticed(cache: Cache, changed: list[Key]) -> None:
+    cache.store_service(service(3))
+    wanted = read_shape(service(1))
+    changed.clear()
+    further = service(4)
+    further["spec"]["ports"].append({"name": "debug", "port": 1, "targetPort": 1, "protocol": "TCP"})
+    cache.store_service(further)
+    shape = cache.service(KEY)
+    assert shape is not None
+    assert shape.serves(wanted)
+    cache.store_service(service(5, port=1234))
+    shape = cache.service(KEY)
+    assert shape is not None
+    assert not shape.serves(wanted)
+    cache.drop_service(KEY, uid="service-1")
+    assert cache.service(KEY) is None
+    assert changed == [KEY, KEY, KEY]
+
+
+def test_children_whose_job_is_gone_or_another_one_are_lost(cache: Cache) -> None:
+    cache.store_pod(pod(6))
+    cache.store_service(service(7))
+    assert [child.plural for child in cache.lost_children()] == ["pods", "services"]
+    cache.store_job(job(8, uid=builders.UID))
+    assert cache.lost_children() == []
+    cache.store_job(job(9, uid="successor"))
+    assert len(cache.lost_children()) == 2

@@ -96,7 +96,7 @@ async def test_every_refusal_has_its_meaning_and_keeps_the_server_s_words(
 async def test_an_unknown_kind_names_the_missing_definition(cluster: Cluster, server: Server) -> None:
     server.code, server.body = 404, {"message": "the server could not find the requested resource"}
     with pytest.raises(errors.DefinitionMissing, match="manifests/crds"):
-        [job async for job in cluster.list_jobs(())]
+        await cluster.check(())
 
 
 async def test_a_child_is_applied_server_side_by_our_field_manager(cluster: Cluster, server: Server) -> None:
@@ -116,8 +116,9 @@ async def test_the_status_is_written_only_over_the_version_that_was_read(
     cluster: Cluster, server: Server
 ) -> None:
     metadata = {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7"}
-    await cluster.apply_status({"metadata": {**metadata, "generation": 3}}, {"phase": "Running"})
-    _, path, _, body = server.requests[0]
+    await cluster.write_status({"metadata": {**metadata, "generation": 3}}, {"phase": "Running"})
+    method, path, _, body = server.requests[0]
+    assert method == "PUT"
     assert path.startswith("/apis/kubedet.dev/v1alpha1/namespaces/n/detectionjobs/a/status?")
     assert body["metadata"] == metadata
     assert body["status"] == {"phase": "Running"}
@@ -128,8 +129,46 @@ async def test_a_pod_that_is_gone_or_replaced_counts_as_deleted(
     cluster: Cluster, server: Server, code: int
 ) -> None:
     server.code = code
-    await cluster.delete_pod("n", "a", uid="u")
+    await cluster.delete("pods", "n", "a", uid="u")
     assert server.requests[0][3]["preconditions"] == {"uid": "u"}
+
+
+async def test_a_missing_child_is_created_and_one_that_is_there_is_repaired(
+    cluster: Cluster, server: Server
+) -> None:
+    group = {"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup"}
+    await cluster.create({**group, "metadata": {"namespace": "n", "name": "a"}})
+    method, path, _, _ = server.requests[0]
+    assert method == "POST"
+    assert path.startswith("/apis/scheduling.volcano.sh/v1beta1/namespaces/n/podgroups?")
+    server.code = 409
+    with pytest.raises(errors.Conflict):
+        await cluster.create({"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}})
+    assert [request[0] for request in server.requests] == ["POST", "POST", "PATCH"]
+
+
+async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
+    cluster: Cluster, server: Server
+) -> None:
+    server.code, server.headers = 429, {"Retry-After": "60"}
+    for _ in range(3):
+        with pytest.raises(errors.ApiBusy) as raised:
+            await cluster.read_job("n", "a")
+        assert raised.value.retry_after_seconds > 50
+    assert len(server.requests) == 1
+    server.code = 200
+    await cluster.read_lease("n", "a")
+
+
+async def test_a_standby_reads_and_campaigns_but_writes_nothing(cluster: Cluster, server: Server) -> None:
+    cluster.may_write = lambda: False
+    pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}}
+    for write in (cluster.apply(pod), cluster.create(pod), cluster.delete("pods", "n", "a", uid="u")):
+        with pytest.raises(errors.NotLeading):
+            await write
+    await cluster.read_job("n", "a")
+    await cluster.write_lease({"metadata": {"namespace": "n", "name": "a"}})
+    assert [request[0] for request in server.requests] == ["GET", "POST"]
 
 
 async def test_a_server_that_does_not_answer_is_named(

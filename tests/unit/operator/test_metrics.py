@@ -90,7 +90,8 @@ def test_readiness_and_health_are_told_apart(port: int, health: Health) -> None:
 
 
 def test_a_silent_watch_and_a_stuck_loop_are_complained_about(port: int, health: Health) -> None:
-    health.watched_at["pods"] = time.monotonic() - 1000
+    health.watched_at["pods", "quiet"] = time.monotonic() - 1000
+    health.watched_at["pods", "busy"] = time.monotonic()
     assert "watch of pods" in get(port, "/healthz")[1]
     health.watched_at.clear()
     health.loop_at -= 100

@@ -65,7 +65,7 @@ async def queue() -> WorkQueue[Key]:
 @pytest.fixture
 async def cache(workers: Workers, queue: WorkQueue[Key]) -> AsyncIterator[Cache]:
     """A cache with one running worker, and somebody who asks it all the time."""
-    cache = Cache(lambda _: None)
+    cache = Cache(lambda _: None, lambda _: None)
     job = builders.make_manifest(metrics={"port": workers.port})
     job["metadata"] |= {"uid": builders.UID, "resourceVersion": "1"}
     cache.store_job(job)
@@ -73,7 +73,9 @@ async def cache(workers: Workers, queue: WorkQueue[Key]) -> AsyncIterator[Cache]
     pod["metadata"]["resourceVersion"] = "2"
     pod["status"]["podIP"] = "127.0.0.1"
     cache.store_pod(pod)
-    asking = asyncio.create_task(ProgressPoller(cache, queue, interval_seconds=0.01).run())
+    leading = asyncio.Event()
+    leading.set()
+    asking = asyncio.create_task(ProgressPoller(cache, queue, interval_seconds=0.01).run(leading))
     yield cache
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import builders
 from kubedet_operator import errors
 from kubedet_operator.cache import Cache, Key
 from kubedet_operator.cluster import Cluster
+from kubedet_operator.events import Events, Occurrence
 from kubedet_operator.metrics import Metrics
 from kubedet_operator.reconcile import Reconciler
 from kubedet_operator.settings import OperatorSettings
@@ -28,19 +29,9 @@ class FakeCluster:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.failures: dict[str, errors.OperatorError] = {}
-        self.jobs: list[dict[str, Any]] = []
-        self.pods: list[dict[str, Any]] = []
         self._version = 100
 
-    async def list_jobs(self, _: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
-        for job in self.jobs:
-            yield job
-
-    async def list_pods(self, _: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
-        for pod in self.pods:
-            yield pod
-
-    async def apply_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    async def write_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
         self._ask("status", job["metadata"]["name"])
         return {**job, "metadata": {**job["metadata"], **self._next()}, "status": dict(status)}
 
@@ -49,7 +40,9 @@ class FakeCluster:
         created = {"uid": f"uid-{self._version}", "creationTimestamp": "2026-01-01T01:00:00Z"}
         return {**manifest, "metadata": {**manifest["metadata"], **created, **self._next()}}
 
-    async def delete_pod(self, namespace: str, name: str, *, uid: str) -> None:
+    create = apply
+
+    async def delete(self, plural: str, namespace: str, name: str, *, uid: str, force: bool = False) -> None:
         self._ask("delete", name)
 
     async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
@@ -77,20 +70,32 @@ def make_job(*, version: int = 1) -> dict[str, Any]:
     return manifest
 
 
+class Told(Events):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def record(self, job: Mapping[str, Any], occurrence: Occurrence) -> None:
+        self.reasons.append(occurrence.reason)
+
+
 class World:
     """A reconciler with its surroundings."""
 
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.queue: WorkQueue[Key] = WorkQueue()
-        self.cache = Cache(self.queue.add)
+        self.cache = Cache(self.queue.add, self.queue.add)
         self.metrics = Metrics()
+        self.events = Told()
         self.reconciler = Reconciler(
             cast(Cluster, self.cluster),
             self.cache,
             self.queue,
             metrics=self.metrics,
             settings=OperatorSettings(),
+            events=self.events,
             clock=lambda: NOW,
         )
 
@@ -100,6 +105,9 @@ class World:
             key = await self.queue.get()
             await self.reconciler.reconcile(key)
             self.queue.done(key)
+
+    def service_uid(self) -> str:
+        return str(next(iter(self.cache._services.values())).uid)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -172,7 +180,9 @@ async def test_a_refused_pod_is_told_of_in_the_status_until_it_is_accepted(world
 async def test_failures_are_counted_by_reason_and_tried_again(world: World) -> None:
     world.cluster.failures["status"] = errors.ApiBusy("busy", retry_after_seconds=30)
     world.cache.store_job(make_job())
-    worker = asyncio.create_task(world.reconciler.work())
+    leading = asyncio.Event()
+    leading.set()
+    worker = asyncio.create_task(world.reconciler.work(leading))
     while not world.cluster.asked:
         await asyncio.sleep(0)
     await asyncio.sleep(0.01)
@@ -194,14 +204,46 @@ async def test_restarts_and_endings_are_counted_once(world: World) -> None:
     assert world.count("kubedet_operator_finished_total", result="Failed") == 1
 
 
-async def test_a_resync_finds_what_no_event_told(world: World) -> None:
+async def test_counts_wait_for_others_but_a_turn_is_written_at_once(world: World) -> None:
     world.cache.store_job(make_job())
-    world.cache.store_pod(builders.make_pod())
     await world.settle()
-    world.cluster.jobs = [make_job(version=900)]
-    await world.reconciler.resync()
-    assert not world.cache.pods(KEY)
+    writes = world.cluster.asked.count(("status", "demo"))
+    world.cache.store_pod({**builders.make_pod(waiting="ContainerCreating", uid="other")})
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+    world.cache.drop_pod(KEY, "demo-worker-0", uid="other")
+    running = builders.make_pod(uid="third")
+    world.cache.store_pod(running)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes + 1
+    assert world.events.reasons[-1] == "WorkersRunning"
+
+
+async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    service = world.cluster.asked.count(("apply", "demo-workers"))
+    world.cache.drop_service(KEY, uid=world.service_uid())
+    await world.settle()
+    assert world.cluster.asked.count(("apply", "demo-workers")) == service + 1
+
+
+async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(world: World) -> None:
+    world.cache.store_job(make_job())
+    leading = asyncio.Event()
+    leading.set()
+
+    def lose(verb: str, name: str) -> None:
+        leading.clear()
+        raise errors.NotLeading("another replica leads")
+
+    world.cluster._ask = lose  # type: ignore[method-assign]
+    worker = asyncio.create_task(world.reconciler.work(leading))
+    await asyncio.sleep(0.01)
+    worker.cancel()
+    assert not leading.is_set()
     assert len(world.queue) == 1
+    assert world.count("kubedet_operator_reconcile_errors_total", reason="NotLeading") == 0
 
 
 def _reason(world: World) -> str:

@@ -1,0 +1,385 @@
+"""How the operator bears thousands of jobs, beside the API server's own ceiling in the same run; prints JSON.
+
+Each job has a Service, two workers and their rendezvous pod, which the scheduler binds to fake nodes. Goals: at
+least 95 % of the ceiling, 0.1 / 0.3 s from job to pods (p50 / p99) at 10 jobs/s, 110 MiB at 1000 jobs, 7 ms of
+CPU a job, no write when idle. The cluster is a throw-away one of KUBECONFIG, with manifests/crds and 200
+fake nodes; where `shared/cluster` lies beside the project it is made and taken down here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from bare_client import CORE, JOBS, BareClient, Observer
+
+ROOT = Path(__file__).resolve().parent.parent
+KIT = ROOT.parent / "shared" / "cluster"
+CLUSTER = "kubedet-benchmark"
+NODES = 200
+NAMESPACE = "kubedet-benchmark"
+PODS = 3
+"""Two workers and the rendezvous pod."""
+
+PARALLEL = 16
+UID = "00000000-0000-0000-0000-000000000000"
+"""Stands in a prepared manifest for the uid of its job."""
+
+WRITES = ("create", "apply", "update", "patch", "delete")
+_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.M)
+
+
+class OperatorProcess:
+    """The operator as a process, and what the kernel and its own metrics say of it."""
+
+    def __init__(self, kubeconfig: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        environment = {
+            **os.environ,
+            "KUBECONFIG": kubeconfig,
+            "KUBEDET_OPERATOR_NAMESPACES": NAMESPACE,
+            "KUBEDET_OPERATOR_METRICS_PORT": str(self._port),
+        }
+        log = os.environ.get("KUBEDET_BENCHMARK_LOG", os.devnull)
+        self.started = time.monotonic()
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kubedet_operator"], env=environment, stderr=output
+            )
+
+    async def wait_until_ready(self) -> None:
+        await until(lambda: self._get("/readyz"), "readiness of the operator")
+
+    def reconciliations(self) -> float:
+        """How many there were; infinitely few while it does not answer, or has more to do."""
+        try:
+            text = self._get("/metrics")
+        except OSError:
+            return 0.0
+        values = {name: float(value) for name, labels, value in _SAMPLE.findall(text) if not labels}
+        waiting = values.get("kubedet_operator_queue_depth", 0.0)
+        return 0.0 if waiting else values["kubedet_operator_reconcile_duration_seconds_count"]
+
+    def writes(self) -> Counter[str]:
+        """Requests that change something, by verb and resource."""
+        counted: Counter[str] = Counter()
+        for name, labels, value in _SAMPLE.findall(self._get("/metrics")):
+            if name == "kubedet_operator_api_requests_total":
+                label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+                if label["verb"] in WRITES:
+                    counted[f"{label['verb']} {label['resource']}"] += int(float(value))
+        return counted
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mib(self, field: str = "VmRSS") -> float:
+        found = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{self._process.pid}/status").read_text())
+        assert found is not None
+        return int(found.group(1)) / 1024
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(timeout=30)
+
+    def _get(self, path: str) -> str:
+        if self._process.poll() is not None:
+            raise SystemExit(f"the operator ended with code {self._process.returncode}")
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+
+async def until(look: Callable[[], Any], what: str, *, seconds: float = 600) -> None:
+    """Return once `look` is true; an endpoint that does not answer is not."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            found = look()
+            if await found if isinstance(found, Awaitable) else found:
+                return
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            raise SystemExit(f"no {what} within {seconds} s")
+        await asyncio.sleep(0.05)
+
+
+async def until_quiet(operator: OperatorProcess) -> None:
+    """Return once the operator has told everything that there is to tell: Events come at leisure."""
+    before = -1
+    while (now := sum(count for what, count in operator.writes().items() if "leases" not in what)) != before:
+        before = now
+        await asyncio.sleep(5)
+
+
+async def create_jobs(client: BareClient, names: list[str], *, per_second: float = 0.0) -> dict[str, float]:
+    """Create jobs, as fast as the API server takes them or at a rate; returns when each was asked for."""
+    asked: dict[str, float] = {}
+    free = asyncio.Semaphore(PARALLEL)
+
+    async def create(name: str) -> None:
+        async with free:
+            asked[name] = time.monotonic()
+            await client.request("POST", f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs", _job(name))
+
+    tasks = []
+    for name in names:
+        tasks.append(asyncio.create_task(create(name)))
+        if per_second:
+            await asyncio.sleep(1 / per_second)
+    await asyncio.gather(*tasks)
+    return asked
+
+
+async def clean(client: BareClient) -> None:
+    """Delete everything and wait until it is gone."""
+    jobs = f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs"
+    core = f"{CORE}/namespaces/{NAMESPACE}"
+    await client.request("DELETE", jobs)
+    for path in (jobs, f"{core}/services", f"{core}/pods"):
+        while await client.count(path):
+            await client.request("DELETE", path)
+            await asyncio.sleep(1)
+
+
+async def measure_burst(client: BareClient, operator: OperatorProcess, number: int) -> dict[str, Any]:
+    """`number` jobs at once: until all have their pods and a status, and until all run."""
+    observer = Observer(client, NAMESPACE, PODS)
+    await observer.start()
+    names = [f"burst-{index}" for index in range(number)]
+    memory, cpu, before = operator.resident_mib(), operator.cpu_seconds(), operator.writes()
+    started = time.monotonic()
+    await create_jobs(client, names)
+    await until(
+        lambda: len(observer.complete_at) == number and len(observer.described) == number, "pods of all jobs"
+    )
+    seconds = time.monotonic() - started
+    written = operator.writes() - before
+    await until(lambda: len(observer.running) == number, "that all jobs run")
+    await asyncio.sleep(2)
+    await observer.stop()
+    in_all = operator.writes() - before
+    return {
+        "jobs_per_second": round(number / seconds, 1),
+        "cpu_ms_per_job": round((operator.cpu_seconds() - cpu) / number * 1000, 2),
+        "memory_mib_before": round(memory, 1),
+        "memory_mib_after": round(operator.resident_mib(), 1),
+        "writes_per_job": {what: round(count / number, 2) for what, count in in_all.items()},
+        "status_writes_until_created": sum(written[f"{verb} detectionjobs"] for verb in WRITES),
+    }
+
+
+async def measure_ceiling(client: BareClient, number: int, *, status_writes: int) -> float:
+    """Jobs per second of a bare client that makes the same writes, as cheaply as the API server has them."""
+    manifests = _children("ceiling-NUMBER")
+    plurals = [f"{manifest['kind'].lower()}s" for manifest in manifests]
+    children = [json.dumps(manifest) for manifest in manifests]
+    free = asyncio.Semaphore(PARALLEL)
+    jobs = f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs"
+
+    async def run(index: int) -> None:
+        name = f"ceiling-{index}"
+        async with free:
+            created = await client.request("POST", jobs, _job(name))
+            texts = [
+                text.replace("ceiling-NUMBER", name).replace(UID, created["metadata"]["uid"])
+                for text in children
+            ]
+            await asyncio.gather(
+                *(
+                    client.request("POST", f"{CORE}/namespaces/{NAMESPACE}/{plural}", text)
+                    for plural, text in zip(plurals, texts, strict=True)
+                )
+            )
+            for _ in range(status_writes // number + (index < status_writes % number)):
+                created["status"] = _STATUS | {"attempt": created.get("status", {}).get("attempt", 0) + 1}
+                created = await client.request("PUT", f"{jobs}/{name}/status", created)
+
+    started = time.monotonic()
+    await asyncio.gather(*(run(index) for index in range(number)))
+    return number / (time.monotonic() - started)
+
+
+async def measure_latency(client: BareClient, *, per_second: float, seconds: float) -> dict[str, Any]:
+    """Seconds from the request that creates a job until its last pod is seen, at a steady rate."""
+    observer = Observer(client, NAMESPACE, PODS)
+    await observer.start()
+    names = [f"steady-{index}" for index in range(int(per_second * seconds))]
+    asked = await create_jobs(client, names, per_second=per_second)
+    await until(lambda: len(observer.complete_at) == len(names), "pods of all jobs")
+    await observer.stop()
+    taken = sorted(observer.complete_at[name] - asked[name] for name in names)
+    return {
+        "jobs_per_second": per_second,
+        "p50_seconds": round(statistics.median(taken), 3),
+        "p99_seconds": round(taken[int(len(taken) * 0.99)], 3),
+    }
+
+
+async def measure_idle(operator: OperatorProcess, seconds: float) -> dict[str, Any]:
+    """Writes and CPU of an operator whose jobs all run."""
+    cpu, before, started = operator.cpu_seconds(), operator.writes(), time.monotonic()
+    await asyncio.sleep(seconds)
+    minutes = (time.monotonic() - started) / 60
+    written = operator.writes() - before
+    lease = sum(count for what, count in written.items() if what.endswith(" leases"))
+    return {
+        "writes_per_minute": round((sum(written.values()) - lease) / minutes, 1),
+        "lease_renewals_per_minute": round(lease / minutes, 1),
+        "cpu_share_of_a_core": round((operator.cpu_seconds() - cpu) / seconds, 4),
+    }
+
+
+async def measure_restart(operator: OperatorProcess, kubeconfig: str, number: int) -> dict[str, Any]:
+    """Seconds from the start of a new process until it has looked at every job, and its memory then."""
+    operator.stop()
+    again = OperatorProcess(kubeconfig)
+    try:
+        await until(lambda: again.reconciliations() >= number, "reconciliation of all jobs")
+        seconds = time.monotonic() - again.started
+        await asyncio.sleep(3)
+        return {
+            "recovery_seconds": round(seconds, 2),
+            "cpu_seconds": round(again.cpu_seconds(), 2),
+            "memory_mib": round(again.resident_mib(), 1),
+            "memory_mib_peak": round(again.resident_mib("VmHWM"), 1),
+            "writes": sum(again.writes().values()),
+        }
+    finally:
+        again.stop()
+
+
+async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any]:
+    client = BareClient(kubeconfig)
+    found: dict[str, Any] = {"benchmark": "operator_load", "cores": os.cpu_count()}
+    try:
+        await client.request("POST", f"{CORE}/namespaces", {"metadata": {"name": NAMESPACE}}, allowed=409)
+        await clean(client)
+        operator = OperatorProcess(kubeconfig)
+        await operator.wait_until_ready()
+        found["latency"] = await measure_latency(client, per_second=options.rate, seconds=options.seconds)
+        operator.stop()
+        await clean(client)
+        for number in options.jobs:
+            operator = OperatorProcess(kubeconfig)
+            try:
+                await operator.wait_until_ready()
+                row = await measure_burst(client, operator, number)
+                await until_quiet(operator)
+                row["idle"] = await measure_idle(operator, options.idle)
+                row["restart"] = await measure_restart(operator, kubeconfig, number)
+            finally:
+                operator.stop()
+            await clean(client)
+            ceiling = await measure_ceiling(client, number, status_writes=row["status_writes_until_created"])
+            row["ceiling_jobs_per_second"] = round(ceiling, 1)
+            row["share_of_ceiling"] = round(row["jobs_per_second"] / ceiling, 3)
+            await clean(client)
+            found[f"jobs_{number}"] = row
+    finally:
+        await client.close()
+    return found
+
+
+_STATUS: dict[str, Any] = {
+    "phase": "Pending",
+    "conditions": [
+        {
+            "type": kind,
+            "status": "False",
+            "reason": "WaitingForPods",
+            "message": "no worker has started yet",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "observedGeneration": 1,
+        }
+        for kind in ("Initialized", "Running", "Restarting", "Degraded", "Complete", "Failed")
+    ],
+}
+
+
+def _job(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubedet.dev/v1alpha1",
+        "kind": "DetectionJob",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "recipe": "smoke_faster_rcnn",
+            "dataset": {"storageUri": "synthetic://shapes"},
+            "worker": {"replicas": 2, "gpus": 0},
+        },
+    }
+
+
+def _children(name: str) -> list[dict[str, Any]]:
+    """What the operator creates for a job, as JSON has it."""
+    # Here, since the measured process must not carry what this one imports.
+    from kubedet_operator.api import types
+    from kubedet_operator.build.children import build_children
+    from kubedet_operator.settings import OperatorSettings
+
+    manifest = _job("placeholder")
+    manifest["metadata"] |= {"uid": UID, "generation": 1}
+    built = build_children(types.parse_job(manifest), attempt=0, settings=OperatorSettings())
+    children: list[dict[str, Any]] = json.loads(json.dumps(built).replace("placeholder", name))
+    return children
+
+
+def _prepare() -> str | None:
+    """The kubeconfig of a cluster with fake nodes, made here if none is given."""
+    if given := os.environ.get("KUBECONFIG"):
+        return given
+    if not KIT.is_dir():
+        return None
+    output = subprocess.run([KIT / "up", "--name", CLUSTER], check=True, capture_output=True, text=True)
+    subprocess.run([KIT / "fake-nodes", str(NODES), "--name", CLUSTER], check=True, capture_output=True)
+    found = re.search(r"KUBECONFIG=(\S+)", output.stdout)
+    programs = subprocess.run([KIT / "unpack"], check=True, capture_output=True, text=True)
+    kubectl = Path(programs.stdout.strip().splitlines()[-1]) / "kubectl"
+    assert found is not None
+    crds = ["apply", "--server-side", "-f", str(ROOT / "manifests/crds")]
+    subprocess.run([kubectl, "--kubeconfig", found.group(1), *crds], check=True, capture_output=True)
+    return found.group(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, nargs="+", default=[100, 1000, 3000])
+    parser.add_argument("--rate", type=float, default=10, help="jobs offered a second for the latency")
+    parser.add_argument("--seconds", type=float, default=30, help="for how long they are offered")
+    parser.add_argument("--idle", type=float, default=60, help="seconds over which idleness is measured")
+    options = parser.parse_args()
+    is_ours = not os.environ.get("KUBECONFIG")
+    kubeconfig = _prepare()
+    if kubeconfig is None:
+        print(json.dumps({"benchmark": "operator_load", "skipped": "KUBECONFIG names no cluster"}))
+        return 0
+    try:
+        print(json.dumps(asyncio.run(measure(kubeconfig, options)), indent=2))
+    finally:
+        if is_ours:
+            subprocess.run([KIT / "down", "--name", CLUSTER], check=True, capture_output=True)
+            shutil.rmtree(Path(kubeconfig).parent, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
