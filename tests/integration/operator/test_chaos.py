@@ -58,7 +58,8 @@ def test_every_job_ends_as_it_should_and_leaves_nothing(
         if index % EVERY_FAILING == 0:
             ending = {"fake.kubedet/fail-after": "3s", "fake.kubedet/exit-code": "137"}
             expected[name] = "Failed"
-        fleet.apply(name, annotations=ending, worker={"replicas": 1 + index % 2}, backoffLimit=1)
+        job = fleet.build(name, annotations=ending, worker={"replicas": 1 + index % 2}, backoffLimit=1)
+        fleet.cluster.apply(job)
         if index % 20 == 0:
             memory.append((time.monotonic(), operator.metric("process_resident_memory_bytes")))
         time.sleep(SECONDS / JOBS)
