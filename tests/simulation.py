@@ -55,9 +55,6 @@ class Simulation:
         """The status of the job; empty once it is deleted."""
         return dict((self.job or {}).get("status") or {})
 
-    def worker(self, index: int) -> dict[str, Any] | None:
-        return self.pods.get(names.worker_name(self.name, index))
-
     def uids(self) -> dict[int, str]:
         """Worker index -> uid."""
         return {_index(pod): pod["metadata"]["uid"] for pod in self._workers()}

@@ -15,7 +15,7 @@ from kubedet_operator.api.status import (
     dump_status,
     format_seconds,
 )
-from kubedet_operator.build import placement
+from kubedet_operator.build import environment, placement
 from kubedet_operator.build.children import build_children
 from kubedet_operator.facts import Facts, format_time, parse_time
 from kubedet_operator.plan import Action, ApplyChild, DeletePod, Draft, Plan
@@ -143,17 +143,24 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
     # Two attempts must never train at once: the new one waits until the last pod of the old one has ended.
     if any(not pod.ended and pod.attempt < draft.status.attempt for pod in facts.workers):
         return ()
+    job = facts.job.metadata.name
     taken = {pod.name for pod in facts.pods} | facts.occupied
+    indices = [index for index in draft.indices if names.worker_name(job, index) not in taken]
+    has_rendezvous = environment.max_replicas(facts.job.spec) == 1 or names.rendezvous_name(job) in taken
+    if not indices and has_rendezvous and not facts.repair:
+        return ()
     children = build_children(
         facts.job,
         attempt=draft.status.attempt,
         settings=settings,
-        indices=draft.indices,
+        indices=indices,
         excluded=draft.status.excludedNodes,
     )
-    pods = [child for child in children if child["kind"] == "Pod" and child["metadata"]["name"] not in taken]
-    others = [child for child in children if child["kind"] != "Pod"] if pods or facts.repair else []
-    return tuple(ApplyChild(manifest=child) for child in (*others, *pods))
+    return tuple(
+        ApplyChild(manifest=child)
+        for child in children
+        if child["kind"] != "Pod" or child["metadata"]["name"] not in taken
+    )
 
 
 def _goes_first(action: ApplyChild) -> bool:

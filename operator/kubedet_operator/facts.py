@@ -63,6 +63,8 @@ class PodFacts:
     """What the scheduler says while it finds no node."""
     gated: bool = False
     """A queue holds the pod back from the scheduler."""
+    placed: datetime | None = None
+    """When the scheduler chose its node."""
     waiting_reason: str | None = None
     """What the kubelet waits for before it starts the container."""
     waiting_message: str | None = None
@@ -205,6 +207,7 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
         disruption=_said(conditions, "DisruptionTarget", "True", "reason"),
         unscheduled=None if gated else _said(conditions, "PodScheduled", "False", "message"),
         gated=gated,
+        placed=_placed(conditions.get("PodScheduled", {})),
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message"),
         ending=_ending(status),
@@ -282,6 +285,12 @@ def _ending(status: Mapping[str, Any]) -> Ending | None:
 def _said(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str, field: str) -> str | None:
     condition = conditions.get(kind, {})
     return condition.get(field) or kind if condition.get("status") == status else None
+
+
+def _placed(scheduled: Mapping[str, Any]) -> datetime | None:
+    if scheduled.get("status") != "True" or "lastTransitionTime" not in scheduled:
+        return None
+    return parse_time(scheduled["lastTransitionTime"])
 
 
 def _lost_at(

@@ -65,7 +65,7 @@ class PodFailure:
     is_dated: bool = True
     """Whether anybody has said when: else `time` is only when it was seen."""
     from_outside: bool = False
-    """Somebody or something ended the pod, whatever it was doing; or the job has such failures passed over."""
+    """Somebody or something ended the pod, whatever it was doing; or the job has its like passed over."""
     rule: str | None = None
     """The rule of the job that decided whom it is charged to."""
     last_lines: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.status import HISTORY_LENGTH, FailureRecord
@@ -96,7 +96,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     )
     waiting = [pod for pod in pods if pod.phase == "Pending" and pod.node]
     if waiting and obstacle is None:
-        draft = draft.check(min(pod.created for pod in waiting) + timedelta(seconds=CREATION_SECONDS))
+        draft = draft.check(min(map(_since, waiting)) + timedelta(seconds=CREATION_SECONDS))
     return _build_anew(facts, draft, pods)
 
 
@@ -116,7 +116,7 @@ def _turn_initialized(draft: Draft, obstacle: _Obstacle | None, *, started: int,
 def _limit(facts: Facts, draft: Draft, obstacle: _Obstacle, pod: PodFacts) -> Draft:
     """Fail the job once `pod` has been kept from starting for too long."""
     patience = LATER_START_SECONDS if draft.status.progress else FIRST_START_SECONDS
-    due = pod.created + timedelta(seconds=patience)
+    due = _since(pod) + timedelta(seconds=patience)
     if facts.now < due:
         return draft.check(due)
     record = FailureRecord(
@@ -168,12 +168,13 @@ def _pod_obstacle(facts: Facts, pod: PodFacts) -> _Obstacle | None:
         known = _SECRET
     if known is not None:
         message = f"pod {pod.name} ({pod.waiting_reason}): {said}; {known.remedy}"
-        return _Obstacle(reason=known.reason, message=message, pod=pod, lasting=True)
+        # A container that has run before, as the rendezvous' may have, comes back by itself or is charged.
+        return _Obstacle(reason=known.reason, message=message, pod=pod, lasting=pod.phase == "Pending")
     if pod.phase != "Pending":
         return None
     if pod.unscheduled is not None:
         return _unscheduled(pod, pod.unscheduled)
-    seconds = (facts.now - pod.created).total_seconds()
+    seconds = (facts.now - _since(pod)).total_seconds()
     if pod.node and seconds >= CREATION_SECONDS:
         message = (
             f"pod {pod.name} on node {pod.node} has not started within {CREATION_SECONDS} s "
@@ -182,6 +183,11 @@ def _pod_obstacle(facts: Facts, pod: PodFacts) -> _Obstacle | None:
         )
         return _Obstacle(reason=Reason.CONTAINER_NOT_CREATED, message=message, pod=pod)
     return None
+
+
+def _since(pod: PodFacts) -> datetime:
+    """Since when the kubelet has been at it: time in a queue is not its."""
+    return pod.placed or pod.created
 
 
 def _unscheduled(pod: PodFacts, said: str) -> _Obstacle:

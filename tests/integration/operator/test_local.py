@@ -127,6 +127,12 @@ def test_claims_are_refused_with_a_remedy(tmp_path: Path) -> None:
     assert refused == {"spec.weightsMirror", "spec.dataset.proposals.storageUri"}
 
 
+@pytest.mark.parametrize("spec", [{"suspend": True}, {"managedBy": "example.com/other"}])
+def test_a_job_that_would_not_start_is_refused(tmp_path: Path, spec: dict[str, Any]) -> None:
+    with pytest.raises(InvalidManifest, match="must not be set on this machine; remove it"):
+        _run(tmp_path, _manifest(**spec))
+
+
 def _wait_for(path: Path) -> None:
     for _ in range(600):
         if path.exists() and path.read_text():

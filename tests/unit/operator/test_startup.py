@@ -62,3 +62,31 @@ def test_a_refused_child_is_told_of_in_the_api_server_s_words() -> None:
     assert world.condition(plan, "Initialized")[:2] == ("False", "ChildRejected")
     assert "exceeded quota" in world.condition(plan, "Initialized")[2]
     assert "demo-worker-0" in world.created(plan)
+
+
+def test_time_in_a_queue_is_not_held_against_the_kubelet() -> None:
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:59:50Z"}
+    blocked = world.pod(phase="Pending", waiting="ImagePullBackOff", conditions=[placed])
+    plan = world.decide_on(blocked)
+    assert world.condition(plan, "Degraded")[:2] == ("True", "ImageNotPulled")
+    assert world.condition(plan, "Failed")[0] == "False"
+    assert plan.next_check_seconds == 590
+    creating = world.pod(phase="Pending", waiting="ContainerCreating", conditions=[placed])
+    assert world.condition(world.decide_on(creating), "Initialized")[1] == "WaitingForPods"
+
+
+def test_a_rendezvous_that_ran_for_long_does_not_fail_the_job_when_it_crashes() -> None:
+    crashing = world.rendezvous(waiting="CrashLoopBackOff")
+    starting = world.pod(0, phase="Pending", waiting="ContainerCreating")
+    plan = world.decide_on(starting, world.pod(1), crashing, worker={"replicas": 2, "gpus": 0})
+    assert world.condition(plan, "Failed")[0] == "False"
+    assert world.condition(plan, "Degraded")[:2] == ("True", "ContainerNotCreated")
+
+
+def test_an_elastic_job_that_trains_is_not_ended_by_a_worker_that_cannot_start() -> None:
+    blocked = world.pod(1, phase="Pending", waiting="ErrImagePull")
+    spec = {"elasticPolicy": {"maxReplicas": 2}, "checkpoint": {"storageUri": "s3://bucket/x"}}
+    pods = (world.pod(0), blocked, world.rendezvous())
+    plan = world.decide_on(*pods, worker={"replicas": 2, "gpus": 0}, **spec)
+    assert world.condition(plan, "Failed")[0] == "False"
+    assert world.condition(plan, "Running")[0] == "True"
