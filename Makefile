@@ -66,6 +66,10 @@ e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a re
 bench: $(VENV)/dev.stamp ## Print the figures of benchmarks/ as JSON
 	for name in commands data metrics models operator_idle; do $(BIN)/python benchmarks/$$name.py; done
 
+.PHONY: bench-operator
+bench-operator: $(VENV)/dev.stamp ## Print how the operator bears 100, 1000 and 3000 jobs, beside the API server's ceiling
+	$(BIN)/python benchmarks/operator_load.py
+
 .PHONY: bench-gpu
 bench-gpu: $(VENV)/dev.stamp ## Print what training steps of the zoo cost on this machine's GPU
 	$(BIN)/python benchmarks/gpu.py

@@ -37,6 +37,7 @@ class BareClient:
         )
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._session.close()
 
     async def request(
@@ -90,6 +91,7 @@ class Observer:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
+        """Begin to watch."""
         pods = f"{CORE}/namespaces/{self.namespace}/pods"
         jobs = f"{JOBS}/namespaces/{self.namespace}/detectionjobs"
         self._tasks = [
@@ -99,6 +101,7 @@ class Observer:
         await asyncio.sleep(0.5)
 
     async def stop(self) -> None:
+        """Watch no more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

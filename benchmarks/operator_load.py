@@ -1,9 +1,9 @@
-"""How the operator bears thousands of jobs, beside the API server's own ceiling in the same run; prints JSON.
+"""How the operator bears thousands of jobs, beside the API server's ceiling in the same run; prints JSON.
 
-Each job has a Service, two workers and their rendezvous pod, which the scheduler binds to fake nodes. Goals: at
-least 95 % of the ceiling, 0.1 / 0.3 s from job to pods (p50 / p99) at 10 jobs/s, 110 MiB at 1000 jobs, 7 ms of
-CPU a job, no write when idle. The cluster is a throw-away one of KUBECONFIG, with manifests/crds and 200
-fake nodes; where `shared/cluster` lies beside the project it is made and taken down here.
+Each job has a Service, two workers and their rendezvous pod, which the scheduler binds to fake nodes. Goals:
+at least 95 % of the ceiling, 0.1 / 0.3 s from job to pods (p50 / p99) at 10 jobs/s, 110 MiB at 1000 jobs,
+7 ms of CPU a job, no write when idle. The cluster is a throw-away one of KUBECONFIG, with manifests/crds and
+200 fake nodes; where `shared/cluster` lies beside the project it is made and taken down here.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class OperatorProcess:
             )
 
     async def wait_until_ready(self) -> None:
+        """Return once it knows the world."""
         await until(lambda: self._get("/readyz"), "readiness of the operator")
 
     def reconciliations(self) -> float:
@@ -88,15 +89,18 @@ class OperatorProcess:
         return counted
 
     def cpu_seconds(self) -> float:
+        """CPU time since its start."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_mib(self, field: str = "VmRSS") -> float:
+        """Its memory now, or at its peak (`VmHWM`)."""
         found = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{self._process.pid}/status").read_text())
         assert found is not None
         return int(found.group(1)) / 1024
 
     def stop(self) -> None:
+        """End it, if it still runs."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(timeout=30)

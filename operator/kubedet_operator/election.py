@@ -1,8 +1,8 @@
 """Which of the replicas acts: the one that holds the Lease and renews it in time.
 
-The official client's election marks local time as UTC, ends at the first network error and keeps the Lease when
-the process ends; hence ours. As in client-go, no clocks are compared: a Lease has run out when a replica has not
-seen it change for its duration, and its holder gives it up by itself well before that.
+The official client's election marks local time as UTC, ends at the first network error and keeps the Lease
+when the process ends; hence ours. As in client-go, no clocks are compared: a Lease has run out when a replica
+has not seen it change for its duration, and its holder gives it up by itself well before that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events that tell the story of a run in `kubectl describe`: few, told again by counting, never waited for."""
+"""Events that tell the story of a run in `kubectl describe`: few, counted up, never waited for."""
 
 from __future__ import annotations
 

@@ -175,7 +175,8 @@ def configure(begin: Callable[[Any], None]) -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.persistence.finalizer = f"{names.GROUP}/cleanup"
-    settings.process.ultimate_exiting_timeout = 30
+    # It would kill this process some seconds after watches have ended, though they run again by then.
+    settings.process.ultimate_exiting_timeout = None
     # No handler needs to know of new kinds or namespaces, nor the right to list them.
     settings.scanning.disabled = True
     return settings

@@ -192,9 +192,9 @@ class Health:
     """A watch is dead after this long: it is told something every minute, and begun anew after 70 s."""
     loop_at: float = field(default_factory=time.monotonic)
     watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
-    """By resource and namespace; empty while no watch is supposed to run, since the API server cannot be reached, say."""
+    """By resource and namespace; empty while no watch is supposed to run: the API server is away, say."""
     ready: bool = False
-    """The world has been read: jobs are reconciled here, or will be as soon as the other replica is gone."""
+    """The world has been read: this replica reconciles jobs, or can take over at once."""
 
     def ages(self) -> dict[str, float]:
         """Seconds since the watch of each resource that was silent for longest gave a sign of life."""

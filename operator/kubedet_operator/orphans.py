@@ -1,4 +1,4 @@
-"""Children of jobs that are gone, and that no garbage collector will fetch: their owner was lost, not deleted."""
+"""Children of jobs that are gone, and that no garbage collector will fetch: their owner was lost."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ GATHER_SECONDS = 0.5
 """What happens to the pods of a job within this time is looked at together: one decision, one status."""
 
 MINOR_SECONDS = 10.0
-"""How long a change of a status may wait for others if it turns nothing and moves the progress by less than 1 %."""
+"""How long a change of a status may wait that turns nothing and moves the progress by less than 1 %."""
 
 REMEMBERED_SPECS = 500
 """Jobs whose spec is kept as it was read; an idle one can be read again."""
@@ -71,7 +71,7 @@ class Reconciler:
         self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
 
     async def work(self, leading: asyncio.Event) -> None:
-        """Reconcile one job after the other while `leading` is set, for ever; run several of these at once."""
+        """Reconcile one job after the other while `leading` is set, for ever; run several of these."""
         while True:
             await leading.wait()
             key = await self._queue.get()
@@ -177,7 +177,7 @@ class Reconciler:
         return True
 
     async def _act(self, key: Key, plan: Plan, *, is_new: bool) -> None:
-        """Carry out what comes first, then the rest at once; an error that is no rejection is raised before one."""
+        """Carry out what comes first, then the rest at once; of several errors a rejection is the last."""
         failures = await self._carry_out_all(key, plan.preparations, is_new=is_new)
         if not failures:
             failures = await self._carry_out_all(key, plan.actions, is_new=is_new)

@@ -6,7 +6,7 @@ Progress, checkpoint and results come from the trainer as they are, so their typ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 

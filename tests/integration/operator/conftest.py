@@ -305,11 +305,11 @@ class Fleet:
     cluster: Cluster
     namespace: str
 
-    def apply(self, name: str, *, annotations: dict[str, str], **spec: Any) -> None:
-        """Apply a job whose workers carry `annotations`."""
+    def build(self, name: str, *, annotations: dict[str, str], **spec: Any) -> dict[str, Any]:
+        """A job whose pods carry `annotations`, by which fake nodes treat them."""
         template = {"metadata": {"annotations": annotations}}
         spec["worker"] = {"gpus": 0, "template": template, **spec.get("worker", {})}
-        self.cluster.apply(builders.make_manifest(name=name, namespace=self.namespace, **spec))
+        return builders.make_manifest(name=name, namespace=self.namespace, **spec)
 
     def items(self, kind: str) -> dict[str, dict[str, Any]]:
         """All objects of a kind, by name."""

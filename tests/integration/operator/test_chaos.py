@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from chaos_proxy import Chaos, ChaosProxy
+from kubedet_trainer import contract
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -20,6 +21,7 @@ JOBS = int(os.environ.get("KUBEDET_CHAOS_JOBS", "30"))
 SECONDS = float(os.environ.get("KUBEDET_CHAOS_SECONDS", "20"))
 """Over which the jobs are created. An acceptance run takes 1000 jobs over 600 s, with silent watches."""
 
+RESULTS = {"fake.kubedet/message": contract.dump_termination_message(results=contract.Results(boxAP=61.5))}
 EVERY_FAILING = 10
 """Each of so many jobs fails once with every attempt, until its budget is spent."""
 
@@ -52,11 +54,12 @@ def test_every_job_ends_as_it_should_and_leaves_nothing(
     memory: list[tuple[float, float]] = []
     for index in range(JOBS):
         name = f"job-{index}"
-        ending, expected[name] = {"fake.kubedet/complete-after": "10s"}, "Succeeded"
+        ending, expected[name] = {"fake.kubedet/complete-after": "10s"} | RESULTS, "Succeeded"
         if index % EVERY_FAILING == 0:
             ending = {"fake.kubedet/fail-after": "3s", "fake.kubedet/exit-code": "137"}
             expected[name] = "Failed"
-        fleet.apply(name, annotations=ending, worker={"replicas": 1 + index % 2}, backoffLimit=1)
+        job = fleet.build(name, annotations=ending, worker={"replicas": 1 + index % 2}, backoffLimit=1)
+        fleet.cluster.apply(job)
         if index % 20 == 0:
             memory.append((time.monotonic(), operator.metric("process_resident_memory_bytes")))
         time.sleep(SECONDS / JOBS)
@@ -64,13 +67,13 @@ def test_every_job_ends_as_it_should_and_leaves_nothing(
     wait(
         lambda: fleet.phases() == expected or operator.process.poll() is not None,
         "the end of all jobs",
-        seconds=600,
+        seconds=300,
     )
     assert operator.process.poll() is None, operator.log.read_text()[-2000:]
     settled = time.monotonic() - started
     for name, job in fleet.items("dj").items():
         restarts = job["status"]["restarts"]["application"]
-        assert restarts == (1 if expected[name] == "Failed" else 0), name
+        assert restarts == (2 if expected[name] == "Failed" else 0), name
     running = [name for name, pod in fleet.items("pods").items() if pod["status"]["phase"] == "Running"]
     assert not running, "pods of jobs that have ended"
     assert proxy.done["409"]

@@ -144,6 +144,41 @@ def test_a_pod_that_somebody_deletes_comes_back(make_job: Callable[..., Any], cl
     assert job.status()["restarts"]["application"] == 0
 
 
+def test_a_service_that_somebody_deletes_or_edits_is_repaired(
+    make_job: Callable[..., Any], cluster: Any, wait: Callable[..., Any]
+) -> None:
+    job = make_job("repaired")
+    job.wait_for_pod()
+    service = wait(lambda: cluster.get("service", "repaired-workers"), "the Service")
+    cluster.kubectl("delete", "service", "repaired-workers", "-n", NAMESPACE)
+    wait(
+        lambda: (
+            (found := cluster.get("service", "repaired-workers"))
+            and found["metadata"]["uid"] != service["metadata"]["uid"]
+        ),
+        "another Service",
+    )
+    patch = json.dumps({"spec": {"publishNotReadyAddresses": False}})
+    cluster.kubectl("patch", "service", "repaired-workers", "-n", NAMESPACE, "--type=merge", "-p", patch)
+    wait(
+        lambda: cluster.get("service", "repaired-workers")["spec"].get("publishNotReadyAddresses"),
+        "the Service as it was",
+    )
+
+
+def test_children_of_a_job_that_was_lost_are_swept(
+    make_job: Callable[..., Any], cluster: Any, operator: Any, wait: Callable[..., Any]
+) -> None:
+    job = make_job("lost")
+    job.wait_for_pod()
+    assert operator.stop() == 0
+    cluster.kubectl("delete", "dj", "lost", "-n", NAMESPACE, "--cascade=orphan")
+    operator.start()
+    operator.wait_until_ready()
+    selector = "kubedet.dev/job-name=lost"
+    wait(lambda: not cluster.get("pods,services", "-l", selector), "nothing left", seconds=60)
+
+
 @pytest.mark.parametrize(
     ("name", "waiting", "said", "reason"),
     [
