@@ -29,7 +29,7 @@ REQUEST_SECONDS = 30
 """No request may hold a job longer than this."""
 
 CONNECTIONS = 16
-"""At once. Each costs a handshake and 0.3 MiB; more of them only make requests wait at the API server instead."""
+"""At once. Each costs a handshake and 0.3 MiB; with more of them requests only wait at the API server."""
 
 LEASE_SECONDS = 3
 """A request for the Lease that takes longer has failed: there must be time for another."""

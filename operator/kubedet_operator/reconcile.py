@@ -274,6 +274,7 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:
     """What of a status is worth a write at once."""
     kept = {field: value for field, value in status.items() if field not in _MINOR_FIELDS}
+    kept["desired"] = (status.get("workers") or {}).get("desired")  # decisions are made by it
     if progress := kept.get("progress"):
         kept["progress"] = {field: progress[field] for field in progress if field not in _MINOR_PROGRESS}
     kept["conditions"] = [
