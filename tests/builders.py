@@ -25,7 +25,7 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy"),
     ({"failurePolicy": {"rules": [{"name": "x", "action": "FailJob"}]}}, "spec.failurePolicy.rules[0]"),
     (
-        {"failurePolicy": {"rules": [{"name": "x", "action": "FailJob", "onMessagePatterns": ["a{9}"]}]}},
+        {"failurePolicy": {"rules": [{"name": "x", "action": "FailJob", "onMessagePatterns": ["(a"]}]}},
         "spec.failurePolicy.rules[0].onMessagePatterns[0]",
     ),
 ]
