@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from kubedet_trainer.config import VggConfig
 from kubedet_trainer.models.backbones.vgg import L2Norm, Vgg
 
 
-def _vgg(input_size: int) -> Vgg:
-    return Vgg(
-        input_size=input_size, stage_channels=(64, 128, 256, 512, 512), fc_channels=1024, extra_channels=256
-    )
+def _vgg(**options: Any) -> Vgg:
+    return Vgg(**asdict(VggConfig(**options)))
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,7 @@ def _vgg(input_size: int) -> Vgg:
 )
 def test_source_maps_have_the_published_sizes(input_size, channels, sides):
     with torch.device("meta"):
-        sources = _vgg(input_size)(torch.empty(1, 3, input_size, input_size))
+        sources = _vgg(input_size=input_size)(torch.empty(1, 3, input_size, input_size))
 
     assert [tuple(source.shape[1:]) for source in sources] == [
         (width, side, side) for width, side in zip(channels, sides, strict=True)
@@ -33,7 +35,7 @@ def test_source_maps_have_the_published_sizes(input_size, channels, sides):
 
 def test_first_source_map_is_normalised_and_the_trunk_goes_on_without():
     with torch.device("meta"):
-        vgg = _vgg(300)
+        vgg = _vgg()
 
     assert isinstance(vgg.features[22], nn.ReLU)
     assert vgg.first_source == 23
@@ -42,9 +44,18 @@ def test_first_source_map_is_normalised_and_the_trunk_goes_on_without():
     assert len(vgg.features) == 35
 
 
+def test_group_normalisation_follows_each_convolution_of_the_trunk():
+    with torch.device("meta"):
+        vgg = _vgg(stage_convs=(1, 1, 1, 1, 1), norm="gn")
+
+    kinds = [type(layer) for layer in vgg.features[:4]]
+    assert kinds == [nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.MaxPool2d]
+    assert sum(isinstance(layer, nn.GroupNorm) for layer in vgg.features) == 7
+
+
 def test_normalisation_gives_every_pixel_the_length_of_its_weights():
     x = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(0))
-    norm = L2Norm(8)
+    norm = L2Norm(8, initial_scale=20.0)
 
     torch.testing.assert_close(norm(x).norm(dim=1), torch.full((2, 3, 3), 20.0))
     torch.testing.assert_close(norm(x), norm(x * 7))
@@ -53,6 +64,6 @@ def test_normalisation_gives_every_pixel_the_length_of_its_weights():
 def test_pixel_without_any_activation_has_no_gradient_instead_of_an_infinite_one():
     x = torch.zeros(1, 4, 1, 1, requires_grad=True)
 
-    L2Norm(4)(x).sum().backward()
+    L2Norm(4, initial_scale=20.0)(x).sum().backward()
 
     assert torch.isfinite(x.grad).all()

@@ -14,7 +14,7 @@ from kubedet_trainer.config import rules
 Style = Literal["pytorch", "caffe"]
 Norm = Literal["bn", "gn"]
 Deformable = Literal["none", "offsets", "modulated"]
-NeckNorm = Literal["none", "gn"]
+ConvNorm = Literal["none", "gn"]
 ExtraLevels = Literal["pool", "conv"]
 
 
@@ -89,12 +89,20 @@ class VggConfig:
 
     input_size: int = 300
     """Side of the square input, 300 or 512; 512 has one source map more."""
+    stage_convs: tuple[int, int, int, int, int] = (2, 2, 3, 3, 3)
+    """3x3 convolutions of each of the five groups."""
     stage_channels: tuple[int, int, int, int, int] = (64, 128, 256, 512, 512)
     """Channels of the five groups of convolutions."""
     fc_channels: int = 1024
     """Channels of the two convolutions that stand for VGG's fully connected layers."""
     extra_channels: int = 256
     """Channels of the source maps after the third, which itself has twice as many."""
+    norm: ConvNorm = "none"
+    """Group normalisation after each convolution but the extra ones, to learn from scratch; or none."""
+    norm_groups: int = 32
+    """Groups of each group normalisation; unused without."""
+    first_source_scale: float = 20.0
+    """Length that each pixel of the first source map has at first; narrower maps learn with a smaller one."""
 
     def __post_init__(self) -> None:
         """Refuse a size whose source maps nobody laid out."""
@@ -106,9 +114,19 @@ class VggConfig:
         )
         rules.require_positive(
             "model.backbone",
+            stage_convs=min(self.stage_convs),
             stage_channels=min(self.stage_channels),
             fc_channels=self.fc_channels,
             extra_channels=self.extra_channels,
+            norm_groups=self.norm_groups,
+            first_source_scale=self.first_source_scale,
+        )
+        rules.require_choice("model.backbone.norm", self.norm, get_args(ConvNorm))
+        rules.require(
+            self.norm == "none" or not any(width % self.norm_groups for width in self.stage_channels),
+            path="model.backbone.norm_groups",
+            got=self.norm_groups,
+            rule=f"must divide all of stage_channels = {self.stage_channels}",
         )
 
 
@@ -124,7 +142,7 @@ class NeckConfig:
     """Levels given out; `extra_levels` says what those beyond the backbone's stages are made from."""
     extra_levels: ExtraLevels = "pool"
     """pool subsamples the coarsest level; conv convolves the backbone's last stage with stride 2."""
-    norm: NeckNorm = "none"
+    norm: ConvNorm = "none"
     """Group normalisation after each convolution, or none."""
     norm_groups: int = 32
     """Groups of each group normalisation; unused without."""
@@ -133,7 +151,7 @@ class NeckConfig:
         """Refuse a pyramid without levels."""
         rules.require_positive("model.neck", channels=self.channels, norm_groups=self.norm_groups)
         rules.require_choice("model.neck.extra_levels", self.extra_levels, get_args(ExtraLevels))
-        rules.require_choice("model.neck.norm", self.norm, get_args(NeckNorm))
+        rules.require_choice("model.neck.norm", self.norm, get_args(ConvNorm))
         rules.require(
             0 <= self.start_stage <= 3,
             path="model.neck.start_stage",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from kubedet_trainer.config import rules
-from kubedet_trainer.config.backbones import NeckNorm
+from kubedet_trainer.config.backbones import ConvNorm
 
 RoiKind = Literal["align", "deformable", "modulated"]
 
@@ -108,7 +108,7 @@ class BoxHeadConfig:
     """Fully connected layers that classification and refinement share."""
     fc_channels: int = 1024
     """Width of those layers."""
-    norm: NeckNorm = "none"
+    norm: ConvNorm = "none"
     """Group normalisation after each convolution, or none."""
     norm_groups: int = 32
     """Groups of each group normalisation; unused without."""
@@ -164,7 +164,7 @@ class MaskHeadConfig:
     """3x3 convolutions on the pooled features."""
     channels: int = 256
     """Of each of them."""
-    norm: NeckNorm = "none"
+    norm: ConvNorm = "none"
     """Group normalisation after each of them, or none."""
     norm_groups: int = 32
     """Groups of each group normalisation; unused without."""

@@ -18,6 +18,8 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.structures import Batch
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def sampling_plan(split: Split, *, images_per_process: int, global_batch: int, seed: int) -> Plan:
     """How the images of a training split are batched."""
@@ -46,7 +48,12 @@ class Loader:
         # Python ends forgotten child processes by SIGTERM, which these ignore, and then waits for them for
         # ever. What is registered here runs before that.
         atexit.register(self.close)
-        self._iterator = iter(self._batches)
+        # Born with these signals blocked, no worker is ended by one before it ignores them.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        try:
+            self._iterator = iter(self._batches)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         turn = self._turn = object()
         try:
             while self._turn is turn and self._iterator is not None:
@@ -145,7 +152,8 @@ def _as_is(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     # A stop is the rank's affair: it still needs batches until its state is saved, and ends its workers then.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -124,12 +124,24 @@ def smoke_retinanet() -> Recipe:
 
 
 def smoke_ssd() -> Recipe:
-    """A small single shot detector."""
+    """A small single shot detector, of fewer convolutions and with what makes them learn from scratch."""
     model = SsdConfig(
-        backbone=VggConfig(stage_channels=(8, 16, 32, 64, 64), fc_channels=128, extra_channels=32)
+        backbone=VggConfig(
+            stage_convs=(1, 1, 2, 2, 2),
+            stage_channels=(8, 16, 32, 64, 64),
+            fc_channels=128,
+            extra_channels=32,
+            norm="gn",
+            norm_groups=4,
+            first_source_scale=6.0,
+        )
     )
-    data = replace(_DATA, scale=(300, 300), keep_aspect=False, augmentation="ssd", pad_multiple=1)
-    return _recipe(model, data=data)
+    data = replace(_DATA, scale=(300, 300), keep_aspect=False, augmentation="ssd", pad_multiple=1, repeat=2)
+    return replace(
+        _recipe(model, data=data),
+        schedule=replace(_SCHEDULE, epochs=12, decay_epochs=(8, 11), warmup_iterations=50),
+        optimizer=replace(_OPTIMIZER, lr=0.01),
+    )
 
 
 def _recipe(

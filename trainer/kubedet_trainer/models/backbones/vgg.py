@@ -5,16 +5,13 @@ The indices of `features` and `extra` are those of the published weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-_CONVS = (2, 2, 3, 3, 3)
-"""3x3 convolutions of the five groups."""
-
-_INITIAL_SCALE = 20.0
 
 _EXTRA_LAYERS: dict[int, tuple[tuple[int, int, int], ...]] = {
     300: ((3, 2, 1), (3, 2, 1), (3, 1, 0), (3, 1, 0)),
@@ -27,25 +24,41 @@ class Vgg(nn.Module):
     """Source maps after the fourth group, after the converted fully connected layers, and beyond."""
 
     def __init__(
-        self, *, input_size: int, stage_channels: Sequence[int], fc_channels: int, extra_channels: int
+        self,
+        *,
+        input_size: int,
+        stage_convs: Sequence[int],
+        stage_channels: Sequence[int],
+        fc_channels: int,
+        extra_channels: int,
+        norm: Literal["none", "gn"],
+        norm_groups: int,
+        first_source_scale: float,
     ) -> None:
         """For square inputs of `input_size`, 300 or 512; `config.VggConfig` explains the other options."""
         super().__init__()
+
+        def convolve(in_channels: int, channels: int, conv: Callable[..., nn.Conv2d]) -> list[nn.Module]:
+            normalised = [nn.GroupNorm(norm_groups, channels)] if norm == "gn" else []
+            return [conv(in_channels, channels), *normalised, nn.ReLU(inplace=True)]
+
+        plain = partial(nn.Conv2d, kernel_size=3, padding=1)
+        dilated = partial(nn.Conv2d, kernel_size=3, padding=6, dilation=6)
         layers: list[nn.Module] = []
         channels = 3
-        for group, (width, num_convs) in enumerate(zip(stage_channels, _CONVS, strict=True)):
+        for group, (width, num_convs) in enumerate(zip(stage_channels, stage_convs, strict=True)):
             for _ in range(num_convs):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                layers += convolve(channels, width, plain)
                 channels = width
             if group == 3:
                 self.first_source = len(layers)
             if group < 4:
                 layers.append(nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True))
         layers.append(nn.MaxPool2d(kernel_size=3, stride=1, padding=1))
-        layers += [nn.Conv2d(channels, fc_channels, 3, padding=6, dilation=6), nn.ReLU(inplace=True)]
-        layers += [nn.Conv2d(fc_channels, fc_channels, 1), nn.ReLU(inplace=True)]
+        layers += convolve(channels, fc_channels, dilated)
+        layers += convolve(fc_channels, fc_channels, partial(nn.Conv2d, kernel_size=1))
         self.features = nn.Sequential(*layers)
-        self.l2_norm = L2Norm(stage_channels[3])
+        self.l2_norm = L2Norm(stage_channels[3], initial_scale=first_source_scale)
         self.out_channels = [stage_channels[3], fc_channels]
         self.extra = nn.ModuleList()
         for index, (kernel, stride, padding) in enumerate(_EXTRA_LAYERS[input_size]):
@@ -79,9 +92,9 @@ class Vgg(nn.Module):
 class L2Norm(nn.Module):
     """Every pixel's channels scaled to unit length, then each channel by a weight (Liu et al., 2015)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, initial_scale: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((channels,), _INITIAL_SCALE))
+        self.weight = nn.Parameter(torch.full((channels,), initial_scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same shape; pixels that are all zero stay so, with a zero gradient."""
