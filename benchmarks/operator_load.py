@@ -359,8 +359,9 @@ def _prepare() -> str | None:
     programs = subprocess.run([KIT / "unpack"], check=True, capture_output=True, text=True)
     kubectl = Path(programs.stdout.strip().splitlines()[-1]) / "kubectl"
     assert found is not None
-    crds = ["apply", "--server-side", "-f", str(ROOT / "manifests/crds")]
-    subprocess.run([kubectl, "--kubeconfig", found.group(1), *crds], check=True, capture_output=True)
+    crds = ["-f", str(ROOT / "manifests/crds")]
+    for command in (["apply", "--server-side", *crds], ["wait", "--for=condition=Established", *crds]):
+        subprocess.run([kubectl, "--kubeconfig", found.group(1), *command], check=True, capture_output=True)
     return found.group(1)
 
 
