@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -130,7 +129,7 @@ class Reconciler:
         """Whether a status is to be written now; one that can wait for others is seen to later."""
         if before == after:
             return False
-        wait = self._written_at.get(key, float("-inf")) + MINOR_SECONDS - time.monotonic()
+        wait = self._written_at.get(key, float("-inf")) + MINOR_SECONDS - self._queue.time()
         if wait <= 0 or _without_minor(before) != _without_minor(after):
             return True
         self._queue.add_after(key, wait)
@@ -172,7 +171,7 @@ class Reconciler:
                 self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
             self._queue.add(key)
             return False
-        self._written_at[key] = time.monotonic()
+        self._written_at[key] = self._queue.time()
         self._report(key, manifest, status)
         return True
 
