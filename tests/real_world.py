@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -189,34 +190,36 @@ class _Post(Cache):
 
 
 class Ground:
-    """What all worlds share: an event loop, and in it the watches and an administrator's client."""
+    """What all worlds share: an event loop in a thread, with the watches and an administrator's client."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, kube: Kube) -> None:
-        self._loop = loop
-        self._cluster = Cluster(Metrics())
+    def __init__(self, kube: Kube) -> None:
         self.kube = kube
         self.post = _Post()
+        self._listed = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="ground")
+
+    def __enter__(self) -> Ground:
+        self._thread.start()
+        assert self._listed.wait(SECONDS), "the cluster cannot be watched"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
 
     def call(self, work: Coroutine[Any, Any, Any], *, seconds: float = SECONDS) -> Any:
         """The result of `work`, which is done in the loop; to be called from other threads."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
-    async def begin(self) -> asyncio.Task[None]:
-        """Begin to follow the whole cluster; return once it is known."""
-        listed = asyncio.Event()
-        watches = handlers.Watches(self.post, health=Health(), namespaces=(), listed=listed.set)
-        watching = asyncio.create_task(handlers.watch(watches, cluster=self._cluster, namespaces=()))
-        known = asyncio.create_task(listed.wait())
-        await asyncio.wait((watching, known), return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            watching.result()
-        return watching
-
-    async def end(self, watching: asyncio.Task[None]) -> None:
-        """End what `begin` has begun."""
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        cluster = Cluster(Metrics())
+        watches = handlers.Watches(self.post, health=Health(), namespaces=(), listed=self._listed.set)
+        watching = asyncio.create_task(handlers.watch(watches, cluster=cluster, namespaces=()))
+        await self._stop.wait()
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        await self._cluster.close()
+        await asyncio.wait((watching,))
+        await cluster.close()
         await self.kube.close()
 
 
@@ -452,10 +455,11 @@ class RealWorld:
             self._bind(pod, f"node-{index or 0}")
         return pod
 
-    def _bind(self, pod: Mapping[str, Any], node: str) -> None:
+    def _bind(self, pod: dict[str, Any], node: str) -> None:
         name = pod["metadata"]["name"]
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         self._ask("POST", f"{self._core}/pods/{name}/binding", {"metadata": {"name": name}, "target": target})
+        pod["spec"]["nodeName"] = node
 
     def _set_state(
         self, index: int | None, phase: str, state: Mapping[str, Any], *, ready: bool = False

@@ -202,7 +202,8 @@ class Simulation:
         """The node refuses or ends a whole pod."""
         pod = self._living(index)
         self._blame(pod, 1)
-        pod["status"] = {"phase": "Failed", "reason": reason, "message": message}
+        turned = {"type": "Ready", "status": "False", "lastTransitionTime": self._time()}
+        pod["status"] = {"phase": "Failed", "reason": reason, "message": message, "conditions": [turned]}
 
     def delete(self, index: int, *, disruption: str = "", held: bool = False) -> None:
         """Somebody deletes a worker; with a disruption it is told why, and held it does not go."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -37,22 +35,11 @@ def ground(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> It
     for name in ("detectionjobs.kubedet.dev", *(_pod_group_name(version) for version in GANGS.values())):
         cluster.kubectl("wait", "--for=jsonpath={.status.acceptedNames.plural}", f"crd/{name}")
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="ground")
-    thread.start()
-    kube = Kube(account("scenarios"))
-    ground = Ground(loop, kube)
+    kube, kubeconfig = Kube(account("scenarios")), str(account("kubedet-operator"))
     with pytest.MonkeyPatch.context() as patch:
-        kubeconfig = str(account("kubedet-operator"))
         patch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
-        try:
-            watching = ground.call(ground.begin())
+        with Ground(kube) as ground:
             yield ground
-            ground.call(ground.end(watching))
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
     cluster.kubectl("delete", "crd", *map(_pod_group_name, GANGS.values()))
     cluster.kubectl("delete", "node", *NODES)
 
