@@ -12,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 180
+"""For what controllers do in their time: the garbage collector looks for new kinds every 30 s."""
 
 
 class Refused(Exception):

@@ -1,4 +1,4 @@
-"""A world for scenarios on a real API server, with the operator's own parts: watches, cache, queue, reconciler.
+"""A world for scenarios on a real API server, with the operator's own watches, cache, queue and reconciler.
 
 The tests are scheduler and kubelet of the workers. Time stands still but for `wait`: what the cluster stamps
 with its own clock is read as of the moment, in the world's time, at which it was first seen.
@@ -7,31 +7,28 @@ with its own clock is read as of the moment, in the world's time, at which it wa
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import builders
-from kube import Kube, Refused
-from kubedet_operator import facts, handlers
+from frozen_time import Clock, TimelessCache, WatchfulQueue
+from ground import SECONDS, Ground
+from kube import Refused
+from kubedet_operator import facts
 from kubedet_operator.api import names
-from kubedet_operator.cache import Cache, Key
+from kubedet_operator.cache import Cache
 from kubedet_operator.cluster import CORE, JOBS, Cluster
 from kubedet_operator.events import Events
-from kubedet_operator.metrics import Health, Metrics
+from kubedet_operator.metrics import Metrics
+from kubedet_operator.policies.lost import EVICTED_FROM_LOST_NODE
 from kubedet_operator.reconcile import Reconciler
 from kubedet_operator.settings import OperatorSettings
-from kubedet_operator.workqueue import Timer, WorkQueue
-from simulation import BEGINNING, ROUNDS, make_progress
+from simulation import ROUNDS, make_progress
 
 NAME = "demo"
-NODES = ("node-0", "node-1", "node-2", "node-3", "gpu-3", "gpu-7")
+NODES = ("node-0", "node-1", "node-2", "node-3", "gpu-3", "gpu-7", "lost")
 """The nodes of all worlds."""
-
-SECONDS = 60
-"""No single step takes longer, however slow the machine is."""
 
 GANGS = {"Volcano": "scheduling.volcano.sh/v1beta1", "Coscheduling": "scheduling.x-k8s.io/v1alpha1"}
 """Versions of the PodGroups that gang schedulers bring."""
@@ -48,181 +45,6 @@ _SMALL_POD = {
 }
 
 
-class Clock:
-    """Time that goes by only where it is told to, for decisions and for the delays of the queue."""
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._timer: _Timer | None = None
-
-    def now(self) -> datetime:
-        return BEGINNING + timedelta(seconds=self._seconds)
-
-    def time(self) -> float:
-        return self._seconds
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """The queue has one timer at a time."""
-        self._timer = _Timer(when, callback)
-        return self._timer
-
-    def due(self) -> float | None:
-        """When something is to happen next."""
-        return self._timer.when if self._timer is not None and not self._timer.cancelled else None
-
-    def turn(self, seconds: float) -> None:
-        """Make it `seconds`, and call whom that wakes."""
-        self._seconds = max(self._seconds, seconds)
-        due = self.due()
-        if due is not None and due <= self._seconds:
-            timer, self._timer = self._timer, None
-            assert timer is not None
-            timer.callback()
-
-
-class _Timer:
-    def __init__(self, when: float, callback: Callable[[], object]) -> None:
-        self.when = when
-        self.callback = callback
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class _WatchfulQueue(WorkQueue[Key]):
-    """Tells when its one worker has nothing left to do."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
-        self.idle = asyncio.Event()
-
-    def add(self, key: Key) -> None:
-        self.idle.clear()
-        super().add(key)
-
-    async def get(self) -> Key:
-        if not len(self):
-            self.idle.set()
-        return await super().get()
-
-
-class _TimelessCache(Cache):
-    """Reads the stamps of the cluster's clock in the world's time."""
-
-    def __init__(self, queue: WorkQueue[Key], clock: Clock) -> None:
-        super().__init__(queue.add, queue.add)
-        self._clock = clock
-        self._first_seen: dict[tuple[str, ...], datetime] = {}
-
-    def store_job(self, manifest: Mapping[str, Any]) -> None:
-        super().store_job({**manifest, "metadata": self._read_metadata(manifest["metadata"])})
-
-    def store_pod(self, manifest: Mapping[str, Any]) -> None:
-        metadata, status = self._read_metadata(manifest["metadata"]), manifest["status"]
-        conditions = [
-            {
-                **item,
-                "lastTransitionTime": facts.format_time(
-                    self._see(
-                        metadata["uid"], item["type"], item["status"], item.get("lastTransitionTime") or ""
-                    )
-                ),
-            }
-            for item in status.get("conditions") or ()
-        ]
-        super().store_pod({**manifest, "metadata": metadata, "status": {**status, "conditions": conditions}})
-
-    def _read_metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        uid = metadata["uid"]
-        read = {**metadata, "creationTimestamp": facts.format_time(self._see(uid, "creation"))}
-        if "deletionTimestamp" in metadata:
-            grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
-            read["deletionTimestamp"] = facts.format_time(self._see(uid, "deletion") + grace)
-        return read
-
-    def _see(self, *what: str) -> datetime:
-        return self._first_seen.setdefault(what, self._clock.now())
-
-
-class _Post(Cache):
-    """Hands what the watches tell of all namespaces over to the world of each."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda key: None, lambda key: None)
-        self.worlds: dict[str, RealWorld] = {}
-
-    def store_job(self, manifest: Mapping[str, Any]) -> None:
-        super().store_job(manifest)
-        self._hand_over(manifest, lambda cache: cache.store_job(manifest))
-
-    def store_pod(self, manifest: Mapping[str, Any]) -> None:
-        super().store_pod(manifest)
-        self._hand_over(manifest, lambda cache: cache.store_pod(manifest))
-
-    def store_service(self, manifest: Mapping[str, Any]) -> None:
-        super().store_service(manifest)
-        self._hand_over(manifest, lambda cache: cache.store_service(manifest))
-
-    def drop_job(self, key: Key, *, uid: str) -> None:
-        super().drop_job(key, uid=uid)
-        self._tell_end(key, uid, lambda cache: cache.drop_job(key, uid=uid))
-
-    def drop_pod(self, key: Key, name: str, *, uid: str) -> None:
-        super().drop_pod(key, name, uid=uid)
-        self._tell_end(key, uid, lambda cache: cache.drop_pod(key, name, uid=uid))
-
-    def drop_service(self, key: Key, *, uid: str) -> None:
-        super().drop_service(key, uid=uid)
-        self._tell_end(key, uid, lambda cache: cache.drop_service(key, uid=uid))
-
-    def _hand_over(self, manifest: Mapping[str, Any], news: Callable[[Cache], None]) -> None:
-        metadata = manifest["metadata"]
-        if world := self.worlds.get(metadata["namespace"]):
-            if manifest["kind"] != "Service":
-                world.told[metadata["uid"]] = metadata["resourceVersion"]
-            world.news.append((manifest["kind"] == names.KIND, news))
-
-    def _tell_end(self, key: Key, uid: str, news: Callable[[Cache], None]) -> None:
-        if world := self.worlds.get(key[0]):
-            world.told.pop(uid, None)
-            world.news.append((False, news))
-
-
-class Ground:
-    """What all worlds share: an event loop in a thread, with the watches and an administrator's client."""
-
-    def __init__(self, kube: Kube) -> None:
-        self.kube = kube
-        self.post = _Post()
-        self._listed = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="ground")
-
-    def __enter__(self) -> Ground:
-        self._thread.start()
-        assert self._listed.wait(SECONDS), "the cluster cannot be watched"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def call(self, work: Coroutine[Any, Any, Any], *, seconds: float = SECONDS) -> Any:
-        """The result of `work`, which is done in the loop; to be called from other threads."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        cluster = Cluster(Metrics())
-        watches = handlers.Watches(self.post, health=Health(), namespaces=(), listed=self._listed.set)
-        watching = asyncio.create_task(handlers.watch(watches, cluster=cluster, namespaces=()))
-        await self._stop.wait()
-        watching.cancel()
-        await asyncio.wait((watching,))
-        await cluster.close()
-        await self.kube.close()
-
-
 class RealWorld:
     """One job in a namespace of its own, with an operator of its own."""
 
@@ -231,9 +53,7 @@ class RealWorld:
         self.job: dict[str, Any] | None = None
         self.pods: dict[str, dict[str, Any]] = {}
         self.told: dict[str, str] = {}
-        """Uid -> resource version, as the watches have told."""
         self.news: list[tuple[bool, Callable[[Cache], None]]] = []
-        """What they have told since the last look; and whether it is of the job itself."""
         self._ground = ground
         self._kube = ground.kube
         self._key = (namespace, NAME)
@@ -242,6 +62,7 @@ class RealWorld:
         self._clock = Clock()
         self._metrics = Metrics()
         self._held: set[str] = set()
+        self._expected_errors: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._spec = builders.merge({"worker": {"template": _template(spec)}}, dict(spec))
         ground.call(self._begin())
@@ -259,12 +80,14 @@ class RealWorld:
     async def _begin(self) -> None:
         namespace = self._key[0]
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        await self._kube.ask("POST", f"/{CORE}/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+        await self._kube.ask(
+            "POST", f"/{CORE}/namespaces", {"metadata": {"name": namespace, "labels": labels}}
+        )
         # Pods are refused until the controller manager has made it.
         await self._kube.wait_for(lambda: self._kube.ask("GET", f"{self._core}/serviceaccounts/default"))
         self._ground.post.worlds[namespace] = self
-        self._queue = _WatchfulQueue(self._clock)
-        self._cache = _TimelessCache(self._queue, self._clock)
+        self._queue = WatchfulQueue(self._clock)
+        self._cache = TimelessCache(self._queue, self._clock)
         self._cluster = Cluster(self._metrics)
         events = Events(self._cluster, metrics=self._metrics)
         reconciler = Reconciler(
@@ -367,11 +190,13 @@ class RealWorld:
         )
 
     def _check_errors(self) -> None:
-        samples = [
+        """Nothing fails but what the API server was told to refuse, no Event either."""
+        errors = (
             sample for metric in self._metrics["reconcile_errors"].collect() for sample in metric.samples
-        ]
-        found = {sample.labels["reason"] for sample in samples} - {"Rejected"}
+        )
+        found = {sample.labels["reason"] for sample in errors} - self._expected_errors
         assert not found, f"reconciliations failed: {found}"
+        assert not self._metrics.registry.get_sample_value("kubedet_operator_events_dropped_total")
 
     # What happens in the world
 
@@ -401,11 +226,14 @@ class RealWorld:
 
     def delete(self, index: int, *, disruption: str = "", held: bool = False) -> None:
         pod = self._living(index)
-        if disruption:
-            said = {"type": "DisruptionTarget", "status": "True", "reason": disruption}
-            self._patch_status(pod, {"conditions": [{**said, "lastTransitionTime": self._time()}]})
         if held:
             self.hold(index)
+        if disruption == EVICTED_FROM_LOST_NODE:
+            self._lose_node(pod)
+            return
+        if disruption:
+            said = {"type": "DisruptionTarget", "status": "True", "reason": disruption}
+            self._patch_status(pod, {"conditions": [{**said, "lastTransitionTime": _stamp()}]})
         self._ask("DELETE", f"{self._core}/pods/{pod['metadata']['name']}")
 
     def hold(self, index: int) -> None:
@@ -433,6 +261,7 @@ class RealWorld:
 
     def reject(self, message: str | None) -> None:
         """A quota without room for any pod; None: it goes."""
+        self._expected_errors.add("Rejected")
         quotas = f"{self._core}/resourcequotas"
         if message is None:
             self._ask("DELETE", f"{quotas}/none")
@@ -448,6 +277,18 @@ class RealWorld:
             return message is None
 
         self._ground.call(self._kube.wait_for(refused))
+
+    def _lose_node(self, pod: Mapping[str, Any]) -> None:
+        """Have the cluster give up a node, which no other scenario may use, so that it evicts the pod."""
+        node = f"/{CORE}/nodes/{pod['spec']['nodeName']}"
+        taint = {"key": "kubedet.dev/lost", "effect": "NoExecute"}
+        self._ask("PATCH", node, {"spec": {"taints": [taint]}}, strategic=True)
+
+        async def told() -> bool:
+            found = await self._kube.ask("GET", f"{self._core}/pods/{pod['metadata']['name']}")
+            return "deletionTimestamp" in found["metadata"]
+
+        self._ground.call(self._kube.wait_for(told))
 
     def _placed(self, index: int | None) -> dict[str, Any]:
         pod = self._living(index)
@@ -471,7 +312,7 @@ class RealWorld:
         self._patch_status(pod, status)
 
     def _ready(self, ready: bool) -> dict[str, Any]:
-        return {"type": "Ready", "status": str(ready), "lastTransitionTime": self._time()}
+        return {"type": "Ready", "status": str(ready), "lastTransitionTime": _stamp()}
 
     def _patch_status(self, pod: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         path = f"{self._core}/pods/{pod['metadata']['name']}/status"
@@ -493,7 +334,12 @@ class RealWorld:
         return facts.format_time(self._clock.now())
 
 
+def _stamp() -> str:
+    """The cluster's time, by which its controllers tell fresh conditions from stale ones."""
+    return facts.format_time(datetime.now(UTC))
+
+
 def _template(spec: Mapping[str, Any]) -> dict[str, Any]:
     """No scheduler but the test places the workers, unless the scenario is about schedulers."""
     gang = (spec.get("schedulingPolicy") or {}).get("gang")
-    return {**_TEMPLATE, "spec": {}} if gang in GANGS else json.loads(json.dumps(_TEMPLATE))
+    return {**_TEMPLATE, "spec": {}} if gang in GANGS else _TEMPLATE

@@ -309,6 +309,7 @@ NODES = [
         covers=("dlrover#1010",),
         spec={},
         steps=[
+            {"place": {"index": 0, "node": "lost"}},
             {"run": [0]},
             {"delete": {"index": 0, "disruption": "DeletionByTaintManager", "held": True}},
             {"wait": 120},

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from kube import Kube
-from kubedet_operator.api import schema
+from ground import Ground, empty
+from kube import WAIT_SECONDS, Kube
+from kubedet_operator.api import names, schema
+from kubedet_operator.cluster import JOBS
 from player import Player
-from real_world import GANGS, NODES, Ground, RealWorld
+from real_world import GANGS, NODES, RealWorld
 from scenario import Scenario
 from scenarios import SCENARIOS
 
@@ -50,9 +52,7 @@ def plays(request: pytest.FixtureRequest, ground: Ground) -> Iterator[dict[str, 
     chosen = [
         item.callspec.params["scenario"]
         for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and item.module is request.module
-        and hasattr(item, "callspec")
+        if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item, "callspec")
     ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {scenario.name: pool.submit(_play, ground, scenario) for scenario in chosen}
@@ -60,7 +60,7 @@ def plays(request: pytest.FixtureRequest, ground: Ground) -> Iterator[dict[str, 
 
 
 def _play(ground: Ground, scenario: Scenario) -> None:
-    world = RealWorld(ground, f"life-{SCENARIOS.index(scenario)}", scenario.spec)
+    world = RealWorld(ground, _namespace(scenario), scenario.spec)
     try:
         Player(world).play_all(scenario)
     finally:
@@ -70,6 +70,18 @@ def _play(ground: Ground, scenario: Scenario) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_job_lives_as_expected(scenario: Scenario, plays: dict[str, Future[None]]) -> None:
     plays[scenario.name].result()
+
+
+def test_jobs_leave_nothing_when_they_go(ground: Ground, plays: dict[str, Future[None]]) -> None:
+    wait(plays.values())
+    namespaces = {_namespace(scenario) for scenario in SCENARIOS if scenario.name in plays}
+    for namespace in namespaces:
+        ground.call(ground.kube.ask("DELETE", f"/{JOBS}/namespaces/{namespace}/{names.PLURAL}"))
+    ground.call(empty(ground.kube, namespaces), seconds=2 * WAIT_SECONDS)
+
+
+def _namespace(scenario: Scenario) -> str:
+    return f"life-{SCENARIOS.index(scenario)}"
 
 
 def _nodes() -> Iterator[dict[str, Any]]:
