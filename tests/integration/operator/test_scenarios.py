@@ -33,7 +33,8 @@ _RBAC = "rbac.authorization.k8s.io"
 def ground(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> Iterator[Ground]:
     """The cluster with all that scenarios need, and the watches of an operator with its rights there."""
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=schema.dump_crd())
-    cluster.apply(*_nodes(), *_pod_groups(), *_rights(), _priority_class())
+    surroundings = [*_nodes(), *_pod_groups(), *_rights(), _priority_class()]
+    cluster.apply(*surroundings)
     for name in ("detectionjobs.kubedet.dev", *(_pod_group_name(version) for version in GANGS.values())):
         cluster.kubectl("wait", "--for=jsonpath={.status.acceptedNames.plural}", f"crd/{name}")
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
@@ -42,8 +43,8 @@ def ground(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> It
         patch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
         with Ground(kube) as ground:
             yield ground
-    cluster.kubectl("delete", "crd", *map(_pod_group_name, GANGS.values()))
-    cluster.kubectl("delete", "node", *NODES)
+    given_back = [found for found in surroundings if found["kind"] != "ServiceAccount"]
+    cluster.kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(given_back))
 
 
 @pytest.fixture(scope="module")
