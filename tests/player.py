@@ -23,8 +23,6 @@ class World(Protocol):
     """By name."""
     others: Mapping[str, Mapping[str, Any]]
     """Children that are no pods, by kind."""
-    rejection: str | None
-    """What the API server says to whoever creates a child; None: it creates them."""
     writes: int
     """Times that the status was written."""
 
@@ -69,8 +67,6 @@ class Player:
         if verb == "mark":
             self.marked = self._uids()
             self.writes = self.world.writes
-        elif verb == "reject":
-            self.world.rejection = argument["message"]
         elif verb in ("run", "wait"):
             getattr(self.world, verb)(argument)
         else:

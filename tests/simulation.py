@@ -43,6 +43,9 @@ class Simulation:
         """Children that are no pods, by kind."""
         self.progress: contract.ProgressRecord | None = None
         self.rejection: str | None = None
+        """What the API server says to whoever creates a pod; None: it creates them."""
+        self.refusal: str | None = None
+        """What the operator has been told so."""
         self.failures = 0
         """What happened to pods that the operator had not told to end."""
         self.timer: datetime | None = None
@@ -64,13 +67,16 @@ class Simulation:
     def settle(self, cut: Callable[[int], int | None] = lambda _: None) -> None:
         """Decide and act until nothing changes; `cut` may say after how many actions the operator dies."""
         for round_number in range(ROUNDS):
-            before = json.dumps([self.job, self.pods, self.others], sort_keys=True)
+            before = self._snapshot()
             self.reconcile(cut(round_number))
             self._kubelet()
-            after = json.dumps([self.job, self.pods, self.others], sort_keys=True)
+            after = self._snapshot()
             if after == before and cut(round_number) is None:
                 return
         raise AssertionError(f"does not settle: {self.status}")
+
+    def _snapshot(self) -> str:
+        return json.dumps([self.job, self.pods, self.others, self.refusal], sort_keys=True)
 
     def reconcile(self, survives: int | None = None) -> None:
         """One round, of which at most `survives` actions happen."""
@@ -88,6 +94,8 @@ class Simulation:
             _STATUS.validate(self.job["status"])
         for action in (*plan.preparations, *plan.actions)[:survives]:
             self._carry_out(action)
+        if self.rejection is None:
+            self.refusal = None
         self._check_charges()
 
     def wait(self, seconds: float) -> None:
@@ -107,7 +115,7 @@ class Simulation:
             self.job,
             pods=[pod for pod in parsed if pod],
             progress=self.progress,
-            rejection=self.rejection,
+            rejection=self.refusal,
             now=self.now,
         )
         return decide(seen, OperatorSettings())
@@ -130,6 +138,9 @@ class Simulation:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind != "Pod":
             self.others[kind] = manifest
+            return
+        if self.rejection is not None:
+            self.refusal = self.rejection
             return
         assert name not in self.pods, f"{name} exists"
         self._check_attempts(manifest)
@@ -191,7 +202,8 @@ class Simulation:
         """The node refuses or ends a whole pod."""
         pod = self._living(index)
         self._blame(pod, 1)
-        pod["status"] = {"phase": "Failed", "reason": reason, "message": message}
+        turned = {"type": "Ready", "status": "False", "lastTransitionTime": self._time()}
+        pod["status"] = {"phase": "Failed", "reason": reason, "message": message, "conditions": [turned]}
 
     def delete(self, index: int, *, disruption: str = "", held: bool = False) -> None:
         """Somebody deletes a worker; with a disruption it is told why, and held it does not go."""
@@ -214,25 +226,11 @@ class Simulation:
 
     def report(self, iteration: int, checkpoint: int | None = None, world_size: int = 1) -> None:
         """Rank 0 has done a step, and maybe saved."""
-        saved = None
-        if checkpoint is not None:
-            uri = f"s3://c/step-{checkpoint}"
-            saved = contract.CheckpointStatus(
-                latest=uri,
-                iteration=checkpoint,
-                time=self._time(),
-                sizeBytes=1,
-                saveSeconds=1.0,
-                stallSeconds=0.1,
-            )
-        progress = contract.Progress(
-            stage=contract.Stage.TRAINING,
-            iteration=iteration,
-            totalIterations=1000,
-            percentage=iteration // 10,
-            lastProgressTime=self._time(),
-        )
-        self.progress = contract.ProgressRecord(progress=progress, checkpoint=saved, worldSize=world_size)
+        self.progress = make_progress(iteration, checkpoint, world_size=world_size, time=self._time())
+
+    def reject(self, message: str | None) -> None:
+        """The API server refuses pods from now on; None: no more."""
+        self.rejection = message
 
     def change(self, **spec: Any) -> None:
         """A person changes the spec."""
@@ -281,3 +279,27 @@ class Simulation:
 
 def _index(pod: Mapping[str, Any]) -> int:
     return int(pod["metadata"]["labels"][names.REPLICA_INDEX])
+
+
+def make_progress(
+    iteration: int, checkpoint: int | None, *, world_size: int, time: str
+) -> contract.ProgressRecord:
+    """What rank 0 answers after a step."""
+    saved = None
+    if checkpoint is not None:
+        saved = contract.CheckpointStatus(
+            latest=f"s3://c/step-{checkpoint}",
+            iteration=checkpoint,
+            time=time,
+            sizeBytes=1,
+            saveSeconds=1.0,
+            stallSeconds=0.1,
+        )
+    progress = contract.Progress(
+        stage=contract.Stage.TRAINING,
+        iteration=iteration,
+        totalIterations=1000,
+        percentage=iteration // 10,
+        lastProgressTime=time,
+    )
+    return contract.ProgressRecord(progress=progress, checkpoint=saved, worldSize=world_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from kubedet_operator import errors, facts
 from kubedet_operator.api import names, types
-from kubedet_operator.api.conditions import ConditionType
+from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.build.service import build_service
 from kubedet_operator.cache import Cache, Key, read_shape
 from kubedet_operator.cluster import Cluster
@@ -34,6 +33,9 @@ MINOR_SECONDS = 10.0
 
 REMEMBERED_SPECS = 500
 """Jobs whose spec is kept as it was read; an idle one can be read again."""
+
+_FAILURES = (Reason.WORKER_FAILED, Reason.WORKER_LOST)
+"""Why a job restarts, unless somebody wants it to."""
 
 _MINOR_FIELDS = ("workers", "display")
 _MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent")
@@ -130,7 +132,7 @@ class Reconciler:
         """Whether a status is to be written now; one that can wait for others is seen to later."""
         if before == after:
             return False
-        wait = self._written_at.get(key, float("-inf")) + MINOR_SECONDS - time.monotonic()
+        wait = self._written_at.get(key, float("-inf")) + MINOR_SECONDS - self._queue.time()
         if wait <= 0 or _without_minor(before) != _without_minor(after):
             return True
         self._queue.add_after(key, wait)
@@ -172,7 +174,7 @@ class Reconciler:
                 self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
             self._queue.add(key)
             return False
-        self._written_at[key] = time.monotonic()
+        self._written_at[key] = self._queue.time()
         self._report(key, manifest, status)
         return True
 
@@ -260,8 +262,8 @@ class Reconciler:
         if became(ConditionType.RUNNING, "True") and not (new["application"] or new["infrastructure"]):
             created = facts.parse_time(manifest["metadata"]["creationTimestamp"])
             self._metrics["time_to_running"].observe((now - created).total_seconds())
-        was_restarting = before.get(ConditionType.RESTARTING, {}).get("status") == "True"
-        if was_restarting and became(ConditionType.RESTARTING, "False") and "completionTime" not in status:
+        has_failed = before.get(ConditionType.RESTARTING, {}).get("reason") in _FAILURES
+        if has_failed and became(ConditionType.RESTARTING, "False") and "completionTime" not in status:
             failure = status["lastFailure"]
             seconds = (now - facts.parse_time(failure["time"])).total_seconds()
             self._metrics["recovery"].labels(failure["class"]).observe(max(seconds, 0.0))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -18,10 +18,28 @@ FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 60.0
 
 
-class WorkQueue(Generic[Key]):
-    """A queue of keys for workers of one event loop."""
+class Timer(Protocol):
+    """Something that is to happen."""
 
-    def __init__(self) -> None:
+    def cancel(self) -> None:
+        """Have it not happen."""
+
+
+class Clock(Protocol):
+    """What delays are measured by. Event loops are such clocks."""
+
+    def time(self) -> float:
+        """The seconds of now, which never go back."""
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
+        """Call back at a time."""
+
+
+class WorkQueue(Generic[Key]):
+    """A queue of keys for workers of one event loop, whose time it is unless there is another clock."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock
         self._waiting: deque[Key] = deque()
         self._queued: set[Key] = set()
         self._working: set[Key] = set()
@@ -29,13 +47,17 @@ class WorkQueue(Generic[Key]):
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._order = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._failures: dict[Key, int] = {}
         self._filled = asyncio.Event()
 
     def __len__(self) -> int:
         """The number of keys that could be worked on now."""
         return len(self._waiting)
+
+    def time(self) -> float:
+        """The seconds of now, by the clock that delays are measured by."""
+        return self._get_clock().time()
 
     def add(self, key: Key) -> None:
         """Have `key` worked on as soon as a worker is free."""
@@ -49,7 +71,7 @@ class WorkQueue(Generic[Key]):
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Have `key` worked on in `seconds`, unless it is due earlier anyhow."""
-        due = asyncio.get_running_loop().time() + seconds
+        due = self.time() + seconds
         if key in self._queued or self._due.get(key, due + 1) <= due:
             return
         self._due[key] = due
@@ -92,6 +114,9 @@ class WorkQueue(Generic[Key]):
             self._again.discard(key)
             self.add(key)
 
+    def _get_clock(self) -> Clock:
+        return self._clock or asyncio.get_running_loop()
+
     def _set_timer(self) -> None:
         # Keys that were forgotten or moved are dropped when they surface, not searched for.
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
@@ -100,10 +125,10 @@ class WorkQueue(Generic[Key]):
             self._timer.cancel()
         self._timer = None
         if self._heap:
-            self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._release)
+            self._timer = self._get_clock().call_at(self._heap[0][0], self._release)
 
     def _release(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self.time()
         while self._heap and self._heap[0][0] <= now:
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:

@@ -219,6 +219,27 @@ async def test_counts_wait_for_others_but_a_turn_is_written_at_once(world: World
     assert world.events.reasons[-1] == "WorkersRunning"
 
 
+async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    world.cache.store_pod(builders.make_pod())
+    await world.settle()
+    known = world.cache.job(KEY)
+    assert known is not None
+    metadata = {**known["metadata"], "generation": 2, **world.cluster._next()}
+    spec = {**known["spec"], "worker": {"gpus": 0, "replicas": 2}}
+    world.cache.store_job({**known, "metadata": metadata, "spec": spec})
+    await world.settle()
+    assert _reason(world, "Restarting") == "Resized"
+    world.cache.drop_pod(KEY, "demo-worker-0", uid="pod-uid")
+    for index in (0, 1):
+        world.cache.store_pod(builders.make_pod(index=index, attempt=1, uid=f"uid-{index}"))
+    await world.settle()
+    assert _reason(world, "Restarting") == "Recovered"
+    families = world.metrics["recovery"].collect()
+    assert not [sample for family in families for sample in family.samples]
+
+
 async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
     world.cache.store_job(make_job())
     await world.settle()
@@ -246,8 +267,8 @@ async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(world: Worl
     assert world.count("kubedet_operator_reconcile_errors_total", reason="NotLeading") == 0
 
 
-def _reason(world: World) -> str:
+def _reason(world: World, kind: str = "Initialized") -> str:
     job = world.cache.job(KEY)
     assert job is not None
     reasons = {item["type"]: item["reason"] for item in job["status"]["conditions"]}
-    return str(reasons["Initialized"])
+    return str(reasons[kind])

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from frozen_time import Clock
 from kubedet_operator.workqueue import LONGEST_RETRY_SECONDS, WorkQueue
 
 
@@ -67,3 +68,15 @@ async def test_a_forgotten_key_does_not_come(queue: WorkQueue[str]) -> None:
     queue.forget("a")
     await asyncio.sleep(0.03)
     assert len(queue) == 0
+
+
+async def test_another_clock_says_when_delays_are_over() -> None:
+    clock = Clock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    queue.add_after("day", 86400)
+    queue.add_after("hour", 3600)
+    clock.turn(3599)
+    assert len(queue) == 0
+    clock.turn(3600)
+    assert await queue.get() == "hour"
+    assert clock.due() == 86400
