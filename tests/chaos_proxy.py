@@ -137,7 +137,7 @@ class ChaosProxy:
         async with self._session.request(
             request.method,
             f"{self._server}{request.path_qs}",
-            data=await request.read(),
+            data=await request.read() or None,  # an empty body would be given a type
             headers=_kept(request),
         ) as answer:
             return web.Response(

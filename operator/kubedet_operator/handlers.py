@@ -175,7 +175,8 @@ def configure(begin: Callable[[Any], None]) -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.persistence.finalizer = f"{names.GROUP}/cleanup"
-    settings.process.ultimate_exiting_timeout = 30
+    # kopf would kill the process so long after any of its runs, and ours goes on when a watch was lost.
+    settings.process.ultimate_exiting_timeout = None
     # No handler needs to know of new kinds or namespaces, nor the right to list them.
     settings.scanning.disabled = True
     return settings
