@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
-from kubedet_operator.facts import PodFacts, parse_pod
+from kubedet_operator.facts import PodFacts, is_newer, parse_pod, read_progress
 from kubedet_trainer.contract import ProgressRecord
 
 Key = tuple[str, str]
@@ -86,7 +86,7 @@ class Cache:
         self._services: dict[Key, _Service] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
         self.progress: dict[Key, ProgressRecord] = {}
-        """The newest answer of rank 0 of every job that answers."""
+        """The newest answer of rank 0 of every job that answers, or what it left behind."""
 
     def jobs(self) -> list[dict[str, Any]]:
         """The manifests of all jobs, for metrics; never needed for a single event."""
@@ -170,8 +170,15 @@ class Cache:
         if previous is not None and is_same and previous.resource_version >= pod.resource_version:
             return
         known[pod.name] = pod
+        self._note_progress(key, pod)
         if previous is None or pod != replace(previous, resource_version=pod.resource_version):
             self._pods_changed(key)
+
+    def _note_progress(self, key: Key, pod: PodFacts) -> None:
+        """Take in what a worker left behind: its last checkpoint comes when it can no longer be asked."""
+        record, known = read_progress(pod), self.progress.get(key)
+        if record is not None and is_newer(record.progress, known.progress if known else None):
+            self.progress[key] = record
 
     def drop_pod(self, key: Key, name: str, *, uid: str) -> None:
         """Forget a pod that is gone, unless another one has its name by now."""

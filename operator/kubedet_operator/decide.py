@@ -17,7 +17,7 @@ from kubedet_operator.api.status import (
 )
 from kubedet_operator.build import environment, placement
 from kubedet_operator.build.children import build_children
-from kubedet_operator.facts import Facts, format_time, parse_time
+from kubedet_operator.facts import Facts, format_time, is_newer
 from kubedet_operator.plan import Action, ApplyChild, DeletePod, Draft, Plan
 from kubedet_operator.policies import (
     cleanup,
@@ -33,7 +33,7 @@ from kubedet_operator.policies import (
     validity,
 )
 from kubedet_operator.settings import OperatorSettings
-from kubedet_trainer.contract import Progress, ProgressRecord
+from kubedet_trainer.contract import ProgressRecord
 
 Policy = Callable[[Facts, Draft], Draft]
 
@@ -111,17 +111,9 @@ def _report(status: DetectionJobStatus, record: ProgressRecord) -> DetectionJobS
     restarts = status.restarts or RestartCounts()
     if record.processRestarts > restarts.process:
         status = replace(status, restarts=replace(restarts, process=record.processRestarts))
-    if not _is_newer(record.progress, status.progress):
+    if not is_newer(record.progress, status.progress):
         return status
     return replace(status, progress=record.progress, checkpoint=record.checkpoint or status.checkpoint)
-
-
-def _is_newer(progress: Progress, known: Progress | None) -> bool:
-    if known is None or known.lastProgressTime is None:
-        return True
-    if progress.lastProgressTime is None:
-        return False
-    return parse_time(progress.lastProgressTime) >= parse_time(known.lastProgressTime)
 
 
 def _deletions(facts: Facts, draft: Draft) -> tuple[Action, ...]:

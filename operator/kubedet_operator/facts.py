@@ -221,14 +221,24 @@ def parse_progress(document: Any) -> contract.ProgressRecord | None:
     return None if found else record
 
 
+def read_progress(pod: PodFacts) -> contract.ProgressRecord | None:
+    """What rank 0 told last, from the termination message of its worker; None where it left nothing."""
+    document = _read_message(pod)
+    return parse_progress(document["progress"]) if "progress" in document else None
+
+
+def is_newer(progress: contract.Progress, known: contract.Progress | None) -> bool:
+    """Whether `progress` is not of an earlier time than what is `known`."""
+    if known is None or known.lastProgressTime is None:
+        return True
+    if progress.lastProgressTime is None:
+        return False
+    return parse_time(progress.lastProgressTime) >= parse_time(known.lastProgressTime)
+
+
 def read_termination(pod: PodFacts) -> tuple[contract.Results | None, Mapping[str, Any]]:
     """The results and the failure in the termination message; nothing where the trainer left none."""
-    try:
-        document = json.loads(pod.ending.message) if pod.ending else {}
-    except ValueError:
-        return None, {}
-    if not isinstance(document, dict):
-        return None, {}
+    document = _read_message(pod)
     found: list[decoding.Violation] = []
     results = None
     if "results" in document:
@@ -237,6 +247,14 @@ def read_termination(pod: PodFacts) -> tuple[contract.Results | None, Mapping[st
         )
     failure = document.get("failure")
     return None if found else results, failure if isinstance(failure, dict) else {}
+
+
+def _read_message(pod: PodFacts) -> dict[str, Any]:
+    try:
+        document = json.loads(pod.ending.message) if pod.ending else {}
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def parse_time(text: str) -> datetime:

@@ -279,8 +279,13 @@ class Failure:
     """The end of the traceback or log, newest last."""
 
 
-def dump_termination_message(*, results: Results | None = None, failure: Failure | None = None) -> str:
-    """One of both records as JSON of at most `TERMINATION_MESSAGE_BYTES` bytes.
+def dump_termination_message(
+    *, results: Results | None = None, failure: Failure | None = None, progress: dict[str, Any] | None = None
+) -> str:
+    """Results or failure as JSON of at most `TERMINATION_MESSAGE_BYTES` bytes.
+
+    A worker that fails or is stopped adds the JSON of its newest `ProgressRecord`, if it had rank 0: nobody
+    can ask for it any more.
 
     What is too long loses its least telling part first: the oldest of the last lines, then the further
     metrics, then the tail of the message.
@@ -290,6 +295,8 @@ def dump_termination_message(*, results: Results | None = None, failure: Failure
         document["results"] = without_none(asdict(results))
     if failure is not None:
         document["failure"] = without_none(asdict(failure))
+        if progress is not None:
+            document["progress"] = progress
     while len(text := json.dumps(document, separators=(",", ":"))) > TERMINATION_MESSAGE_BYTES:
         if failure is not None and document["failure"]["lastLines"]:
             document["failure"]["lastLines"].pop(0)

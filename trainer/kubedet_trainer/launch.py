@@ -69,9 +69,11 @@ def run(environment: Mapping[str, str], *, options: Options = Options()) -> int:
         An exit code of the contract.
     """
     results: Results | None = None
+    progress: dict[str, Any] | None = None
     try:
         settings = read_settings(environment)
         failure = _run(settings, environment, options)
+        progress = _read_json(settings.work_directory / contract.PROGRESS_FILE)
         results = _read_results(settings) if failure is None else None
     except TrainerError as error:
         failure = supervise.failure_of(error)
@@ -83,7 +85,8 @@ def run(environment: Mapping[str, str], *, options: Options = Options()) -> int:
         extra = {"exitCode": int(failure.exitCode), "reason": failure.reason}
         _logger.log(logging.WARNING if is_stop else logging.ERROR, failure.message, extra=extra)
     if path := environment.get(Environment.TERMINATION_MESSAGE_PATH):
-        Path(path).write_text(contract.dump_termination_message(results=results, failure=failure))
+        message = contract.dump_termination_message(results=results, failure=failure, progress=progress)
+        Path(path).write_text(message)
     return 0 if failure is None else int(failure.exitCode)
 
 

@@ -183,6 +183,7 @@ def test_sigterm_reaches_the_ranks_and_their_verdict_counts(
     worker.process.send_signal(signal.SIGTERM)
     assert worker.end() == code, worker.output()
     assert worker.message()["failure"]["reason"] == reason
+    assert worker.message()["progress"]["progress"]["stage"] == "Initializing"
 
 
 def test_hung_rank_ends_the_worker_with_its_stacks(start_worker: Callable[..., Worker]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import builders
 from kubedet_operator.build.service import build_service
 from kubedet_operator.cache import Cache, Key, read_shape
+from kubedet_trainer import contract
 
 KEY = ("default", "demo")
 
@@ -136,3 +138,24 @@ def test_children_whose_job_is_gone_or_another_one_are_lost(cache: Cache) -> Non
     assert cache.lost_children() == []
     cache.store_job(job(9, uid="successor"))
     assert len(cache.lost_children()) == 2
+
+
+def test_the_last_words_of_a_worker_are_kept_unless_older_than_what_is_known(cache: Cache) -> None:
+    def end(version: int, *, uid: str, time: str, iteration: int) -> None:
+        last = contract.Progress(
+            stage=contract.Stage.CHECKPOINTING, iteration=iteration, lastProgressTime=time
+        )
+        message = contract.dump_termination_message(
+            failure=contract.Failure(exitCode=143, reason="TerminatedSaved", message="stopped as asked"),
+            progress=contract.without_none(asdict(contract.ProgressRecord(progress=last))),
+        )
+        ended = builders.make_pod(uid=uid, phase="Failed", exit_code=143, message=message)
+        ended["metadata"]["resourceVersion"] = str(version)
+        cache.store_pod(ended)
+
+    end(5, uid="pod-1", time="2026-01-01T00:05:00Z", iteration=80)
+    assert cache.progress[KEY].progress.iteration == 80
+    end(6, uid="pod-2", time="2026-01-01T00:04:00Z", iteration=60)
+    assert cache.progress[KEY].progress.iteration == 80
+    end(7, uid="pod-3", time="2026-01-01T00:06:00Z", iteration=123)
+    assert cache.progress[KEY].progress.iteration == 123
