@@ -72,7 +72,7 @@ class _Stub:
                 boxAP=41.5,
                 secondsPerIteration=0.02,
                 metrics=[{"name": "boxAP50", "value": 81.25}],
-                hardware={"worldSize": self.settings.replicas},
+                hardware={"worldSize": self.settings.max_replicas},
                 modelUri=f"{self.settings.checkpoint.uri}/step-5",
             )
             self.leave(contract.dump_termination_message(results=results))
@@ -105,7 +105,7 @@ class _Stub:
             percentage=100 * self.iteration // self.total,
             lastProgressTime=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
-        return contract.ProgressRecord(progress=progress, worldSize=self.settings.replicas)
+        return contract.ProgressRecord(progress=progress, worldSize=self.settings.max_replicas)
 
 
 if __name__ == "__main__":
