@@ -160,6 +160,7 @@ def job_manifest() -> Callable[..., str]:
             "SECRET": "minio",
             "REPLICAS": 1,
             "IMAGE": TRAINER_IMAGE,
+            "RESOURCES": "{}",
             "MORE": "backoffLimit: 3",
         }
         return fill("job.yaml", NAME=name, **{**usual, **changes})

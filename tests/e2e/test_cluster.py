@@ -49,6 +49,10 @@ def test_broken_jobs_say_what_to_do(operator: Any, apply_job: Callable[..., str]
         apply_job("missing-data", DATASET="s3://datasets/nowhere"): ("Failed", "s3://datasets/nowhere"),
         apply_job("wrong-credentials", SECRET="wrong"): ("Failed", "credentials"),
         apply_job("missing-image", IMAGE="kubedet-trainer:absent"): ("Initialized", "kubedet-trainer:absent"),
+        apply_job("small-memory", RESOURCES="{limits: {memory: 600Mi}}", MORE="backoffLimit: 0"): (
+            "Failed",
+            "OOMKilled",
+        ),
     }
     for name, (condition, word) in expected.items():
         status = "True" if condition == "Failed" else "False"

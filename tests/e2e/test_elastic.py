@@ -17,11 +17,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 ELASTIC = "elasticPolicy: {minReplicas: 1, maxReplicas: 3, scaleUpDelaySeconds: 5}"
 
+LONG = '{schedule.epochs: "16", schedule.decay_epochs: "12,14", data.num_workers: "1"}'
+"""No step of the test may be overtaken by the end of the training."""
+
 
 def test_an_elastic_job_grows_shrinks_rests_and_ends(
     operator: Any, object_store: Any, apply_job: Callable[..., str]
 ) -> None:
-    name = apply_job("elastic", REPLICAS=2, MORE=ELASTIC)
+    name = apply_job("elastic", REPLICAS=2, MORE=ELASTIC, OVERRIDES=LONG)
     _await_world(operator, name, 2)
     wait_for(lambda: _checkpoint(operator, name) >= 20, 300, "a checkpoint")
 
@@ -53,8 +56,14 @@ def test_an_elastic_job_grows_shrinks_rests_and_ends(
     assert rested["checkpoint"]["iteration"] == rested["progress"]["iteration"]
     operator.picture("suspended")
 
-    _patch(operator, name, {"suspend": False, "worker": {"replicas": 2}})
-    resumed_at = wait_for(lambda: _resumed_at(operator, name), 240, "a resumed training")
+    image = operator.get("dj", name)["spec"]["worker"]["image"]
+    _patch(operator, name, {"suspend": False, "worker": {"replicas": 2, "image": "kubedet-trainer:absent"}})
+    wait_for(
+        lambda: condition_of(operator, name, "Initialized", "False", ":absent"), 60, "a word of the image"
+    )
+    operator.picture("with a missing image")
+    _patch(operator, name, {"worker": {"image": image}})
+    resumed_at = wait_for(lambda: _resumed_at(operator, name), 240, "resumed training")
     assert resumed_at == rested["checkpoint"]["iteration"]
     operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=900s")
     operator.picture("complete")
@@ -88,12 +97,12 @@ def _checkpoint(cluster: Any, name: str) -> int:
 
 
 def _resumed_at(cluster: Any, name: str) -> int | None:
-    """The iteration that the first worker's newest process went on from, once it has."""
+    """The iteration that the training went on from, once it has: rank 0, which says so, may be anywhere."""
     try:
-        log = cluster.kubectl("logs", "-n", NAMESPACE, f"{name}-worker-0")
-    except AssertionError:  # not started yet
+        logs = [cluster.kubectl("logs", "-n", NAMESPACE, pod) for pod in _uids(cluster, name)]
+    except AssertionError:  # not all have started yet
         return None
-    found = re.findall(r"resumed from \S+ at iteration (\d+)", log)
+    found = re.findall(r"resumed from \S+ at iteration (\d+)", "\n".join(logs))
     return int(found[-1]) if found else None
 
 
