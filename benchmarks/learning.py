@@ -1,6 +1,6 @@
 """Whether every method learns: trains each smoke recipe on generated shapes and prints what it reached.
 
-Run as ``python benchmarks/learning.py [RECIPE...]``; all take about half an hour on two cores. Fast R-CNN
+Run as ``python benchmarks/learning.py [RECIPE...]``; all take about an hour on two cores. Fast R-CNN
 learns from the proposals of the region proposal network that was trained before it.
 """
 

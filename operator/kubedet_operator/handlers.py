@@ -55,7 +55,7 @@ class Watches:
         namespace: Any,
         **_: Any,
     ) -> None:
-        """Feed the cache from one stream, for ever: kopf's `watcher`, for jobs and pods."""
+        """Feed the cache from one stream, for ever: kopf's `watcher`, for jobs and their children."""
         stream: Stream = (resource.plural, namespace)
         self._streams[asyncio.current_task()] = stream
         seen: set[str] = set()

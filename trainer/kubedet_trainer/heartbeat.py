@@ -32,12 +32,11 @@ class Heartbeat:
     def __init__(self, work_directory: Path, *, rank: int) -> None:
         """Nothing is expected of the rank before its first `beat`."""
         name = f"{rank}.{os.getpid()}"
-        for folder in (_TOUCHED, _STACKS):
-            (work_directory / DIRECTORY / folder).mkdir(parents=True, exist_ok=True)
-        self._file = work_directory / DIRECTORY / _TOUCHED / name
-        self._stacks = (work_directory / DIRECTORY / _STACKS / name).open(
-            "w"
-        )  # a signal writes it: never closed
+        touched, stacks = (work_directory / DIRECTORY / folder for folder in (_TOUCHED, _STACKS))
+        for folder in (touched, stacks):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._file = touched / name
+        self._stacks = (stacks / name).open("w")  # never closed: a signal writes it
         faulthandler.register(_STACKS_SIGNAL, file=self._stacks, all_threads=True)
 
     def beat(self) -> None:
