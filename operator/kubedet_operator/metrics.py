@@ -108,7 +108,44 @@ TABLE: Mapping[str, Series] = {
         buckets=_MINUTES,
     ),
 }
-"""What the code records. The series of `JobCollector` below are the others."""
+"""What the code records."""
+
+_JOB = ("namespace", "name")
+
+JOB_TABLE: Mapping[str, Series] = {
+    "jobs": Series(kind="gauge", name="kubedet_operator_jobs", help="Jobs by phase.", labels=("phase",)),
+    "info": Series(
+        kind="gauge",
+        name="kubedet_job_info",
+        help="Always 1; joins a job to its recipe.",
+        labels=(*_JOB, "recipe"),
+    ),
+    "status_phase": Series(
+        kind="gauge",
+        name="kubedet_job_status_phase",
+        help="1 for the phase a job is in.",
+        labels=(*_JOB, "phase"),
+    ),
+    "progress": Series(
+        kind="gauge",
+        name="kubedet_job_progress_ratio",
+        help="Share of the training that is done, 0 to 1.",
+        labels=_JOB,
+    ),
+    "remaining": Series(
+        kind="gauge",
+        name="kubedet_job_eta_seconds",
+        help="Seconds until the training ends, as rank 0 estimates.",
+        labels=_JOB,
+    ),
+    "result": Series(
+        kind="gauge",
+        name="kubedet_job_result",
+        help="The row of a finished job, by column of the zoo.",
+        labels=(*_JOB, "metric"),
+    ),
+}
+"""What is read out of the statuses of jobs whenever Prometheus asks."""
 
 _KINDS: Mapping[str, Callable[..., Any]] = {
     "counter": prometheus_client.Counter,
@@ -143,43 +180,35 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, filled with the jobs of now."""
-        whose = ["namespace", "name"]
-        counted = GaugeMetricFamily("kubedet_operator_jobs", "Jobs by phase.", labels=["phase"])
-        info = GaugeMetricFamily(
-            "kubedet_job_info", "Always 1; joins a job to its recipe.", labels=[*whose, "recipe"]
-        )
-        phases = GaugeMetricFamily(
-            "kubedet_job_status_phase", "1 for the phase a job is in.", labels=[*whose, "phase"]
-        )
-        progress = GaugeMetricFamily(
-            "kubedet_job_progress_ratio", "Share of the training that is done, 0 to 1.", labels=whose
-        )
-        remaining = GaugeMetricFamily(
-            "kubedet_job_eta_seconds", "Seconds until the training ends, as rank 0 estimates.", labels=whose
-        )
-        results = GaugeMetricFamily(
-            "kubedet_job_result",
-            "The row of a finished job, by column of the zoo.",
-            labels=[*whose, "metric"],
-        )
+        families = {
+            key: GaugeMetricFamily(series.name, series.help, labels=series.labels)
+            for key, series in JOB_TABLE.items()
+        }
         totals = dict.fromkeys((phase.value for phase in Phase), 0)
         for job in self._jobs():
-            status = job.get("status") or {}
-            key = [job["metadata"]["namespace"], job["metadata"]["name"]]
-            phase = status.get("phase", Phase.PENDING.value)
+            phase = (job.get("status") or {}).get("phase", Phase.PENDING.value)
             totals[phase] = totals.get(phase, 0) + 1
-            info.add_metric([*key, str((job.get("spec") or {}).get("recipe", ""))], 1)
-            phases.add_metric([*key, phase], 1)
-            reported = status.get("progress") or {}
-            progress.add_metric(key, reported.get("percentage", 0) / 100)
-            if "estimatedRemainingSeconds" in reported:
-                remaining.add_metric(key, reported["estimatedRemainingSeconds"])
-            for column in _RESULTS:
-                if column in (status.get("results") or {}):
-                    results.add_metric([*key, column], status["results"][column])
+            whose = (job["metadata"]["namespace"], job["metadata"]["name"])
+            for key, labels, value in _figures(job, phase):
+                families[key].add_metric((*whose, *labels), value)
         for phase, total in totals.items():
-            counted.add_metric([phase], total)
-        yield from (counted, info, phases, progress, remaining, results)
+            families["jobs"].add_metric([phase], total)
+        yield from families.values()
+
+
+def _figures(job: Mapping[str, Any], phase: str) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """The figures of one job: key in `JOB_TABLE`, labels beside the job's name, value."""
+    status = job.get("status") or {}
+    reported = status.get("progress") or {}
+    yield "info", (str((job.get("spec") or {}).get("recipe", "")),), 1
+    yield "status_phase", (phase,), 1
+    yield "progress", (), reported.get("percentage", 0) / 100
+    if "estimatedRemainingSeconds" in reported:
+        yield "remaining", (), reported["estimatedRemainingSeconds"]
+    results = status.get("results") or {}
+    for column in _RESULTS:
+        if column in results:
+            yield "result", (column,), results[column]
 
 
 @dataclass
