@@ -1,9 +1,9 @@
 """torchrun with a memory for causes: ``python -m kubedet_trainer.agent``, started by `launch`.
 
 torchrun itself always exits 1, whatever happened. This is the same elastic agent, made of torch's classes,
-with two differences: it knows which endings are final, and it leaves an `AgentEnding` that says what it saw.
-Its store is not shared with the process group, and it keeps alive every second, so that a lost worker is
-noticed within three.
+with three differences: it knows which endings are final, it has no rank wait for a worker that is gone, and
+it leaves an `AgentEnding` that says what it saw. Its store is not shared with the process group, and it keeps
+alive every second, so that a lost worker is noticed within three.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousConnectionError,
-    RendezvousHandler,
     RendezvousParameters,
     RendezvousStateError,
     RendezvousTimeoutError,
 )
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from kubedet_trainer import contract, processes, supervise
@@ -52,6 +52,10 @@ _RENDEZVOUS_OPTIONS: dict[str, Any] = {
 
 _LAST_CALL_SECONDS = 10
 """An elastic run that could begin waits so long for more workers: one that comes later restarts all ranks."""
+
+_LOST_SECONDS = 10
+"""So long may a worker miss among those that keep alive. Ranks notice most losses at once, but not of a peer
+whose node was cut off, or that left before they had met."""
 
 _KILL_SECONDS = 5
 _RESTART_SECONDS = 30
@@ -115,8 +119,9 @@ def run(settings: RunSettings, *, module: str = supervise.RANK_MODULE) -> AgentE
 class _Agent(LocalElasticAgent):
     """torch's agent, which in addition stops where going on is pointless."""
 
-    def __init__(self, settings: RunSettings, *, module: str, handler: RendezvousHandler) -> None:
+    def __init__(self, settings: RunSettings, *, module: str, handler: DynamicRendezvousHandler) -> None:
         self.joined = False
+        self._roster = _Roster(handler)
         self._work_directory = settings.work_directory
         self._crashes_in_a_row = 0
         self._started = 0.0
@@ -145,6 +150,7 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.joined = True
         self._started = time.monotonic()
+        self._roster.note()
         self._failed_at.clear()
         for record in self._failures().iterdir():  # of a group that is history now
             record.unlink()
@@ -166,6 +172,9 @@ class _Agent(LocalElasticAgent):
                 self._remaining_restarts = 0
             else:
                 _logger.warning("the ranks of this worker start again", extra={"exitCodes": codes})
+        elif result.state is WorkerState.HEALTHY and self._roster.has_lost_any():
+            _logger.warning("a worker is gone without a word; the ranks start again without it")
+            return RunResult(state=WorkerState.UNHEALTHY)
         return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int | None = None) -> None:
@@ -214,9 +223,36 @@ class _Agent(LocalElasticAgent):
         return self._work_directory / contract.FAILURES_DIRECTORY
 
 
-def _rendezvous_handler(settings: RunSettings) -> RendezvousHandler:
+class _Roster:
+    """The workers that met, and whether all of them still keep alive.
+
+    torch drops a silent worker from the state of its rendezvous, but never tells the agents of the others.
+    """
+
+    def __init__(self, handler: DynamicRendezvousHandler) -> None:
+        self._holder = handler._state_holder
+        self._known: frozenset[Any] = frozenset()
+        self._missed_since: float | None = None
+
+    def note(self) -> None:
+        """Remember who is there: the workers whose ranks start now."""
+        self._known = frozenset(self._holder.state.participants)
+        self._missed_since = None
+
+    def has_lost_any(self) -> bool:
+        """Whether a worker has been missing for too long. The agent itself keeps the state current."""
+        state = self._holder.state
+        if state.closed or self._known <= state.last_heartbeats.keys():  # closed: they have done their work
+            self._missed_since = None
+            return False
+        if self._missed_since is None:
+            self._missed_since = time.monotonic()
+        return time.monotonic() - self._missed_since > _LOST_SECONDS
+
+
+def _rendezvous_handler(settings: RunSettings) -> DynamicRendezvousHandler:
     alone = settings.rendezvous_endpoint is None
-    return get_rendezvous_handler(
+    handler = get_rendezvous_handler(
         RendezvousParameters(
             backend="c10d",
             endpoint="localhost:0" if alone else settings.rendezvous_endpoint or "",
@@ -229,6 +265,8 @@ def _rendezvous_handler(settings: RunSettings) -> RendezvousHandler:
             **_RENDEZVOUS_OPTIONS,
         )
     )
+    assert isinstance(handler, DynamicRendezvousHandler)  # it is c10d's
+    return handler
 
 
 def _local_address(settings: RunSettings) -> str | None:

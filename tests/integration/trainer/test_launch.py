@@ -239,7 +239,10 @@ def await_new_steps(*workers: Worker) -> None:
         assert worker.process.poll() is None, worker.output()
 
 
-def start_peer(start_worker: Callable[..., Worker], index: int, *, port: int, **environment: str) -> Worker:
+def start_peer(
+    start_worker: Callable[..., Worker], index: int, *, port: int, before: str = "", **environment: str
+) -> Worker:
+    """A worker whose ranks train together with those of the others, once they have done what is `before`."""
     shared = {
         "KUBEDET_REPLICAS": "2",
         "KUBEDET_REPLICA_INDEX": str(index),
@@ -248,7 +251,12 @@ def start_peer(start_worker: Callable[..., Worker], index: int, *, port: int, **
         "KUBEDET_LOCAL_ADDRESS": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    return start_worker({"*": ["reduce"]}, name=f"worker-{index}", **shared, **environment)
+    return start_worker(
+        {"*": [*before.split(","), "reduce"] if before else ["reduce"]},
+        name=f"worker-{index}",
+        **shared,
+        **environment,
+    )
 
 
 def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
@@ -287,6 +295,28 @@ def test_elastic_worker_takes_a_second_one_in_and_goes_on_without_it(
         await_new_steps(first, second)
         second.process.send_signal(signal.SIGTERM)
         assert second.end() in (143, 144), second.output()
+        await_new_steps(first)
+        first.mark("finish")
+        assert first.end() == 0, first.output()
+    finally:
+        store.process.kill()
+        store.process.wait()
+
+
+def test_ranks_do_not_wait_for_a_peer_that_left_before_they_met(start_worker: Callable[..., Worker]) -> None:
+    port = free_port()
+    store = Store(port)
+    try:
+        elastic = {"KUBEDET_MIN_REPLICAS": "1", "KUBEDET_MAX_REPLICAS": "2"}
+        first, second = (
+            start_peer(start_worker, index, port=port, before="mark up,await_mark go", **elastic)
+            for index in range(2)
+        )
+        for worker in (first, second):
+            worker.await_mark("up")
+        second.process.send_signal(signal.SIGTERM)
+        assert second.end() in (143, 144), second.output()
+        first.mark("go")
         await_new_steps(first)
         first.mark("finish")
         assert first.end() == 0, first.output()
