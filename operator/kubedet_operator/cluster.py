@@ -23,6 +23,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from kubedet_operator import errors
 from kubedet_operator.api import names
+from kubedet_operator.echoes import Echoes
 from kubedet_operator.metrics import Metrics
 
 REQUEST_SECONDS = 30
@@ -64,6 +65,9 @@ class Call(NamedTuple):
         return f"{self.verb} {self.resource}"
 
 
+_ECHOED = {Call("update", names.PLURAL), Call("create", "pods"), Call("create", "services")}
+"""Writes that a watch shows as they were answered; those that change nothing are not among them."""
+
 _CONTENT = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
 _TIMEOUTS = {"leases": aiohttp.ClientTimeout(total=LEASE_SECONDS)}
@@ -79,6 +83,8 @@ class Cluster:
         """One for the Lease alone, whose renewal must not wait for other requests, and one for the rest."""
         self._connecting = asyncio.Lock()
         self._busy_until = 0.0
+        self.echoes = Echoes()
+        """Writes of what is watched, which the watches have yet to show."""
         self.may_write: Callable[[], bool] = lambda: True
         """Whether this process is the one that acts: asked before every write."""
 
@@ -224,6 +230,8 @@ class Cluster:
             self._requests.labels(call.verb, call.resource, str(code)).inc()
         if code < 300:
             document: dict[str, Any] = json.loads(answer)
+            if call in _ECHOED:
+                self.echoes.wrote(call.resource, document["metadata"])
             return document
         problem = _error(code, answer, configuration.host, call, response.headers)
         if isinstance(problem, errors.LoginFailed):
