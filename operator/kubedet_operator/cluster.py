@@ -65,8 +65,14 @@ class Call(NamedTuple):
         return f"{self.verb} {self.resource}"
 
 
-_ECHOED = {Call("update", names.PLURAL), Call("create", "pods"), Call("create", "services")}
-"""Writes that a watch shows as they were answered; those that change nothing are not among them."""
+_BRIEF = {Call("update", names.PLURAL), Call("create", "pods")}
+"""Writes whose answer tells no more than was sent, but for the metadata: the rest is not asked for."""
+
+_ECHOED = {*_BRIEF, Call("create", "services")}
+"""Writes that a watch shows; those that may change nothing are not among them."""
+
+_JSON = "application/json"
+_METADATA_ONLY = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 _CONTENT = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
@@ -207,7 +213,10 @@ class Cluster:
         self._check_turn(call)
         configuration = await self._configure()
         session = self._open_session(configuration, is_lease=call.resource == "leases")
-        headers = {"Accept": "application/json", "Content-Type": _CONTENT.get(call.verb, "application/json")}
+        headers = {
+            "Accept": _METADATA_ONLY if call in _BRIEF else _JSON,
+            "Content-Type": _CONTENT.get(call.verb, _JSON),
+        }
         if token := await configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token
         code = 0
@@ -232,7 +241,7 @@ class Cluster:
             document: dict[str, Any] = json.loads(answer)
             if call in _ECHOED:
                 self.echoes.wrote(call.resource, document["metadata"])
-            return document
+            return {**(body or {}), "metadata": document["metadata"]} if call in _BRIEF else document
         problem = _error(code, answer, configuration.host, call, response.headers)
         if isinstance(problem, errors.LoginFailed):
             await self.close()  # the next request reads the credentials anew
@@ -269,7 +278,9 @@ class Cluster:
 
 async def _load_configuration() -> Configuration:
     # trust_env would read netrc and the proxy variables in a thread for every request.
-    configuration = Configuration(client_session_kwargs={"trust_env": False})
+    # Nor are cookies looked for, of which the API server has none.
+    session = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
+    configuration = Configuration(client_session_kwargs=session)
     configuration.connection_pool_maxsize = CONNECTIONS
     try:
         if os.path.exists(_TOKEN_FILE) and "KUBERNETES_SERVICE_HOST" in os.environ:

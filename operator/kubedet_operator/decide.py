@@ -98,8 +98,9 @@ def _begin(facts: Facts) -> Draft:
         now=format_time(facts.now),
         generation=facts.metadata.generation,
     )
+    known = {condition.type for condition in draft.status.conditions}
     for condition_type, reason, message in _AT_FIRST:
-        if conditions.find_condition(draft.status.conditions, condition_type) is None:
+        if condition_type not in known:
             draft = draft.turn(condition_type, False, reason=reason, message=message)
     if facts.progress is not None and not draft.finished:
         draft = replace(draft, status=_report(draft.status, facts.progress))

@@ -110,7 +110,7 @@ class Draft:
             generation=self.generation,
             now=self.now,
         )
-        return self.change(conditions=turned)
+        return self if turned == self.status.conditions else self.change(conditions=turned)
 
     def end(self, condition_type: ConditionType, *, reason: Reason, message: str) -> Self:
         """The draft of a job that ends now, Complete or Failed."""

@@ -60,6 +60,7 @@ def field_types(target: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(target)}
 
 
+@cache
 def api_name(field_name: str) -> str:
     """The API's name of a dataclass field: `class_` is `class`."""
     return field_name.rstrip("_")

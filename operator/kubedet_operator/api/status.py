@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
+from kubedet_operator.api.decoding import api_name
 from kubedet_operator.api.fields import bounded
 from kubedet_trainer import contract
 
@@ -224,12 +225,16 @@ def dump_status(status: DetectionJobStatus) -> dict[str, Any]:
     return dumped
 
 
+_AS_THEY_ARE = frozenset((str, int, float, bool))
+
+
 def _plain(value: Any) -> Any:
+    # Written for every decision: what is most frequent is asked for first.
+    if type(value) in _AS_THEY_ARE:
+        return value
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, str | int | float):
-        return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    given = value.items() if isinstance(value, Mapping) else vars(value).items()
-    return {str(key).rstrip("_"): _plain(item) for key, item in given if item is not None}
+    given = value if isinstance(value, Mapping) else vars(value)
+    return {api_name(key): _plain(item) for key, item in given.items() if item is not None}

@@ -22,10 +22,12 @@ class Server:
         self.body: dict[str, Any] = {"metadata": {"namespace": "n"}}
         self.headers: dict[str, str] = {}
         self.requests: list[tuple[str, str, str, Any]] = []
+        self.accepted: list[str] = []
 
     async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
         body = await request.text()
         kind = request.content_type if body else ""
+        self.accepted.append(request.headers["Accept"])
         self.requests.append((request.method, request.path_qs, kind, json.loads(body) if body else None))
         return aiohttp.web.json_response(self.body, status=self.code, headers=self.headers)
 
@@ -122,6 +124,15 @@ async def test_the_status_is_written_only_over_the_version_that_was_read(
     assert path.startswith("/apis/kubedet.dev/v1alpha1/namespaces/n/detectionjobs/a/status?")
     assert body["metadata"] == metadata
     assert body["status"] == {"phase": "Running"}
+
+
+async def test_of_what_was_just_sent_only_the_metadata_is_asked_back(
+    cluster: Cluster, server: Server
+) -> None:
+    server.body = {"kind": "PartialObjectMetadata", "metadata": {"namespace": "n", "uid": "u"}}
+    pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}, "spec": {"nodeName": "b"}}
+    assert await cluster.create(pod) == {**pod, "metadata": server.body["metadata"]}
+    assert "as=PartialObjectMetadata" in server.accepted[0]
 
 
 @pytest.mark.parametrize("code", [404, 409])
