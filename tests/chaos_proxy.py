@@ -13,6 +13,7 @@ import random
 import ssl
 import tempfile
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class ChaosProxy:
         self._port = 0
         self._is_up = True
         self._open: set[web.StreamResponse] = set()
+        self._outages: list[tuple[float, float]] = []
         self.done: Counter[str] = Counter()
         """What has gone wrong so far, by kind."""
         started = threading.Event()
@@ -75,6 +77,11 @@ class ChaosProxy:
                 }
             )
         )
+
+    def seconds_away(self, begin: float, end: float) -> float:
+        """How much of a span of the monotonic clock nothing got through in."""
+        away = [*self._outages, *([] if self._is_up else [(self._down_at, end)])]
+        return sum(max(0.0, min(end, until) - max(begin, since)) for since, until in away)
 
     def stop(self) -> None:
         """End it, with every connection."""
@@ -107,11 +114,12 @@ class ChaosProxy:
     async def _have_outages(self) -> None:
         while self._chaos.outage_every_seconds:
             await asyncio.sleep(self._chaos.outage_every_seconds)
-            self._is_up = False
+            self._down_at, self._is_up = time.monotonic(), False
             self.done["outage"] += 1
             for response in list(self._open):
                 _cut(response)
             await asyncio.sleep(self._chaos.outage_seconds)
+            self._outages.append((self._down_at, time.monotonic()))
             self._is_up = True
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

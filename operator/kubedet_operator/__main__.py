@@ -37,7 +37,7 @@ SETTLE_SECONDS = 5.0
 """How long after the world was read orphans are looked for: the garbage collector may be at work."""
 
 FIRST_RETRY_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 30.0
+LONGEST_RETRY_SECONDS = 10.0
 _USAGE = 2
 
 

@@ -1,0 +1,107 @@
+"""What a client sees that chaos does not touch: how jobs end, and how far statuses lag behind the pods."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+Counts = tuple[int, int, int]
+"""Workers that are ready, have succeeded and have failed."""
+
+
+class Onlooker:
+    """Watches jobs and pods; compares `status.workers` with the pods at every event of either."""
+
+    def __init__(
+        self, kubectl: list[str], namespace: str, *, excused: Callable[[float, float], float]
+    ) -> None:
+        """`excused` tells how many seconds of a span nobody could have written a status in."""
+        self._excused = excused
+        self.endings: dict[str, tuple[str, int]] = {}
+        """Phase of every job that has ended, and how often it had restarted; jobs may be gone by now."""
+        self._lock = threading.Lock()
+        self._pods: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._told: dict[str, Counts] = {}
+        self._late_since: dict[str, float] = {}
+        self._worst = (0.0, "")
+        self._watches = [
+            self._follow(kubectl, f"/api/v1/namespaces/{namespace}/pods", self._see_pod),
+            self._follow(
+                kubectl, f"/apis/kubedet.dev/v1alpha1/namespaces/{namespace}/detectionjobs", self._see_job
+            ),
+        ]
+
+    def worst(self) -> tuple[float, str]:
+        """The longest that a status was behind so far, in seconds, and whose."""
+        with self._lock:
+            for job in self._late_since:
+                self._note(job)
+            return self._worst
+
+    def stop(self) -> None:
+        """Watch no more."""
+        for watch in self._watches:
+            watch.kill()
+            watch.wait()
+
+    def _follow(
+        self, kubectl: list[str], path: str, see: Callable[[str, dict[str, Any]], str | None]
+    ) -> subprocess.Popen[str]:
+        command = [*kubectl, "get", "--raw", f"{path}?watch=true&timeoutSeconds=7200"]
+        watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+        def read() -> None:
+            assert watch.stdout is not None
+            for line in watch.stdout:
+                event = json.loads(line)
+                with self._lock:
+                    if job := see(event["type"], event["object"]):
+                        self._compare(job)
+
+        threading.Thread(target=read, daemon=True).start()
+        return watch
+
+    def _see_pod(self, change: str, pod: dict[str, Any]) -> str | None:
+        metadata, status = pod["metadata"], pod["status"]
+        labels = metadata["labels"]
+        if labels["app.kubernetes.io/component"] != "worker":
+            return None
+        job = labels["kubedet.dev/job-name"]
+        ready = any(container.get("ready") for container in status.get("containerStatuses", ()))
+        state = status["phase"]
+        if state not in ("Succeeded", "Failed"):
+            state = "Ready" if ready and "deletionTimestamp" not in metadata else "Other"
+        self._pods[job][metadata["name"]] = state
+        if change == "DELETED":
+            del self._pods[job][metadata["name"]]
+        return str(job)
+
+    def _see_job(self, change: str, job: dict[str, Any]) -> str | None:
+        name = str(job["metadata"]["name"])
+        if change == "DELETED":
+            for memory in (self._told, self._pods, self._late_since):
+                memory.pop(name, None)
+            return None
+        status = job.get("status", {})
+        if status.get("phase") in ("Succeeded", "Failed"):
+            self.endings[name] = status["phase"], status["restarts"]["application"]
+        workers = status.get("workers", {})
+        self._told[name] = tuple(workers.get(field, 0) for field in ("ready", "succeeded", "failed"))
+        return name
+
+    def _compare(self, job: str) -> None:
+        states = Counter(self._pods[job].values())
+        if (states["Ready"], states["Succeeded"], states["Failed"]) != self._told.get(job):
+            self._late_since.setdefault(job, time.monotonic())
+        elif job in self._late_since:
+            self._note(job)
+            del self._late_since[job]
+
+    def _note(self, job: str) -> None:
+        since, now = self._late_since[job], time.monotonic()
+        self._worst = max(self._worst, (now - since - self._excused(since, now), job))
