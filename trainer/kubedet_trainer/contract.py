@@ -325,8 +325,8 @@ def dump_termination_message(
 
     The worker of rank 0 adds the JSON of its newest `ProgressRecord`: nobody can ask for it any more.
 
-    What is too long loses its least telling part first: the oldest of the last lines, then the further
-    metrics, then the tail of the message.
+    What is too long loses its least telling part first: the oldest of the last lines, then the tail of the
+    message; results lose the progress, then the further metrics.
     """
     document: dict[str, Any] = {}
     if results is not None:
@@ -340,6 +340,8 @@ def dump_termination_message(
             document["failure"]["lastLines"].pop(0)
         elif failure is not None:
             document["failure"]["message"] = document["failure"]["message"][:512]
+        elif "progress" in document:
+            del document["progress"]
         else:
             document["results"]["metrics"].pop()
     return text

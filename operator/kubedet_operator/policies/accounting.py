@@ -37,18 +37,18 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     known, created = draft.status.time or TimeAccount(), facts.metadata.creationTimestamp
     if known.phase == ENDED or created is None:
         return draft
-    account = replace(known, phase=_phase(draft, known.phase), reached=_reached(facts, draft, known))
+    phase, reached = _phase(draft, known.phase), _reached(facts, draft, known)
     end = parse_time(draft.status.completionTime) if draft.status.completionTime else facts.now
     left = _left(known.seconds, created=created, now=end)
     spent: Mapping[str, float] = {}
     if known.phase == RUNNING:
-        spent = _share_out(facts, draft, known, left=left, after=account.phase)
-    elif account.phase != known.phase:
+        spent = _share_out(facts, draft, known, left=left, after=phase)
+    elif phase != known.phase:
         # All of it, also what a worker has counted already: it was exposed so.
         spent = {known.phase: left}
-    if spent:
-        account = replace(account, seconds=_sum(known.seconds, spent))
-    return _with_goodput(draft.change(time=account))
+    seconds = _sum(known.seconds, spent) if spent else known.seconds
+    account = TimeAccount(phase=phase, seconds=seconds, reached=reached)
+    return draft.change(time=account, progress=_with_goodput(draft.status.progress, seconds))
 
 
 def seconds_by_phase(manifest: Mapping[str, Any], *, now: datetime) -> dict[str, float]:
@@ -68,11 +68,10 @@ def seconds_by_phase(manifest: Mapping[str, Any], *, now: datetime) -> dict[str,
 
 def _phase(draft: Draft, before: str) -> str:
     """What the time goes into from now on."""
-    suspended = find_condition(draft.status.conditions, ConditionType.SUSPENDED)
-    initialized = find_condition(draft.status.conditions, ConditionType.INITIALIZED)
     if draft.finished:
         return ENDED
-    if draft.holds(ConditionType.SUSPENDED):
+    suspended = find_condition(draft.status.conditions, ConditionType.SUSPENDED)
+    if suspended is not None and suspended.status == "True":
         return TimePhase.SUSPENDED.value
     if suspended is not None and suspended.reason == Reason.SUSPENDING:
         return before  # the workers save, and report that with their end
@@ -80,6 +79,7 @@ def _phase(draft: Draft, before: str) -> str:
         return RUNNING
     if draft.holds(ConditionType.RESTARTING) or before in (RUNNING, TimePhase.RESTARTING):
         return TimePhase.RESTARTING.value
+    initialized = find_condition(draft.status.conditions, ConditionType.INITIALIZED)
     without_place = initialized is not None and initialized.reason in _WITHOUT_PLACE
     if without_place or not draft.holds(ConditionType.QUOTA_RESERVED):
         return TimePhase.PENDING.value
@@ -155,14 +155,13 @@ def _scaled(iterations: int, known: Progress | None, newest: Progress | None) ->
     return iterations * newest.totalIterations // known.totalIterations
 
 
-def _with_goodput(draft: Draft) -> Draft:
+def _with_goodput(progress: Progress | None, seconds: Mapping[str, float]) -> Progress | None:
     """Rank 0 knows the goodput of its own time only."""
-    account, progress = draft.status.time, draft.status.progress
-    total = sum(account.seconds.values()) if account else 0.0
-    if account is None or progress is None or not total:
-        return draft
-    percent = round(100 * account.seconds.get(TimePhase.TRAINING, 0.0) / total)
-    return draft.change(progress=replace(progress, goodputPercent=percent))
+    total = sum(seconds.values())
+    if progress is None or not total:
+        return progress
+    percent = round(100 * seconds.get(TimePhase.TRAINING, 0.0) / total)
+    return replace(progress, goodputPercent=percent)
 
 
 def _left(seconds: Mapping[str, float], *, created: str, now: datetime) -> float:
