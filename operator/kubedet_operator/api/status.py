@@ -161,6 +161,8 @@ class TimeAccount:
 
     phase: str = bounded(default=contract.TimePhase.PENDING.value, max_length=32)
     """What all time after that goes into; running: what rank 0 will say, ended: nothing."""
+    begins: str = bounded(default=contract.TimePhase.STARTING.value, max_length=32)
+    """What a run goes into until rank 0 trains: starting, or restarting if something has failed before it."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By phase: pending, starting, restoring, training, data_wait, checkpoint_stall, evaluating, restarting,
     lost, suspended. Training over the sum is the goodput; lost is what had to be done again."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from kubedet_operator.api.conditions import ConditionType, Reason, find_condition, is_true
+from kubedet_operator.api.conditions import ConditionType, Reason, find_condition
 from kubedet_operator.api.status import TimeAccount
 from kubedet_operator.facts import Facts, parse_time
 from kubedet_operator.plan import Draft
@@ -47,7 +47,8 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         # All of it, also what a worker has counted already: it was exposed so.
         spent = {known.phase: left}
     seconds = _sum(known.seconds, spent) if spent else known.seconds
-    account = TimeAccount(phase=phase, seconds=seconds, reached=reached)
+    begins = _begins(draft, known, phase)
+    account = TimeAccount(phase=phase, begins=begins, seconds=seconds, reached=reached)
     return draft.change(time=account, progress=_with_goodput(draft.status.progress, seconds))
 
 
@@ -86,6 +87,13 @@ def _phase(draft: Draft, before: str) -> str:
     return TimePhase.STARTING.value
 
 
+def _begins(draft: Draft, known: TimeAccount, phase: str) -> str:
+    """Restarting ends for the job with its pods being back; its time does with rank 0 being so far."""
+    if phase == TimePhase.RESTARTING or draft.holds(ConditionType.RESTARTING):
+        return TimePhase.RESTARTING.value
+    return known.begins if phase == RUNNING else TimePhase.STARTING.value
+
+
 def _share_out(
     facts: Facts, draft: Draft, known: TimeAccount, *, left: float, after: str
 ) -> Mapping[str, float]:
@@ -101,8 +109,7 @@ def _share_out(
         training = seconds.get(TimePhase.TRAINING, 0.0)
         seconds[TimePhase.TRAINING] = training * fresh / report.iterations
         seconds[TimePhase.LOST] = training - seconds[TimePhase.TRAINING]
-    was_restarting = is_true(facts.status.conditions, ConditionType.RESTARTING)
-    begins = TimePhase.RESTARTING if was_restarting or TimePhase.RESTARTING in seconds else TimePhase.STARTING
+    begins = TimePhase.RESTARTING.value if TimePhase.RESTARTING in seconds else known.begins
     started = seconds.pop(TimePhase.STARTING, 0.0)
     counted = started + sum(seconds.values())
     unreported = max(0.0, left - counted)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubedet_operator.policies import accounting
-from kubedet_trainer.contract import TimeSpent
+from kubedet_trainer.contract import Progress, ProgressRecord, Stage, TimeSpent
 from scenario import ELASTIC, NO_GPU, RESULTS, STATE, THREE, TWO
 from simulation import BEGINNING, Simulation, make_progress
 
@@ -88,6 +88,10 @@ def test_a_life_with_a_kill_a_suspension_and_evaluations_is_accounted_for_to_the
     world.wait(15)
     world.run([0])
     world.settle()
+    launched = Progress(stage=Stage.INITIALIZING)  # the pod is back, and that is all
+    world.progress = ProgressRecord(progress=launched)
+    world.settle()
+    assert world.status["phase"] == "Running"
     world.wait(6)
     rank = Rank0(world, iteration=100)
     rank.spend(4, "starting")
