@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from kubedet_operator.api import names, schema
 from kubedet_operator.build.placement import POD_GROUP
 from kubedet_operator.decide import decide
 from kubedet_operator.plan import Action, ApplyChild, DeletePod, Plan
+from kubedet_operator.policies import accounting
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
@@ -52,6 +54,8 @@ class Simulation:
         self.writes = 0
         self._held: set[str] = set()
         self._uids = 0
+        self._ran_at = self.now
+        self._seconds: dict[str, float] = {}
 
     @property
     def status(self) -> dict[str, Any]:
@@ -82,6 +86,7 @@ class Simulation:
         """One round, of which at most `survives` actions happen."""
         if self.job is None:
             return
+        self._check_time()
         plan = self._decide()
         self.timer = (
             self.now + timedelta(seconds=plan.next_check_seconds)
@@ -92,6 +97,7 @@ class Simulation:
             self.job["status"] = json.loads(json.dumps(plan.status))
             self.writes += 1
             _STATUS.validate(self.job["status"])
+            self._check_time()
         for action in (*plan.preparations, *plan.actions)[:survives]:
             self._carry_out(action)
         if self.rejection is None:
@@ -171,13 +177,16 @@ class Simulation:
 
     def run(self, indices: Iterable[int]) -> None:
         """Workers are placed and their containers become ready."""
+        self._ran_at = self.now
         for index in indices:
             pod = self._living(index)
             pod["spec"].setdefault("nodeName", f"node-{index}")
             self._set(pod, "Running", {"running": {"startedAt": self._time()}}, ready=True)
 
     def place(self, index: int, node: str) -> None:
-        self._living(index)["spec"]["nodeName"] = node
+        pod = self._living(index)
+        pod["spec"]["nodeName"] = node
+        pod["status"].pop("conditions", None)
 
     def end(self, index: int | None, code: int, message: str = "", reason: str = "") -> None:
         """A worker, or with None the rendezvous, ends."""
@@ -226,7 +235,12 @@ class Simulation:
 
     def report(self, iteration: int, checkpoint: int | None = None, world_size: int = 1) -> None:
         """Rank 0 has done a step, and maybe saved."""
-        self.progress = make_progress(iteration, checkpoint, world_size=world_size, time=self._time())
+        record = make_progress(iteration, checkpoint, world_size=world_size, time=self._time())
+        lived = (self.now - self._ran_at).total_seconds()
+        spent = contract.TimeSpent(
+            since=facts.format_time(self._ran_at), iterations=int(lived), seconds={"training": lived}
+        )
+        self.progress = replace(record, progress=replace(record.progress, time=spent))
 
     def reject(self, message: str | None) -> None:
         """The API server refuses pods from now on; None: no more."""
@@ -255,6 +269,21 @@ class Simulation:
         restarts = self.status.get("restarts") or {}
         charged = restarts.get("application", 0) + restarts.get("infrastructure", 0)
         assert charged <= self.failures, f"{charged} failures charged, {self.failures} happened"
+
+    def _check_time(self) -> None:
+        """The account of time never takes anything back, and is that of the job's life."""
+        assert self.job is not None
+        exposed = accounting.seconds_by_phase(self.job, now=self.now)
+        fallen = {
+            phase for phase, seconds in self._seconds.items() if exposed.get(phase, 0) < seconds - 0.002
+        }
+        assert not fallen, f"{fallen} of {self._seconds} fell: {exposed}"
+        self._seconds = exposed
+        ended = self.status.get("completionTime")
+        end = facts.parse_time(ended) if ended else self.now
+        life = (end - BEGINNING).total_seconds()
+        assert sum(exposed.values()) <= life + 0.01, f"{exposed} of a life of {life} s"
+        assert not ended or sum(exposed.values()) >= life - 0.01, f"{exposed} of a life of {life} s"
 
     def _blame(self, pod: dict[str, Any], code: int) -> None:
         told = "deletionTimestamp" in pod["metadata"]

@@ -20,6 +20,7 @@ from kubedet_operator.build.children import build_children
 from kubedet_operator.facts import Facts, format_time, is_newer
 from kubedet_operator.plan import Action, ApplyChild, DeletePod, Draft, Plan
 from kubedet_operator.policies import (
+    accounting,
     cleanup,
     completion,
     deadlines,
@@ -49,6 +50,7 @@ POLICIES: tuple[Policy, ...] = (
     deadlines.judge,
     cleanup.judge,
     lost.judge,
+    accounting.judge,
 )
 """In this order: each one sees what the ones before it have decided."""
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import prometheus_client
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from kubedet_operator.api.conditions import Phase
+from kubedet_operator.policies import accounting
 from kubedet_trainer.contract import FailureClass
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -144,8 +146,19 @@ JOB_TABLE: Mapping[str, Series] = {
         help="The row of a finished job, by column of the zoo.",
         labels=(*_JOB, "metric"),
     ),
+    "time": Series(
+        kind="counter",
+        name="kubedet_job_time_seconds_total",
+        help="Seconds of a job's life by what they went into; training should be most of them.",
+        labels=(*_JOB, "phase"),
+    ),
 }
 """What is read out of the statuses of jobs whenever Prometheus asks."""
+
+_FAMILIES: Mapping[str, Callable[..., CounterMetricFamily | GaugeMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+}
 
 _KINDS: Mapping[str, Callable[..., Any]] = {
     "counter": prometheus_client.Counter,
@@ -181,22 +194,25 @@ class JobCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, filled with the jobs of now."""
         families = {
-            key: GaugeMetricFamily(series.name, series.help, labels=series.labels)
+            key: _FAMILIES[series.kind](series.name, series.help, labels=series.labels)
             for key, series in JOB_TABLE.items()
         }
         totals = dict.fromkeys((phase.value for phase in Phase), 0)
+        now = datetime.now(UTC)
         for job in self._jobs():
             phase = (job.get("status") or {}).get("phase", Phase.PENDING.value)
             totals[phase] = totals.get(phase, 0) + 1
             whose = (job["metadata"]["namespace"], job["metadata"]["name"])
-            for key, labels, value in _figures(job, phase):
+            for key, labels, value in _figures(job, phase, now):
                 families[key].add_metric((*whose, *labels), value)
         for phase, total in totals.items():
             families["jobs"].add_metric([phase], total)
         yield from families.values()
 
 
-def _figures(job: Mapping[str, Any], phase: str) -> Iterator[tuple[str, tuple[str, ...], float]]:
+def _figures(
+    job: Mapping[str, Any], phase: str, now: datetime
+) -> Iterator[tuple[str, tuple[str, ...], float]]:
     """The figures of one job: key in `JOB_TABLE`, labels beside the job's name, value."""
     status = job.get("status") or {}
     reported = status.get("progress") or {}
@@ -209,6 +225,8 @@ def _figures(job: Mapping[str, Any], phase: str) -> Iterator[tuple[str, tuple[st
     for column in _RESULTS:
         if column in results:
             yield "result", (column,), results[column]
+    for spent_on, seconds in accounting.seconds_by_phase(job, now=now).items():
+        yield "time", (spent_on,), seconds
 
 
 @dataclass

@@ -37,8 +37,8 @@ REMEMBERED_SPECS = 500
 _FAILURES = (Reason.WORKER_FAILED, Reason.WORKER_LOST)
 """Why a job restarts, unless somebody wants it to."""
 
-_MINOR_FIELDS = ("workers", "display")
-_MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent")
+_MINOR_FIELDS = ("workers", "display", "time")
+_MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent", "time")
 
 
 def utc_now() -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,18 @@ def test_the_exit_codes_are_those_of_the_api() -> None:
 def test_a_termination_message_fits_whatever_it_says() -> None:
     failure = contract.Failure(exitCode=1, reason="X", message="é" * 9000, lastLines=["y" * 300] * 40)
     results = contract.Results(boxAP=1.0, metrics=[{"name": "x" * 40, "value": 1.0}] * 200)
+    progress = {"progress": {"stage": "Done"}}
     for text in (
-        contract.dump_termination_message(failure=failure),
-        contract.dump_termination_message(results=results),
+        contract.dump_termination_message(failure=failure, progress=progress),
+        contract.dump_termination_message(results=results, progress=progress),
     ):
         assert len(text.encode()) <= contract.TERMINATION_MESSAGE_BYTES
+
+
+def test_the_last_progress_of_rank_0_comes_with_its_results() -> None:
+    progress = {"progress": {"stage": "Done"}}
+    text = contract.dump_termination_message(results=contract.Results(boxAP=1.0), progress=progress)
+    assert json.loads(text)["progress"] == progress
 
 
 def test_the_generated_crd_is_current() -> None:

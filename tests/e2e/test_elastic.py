@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -19,6 +20,18 @@ ELASTIC = "elasticPolicy: {minReplicas: 1, maxReplicas: 3, scaleUpDelaySeconds: 
 
 LONG = '{schedule.epochs: "16", schedule.decay_epochs: "12,14", data.num_workers: "1"}'
 """No step of the test may be overtaken by the end of the training."""
+
+
+_PHASES = (
+    "starting",
+    "restoring",
+    "training",
+    "checkpoint_stall",
+    "evaluating",
+    "restarting",
+    "lost",
+    "suspended",
+)
 
 
 def test_an_elastic_job_grows_shrinks_rests_and_ends(
@@ -71,6 +84,13 @@ def test_an_elastic_job_grows_shrinks_rests_and_ends(
     assert status["restarts"]["application"] == 1
     print(json.dumps({"resumed_at": resumed_at, **status["results"]}, indent=1))
     assert status["results"]["boxAP"] > 0
+    created = operator.get("dj", name)["metadata"]["creationTimestamp"]
+    life = (_moment(status["completionTime"]) - _moment(created)).total_seconds()
+    seconds = status["time"]["seconds"]
+    print(json.dumps({"life": life, "sum": sum(seconds.values()), **seconds}, indent=1))
+    assert sum(seconds.values()) == pytest.approx(life, rel=0.01)
+    # A kill, a suspension, evaluations: all of them took a while, and so did what they interrupted.
+    assert set(_PHASES) <= {phase for phase, spent in seconds.items() if spent > 0}
 
 
 def _scale(cluster: Any, name: str, replicas: int) -> None:
@@ -90,6 +110,10 @@ def _await_world(cluster: Any, name: str, size: int) -> None:
         return found.get("ready", 0), found.get("worldSize", 0)
 
     wait_for(lambda: workers() == (size, size), 240, f"world of {size} workers")
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _checkpoint(cluster: Any, name: str) -> int:

@@ -182,6 +182,43 @@ class Stage(StrEnum):
     DONE = "Done"
 
 
+class TimePhase(StrEnum):
+    """What the time of a job goes into. The operator sees its outside, rank 0 what it does itself."""
+
+    PENDING = "pending"
+    """Waits for quota, or for nodes with room."""
+    STARTING = "starting"
+    """Has its nodes, and does not train yet: images, data, weights."""
+    RESTORING = "restoring"
+    """Loads a checkpoint."""
+    TRAINING = "training"
+    """Does an iteration for the first time: goodput is this over the sum of all."""
+    DATA_WAIT = "data_wait"
+    """An iteration waits for its batch."""
+    CHECKPOINT_STALL = "checkpoint_stall"
+    """The training stands still until the state is durable."""
+    EVALUATING = "evaluating"
+    """Measures how good and how fast the detector is, and publishes it."""
+    RESTARTING = "restarting"
+    """From a failure or another number of workers until the training goes on."""
+    LOST = "lost"
+    """Did what had to be done again, or did it again."""
+    SUSPENDED = "suspended"
+    """Was told to rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeSpent:
+    """What rank 0 spent its time on, added up over the processes of one worker."""
+
+    since: str
+    """When the count began, UTC, RFC 3339; another value means that another worker counts."""
+    iterations: int = 0
+    """Iterations done since then, repeated ones included."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase, as in the status; what does not occur is left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """`status.progress` of a DetectionJob, as rank 0 reports it."""
@@ -201,7 +238,9 @@ class Progress:
     lastProgressTime: str | None = None
     """When the last iteration ended: UTC, RFC 3339."""
     goodputPercent: int | None = None
-    """Time spent training, in percent of the run's time."""
+    """Time spent training, in percent of all of it: in the status of the job's life, else of `time`."""
+    time: TimeSpent | None = None
+    """What the worker of rank 0 spent its time on; None before rank 0 runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,24 +323,25 @@ def dump_termination_message(
 ) -> str:
     """Results or failure as JSON of at most `TERMINATION_MESSAGE_BYTES` bytes.
 
-    A worker that fails or is stopped adds the JSON of its newest `ProgressRecord`, if it had rank 0: nobody
-    can ask for it any more.
+    The worker of rank 0 adds the JSON of its newest `ProgressRecord`: nobody can ask for it any more.
 
-    What is too long loses its least telling part first: the oldest of the last lines, then the further
-    metrics, then the tail of the message.
+    What is too long loses its least telling part first: the oldest of the last lines, then the tail of the
+    message; results lose the progress, then the further metrics.
     """
     document: dict[str, Any] = {}
     if results is not None:
         document["results"] = without_none(asdict(results))
     if failure is not None:
         document["failure"] = without_none(asdict(failure))
-        if progress is not None:
-            document["progress"] = progress
+    if progress is not None:
+        document["progress"] = progress
     while len(text := json.dumps(document, separators=(",", ":"))) > TERMINATION_MESSAGE_BYTES:
         if failure is not None and document["failure"]["lastLines"]:
             document["failure"]["lastLines"].pop(0)
         elif failure is not None:
             document["failure"]["message"] = document["failure"]["message"][:512]
+        elif "progress" in document:
+            del document["progress"]
         else:
             document["results"]["metrics"].pop()
     return text

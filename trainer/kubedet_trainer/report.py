@@ -17,10 +17,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kubedet_trainer import contract, memory
-from kubedet_trainer.contract import CheckpointStatus, Progress, ProgressRecord, Stage
+from kubedet_trainer.contract import (
+    CheckpointStatus,
+    Progress,
+    ProgressRecord,
+    Stage,
+    TimePhase,
+    TimeSpent,
+)
 from kubedet_trainer.dist import World
 from kubedet_trainer.heartbeat import Heartbeat
 from kubedet_trainer.metrics import Metrics
+from kubedet_trainer.timesheet import Timesheet
+
+_PHASES = {
+    Stage.TRAINING: TimePhase.TRAINING,
+    Stage.EVALUATING: TimePhase.EVALUATING,
+    Stage.CHECKPOINTING: TimePhase.CHECKPOINT_STALL,
+    Stage.BENCHMARKING: TimePhase.EVALUATING,
+    Stage.DONE: TimePhase.EVALUATING,
+}
+"""What the time of a stage goes into, but for the first one: that is a start or a restart."""
 
 _PROGRESS_SECONDS = 1.0
 _RATE_SMOOTHING = 0.05
@@ -67,8 +84,7 @@ class Reporter:
         self._stage = Stage.INITIALIZING
         self._iteration = 0
         self._checkpoint: CheckpointStatus | None = None
-        self._started = time.monotonic()
-        self._trained_seconds = 0.0
+        self._time, self._first_phase = self._open_timesheet()
         self._iteration_seconds: float | None = None
         self._evaluation_seconds = 0.0
         self._last_step: float | None = None
@@ -84,18 +100,17 @@ class Reporter:
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Say what rank 0 does within the block; evaluations are timed for the estimate of what remains."""
-        before, self._stage = self._stage, stage
+        before = self._stage
         started = time.monotonic()
         self._heartbeat.beat()
-        self._write_progress()
+        self.set_stage(stage)
         try:
             yield
         finally:
             if stage is Stage.EVALUATING:
                 self._evaluation_seconds = time.monotonic() - started
-            self._stage = before
             self._heartbeat.beat()
-            self._write_progress()
+            self.set_stage(before)
 
     def get_on(self) -> None:
         """Show that this rank is alive where no iteration does; called for every image of an evaluation."""
@@ -104,6 +119,7 @@ class Reporter:
     def set_stage(self, stage: Stage) -> None:
         """Say what rank 0 does from now on."""
         self._stage = stage
+        self._time.turn_to(_PHASES.get(stage, self._first_phase), now=time.monotonic())
         self._write_progress()
 
     def record_iteration(
@@ -121,12 +137,13 @@ class Reporter:
         )
         if self._is_first:
             self._iteration, self._last_step = iteration, now
-            self._trained_seconds += seconds - data_wait_seconds
             before = self._iteration_seconds
             self._iteration_seconds = (
                 seconds if before is None else before + _RATE_SMOOTHING * (seconds - before)
             )
-            if time.monotonic() - self._written > _PROGRESS_SECONDS:
+            elapsed = time.monotonic()
+            self._time.count_iteration(now=elapsed, wait_seconds=data_wait_seconds)
+            if elapsed - self._written > _PROGRESS_SECONDS:
                 self._write_progress()
 
     def record_interval(self, interval: Interval) -> None:
@@ -181,6 +198,7 @@ class Reporter:
     def record_restore(self, *, seconds: float, status: CheckpointStatus) -> None:
         """Publish the checkpoint that this run resumed from."""
         self._checkpoint = status
+        self._time.close(time.monotonic(), {TimePhase.RESTORING: seconds})
         self._metrics.set("checkpoint_restore_seconds", seconds)
         _log.info(
             "resumed from %s at iteration %d",
@@ -197,12 +215,23 @@ class Reporter:
         evaluations = self._evaluation_seconds * self._length.evaluations * share
         return round(left * self._iteration_seconds + evaluations)
 
+    def _open_timesheet(self) -> tuple[Timesheet, TimePhase]:
+        """The time, from where an earlier rank 0 of this worker left it, and its first phase."""
+        before, pause = None, 0.0
+        if self._is_first and (before := _read_time(self._progress_file)):
+            pause = time.time() - self._progress_file.stat().st_mtime
+        again = before is not None or self._world.restarts > 0
+        phase = TimePhase.RESTARTING if again else TimePhase.STARTING
+        since = _rfc3339(time.time(), timespec="milliseconds")
+        sheet = Timesheet(phase=phase, now=time.monotonic(), since=since, before=before, pause=pause)
+        return sheet, phase
+
     def _write_progress(self) -> None:
         if not self._is_first:
             return
         self._written = time.monotonic()
+        self._time.close(self._written)
         total = self._length.total_iterations
-        lived = self._written - self._started
         record = ProgressRecord(
             progress=Progress(
                 stage=self._stage,
@@ -212,7 +241,8 @@ class Reporter:
                 percentage=100 * self._iteration // total if total else 0,
                 estimatedRemainingSeconds=self._remaining_seconds(),
                 lastProgressTime=_rfc3339(self._last_step) if self._last_step else None,
-                goodputPercent=round(100 * self._trained_seconds / lived) if self._last_step else None,
+                goodputPercent=round(100 * self._time.goodput()) if self._last_step else None,
+                time=self._time.spent(),
             ),
             checkpoint=self._checkpoint,
             worldSize=self._world.size,
@@ -229,5 +259,14 @@ def write_json(file: Path, document: Mapping[str, object]) -> None:
     temporary.replace(file)
 
 
-def _rfc3339(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _read_time(file: Path) -> TimeSpent | None:
+    """What the record in `file` says about time; None where there is none."""
+    try:
+        found = json.loads(file.read_text())["progress"]["time"]
+    except (FileNotFoundError, KeyError):
+        return None
+    return TimeSpent(**found)
+
+
+def _rfc3339(moment: float, *, timespec: str = "seconds") -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -77,8 +77,8 @@ def conclude(run: Run) -> Results | None:
             fps = _measure_fps(run, images_per_batch=1)
             is_asked = "inferenceFpsBatch8" in run.recipe.reference
             fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
-        row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak)
-        _publish(run, row)
+            row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak)
+            _publish(run, row)
     dist.barrier()
     return row
 

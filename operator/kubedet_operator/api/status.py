@@ -6,7 +6,7 @@ Progress, checkpoint and results come from the trainer as they are, so their typ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
@@ -157,6 +157,21 @@ class Display:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeAccount:
+    """What the job's life went into. The sum of `seconds` says how much of it is accounted for."""
+
+    phase: str = bounded(default=contract.TimePhase.PENDING.value, max_length=32)
+    """What all time after that goes into; running: what rank 0 will say, ended: nothing."""
+    begins: str = bounded(default=contract.TimePhase.STARTING.value, max_length=32)
+    """What a run goes into until rank 0 trains: starting, or restarting if something has failed before it."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By phase: pending, starting, restoring, training, data_wait, checkpoint_stall, evaluating, restarting,
+    lost, suspended. Training over the sum is the goodput; lost is what had to be done again."""
+    reached: int = 0
+    """The most iterations that were ever done: doing them again is no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectionJobStatus:
     """What the operator has seen. Decisions read conditions and facts, never the phase."""
 
@@ -203,6 +218,8 @@ class DetectionJobStatus:
     """How far the training is."""
     checkpoint: contract.CheckpointStatus | None = None
     """The newest checkpoint."""
+    time: TimeAccount | None = None
+    """What the job's life went into."""
     display: Display | None = None
     """The words of the printer columns."""
     results: contract.Results | None = None

@@ -105,7 +105,8 @@ def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
     ]
     if claims or elsewhere:
         raise InvalidManifest([*claims, *elsewhere])
-    metadata = {"namespace": "default", **(manifest.get("metadata") or {})}
+    created = facts.format_time(datetime.now(UTC))
+    metadata = {"namespace": "default", **(manifest.get("metadata") or {}), "creationTimestamp": created}
     return {**manifest, "spec": spec, "metadata": {**metadata, "uid": str(uuid.uuid4())}, "status": {}}
 
 

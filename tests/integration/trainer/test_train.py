@@ -130,6 +130,9 @@ def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
     assert progress["progress"]["stage"] == "Done"
     assert progress["progress"]["percentage"] == 100
     assert progress["checkpoint"]["iteration"] == ITERATIONS
+    spent = progress["progress"]["time"]
+    assert spent["iterations"] == ITERATIONS
+    assert spent["seconds"].keys() == {"starting", "training", "data_wait", "checkpoint_stall", "evaluating"}
 
 
 def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job):
@@ -198,6 +201,10 @@ def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob):
     assert "resumed from" in job.log()
     message = json.loads((job.folder / "termination").read_text())
     assert message["results"]["boxAP"] == _row(job)["boxAP"]
+    assert message["progress"] == progress
+    spent = progress["progress"]["time"]
+    assert spent["iterations"] >= ITERATIONS
+    assert spent["seconds"].keys() >= {"starting", "training", "restarting", "restoring", "evaluating"}
 
 
 def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob):

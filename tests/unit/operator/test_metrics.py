@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -72,6 +73,30 @@ def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[d
     assert found["kubedet_operator_jobs[('phase', 'Succeeded')]"] == 1
     jobs.clear()
     assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
+
+
+def test_time_is_carried_on_where_it_is_certain_what_it_goes_into(
+    port: int, jobs: list[dict[str, Any]]
+) -> None:
+    created = {"creationTimestamp": "2026-01-01T00:00:00Z"}
+    jobs[:] = [
+        {
+            "metadata": {"namespace": "team-a", "name": phase, **created},
+            "status": {"time": {"phase": phase, "seconds": {"starting": 20.5}}},
+        }
+        for phase in ("pending", "running", "ended")
+    ]
+    before = time.time() - datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    found = samples(port)
+
+    def seconds(name: str) -> dict[str, float]:
+        whose = [("name", name), ("namespace", "team-a")]
+        phases = ("pending", "starting", "training")
+        series = {phase: f"kubedet_job_time_seconds_total{[*whose, ('phase', phase)]}" for phase in phases}
+        return {phase: found[key] for phase, key in series.items() if key in found}
+
+    assert seconds("running") == seconds("ended") == {"starting": 20.5, "training": 0}
+    assert before <= sum(seconds("pending").values()) <= before + 60
 
 
 def test_every_recorded_metric_is_exposed_and_only_jobs_carry_names(port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -54,8 +55,8 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def _reporter(folder: Path, registry: CollectorRegistry, *, rank: int = 0) -> Reporter:
-    world = World(rank=rank, size=4, local_rank=rank, device=torch.device("cpu"), restarts=1)
+def _reporter(folder: Path, registry: CollectorRegistry, *, rank: int = 0, restarts: int = 1) -> Reporter:
+    world = World(rank=rank, size=4, local_rank=rank, device=torch.device("cpu"), restarts=restarts)
     return Reporter(world=world, work_directory=folder, metrics=Metrics(registry))
 
 
@@ -74,6 +75,7 @@ def test_progress_tells_where_the_run_is_and_when_it_ends(
             "iteration": 0,
             "totalIterations": 0,
             "percentage": 0,
+            "time": {"since": "2001-09-09T02:03:20.000Z", "iterations": 0, "seconds": {}},
         },
         "worldSize": 4,
         "processRestarts": 1,
@@ -97,6 +99,68 @@ def test_progress_tells_where_the_run_is_and_when_it_ends(
     assert _progress(tmp_path)["progress"]["estimatedRemainingSeconds"] == 60
     reporter.record_checkpoint(CHECKPOINT)
     assert _progress(tmp_path)["checkpoint"]["latest"] == "s3://b/step-00000010"
+
+
+def test_every_second_of_rank_0_goes_into_one_phase(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock
+):
+    reporter = _reporter(tmp_path, registry, restarts=0)
+    clock.now += 4  # data, model
+    clock.now += 3
+    reporter.record_restore(seconds=3.0, status=CHECKPOINT)
+    reporter.begin(Length(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
+    clock.now += 1
+    reporter.set_stage(Stage.TRAINING)
+    for iteration in range(11, 21):
+        clock.now += 2
+        reporter.record_iteration(iteration, images=8, seconds=2.0, data_wait_seconds=0.5)
+    with reporter.stage(Stage.CHECKPOINTING):
+        clock.now += 6
+    with reporter.stage(Stage.EVALUATING):
+        clock.now += 12
+        reporter.record_evaluation(20, metrics={"boxAP": 37.5})
+    with reporter.stage(Stage.BENCHMARKING):
+        clock.now += 5
+    reporter.set_stage(Stage.DONE)
+    spent = _progress(tmp_path)["progress"]["time"]
+    assert spent == {
+        "since": "2001-09-09T02:03:20.000Z",
+        "iterations": 10,
+        "seconds": {
+            "starting": 5.0,
+            "restoring": 3.0,
+            "training": 15.0,
+            "data_wait": 5.0,
+            "checkpoint_stall": 6.0,
+            "evaluating": 17.0,
+        },
+    }
+    assert sum(spent["seconds"].values()) == clock.now - 1000
+    assert _progress(tmp_path)["progress"]["goodputPercent"] == round(100 * 15 / 51)
+
+
+def test_a_rank_0_that_starts_again_goes_on_counting(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock
+):
+    first = _reporter(tmp_path, registry, restarts=0)
+    first.set_stage(Stage.TRAINING)
+    clock.now += 10
+    first.record_iteration(1, images=8, seconds=10.0, data_wait_seconds=1.0)
+    written = clock.time()
+    clock.now += 7  # nothing tells what went into these
+    os.utime(tmp_path / "progress.json", (written, written))
+    second = _reporter(tmp_path, CollectorRegistry())
+    clock.now += 2
+    second.record_restore(seconds=2.0, status=CHECKPOINT)
+    clock.now += 3
+    second.set_stage(Stage.TRAINING)
+    clock.now += 10
+    second.record_iteration(1, images=8, seconds=10.0, data_wait_seconds=0.0)
+    assert _progress(tmp_path)["progress"]["time"] == {
+        "since": "2001-09-09T02:03:20.000Z",
+        "iterations": 2,
+        "seconds": {"training": 19.0, "data_wait": 1.0, "restarting": 10.0, "restoring": 2.0},
+    }
 
 
 def test_progress_is_written_at_most_once_a_second(tmp_path: Path, registry: CollectorRegistry, clock: Clock):
