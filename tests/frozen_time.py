@@ -84,7 +84,7 @@ class TimelessCache(Cache):
         super().store_job({**manifest, "metadata": self._read_metadata(manifest["metadata"])})
 
     def store_pod(self, manifest: Mapping[str, Any]) -> None:
-        metadata, status = self._read_metadata(manifest["metadata"]), manifest["status"]
+        metadata, status = self._read_metadata(manifest["metadata"]), manifest.get("status") or {}
         conditions = [self._read_condition(metadata["uid"], item) for item in status.get("conditions") or ()]
         super().store_pod({**manifest, "metadata": metadata, "status": {**status, "conditions": conditions}})
 
