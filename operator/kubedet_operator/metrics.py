@@ -112,6 +112,7 @@ TABLE: Mapping[str, Series] = {
         help="Seconds from a failure until the training goes on, by class of the failure.",
         labels=("class",),
         buckets=_MINUTES,
+        known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
     ),
     "build_info": Series(
         kind="gauge",

@@ -189,7 +189,7 @@ class ForwardTimer:
 
     def close_interval(self) -> float | None:
         """Mean seconds of the passes that ended since the last call; None where none did."""
-        while self._begun and self._begun[0][1].query():
+        while self._begun and self._begun[0][1].query():  # type: ignore[no-untyped-call]
             start, end = self._begun.popleft()
             self._seconds.append(start.elapsed_time(end) / 1000)
         seconds, self._seconds = self._seconds, []
