@@ -1,7 +1,7 @@
 """Asks a Prometheus every query of every panel and rule, and tells which get no data, and whether rightly.
 
-A query without an answer is right only where one of its selectors matched nothing in the whole time range,
-and the metric is one that there need not be: `MAY_BE_EMPTY` says why.
+A query without an answer is right only where one of its selectors matched nothing, now or for a curve in the
+whole time range, and the metric is one that there need not be: `MAY_BE_EMPTY` says why.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     _.trainer("worker_memory_bytes"): "the workers have no memory limit, or no control group",
     _.trainer("reference"): "nothing is published of the recipe",
     _.trainer("evaluation"): "nothing has been evaluated yet",
+    _.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
 }
 """Metrics that need not have a series, and what that means."""
 
@@ -92,7 +93,7 @@ def _check(prometheus: Prometheus, view: View, query: Query) -> Finding:
     missing = [
         (name, selector)
         for name, selector in find_selectors(query.expr)
-        if not prometheus.has_series(selector, view)
+        if not prometheus.has_series(selector, view, now=query.kind == "instant")
     ]
     if not missing:  # a rule that is given all that it asks for is right not to fire
         verdict: Verdict = "data" if query.kind == "rule" else "no data"

@@ -11,6 +11,28 @@ _TRAINING = 'phase="training"'
 _OF_NAMESPACE = 'namespace=~"$namespace"'
 _WAITING = 'phase=~"Pending|Queued|Initializing"'
 JOB_UID = "kubedet-job"
+TIME_COLOURS = {
+    "training": "green",
+    "evaluating": "blue",
+    "pending": "#8e8e8e",
+    "starting": "#b0b0b0",
+    "restoring": "purple",
+    "data_wait": "yellow",
+    "checkpoint_stall": "orange",
+    "restarting": "#c4162a",
+    "lost": "red",
+}
+"""Of the phases of a job's time: green is what it is for, red what failures cost."""
+_PHASE_COLOURS = {
+    "Running": "green",
+    "Succeeded": "blue",
+    "Failed": "red",
+    "Restarting": "orange",
+    "Queued": "yellow",
+    "Pending": "#8e8e8e",
+    "Initializing": "#b0b0b0",
+    "Suspended": "purple",
+}
 
 
 def _quantiles(key: str, *, by: str = "") -> tuple[Target, ...]:
@@ -101,6 +123,7 @@ _JOBS = (
         description="Bad: Pending, Queued or Restarting grow while Running does not.",
         unit="short",
         stacked=True,
+        colours=_PHASE_COLOURS,
         targets=(Target(expr=f"sum by (phase) ({_.job('status_phase')})", legend="{{phase}}"),),
     ),
     Panel(
@@ -182,6 +205,7 @@ _GOODPUT = (
         width=12,
         stacked=True,
         bounds=(0, 1),
+        colours=TIME_COLOURS,
         targets=(
             Target(
                 expr=f"sum by (phase) (rate({_.job('time')}{_RATE}))"

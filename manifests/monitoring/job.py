@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from monitoring.fleet import JOB_UID
+from monitoring.fleet import JOB_UID, TIME_COLOURS
 from monitoring.panels import Annotation, Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
 
 _ = CHOSEN_JOBS
 _RATE = "[$__rate_interval]"
 _OF_NAMESPACE = 'namespace=~"$namespace"'
+_IS_RUNNING = 'phase="Running"'
 _IMAGES_PER_SECOND = 'metric="imagesPerSecond"'
 _SECONDS_PER_ITERATION = 'metric="secondsPerIteration"'
 _AVERAGE_PRECISION = 'metric=~"boxAP|maskAP|ar1000"'
@@ -62,7 +63,7 @@ _PROGRESS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(Target(expr=f"max({_.job('remaining')})", instant=True),),
+        targets=(Target(expr=f"max({_.job('remaining')})"),),
     ),
     Panel(
         title="Restarts",
@@ -94,7 +95,6 @@ _PROGRESS = (
             Target(
                 expr=f"count by (version, torch) ({_.trainer('build_info')})",
                 legend="{{version}}, torch {{torch}}",
-                instant=True,
             ),
         ),
     ),
@@ -156,7 +156,6 @@ _SPEED = (
         description="Of all workers together, and what the recipe's published figures make on 8 V100. Bad: "
         "far below it on hardware that is newer.",
         unit="short",
-        bounds=(0, None),
         targets=(
             Target(expr=f"sum(rate({_.trainer('images')}{_RATE}))", legend="images/s"),
             Target(expr=f"max({_.trainer('reference', _IMAGES_PER_SECOND)})", legend="published"),
@@ -180,7 +179,6 @@ _SPEED = (
         title="Iterations a second",
         description="Optimiser steps of the run. Bad: it falls to 0 while the stage is Training.",
         unit="ops",
-        bounds=(0, None),
         targets=(Target(expr=f"sum(rate({_.trainer('iterations')}{_RATE}))", legend="iterations/s"),),
     ),
     Panel(
@@ -188,7 +186,6 @@ _SPEED = (
         description="Share of the iterations' time in which a rank waited for a batch, by worker. Bad: "
         "above a few percent: more loader processes, a faster disk or smaller images.",
         unit="percentunit",
-        bounds=(0, None),
         targets=(
             Target(
                 expr=f"sum by (pod) (rate({_.trainer('data_wait_seconds')}{_RATE}))"
@@ -227,7 +224,6 @@ _MEMORY = (
         "capacity; reserved may be near it and mean nothing. Empty for a job that trains on CPUs.",
         unit="bytes",
         width=12,
-        bounds=(0, None),
         targets=(Target(expr=f"max by (kind) ({_.trainer('gpu_memory_bytes')})", legend="{{kind}}"),),
     ),
     Panel(
@@ -236,7 +232,6 @@ _MEMORY = (
         "which it is killed, where there is one. Bad: above 90 % of the limit.",
         unit="bytes",
         width=12,
-        bounds=(0, None),
         targets=(Target(expr=f"max by (kind) ({_.trainer('worker_memory_bytes')})", legend="{{kind}}"),),
     ),
 )
@@ -244,12 +239,16 @@ _MEMORY = (
 _DURABILITY = (
     Panel(
         title="Age of the newest checkpoint",
-        description="What a failure now would lose, beside the interval that the job asks for, if it does. "
-        "Bad: several intervals.",
+        description="While the job runs: what a failure now would lose, beside the interval that the job "
+        "asks for, if it does. Bad: several intervals.",
         unit="s",
         width=6,
         targets=(
-            Target(expr=f"time() - max({_.job('checkpoint')})", legend="age"),
+            Target(
+                expr=f"time() - max({_.job('checkpoint')})"
+                f" and on () max({_.job('status_phase', _IS_RUNNING)}) == 1",
+                legend="age",
+            ),
             Target(expr=f"max({_.job('checkpoint_interval')})", legend="interval"),
         ),
     ),
@@ -269,7 +268,6 @@ _DURABILITY = (
         description="Bytes of the last one. Bad: it changes within a run.",
         unit="bytes",
         width=6,
-        bounds=(0, None),
         targets=(Target(expr=f"max({_.trainer('checkpoint_bytes')})", legend="size"),),
     ),
     Panel(
@@ -294,6 +292,7 @@ _LIFE = (
         width=10,
         stacked=True,
         bounds=(0, 1),
+        colours=TIME_COLOURS,
         targets=(
             Target(
                 expr=f"sum by (phase) (rate({_.job('time')}{_RATE}))"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,9 +40,10 @@ class Panel:
     width: int = 8
     height: int = 8
     stacked: bool = False
-    bounds: tuple[float | None, float | None] = (None, None)
+    bounds: tuple[float | None, float | None] = (0, None)
     """Least and greatest value of the axis."""
-    logarithmic: bool = False
+    colours: Mapping[str, str] = field(default_factory=dict)
+    """Of series that mean well or ill, by their name."""
     shows_name: bool = False
     """Of a stat: whether it shows the name of its series instead of the value, which is 1."""
     link: str | None = None
@@ -179,13 +180,11 @@ _CUSTOM: dict[Kind, dict[str, Any]] = {"state-timeline": {"fillOpacity": 70, "li
 
 
 def _build_curve(panel: Panel) -> dict[str, Any]:
-    scale = {"type": "log", "log": 10} if panel.logarithmic else {"type": "linear"}
     return {
         "lineWidth": 1,
         "fillOpacity": 60 if panel.stacked else 5,
         "showPoints": "never",
         "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
-        "scaleDistribution": scale,
     }
 
 
@@ -194,11 +193,18 @@ def _build_overrides(panel: Panel) -> list[dict[str, Any]]:
     for target in panel.targets:
         if target.unit is None:
             continue
-        properties = [{"id": "unit", "value": target.unit}]
+        properties: list[dict[str, Any]] = [{"id": "unit", "value": target.unit}]
         if panel.kind == "timeseries":
             properties.append({"id": "custom.axisPlacement", "value": "right"})
-        overrides.append({"matcher": {"id": "byName", "options": target.legend}, "properties": properties})
-    return overrides
+        overrides.append(_override(target.legend, *properties))
+    return overrides + [
+        _override(name, {"id": "color", "value": {"mode": "fixed", "fixedColor": colour}})
+        for name, colour in panel.colours.items()
+    ]
+
+
+def _override(name: str, *properties: dict[str, Any]) -> dict[str, Any]:
+    return {"matcher": {"id": "byName", "options": name}, "properties": list(properties)}
 
 
 def _build_transformations(panel: Panel) -> list[dict[str, Any]]:

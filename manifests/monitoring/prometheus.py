@@ -91,12 +91,12 @@ class Prometheus:
         )
         return [series for item in found["result"] for series in _series(item["metric"], item["values"])]
 
-    def has_series(self, selector: str, view: View) -> bool:
-        """Whether a selector matched anything within the range; buckets must have counted something."""
-        expression = f"count(count_over_time({selector}[$__range]))"
+    def has_series(self, selector: str, view: View, *, now: bool = False) -> bool:
+        """Whether a selector matches anything, now or within the range; buckets must have counted "
+        "something."""
         if "_bucket" in selector:
-            expression = f"sum(increase({selector}[$__range])) > 0"
-        return bool(self.query(expression, view))
+            return bool(self.query(f"sum(increase({selector}[$__range])) > 0", view))
+        return bool(self.query(selector if now else f"count_over_time({selector}[$__range])", view))
 
     def _get(self, path: str, **parameters: str | float) -> Any:
         address = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"

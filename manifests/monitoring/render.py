@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -100,7 +99,7 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
             [_moment(time) for time in times],
             [[curve.get(time, 0.0) for time in times] for curve in curves],
             labels=[name for name, _, _ in found],
-            colors=_COLOURS,
+            colors=[_colour(panel, name, index) for index, (name, _, _) in enumerate(found)],
             alpha=0.75,
         )
     else:
@@ -111,12 +110,21 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
             colour = _COLOURS[index % 10]
             target.plot(moments, series.values, lw=1, color=colour, marker="." if len(moments) == 1 else None)
             axes.plot([], [], lw=1, color=colour, label=f"{name} (right)" if is_right else name)
-    axes.set_ylim(defaults.get("min"), defaults.get("max"))
+    low, high = axes.get_ylim()
+    axes.set_ylim(defaults.get("min", low), defaults.get("max", 1.05 * high))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     short = [label[:_LEGEND_LENGTH] for label in labels[:_MAX_LEGEND]]
     axes.legend(handles[:_MAX_LEGEND], short, fontsize=5.5, loc="best", framealpha=0.6)
+
+
+def _colour(panel: _Panel, name: str, index: int) -> Any:
+    for override in panel["fieldConfig"]["overrides"]:
+        for change in override["properties"]:
+            if change["id"] == "color" and override["matcher"]["options"] == name:
+                return change["value"]["fixedColor"]
+    return _COLOURS[index % 10]
 
 
 def _right_axis(axes: Axes, unit: str) -> Axes:
@@ -181,8 +189,8 @@ _DRAW: Mapping[str, Callable[[Axes, _Panel, _Found], None]] = {
 def _finish_time_axis(axes: Axes, view: View, marks: list[Series]) -> None:
     start = view.end - view.seconds
     axes.set_xlim(_moment(start), _moment(view.end))
-    axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=6))
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    ticks = [_moment(start + view.seconds * part / 6) for part in range(1, 6)]
+    axes.set_xticks(ticks, [f"{tick:%H:%M}" for tick in ticks])
     for moment in {value / 1000 for series in marks for value in series.values}:
         if start <= moment <= view.end:
             axes.axvline(_moment(moment), color="#c4162a", lw=0.8, ls="--")

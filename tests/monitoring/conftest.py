@@ -56,6 +56,8 @@ def prometheus(
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [Path(home, "prometheus/usr/bin/prometheus"), "--config.file=prometheus.yml"]
     command += ["--storage.tsdb.path=data", f"--web.listen-address={address}"]
+    # Without scrapes nothing marks a series as ended; it would last for the usual five minutes.
+    command += [f"--query.lookback-delta={fleet_history.STEP + 30}s"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([str(word) for word in command], cwd=folder, stdout=log, stderr=log)
     try:
