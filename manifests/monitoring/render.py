@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 from monitoring.prometheus import Prometheus, Series, View
 
 _COLUMNS = 24
-_CELL_INCHES = (0.8, 0.36)
+_CELL_INCHES = (0.74, 0.36)
 _COLOURS = mpl.colormaps["tab10"].colors
 _MAX_LEGEND = 8
 _LEGEND_LENGTH = 44
@@ -53,8 +53,8 @@ def render(path: Path, prometheus: Prometheus, view: View, *, output: Path) -> N
             (place["h"] - 2.1) / height,
         )
         axes = figure.add_axes(box)
-        axes.set_title(panel["title"], fontsize=8, loc="left")
-        axes.tick_params(labelsize=6)
+        axes.set_title(panel["title"], fontsize=9.5, loc="left")
+        axes.tick_params(labelsize=7)
         found = _ask(panel, prometheus, view)
         if not found:
             axes.text(0.5, 0.5, "No data", ha="center", va="center", color="#c4162a", fontsize=9)
@@ -111,12 +111,13 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
             target.plot(moments, series.values, lw=1, color=colour, marker="." if len(moments) == 1 else None)
             axes.plot([], [], lw=1, color=colour, label=f"{name} (right)" if is_right else name)
     low, high = axes.get_ylim()
-    axes.set_ylim(defaults.get("min", low), defaults.get("max", 1.05 * high))
+    low, high = defaults.get("min", low), defaults.get("max", 1.05 * high)
+    axes.set_ylim(low - 0.02 * (high - low), high)  # so that a curve along the axis is seen
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     short = [label[:_LEGEND_LENGTH] for label in labels[:_MAX_LEGEND]]
-    axes.legend(handles[:_MAX_LEGEND], short, fontsize=5.5, loc="best", framealpha=0.6)
+    axes.legend(handles[:_MAX_LEGEND], short, fontsize=7, loc="best", framealpha=0.6)
 
 
 def _colour(panel: _Panel, name: str, index: int) -> Any:
@@ -129,7 +130,7 @@ def _colour(panel: _Panel, name: str, index: int) -> Any:
 
 def _right_axis(axes: Axes, unit: str) -> Axes:
     right = axes.twinx()
-    right.tick_params(labelsize=6)
+    right.tick_params(labelsize=7)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
     return right
 
@@ -190,7 +191,8 @@ def _finish_time_axis(axes: Axes, view: View, marks: list[Series]) -> None:
     start = view.end - view.seconds
     axes.set_xlim(_moment(start), _moment(view.end))
     ticks = [_moment(start + view.seconds * part / 6) for part in range(1, 6)]
-    axes.set_xticks(ticks, [f"{tick:%H:%M}" for tick in ticks])
+    style = "%H:%M" if view.seconds > 1800 else "%H:%M:%S"
+    axes.set_xticks(ticks, [f"{tick:{style}}" for tick in ticks])
     for moment in {value / 1000 for series in marks for value in series.values}:
         if start <= moment <= view.end:
             axes.axvline(_moment(moment), color="#c4162a", lw=0.8, ls="--")
@@ -206,14 +208,14 @@ _SCALES: Mapping[str, tuple[tuple[float, str], ...]] = {
     "percentunit": ((0.01, "%"),),
     "percent": ((1, "%"),),
     "h": ((1, "h"),),
-    "ops": ((1, "/s"), (1e-3, "m/s")),
-    "reqps": ((1, "/s"), (1e-3, "m/s")),
+    "ops": ((1, "/s"),),
+    "reqps": ((1, "/s"),),
 }
 
 
 def _format(value: float, unit: str) -> str:
     """A value in the largest of its unit's scales that leaves it at 1 or above."""
     for scale, word in _SCALES.get(unit, ()):
-        if abs(value) >= scale or unit in ("percentunit", "percent", "h"):
+        if abs(value) >= scale or len(_SCALES[unit]) == 1:
             return f"{value / scale:.3g} {word}"
     return f"{value:.3g}"
