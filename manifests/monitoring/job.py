@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.fleet import JOB_UID, TIME_COLOURS
+from monitoring.fleet import JOB_UID, TIME_COLOURS, time_shares
 from monitoring.panels import Annotation, Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
 
@@ -286,8 +286,8 @@ _DURABILITY = (
 _LIFE = (
     Panel(
         title="Where time goes",
-        description="Share of each phase in the job's life. Training is goodput. Bad: lost, restarting or "
-        "data_wait above a few percent.",
+        description="Share of each phase in 15 minutes of the job's life. Training is goodput. Bad: lost, "
+        "restarting or data_wait above a few percent.",
         unit="percentunit",
         width=10,
         stacked=True,
@@ -295,8 +295,7 @@ _LIFE = (
         colours=TIME_COLOURS,
         targets=(
             Target(
-                expr=f"sum by (phase) (rate({_.job('time')}{_RATE}))"
-                f" / on () group_left () sum(rate({_.job('time')}{_RATE}))",
+                expr=f"{time_shares('phase')} / on () group_left () {time_shares('')}",
                 legend="{{phase}}",
             ),
         ),
