@@ -175,12 +175,6 @@ JOB_TABLE: Mapping[str, Series] = {
         help="Seconds between checkpoints, where the job sets them; else epochs or iterations do.",
         labels=_JOB,
     ),
-    "time": Series(
-        kind="counter",
-        name="kubedet_job_time_seconds_total",
-        help="Seconds of a job's life by phase; they add up to it, and goodput is the share of training.",
-        labels=(*_JOB, "phase"),
-    ),
     "epoch": Series(
         kind="gauge",
         name="kubedet_job_epoch",
@@ -205,10 +199,20 @@ JOB_TABLE: Mapping[str, Series] = {
         help="The row of a finished job, by column of the zoo.",
         labels=(*_JOB, "metric"),
     ),
+    "time": Series(
+        kind="counter",
+        name="kubedet_job_time_seconds_total",
+        help="Seconds of a job's life by what they went into; training should be most of them.",
+        labels=(*_JOB, "phase"),
+    ),
 }
 """What is read out of the jobs' manifests whenever Prometheus asks."""
 
-_FAMILIES: Mapping[str, Callable[..., Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+_FAMILIES: Mapping[str, Callable[..., CounterMetricFamily | GaugeMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+}
+
 _KINDS: Mapping[str, Callable[..., Any]] = {
     "counter": prometheus_client.Counter,
     "gauge": prometheus_client.Gauge,
