@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ from monitoring.prometheus import Prometheus, Series, View
 
 _COLUMNS = 24
 _CELL_INCHES = (0.74, 0.36)
-_COLOURS = mpl.colormaps["tab10"].colors
+_COLOURS = [f"C{index}" for index in range(10)]
 _MAX_LEGEND = 8
 _LEGEND_LENGTH = 44
 
@@ -96,7 +95,7 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
         times = sorted({time for _, series, _ in found for time in series.times})
         curves = [dict(zip(series.times, series.values, strict=True)) for _, series, _ in found]
         axes.stackplot(
-            [_moment(time) for time in times],
+            times,
             [[curve.get(time, 0.0) for time in times] for curve in curves],
             labels=[name for name, _, _ in found],
             colors=[_colour(panel, name, index) for index, (name, _, _) in enumerate(found)],
@@ -106,9 +105,14 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
         for index, (name, series, own) in enumerate(found):
             is_right = own != unit
             target = _right_axis(axes, own) if is_right else axes
-            moments = [_moment(time) for time in series.times]
             colour = _COLOURS[index % 10]
-            target.plot(moments, series.values, lw=1, color=colour, marker="." if len(moments) == 1 else None)
+            target.plot(
+                series.times,
+                series.values,
+                lw=1,
+                color=colour,
+                marker="." if len(series.times) == 1 else None,
+            )
             axes.plot([], [], lw=1, color=colour, label=f"{name} (right)" if is_right else name)
     low, high = axes.get_ylim()
     low, high = defaults.get("min", low), defaults.get("max", 1.05 * high)
@@ -137,8 +141,7 @@ def _right_axis(axes: Axes, unit: str) -> Axes:
 
 def _draw_states(axes: Axes, _: _Panel, found: _Found) -> None:
     for index, (_name, series, _unit) in enumerate(found):
-        moments = [_moment(time) for time in series.times]
-        axes.plot(moments, [index] * len(moments), "s", ms=4, color=_COLOURS[index % 10])
+        axes.plot(series.times, [index] * len(series.times), "s", ms=4, color=_COLOURS[index % 10])
     axes.set_yticks(range(len(found)), [name for name, _, _ in found])
     axes.set_ylim(-0.7, len(found) - 0.3)
 
@@ -189,17 +192,13 @@ _DRAW: Mapping[str, Callable[[Axes, _Panel, _Found], None]] = {
 
 def _finish_time_axis(axes: Axes, view: View, marks: list[Series]) -> None:
     start = view.end - view.seconds
-    axes.set_xlim(_moment(start), _moment(view.end))
-    ticks = [_moment(start + view.seconds * part / 6) for part in range(1, 6)]
+    axes.set_xlim(start, view.end)
+    ticks = [start + view.seconds * part / 6 for part in range(1, 6)]
     style = "%H:%M" if view.seconds > 1800 else "%H:%M:%S"
-    axes.set_xticks(ticks, [f"{tick:{style}}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{datetime.fromtimestamp(tick, UTC):{style}}" for tick in ticks])
     for moment in {value / 1000 for series in marks for value in series.values}:
         if start <= moment <= view.end:
-            axes.axvline(_moment(moment), color="#c4162a", lw=0.8, ls="--")
-
-
-def _moment(time: float) -> datetime:
-    return datetime.fromtimestamp(time, UTC)
+            axes.axvline(moment, color="#c4162a", lw=0.8, ls="--")
 
 
 _SCALES: Mapping[str, tuple[tuple[float, str], ...]] = {
