@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
-CODE := operator trainer tests benchmarks
+CODE := operator trainer manifests tests benchmarks
+MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
 CRD := manifests/crds/kubedet.dev_detectionjobs.yaml
 
 .PHONY: help
@@ -49,10 +50,12 @@ type: $(VENV)/dev.stamp ## Check the types
 .PHONY: generate
 generate: $(VENV)/dev.stamp ## Write the files that are made from code
 	$(BIN)/kubedet crds > $(CRD)
+	$(MONITORING) write
 
 .PHONY: verify
 verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
 	$(BIN)/kubedet crds | diff -u $(CRD) - || { echo "$(CRD) is not current: run 'make generate'"; exit 1; }
+	$(MONITORING) verify
 
 .PHONY: test
 test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had

@@ -5,22 +5,28 @@ Figures of single jobs are read from the cache when Prometheus asks, so a job th
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any, Literal
 
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from kubedet_operator import facts
+from kubedet_operator.api import types
 from kubedet_operator.api.conditions import Phase
 from kubedet_operator.policies import accounting
 from kubedet_trainer.contract import FailureClass
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _MINUTES = (1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800, 3600)
+_CHARGED = ("application", "infrastructure", "process")
 _RESULTS = ("memoryGB", "secondsPerIteration", "inferenceFps", "boxAP", "maskAP", "ar1000")
 
 
@@ -108,6 +114,13 @@ TABLE: Mapping[str, Series] = {
         help="Seconds from a failure until the training goes on, by class of the failure.",
         labels=("class",),
         buckets=_MINUTES,
+        known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
+    ),
+    "build_info": Series(
+        kind="gauge",
+        name="kubedet_operator_build_info",
+        help="Always 1; the labels say what runs.",
+        labels=("version", "python"),
     ),
 }
 """What the code records."""
@@ -119,14 +132,56 @@ JOB_TABLE: Mapping[str, Series] = {
     "info": Series(
         kind="gauge",
         name="kubedet_job_info",
-        help="Always 1; joins a job to its recipe.",
-        labels=(*_JOB, "recipe"),
+        help="Always 1; joins a job to its recipe and its queue, which is empty where it waits in none.",
+        labels=(*_JOB, "recipe", "queue"),
     ),
     "status_phase": Series(
         kind="gauge",
         name="kubedet_job_status_phase",
         help="1 for the phase a job is in.",
         labels=(*_JOB, "phase"),
+    ),
+    "stage": Series(
+        kind="gauge",
+        name="kubedet_job_stage",
+        help="1 for what the training does, as rank 0 reported last.",
+        labels=(*_JOB, "stage"),
+    ),
+    "gpus": Series(
+        kind="gauge",
+        name="kubedet_job_gpus",
+        help="GPUs that the living worker pods of a job ask for; their sum over time is GPU hours.",
+        labels=_JOB,
+    ),
+    "restarts": Series(
+        kind="counter",
+        name="kubedet_job_restarts_total",
+        help="Restarts of a job by whom they are charged to; more than a few an hour are a loop.",
+        labels=(*_JOB, "class"),
+    ),
+    "last_failure": Series(
+        kind="gauge",
+        name="kubedet_job_last_failure_timestamp_seconds",
+        help="UNIX time of the newest failure of a job; the labels say whose it was and what happened.",
+        labels=(*_JOB, "class", "reason"),
+    ),
+    "checkpoint": Series(
+        kind="gauge",
+        name="kubedet_job_checkpoint_timestamp_seconds",
+        help="UNIX time of the newest checkpoint: what was trained since would be lost in a failure.",
+        labels=_JOB,
+    ),
+    "checkpoint_interval": Series(
+        kind="gauge",
+        name="kubedet_job_checkpoint_interval_seconds",
+        help="Seconds between checkpoints, where the job sets them; else epochs or iterations do.",
+        labels=_JOB,
+    ),
+    "epoch": Series(
+        kind="gauge",
+        name="kubedet_job_epoch",
+        help="Epochs that the training of a job has finished.",
+        labels=_JOB,
     ),
     "progress": Series(
         kind="gauge",
@@ -153,7 +208,7 @@ JOB_TABLE: Mapping[str, Series] = {
         labels=(*_JOB, "phase"),
     ),
 }
-"""What is read out of the statuses of jobs whenever Prometheus asks."""
+"""What is read out of the jobs' manifests whenever Prometheus asks."""
 
 _FAMILIES: Mapping[str, Callable[..., CounterMetricFamily | GaugeMetricFamily]] = {
     "counter": CounterMetricFamily,
@@ -176,6 +231,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         self._recorded = {key: _create(series, self.registry) for key, series in TABLE.items()}
+        self["build_info"].labels(version=_version(), python=platform.python_version()).set(1)
 
     def __getitem__(self, key: str) -> Any:
         return self._recorded[key]
@@ -214,19 +270,51 @@ def _figures(
     job: Mapping[str, Any], phase: str, now: datetime
 ) -> Iterator[tuple[str, tuple[str, ...], float]]:
     """The figures of one job: key in `JOB_TABLE`, labels beside the job's name, value."""
-    status = job.get("status") or {}
+    spec, status = job.get("spec") or {}, job.get("status") or {}
     reported = status.get("progress") or {}
-    yield "info", (str((job.get("spec") or {}).get("recipe", "")),), 1
+    queue = (spec.get("schedulingPolicy") or {}).get("queue", "")
+    yield "info", (str(spec.get("recipe", "")), queue), 1
     yield "status_phase", (phase,), 1
+    yield "gpus", (), _gpus(spec, status)
     yield "progress", (), reported.get("percentage", 0) / 100
+    if "stage" in reported:
+        yield "stage", (reported["stage"],), 1
+    if "epoch" in reported:
+        yield "epoch", (), reported["epoch"]
     if "estimatedRemainingSeconds" in reported:
         yield "remaining", (), reported["estimatedRemainingSeconds"]
+    yield from _durability(spec, status)
     results = status.get("results") or {}
     for column in _RESULTS:
         if column in results:
             yield "result", (column,), results[column]
     for spent_on, seconds in accounting.seconds_by_phase(job, now=now).items():
         yield "time", (spent_on,), seconds
+
+
+def _durability(
+    spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """How often a job failed, and how much of its work is safe."""
+    restarts = status.get("restarts") or {}
+    for charged in _CHARGED:
+        yield "restarts", (charged.title(),), restarts.get(charged, 0)
+    if failure := status.get("lastFailure"):
+        yield "last_failure", (failure["class"], failure["reason"]), _seconds(failure["time"])
+    if saved := (status.get("checkpoint") or {}).get("time"):
+        with suppress(ValueError):  # the trainer's word: no image may keep every other job from a scrape
+            yield "checkpoint", (), _seconds(saved)
+    if interval := (spec.get("checkpoint") or {}).get("intervalSeconds"):
+        yield "checkpoint_interval", (), interval
+
+
+def _gpus(spec: Mapping[str, Any], status: Mapping[str, Any]) -> int:
+    per_worker: int = (spec.get("worker") or {}).get("gpus", types.Worker().gpus)
+    return per_worker * int((status.get("workers") or {}).get("active", 0))
+
+
+def _seconds(time: str) -> float:
+    return facts.parse_time(time).timestamp()
 
 
 @dataclass
@@ -270,3 +358,10 @@ def _create(series: Series, registry: CollectorRegistry) -> Any:
     for value in series.known:
         metric.labels(value)
     return metric
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kubedet")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -21,9 +21,12 @@ from importlib import metadata
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
+from kubedet_trainer import cgroups, metrics
 from kubedet_trainer.contract import METRICS_DIRECTORY, PROGRESS_FILE, Environment
 from kubedet_trainer.errors import UsageError
 
@@ -99,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep scrapes out of the log."""
 
 
-def _metrics(request: _Handler) -> _Answer:
+def _read_metrics(request: _Handler) -> _Answer:
     directory = request.server.work_directory / METRICS_DIRECTORY
     _forget_dead_processes(directory)
     ranks = CollectorRegistry()
@@ -131,7 +134,7 @@ def _not_found(_: _Handler) -> _Answer:
     return _Answer(body=b"there are /metrics, /progress and /healthz\n", status=HTTPStatus.NOT_FOUND)
 
 
-_ROUTES = {"/metrics": _metrics, "/progress": _progress, "/healthz": _health}
+_ROUTES = {"/metrics": _read_metrics, "/progress": _progress, "/healthz": _health}
 
 
 def _forget_dead_processes(directory: Path) -> None:
@@ -141,6 +144,19 @@ def _forget_dead_processes(directory: Path) -> None:
             (directory / name).unlink(missing_ok=True)
 
 
+class _MemoryCollector(Collector):
+    """Reads the memory of the container at the moment of a scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        definition = metrics.LAUNCHER_DEFINITIONS["worker_memory_bytes"]
+        family = GaugeMetricFamily(
+            metrics.full_name("worker_memory_bytes"), definition.help, labels=definition.labels
+        )
+        for kind, value in cgroups.read_memory().items():
+            family.add_metric([kind], value)
+        yield family
+
+
 def _build_registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     versions = {
@@ -148,10 +164,10 @@ def _build_registry() -> CollectorRegistry:
         "torch": _version("torch"),
         "python": platform.python_version(),
     }
-    build = Gauge(
-        "kubedet_trainer_build_info", "Always 1; the labels say what runs.", list(versions), registry=registry
-    )
+    definition = metrics.LAUNCHER_DEFINITIONS["build_info"]
+    build = Gauge(metrics.full_name("build_info"), definition.help, definition.labels, registry=registry)
     build.labels(**versions).set(1)
+    registry.register(_MemoryCollector())
     return registry
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved")
+GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved", "capacity")
 """What `gpu_bytes` tells, and the values of the metric's label."""
 
 Kind = Literal["reserved", "allocated"]
@@ -16,12 +16,13 @@ Kind = Literal["reserved", "allocated"]
 
 
 def gpu_bytes(device: torch.device) -> dict[str, int]:
-    """Bytes of each of `GPU_KINDS` on a CUDA device. Asks the allocator, not the device."""
+    """Bytes of each of `GPU_KINDS` on a CUDA device. Asks the allocator; never waits for the device."""
     return {
         "allocated": torch.cuda.memory_allocated(device),
         "reserved": torch.cuda.memory_reserved(device),
         "peak_allocated": torch.cuda.max_memory_allocated(device),
         "peak_reserved": torch.cuda.max_memory_reserved(device),
+        "capacity": torch.cuda.get_device_properties(device).total_memory,
     }
 
 

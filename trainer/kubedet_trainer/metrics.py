@@ -48,7 +48,8 @@ DEFINITIONS: dict[str, Definition] = {
     "learning_rate": Definition(kind="gauge", help="Learning rate of the last optimiser step."),
     "gpu_memory_bytes": Definition(
         kind="gauge",
-        help="GPU memory by the caching allocator: allocated, reserved, and the peaks of both; worst rank.",
+        help="GPU memory by the caching allocator: allocated, reserved, and the peaks of both, beside the "
+        "capacity of the GPU; worst rank.",
         labels=("kind",),
         mode="livemax",
     ),
@@ -62,6 +63,16 @@ DEFINITIONS: dict[str, Definition] = {
         kind="gauge", help="Seconds to find, verify and load the checkpoint that this run resumed from."
     ),
     "checkpoint_bytes": Definition(kind="gauge", help="Size of the last checkpoint in bytes."),
+    "checkpoint_failures": Definition(
+        kind="counter",
+        help="Checkpoints that could not be made durable; each costs a restart of the processes.",
+    ),
+    "forward_seconds": Definition(
+        kind="gauge",
+        help="Mean seconds of a forward pass over the last log interval, by rank within the worker. No other "
+        "rank is waited for in it, so one that is far above the others is slow.",
+        labels=("local_rank",),
+    ),
     "last_step_timestamp_seconds": Definition(
         kind="gauge",
         help="UNIX time of the end of the last optimiser step; if it stands still, so does the run.",
@@ -69,8 +80,34 @@ DEFINITIONS: dict[str, Definition] = {
     "evaluation": Definition(
         kind="gauge", help="Figures of the last evaluation, in percent.", labels=("metric",)
     ),
+    "reference": Definition(
+        kind="gauge",
+        help="Published figures of the recipe, and the images a second that follow from them.",
+        labels=("metric",),
+    ),
 }
-"""By name, less ``kubedet_trainer_`` and a counter's ``_total``; ``build_info`` is the launcher's."""
+"""What ranks record: by name, less ``kubedet_trainer_`` and a counter's ``_total``."""
+
+LAUNCHER_DEFINITIONS: dict[str, Definition] = {
+    "build_info": Definition(
+        kind="gauge",
+        help="Always 1; the labels say what runs.",
+        labels=("version", "torch", "python"),
+    ),
+    "worker_memory_bytes": Definition(
+        kind="gauge",
+        help="Memory of the worker's container, /dev/shm and loader processes included: its working_set, and "
+        "the limit at which it is killed.",
+        labels=("kind",),
+    ),
+}
+"""What the launcher itself tells when it is asked, by the same kind of name."""
+
+
+def full_name(name: str) -> str:
+    """The name of a metric of either table as Prometheus has it."""
+    definition = DEFINITIONS.get(name) or LAUNCHER_DEFINITIONS[name]
+    return f"kubedet_trainer_{name}{'_total' if definition.kind == 'counter' else ''}"
 
 
 class Metrics:
@@ -79,6 +116,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         made = {name: _build(name, definition, registry) for name, definition in DEFINITIONS.items()}
         self._gauges: dict[str, Gauge] = made
+        self._counters: dict[str, Counter] = made
         self._iterations: Counter = made["iterations"]
         self._images: Counter = made["images"]
         self._duration: Histogram = made["iteration_duration_seconds"]
@@ -96,6 +134,10 @@ class Metrics:
             self._iterations.inc()
             self._last_step.set(end)
 
+    def count(self, name: str) -> None:
+        """Add 1 to a counter without labels."""
+        self._counters[name].inc()
+
     def set(self, name: str, value: float) -> None:
         """Set a gauge without labels."""
         self._gauges[name].set(value)
@@ -107,13 +149,13 @@ class Metrics:
 
 
 def _build(name: str, definition: Definition, registry: CollectorRegistry) -> Any:
-    full_name = f"kubedet_trainer_{name}"
+    exposed = full_name(name)
     if definition.kind == "counter":
-        return Counter(full_name, definition.help, definition.labels, registry=registry)
+        return Counter(exposed, definition.help, definition.labels, registry=registry)
     if definition.kind == "histogram":
         return Histogram(
-            full_name, definition.help, definition.labels, registry=registry, buckets=_DURATION_BUCKETS
+            exposed, definition.help, definition.labels, registry=registry, buckets=_DURATION_BUCKETS
         )
     return Gauge(
-        full_name, definition.help, definition.labels, registry=registry, multiprocess_mode=definition.mode
+        exposed, definition.help, definition.labels, registry=registry, multiprocess_mode=definition.mode
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,8 +105,8 @@ class _Copy:
         return self._sums.tolist(), self._first_bad.tolist()
 
 
-def _new_event() -> torch.cuda.Event:
-    return torch.cuda.Event()  # type: ignore[no-untyped-call]
+def _new_event(*, timed: bool = False) -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=timed)  # type: ignore[no-untyped-call]
 
 
 def _start_copy(value: Tensor) -> Tensor:
@@ -158,3 +159,38 @@ class StepTimer:
             seconds=sum(lap.seconds for lap in laps) / max(1, len(laps)),
             wait_seconds=sum(lap.wait_seconds for lap in laps) / max(1, len(laps)),
         )
+
+
+class ForwardTimer:
+    """Times the forward passes of this rank, the part of a step that waits for no other rank.
+
+    On a GPU two events a pass are recorded among its work, and read at the end of an interval if the device
+    has reached them by then; else an interval later.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._begun: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._seconds: list[float] = []
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Around one forward pass."""
+        if not self._is_cuda:
+            started = time.perf_counter()
+            yield
+            self._seconds.append(time.perf_counter() - started)
+            return
+        events = (_new_event(timed=True), _new_event(timed=True))
+        events[0].record()
+        yield
+        events[1].record()
+        self._begun.append(events)
+
+    def close_interval(self) -> float | None:
+        """Mean seconds of the passes that ended since the last call; None where none did."""
+        while self._begun and self._begun[0][1].query():  # type: ignore[no-untyped-call]
+            start, end = self._begun.popleft()
+            self._seconds.append(start.elapsed_time(end) / 1000)
+        seconds, self._seconds = self._seconds, []
+        return sum(seconds) / len(seconds) if seconds else None

@@ -69,6 +69,8 @@ class Interval:
     seconds_per_iteration: float
     data_wait_seconds: float
     """Of one iteration."""
+    forward_seconds: float | None = None
+    """Of one forward pass of this rank, where one has ended."""
 
 
 class Reporter:
@@ -150,6 +152,8 @@ class Reporter:
         """Log one line and set the gauges of a log interval."""
         if self._world.device.type == "cuda":
             self._metrics.set_all("gpu_memory_bytes", memory.gpu_bytes(self._world.device))
+        if interval.forward_seconds is not None:
+            self._metrics.set_all("forward_seconds", {str(self._world.local_rank): interval.forward_seconds})
         if not self._is_first:
             return
         self._metrics.set_all("loss", interval.losses)
@@ -194,6 +198,15 @@ class Reporter:
             extra={"checkpoint": asdict(status)},
         )
         self._write_progress()
+
+    def record_checkpoint_failure(self) -> None:
+        """Count a checkpoint that could not be made durable."""
+        self._metrics.count("checkpoint_failures")
+
+    def record_reference(self, figures: Mapping[str, float]) -> None:
+        """Publish what the recipe's own figures are held against."""
+        if self._is_first:
+            self._metrics.set_all("reference", figures)
 
     def record_restore(self, *, seconds: float, status: CheckpointStatus) -> None:
         """Publish the checkpoint that this run resumed from."""

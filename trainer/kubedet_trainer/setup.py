@@ -22,9 +22,9 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.metrics import Metrics
 from kubedet_trainer.models import build_model
-from kubedet_trainer.monitor import LossMonitor, StepTimer
+from kubedet_trainer.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.optim import BatchPlan
-from kubedet_trainer.recipes import published_files
+from kubedet_trainer.recipes import published_files, read_recipe
 from kubedet_trainer.report import Length, Reporter
 from kubedet_trainer.scoring import Scorer, build_scorer
 from kubedet_trainer.settings import RunSettings
@@ -73,6 +73,7 @@ class Run:
     checkpointer: Checkpointer
     reporter: Reporter
     monitor: LossMonitor
+    forwards: ForwardTimer
     scorer: Scorer
     stop: StopRequest
     generator: torch.Generator
@@ -118,6 +119,7 @@ def prepare(
         evaluations=epochs // max(1, settings.evaluate_every_epochs),
     )
     reporter.begin(length, iteration=state.iteration)
+    reporter.record_reference(_reference(settings.recipe))
     return Run(
         settings=settings,
         recipe=recipe,
@@ -129,6 +131,7 @@ def prepare(
         checkpointer=checkpointer,
         reporter=reporter,
         monitor=LossMonitor(world.device),
+        forwards=ForwardTimer(world.device),
         scorer=build_scorer(recipe.evaluation_kind, annotations=data.val_annotations),
         stop=stop,
         generator=torch.Generator(device=world.device),
@@ -259,6 +262,15 @@ def _load_pretrained(model: nn.Module, *, settings: RunSettings, recipe: Recipe,
             )
             load_weights(model, file=file)
         dist.barrier()
+
+
+def _reference(recipe: str) -> dict[str, float]:
+    """The published figures of a recipe, and the images a second that its own batch makes of them."""
+    published = read_recipe(recipe)
+    figures = dict(published.reference)
+    if seconds := figures.get("secondsPerIteration"):
+        figures["imagesPerSecond"] = published.global_batch / seconds
+    return figures
 
 
 def _status(located: Located) -> CheckpointStatus:

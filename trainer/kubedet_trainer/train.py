@@ -140,7 +140,8 @@ def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     device, dtype = run.world.device, _AUTOCAST[run.recipe.precision]
     batch = batch.to(device)
     images = normalise(batch, run.recipe.data.normalisation)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    with run.forwards.passing(), autocast:
         terms = run.model(images, batch.targets, run.generator)
     steps = run.data.batch.accumulation_steps
     return {name: value / steps for name, value in terms.items() if "loss" in name}
@@ -176,7 +177,7 @@ def _await_device(run: Run) -> None:
 
 
 def _log_interval(run: Run) -> None:
-    lap = run.timer.close_interval()
+    lap, forward_seconds = run.timer.close_interval(), run.forwards.close_interval()
     rate = run.state.optimizer.param_groups[0]["lr"]
     is_last = run.state.iteration == run.length.total_iterations
     for reading in run.monitor.close_interval(run.state.iteration, is_last=is_last):
@@ -189,6 +190,7 @@ def _log_interval(run: Run) -> None:
                 lr=rate,
                 seconds_per_iteration=lap.seconds,
                 data_wait_seconds=lap.wait_seconds,
+                forward_seconds=forward_seconds,
             )
         )
 
@@ -226,6 +228,7 @@ def _save(run: Run, *, stopping: bool = False) -> None:
             try:
                 status = run.checkpointer.save(take_snapshot(run.state, epoch=epoch, metrics={}))
             except (CredentialsRefused, MissingInput, StorageUnreachable) as error:
+                run.reporter.record_checkpoint_failure()
                 if stopping:
                     raise TerminatedUnsaved(
                         f"stopped as asked, but the state is not saved: {error}"

@@ -60,7 +60,8 @@ def seconds_by_phase(manifest: Mapping[str, Any], *, now: datetime) -> dict[str,
     account = (manifest.get("status") or {}).get("time")
     if account is None:
         return {}
-    seconds = {TimePhase.TRAINING.value: 0.0, **(account.get("seconds") or {})}
+    # All of them, so that Prometheus sees what the first booking of each adds.
+    seconds = {**dict.fromkeys(map(str, TimePhase), 0.0), **(account.get("seconds") or {})}
     phase, created = account["phase"], manifest["metadata"]["creationTimestamp"]
     if phase not in (RUNNING, ENDED):
         seconds[phase] = seconds.get(phase, 0.0) + _left(seconds, created=created, now=now)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubedet_operator.policies import accounting
-from kubedet_trainer.contract import Progress, ProgressRecord, Stage, TimeSpent
+from kubedet_trainer.contract import Progress, ProgressRecord, Stage, TimePhase, TimeSpent
 from scenario import ELASTIC, NO_GPU, RESULTS, STATE, THREE, TWO
 from simulation import BEGINNING, Simulation, make_progress
 
@@ -144,6 +144,9 @@ def test_a_life_with_a_kill_a_suspension_and_evaluations_is_accounted_for_to_the
     assert sum(accounting.seconds_by_phase(world.job or {}, now=world.now).values()) == _life(world) - 86400
 
 
+NOTHING = dict.fromkeys(map(str, TimePhase), 0.0)
+
+
 def test_what_is_certain_is_exposed_before_it_is_booked() -> None:
     world = Simulation({})
     world.settle()
@@ -153,7 +156,7 @@ def test_what_is_certain_is_exposed_before_it_is_booked() -> None:
     world.wait(86400)
     assert world.writes == writes
     assert "pending" not in _seconds(world)
-    assert accounting.seconds_by_phase(world.job or {}, now=world.now) == {"training": 0, "pending": 86400}
+    assert accounting.seconds_by_phase(world.job or {}, now=world.now) == {**NOTHING, "pending": 86400}
 
 
 def test_while_rank_0_trains_only_what_it_has_reported_is_exposed() -> None:
@@ -163,7 +166,7 @@ def test_while_rank_0_trains_only_what_it_has_reported_is_exposed() -> None:
     rank.report()
     later = world.now + timedelta(seconds=45)
     exposed = accounting.seconds_by_phase(world.job or {}, now=later)
-    assert exposed == {"pending": 30, "starting": 20, "training": 60}
+    assert exposed == {**NOTHING, "pending": 30, "starting": 20, "training": 60}
 
 
 def test_a_process_that_restarts_in_its_pod_repeats_what_was_not_saved() -> None:

@@ -13,17 +13,27 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kubedet_operator import endpoint
-from kubedet_operator.metrics import TABLE, Health, Metrics
+from kubedet_operator.metrics import JOB_TABLE, TABLE, Health, Metrics
 
 JOB = {
     "metadata": {"namespace": "team-a", "name": "mask"},
-    "spec": {"recipe": "mask_rcnn_r50_fpn_1x"},
+    "spec": {
+        "recipe": "mask_rcnn_r50_fpn_1x",
+        "worker": {"gpus": 4},
+        "checkpoint": {"intervalSeconds": 600},
+        "schedulingPolicy": {"queue": "vision"},
+    },
     "status": {
         "phase": "Succeeded",
-        "progress": {"percentage": 80, "estimatedRemainingSeconds": 12},
+        "workers": {"active": 2},
+        "progress": {"stage": "Training", "epoch": 3, "percentage": 80, "estimatedRemainingSeconds": 12},
+        "restarts": {"application": 1, "infrastructure": 2, "process": 3},
+        "lastFailure": {"time": "2026-01-01T00:00:10Z", "class": "Application", "reason": "Hang"},
+        "checkpoint": {"time": "2026-01-01T00:00:00Z"},
         "results": {"boxAP": 37.4},
     },
 }
+NEW_YEAR = 1767225600
 
 
 @pytest.fixture
@@ -71,6 +81,17 @@ def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[d
     assert found[f"kubedet_job_eta_seconds{whose}"] == 12
     assert found[f"kubedet_job_result{[('metric', 'boxAP'), *whose]}"] == 37.4
     assert found["kubedet_operator_jobs[('phase', 'Succeeded')]"] == 1
+    assert found[f"kubedet_job_gpus{whose}"] == 8
+    assert found[f"kubedet_job_epoch{whose}"] == 3
+    assert found[f"kubedet_job_stage{[*whose, ('stage', 'Training')]}"] == 1
+    assert found[f"kubedet_job_checkpoint_timestamp_seconds{whose}"] == NEW_YEAR
+    assert found[f"kubedet_job_checkpoint_interval_seconds{whose}"] == 600
+    for charged, count in (("Application", 1), ("Infrastructure", 2), ("Process", 3)):
+        assert found[f"kubedet_job_restarts_total{[('class', charged), *whose]}"] == count
+    failed = [("class", "Application"), *whose, ("reason", "Hang")]
+    assert found[f"kubedet_job_last_failure_timestamp_seconds{failed}"] == NEW_YEAR + 10
+    info = [*whose, ("queue", "vision"), ("recipe", "mask_rcnn_r50_fpn_1x")]
+    assert found[f"kubedet_job_info{info}"] == 1
     jobs.clear()
     assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
 
@@ -95,8 +116,24 @@ def test_time_is_carried_on_where_it_is_certain_what_it_goes_into(
         series = {phase: f"kubedet_job_time_seconds_total{[*whose, ('phase', phase)]}" for phase in phases}
         return {phase: found[key] for phase, key in series.items() if key in found}
 
-    assert seconds("running") == seconds("ended") == {"starting": 20.5, "training": 0}
+    assert seconds("running") == seconds("ended") == {"pending": 0, "starting": 20.5, "training": 0}
     assert before <= sum(seconds("pending").values()) <= before + 60
+
+
+def test_a_job_that_has_only_been_created_is_told_too(port: int, jobs: list[dict[str, Any]]) -> None:
+    jobs[:] = [{"metadata": JOB["metadata"], "spec": {"recipe": "ssd300_coco"}}]
+    whose = [("name", "mask"), ("namespace", "team-a")]
+    found = samples(port)
+    assert found[f"kubedet_job_info{[*whose, ('queue', ''), ('recipe', 'ssd300_coco')]}"] == 1
+    assert found[f"kubedet_job_gpus{whose}"] == 0
+    assert found[f"kubedet_job_restarts_total{[('class', 'Process'), *whose]}"] == 0
+    assert not [name for name in found if name.startswith(("kubedet_job_last_failure", "kubedet_job_stage"))]
+
+
+def test_a_time_that_is_none_keeps_no_other_job_from_a_scrape(port: int, jobs: list[dict[str, Any]]) -> None:
+    metadata = {**JOB["metadata"], "name": "odd"}
+    jobs.append({**JOB, "metadata": metadata, "status": {"checkpoint": {"time": "yesterday"}}})
+    assert samples(port)["kubedet_operator_jobs[('phase', 'Pending')]"] == 1
 
 
 def test_every_recorded_metric_is_exposed_and_only_jobs_carry_names(port: int) -> None:
@@ -104,6 +141,12 @@ def test_every_recorded_metric_is_exposed_and_only_jobs_carry_names(port: int) -
     for series in TABLE.values():
         assert f"# TYPE {series.name} {series.kind}" in text
         assert not {"name", "namespace", "pod", "uid"} & set(series.labels)
+
+
+def test_every_series_of_a_job_is_exposed_with_its_kind(port: int) -> None:
+    text = get(port, "/metrics")[1]
+    for series in JOB_TABLE.values():
+        assert f"# TYPE {series.name} {series.kind}" in text
 
 
 def test_readiness_and_health_are_told_apart(port: int, health: Health) -> None:

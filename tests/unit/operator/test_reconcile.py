@@ -237,7 +237,7 @@ async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(
     await world.settle()
     assert _reason(world, "Restarting") == "Recovered"
     families = world.metrics["recovery"].collect()
-    assert not [sample for family in families for sample in family.samples]
+    assert not any(sample.value for family in families for sample in family.samples)
 
 
 async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:

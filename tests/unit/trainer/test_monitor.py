@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kubedet_trainer import monitor
-from kubedet_trainer.monitor import LossMonitor, StepTimer
+from kubedet_trainer.monitor import ForwardTimer, LossMonitor, StepTimer
 
 CPU = torch.device("cpu")
 
@@ -78,3 +78,42 @@ def test_the_timer_takes_waits_apart_and_leaves_pauses_out(monkeypatch: pytest.M
     assert (second.seconds, second.wait_seconds) == (4.0, 0.5)
     mean = timer.close_interval()
     assert (mean.seconds, mean.wait_seconds) == (7.0, 1.25)
+
+
+def test_forward_passes_are_timed_without_what_lies_between(monkeypatch: pytest.MonkeyPatch):
+    moments = iter([0.0, 2.0, 10.0, 14.0])
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: next(moments))
+    timer = ForwardTimer(CPU)
+    for _ in range(2):
+        with timer.passing():
+            pass
+    assert timer.close_interval() == 3.0
+    assert timer.close_interval() is None
+
+
+def test_on_a_gpu_only_passes_that_the_device_has_ended_are_read(monkeypatch: pytest.MonkeyPatch):
+    class Event:
+        def __init__(self):
+            self.ended = False
+            made.append(self)
+
+        def record(self):
+            pass
+
+        def query(self) -> bool:
+            return self.ended
+
+        def elapsed_time(self, end: Event) -> float:
+            assert end.ended
+            return 250.0
+
+    made: list[Event] = []
+    monkeypatch.setattr(monitor, "_new_event", lambda *, timed: Event())
+    timer = ForwardTimer(torch.device("cuda"))
+    for _ in range(2):
+        with timer.passing():
+            pass
+    assert timer.close_interval() is None
+    made[1].ended = True
+    assert timer.close_interval() == 0.25
+    assert timer.close_interval() is None

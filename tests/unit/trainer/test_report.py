@@ -197,9 +197,12 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
             lr=0.02,
             seconds_per_iteration=0.25,
             data_wait_seconds=0.125,
+            forward_seconds=0.0625,
         )
     )
     reporter.record_checkpoint(CHECKPOINT)
+    reporter.record_checkpoint_failure()
+    reporter.record_reference({"imagesPerSecond": 30.0})
     reporter.record_restore(seconds=3.0, status=CHECKPOINT)
     reporter.record_evaluation(1, metrics={"boxAP": 37.5})
     expected = {
@@ -214,6 +217,9 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
         ("checkpoint_stall_seconds", None): 1,
         ("checkpoint_restore_seconds", None): 3,
         ("checkpoint_bytes", None): 5,
+        ("checkpoint_failures_total", None): 1,
+        ("forward_seconds", ("local_rank", "0")): 0.0625,
+        ("reference", ("metric", "imagesPerSecond")): 30,
         ("evaluation", ("metric", "boxAP")): 37.5,
     }
     for (name, label), value in expected.items():

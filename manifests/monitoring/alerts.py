@@ -1,0 +1,198 @@
+"""The alerts, each with a page of `docs/runbooks`, as a rule file of Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kubedet_trainer import errors
+from monitoring.queries import EVERY_JOB
+
+RUNBOOKS = "https://kubedet.dev/docs/runbooks"
+"""Where the pages of `docs/runbooks` are read; the name of the alert follows."""
+
+_ = EVERY_JOB
+_WHO = "{{ $labels.namespace }}/{{ $labels.name }}"
+_JOB = "namespace, name"
+
+
+def _of_job(selector: str) -> str:
+    """One series a job: replicas of the operator and workers have labels of their own."""
+    return f"max by ({_JOB}) ({selector})"
+
+
+_IS_RUNNING = 'phase="Running"'
+_IS_TRAINING = 'stage="Training"'
+_RUNNING = f" and on ({_JOB}) {_of_job(_.job('status_phase', _IS_RUNNING))} == 1"
+_TRAINING = f" and on ({_JOB}) {_of_job(_.job('stage', _IS_TRAINING))} == 1"
+_LAST_STEP = _of_job(f"{_.trainer('last_step_timestamp_seconds')} > 0")
+_GOODPUT = 'phase="training"'
+_NOT_YET = 'phase=~"Pending|Initializing"'
+_NOT_FINITE = f'reason="{errors.LossNotFinite.__name__}"'
+_STORAGE = f'reason=~"{errors.StorageUnreachable.__name__}|{errors.CredentialsRefused.__name__}"'
+_AGE = f"time() - {_of_job(_.job('checkpoint'))}"
+_FORWARD = f"avg_over_time({_.trainer('forward_seconds')}[10m])"
+_GPU = 'kind="peak_allocated"'
+_GPU_LIMIT = 'kind="capacity"'
+_WORKER = 'kind="working_set"'
+_WORKER_LIMIT = 'kind="limit"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """One alerting rule."""
+
+    name: str
+    """``KubedetNounVerbed``, the name of its runbook too."""
+    expr: str
+    held: str
+    """For how long it must hold."""
+    severity: Literal["critical", "warning"]
+    """critical: somebody should look now, for work or money is being lost; warning: within a day."""
+    summary: str
+    description: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels beside the severity, where two rules share a name."""
+
+
+def _memory(metric: str, used: str, limit: str) -> str:
+    worst = "max by (namespace, name, pod)"
+    return f"{worst} ({_.trainer(metric, used)}) / {worst} ({_.trainer(metric, limit)})"
+
+
+ALERTS: tuple[Alert, ...] = (
+    Alert(
+        name="KubedetTrainingStalled",
+        expr=f"time() - {_LAST_STEP} > 900{_TRAINING}{_RUNNING}",
+        held="1m",
+        severity="critical",
+        summary=f"{_WHO} has not trained for {{{{ $value | humanizeDuration }}}}",
+        description="The job runs and says that it trains, but no optimiser step has ended for 15 minutes.",
+    ),
+    Alert(
+        name="KubedetRestartsRepeated",
+        expr=f"sum by ({_JOB}) (increase({_.job('restarts')}[1h])) > 3",
+        held="5m",
+        severity="warning",
+        summary=f"{_WHO} has restarted {{{{ $value | humanize }}}} times within an hour",
+        description="The job restarts again and again; what it trains between two checkpoints is lost each "
+        "time.",
+    ),
+    Alert(
+        name="KubedetLossDiverged",
+        expr=f"time() - max by ({_JOB}) ({_.job('last_failure', _NOT_FINITE)}) < 3600",
+        held="0m",
+        severity="critical",
+        summary=f"The loss of {_WHO} became NaN or infinite",
+        description="A term of the loss, or the norm of the gradient, was not finite "
+        "{{ $value | humanizeDuration }} ago. The job has failed for good unless a rule of its own says "
+        "otherwise.",
+    ),
+    Alert(
+        name="KubedetCheckpointOutdated",
+        expr=f"({_AGE} > 3 * {_of_job(_.job('checkpoint_interval'))} or "
+        f"({_AGE} > 21600 unless on ({_JOB}) {_.job('checkpoint_interval')})){_RUNNING}",
+        held="15m",
+        severity="warning",
+        summary=f"The newest checkpoint of {_WHO} is {{{{ $value | humanizeDuration }}}} old",
+        description="The job runs, but has saved nothing for three of its intervals (6 hours, where it sets "
+        "none): a failure now loses that work.",
+    ),
+    Alert(
+        name="KubedetCheckpointFailed",
+        expr=f"sum by ({_JOB}) (increase({_.trainer('checkpoint_failures')}[30m])) > 0 or "
+        f"time() - max by ({_JOB}) ({_.job('last_failure', _STORAGE)}) < 1800",
+        held="0m",
+        severity="critical",
+        summary=f"{_WHO} cannot save its checkpoints",
+        description="A checkpoint could not be made durable within the last 30 minutes, or the object store "
+        "did not answer or refused the credentials.",
+    ),
+    Alert(
+        name="KubedetMemoryFilled",
+        expr=f"{_memory('gpu_memory_bytes', _GPU, _GPU_LIMIT)} > 0.95",
+        held="5m",
+        severity="warning",
+        labels={"memory": "gpu"},
+        summary="Pod {{ $labels.pod }} of "
+        f"{_WHO} has used {{{{ $value | humanizePercentage }}}} of its GPU's memory",
+        description="The next larger batch ends the job with an out-of-memory error, which no restart mends.",
+    ),
+    Alert(
+        name="KubedetMemoryFilled",
+        expr=f"{_memory('worker_memory_bytes', _WORKER, _WORKER_LIMIT)} > 0.9",
+        held="5m",
+        severity="warning",
+        labels={"memory": "worker"},
+        summary="Pod {{ $labels.pod }} of "
+        f"{_WHO} holds {{{{ $value | humanizePercentage }}}} of its memory limit",
+        description="At the limit the kernel kills a process of the worker, and the job restarts.",
+    ),
+    Alert(
+        name="KubedetRankStraggled",
+        expr=f"{_FORWARD} / on ({_JOB}) group_left () quantile by ({_JOB}) (0.5, {_FORWARD}) > 1.25",
+        held="15m",
+        severity="warning",
+        summary="Rank {{ $labels.local_rank }} of pod {{ $labels.pod }} of "
+        f"{_WHO} takes {{{{ $value | humanize }}}} times as long as the median rank",
+        description="Every other rank waits for the slowest one in every step.",
+    ),
+    Alert(
+        name="KubedetGoodputDropped",
+        expr=f"sum by ({_JOB}) (rate({_.job('time', _GOODPUT)}[1h]))"
+        f" / sum by ({_JOB}) (rate({_.job('time')}[1h])) < 0.5{_RUNNING}",
+        held="30m",
+        severity="warning",
+        summary=f"{_WHO} has trained for only {{{{ $value | humanizePercentage }}}} of the last hour",
+        description="The job holds its GPUs, but spends more than half of its time on other things than "
+        "training.",
+    ),
+    Alert(
+        name="KubedetOperatorLost",
+        expr=f"absent({_.operator('leader')} == 1)",
+        held="5m",
+        severity="critical",
+        summary="No operator of kubedet acts",
+        description="No replica is scraped that holds the Lease. Jobs go on training, but none is started, "
+        "restarted or finished.",
+    ),
+    Alert(
+        name="KubedetWatchStalled",
+        expr=f"max by (pod, resource) ({_.operator('watch_age')}) > 100",
+        held="1m",
+        severity="warning",
+        summary="The operator's watch of {{ $labels.resource }} has been silent for "
+        "{{ $value | humanizeDuration }}",
+        description="A watch is renewed every 70 s. The operator acts on an old view of the world until its "
+        "probe restarts it at 200 s.",
+    ),
+    Alert(
+        name="KubedetJobDelayed",
+        expr=f"max by (namespace, name, phase) ({_.job('status_phase', _NOT_YET)}) == 1",
+        held="30m",
+        severity="warning",
+        summary=f"{_WHO} has been {{{{ $labels.phase }}}} for half an hour",
+        description="The job's pods do not exist or have not all started: no node has room, an image cannot "
+        "be pulled, a Secret is missing, or the operator does not look.",
+    ),
+)
+
+
+def build_rules() -> dict[str, Any]:
+    """The rule file."""
+    return {"groups": [{"name": "kubedet", "rules": [_build_rule(alert) for alert in ALERTS]}]}
+
+
+def _build_rule(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": alert.expr,
+        "for": alert.held,
+        "labels": {"severity": alert.severity, **alert.labels},
+        "annotations": {
+            "summary": alert.summary,
+            "description": alert.description,
+            "runbook_url": f"{RUNBOOKS}/{alert.name}.md",
+        },
+    }

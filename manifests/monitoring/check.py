@@ -1,0 +1,120 @@
+"""Asks a Prometheus every query of every panel and rule, and tells which get no data, and whether rightly.
+
+A query without an answer is right only where one of its selectors matched nothing, now or for a curve in the
+whole time range, and the metric is one that there need not be: `MAY_BE_EMPTY` says why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from monitoring.prometheus import Prometheus, View
+from monitoring.queries import EVERY_JOB
+
+_ = EVERY_JOB
+MAY_BE_EMPTY: Mapping[str, str] = {
+    _.job("status_phase"): "no job was in this phase",
+    _.job("stage"): "no job was in this stage",
+    _.job("remaining"): "no job has trained long enough for an estimate",
+    _.job("last_failure"): "no job has failed this way",
+    _.job("checkpoint_interval"): "no job sets an interval in seconds",
+    _.job("checkpoint"): "no job has a checkpoint yet",
+    _.job("result"): "no job has ended",
+    _.operator("recovery"): "no job has recovered from a failure",
+    _.operator("reconcile_errors"): "no reconciliation has failed",
+    _.trainer("gpu_memory_bytes"): "the workers have no GPUs",
+    _.trainer("worker_memory_bytes"): "the workers have no memory limit, or no control group",
+    _.trainer("reference"): "nothing is published of the recipe",
+    _.trainer("evaluation"): "nothing has been evaluated yet",
+    _.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
+}
+"""Metrics that need not have a series, and what that means."""
+
+_SELECTOR = re.compile(r"\b((?:kubedet|process)_[a-z0-9_]+)(\{[^}]*\})?")
+Verdict = Literal["data", "rightly empty", "no data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One query and where it stands."""
+
+    where: str
+    expr: str
+    kind: Literal["range", "instant", "rule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What came of one query."""
+
+    query: Query
+    verdict: Verdict
+    series: int = 0
+    reason: str = ""
+
+
+def read_queries(files: Path) -> Iterator[Query]:
+    """Every query of the generated files below the chart's ``files``."""
+    for path in sorted(files.glob("dashboards/*.json")):
+        dashboard = json.loads(path.read_text())
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", ()):
+                kind: Literal["range", "instant"] = "instant" if target["instant"] else "range"
+                yield Query(where=f"{path.stem}: {panel['title']}", expr=target["expr"], kind=kind)
+        for annotation in dashboard["annotations"]["list"]:
+            yield Query(
+                where=f"{path.stem}: annotation {annotation['name']}", expr=annotation["expr"], kind="range"
+            )
+    for rule in _rules(files):
+        yield Query(where=f"rule {rule['alert']}", expr=rule["expr"], kind="rule")
+
+
+def check_queries(prometheus: Prometheus, view: View, *, files: Path) -> list[Finding]:
+    """The verdict on every query.
+
+    Raises:
+        ValueError: Prometheus refuses one.
+    """
+    return [_check(prometheus, view, query) for query in read_queries(files)]
+
+
+def _check(prometheus: Prometheus, view: View, query: Query) -> Finding:
+    ask = prometheus.query_range if query.kind == "range" else prometheus.query
+    series = len(ask(query.expr, view))
+    if series and query.kind != "rule":
+        return Finding(query=query, verdict="data", series=series)
+    missing = [
+        (name, selector)
+        for name, selector in find_selectors(query.expr)
+        if not prometheus.has_series(selector, view, now=query.kind == "instant")
+    ]
+    if not missing:  # a rule that is given all that it asks for is right not to fire
+        verdict: Verdict = "data" if query.kind == "rule" else "no data"
+        return Finding(query=query, verdict=verdict, series=series)
+    unexcused = [selector for name, selector in missing if not _excuse(name)]
+    if unexcused:
+        reason = f"no series of {', '.join(unexcused)}"
+        return Finding(query=query, verdict="no data", series=series, reason=reason)
+    reason = "; ".join(dict.fromkeys(_excuse(name) for name, _ in missing))
+    return Finding(query=query, verdict="rightly empty", series=series, reason=reason)
+
+
+def find_selectors(expression: str) -> list[tuple[str, str]]:
+    """Name and whole text of each selector of a query."""
+    return list(dict.fromkeys((match[1], match[0]) for match in _SELECTOR.finditer(expression)))
+
+
+def _excuse(name: str) -> str:
+    return next((why for metric, why in MAY_BE_EMPTY.items() if name.startswith(metric)), "")
+
+
+def _rules(files: Path) -> list[dict[str, Any]]:
+    document = yaml.safe_load((files / "rules.yaml").read_text())
+    return [rule for group in document["groups"] for rule in group["rules"]]
