@@ -1,8 +1,8 @@
 """Write what an image installs, a file a layer, so that a layer lasts until a line of its own file changes.
 
-``requirements.py HALF FOLDER`` reads pyproject.toml and constraints.txt of the working directory and writes into
-FOLDER: ``packages.txt``, what the half needs beside torch; ``torch-constraints.txt``, the pins of torch and all it
-brings; ``constraints.txt``, all pins but those of tools. It needs nothing but the standard library.
+``requirements.py HALF FOLDER`` reads pyproject.toml and constraints.txt of the working directory and writes
+into FOLDER: ``packages.txt``, what the half needs beside torch; ``torch-constraints.txt``, the pins of torch
+and all it brings; ``constraints.txt``, all pins but those of tools. It needs the standard library only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Write the bill of materials of an image: ``sbom.py ARCHIVE FILE``, as CycloneDX JSON.
 
-ARCHIVE is what ``docker save`` writes. It is read rather than run, so that it may be of another machine. Listed are
-the Python packages of the image's virtual environment; those of the base image's system are its own to list.
+ARCHIVE is what ``docker save`` writes. It is read rather than run, so that it may be for another machine.
+Listed are the Python packages of the image's virtual environment; what its base holds is the base's to list.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def write_bill(archive: Path, target: Path) -> None:
         if extract_metadata(archive, site_packages) == 0:
             sys.exit(f"{archive}: got no package under /opt/kubedet, must be an image of kubedet's")
         command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
-        subprocess.run([*command, "--output-file", target, "--pyproject", "pyproject.toml", folder], check=True)
+        command += ["--output-file", str(target), "--pyproject", "pyproject.toml", folder]
+        alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run(command, env=alone, check=True)
 
 
 if __name__ == "__main__":
