@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kubedet_operator.settings import OperatorSettings
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 HALVES = ("operator", "trainer")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -136,6 +138,10 @@ def _requirements(half: str, directory: Path, folder: Path) -> dict[str, str]:
     command = [sys.executable, str(ROOT / "images" / "requirements.py"), half, str(folder)]
     subprocess.run(command, cwd=directory, check=True)
     return {path.name: path.read_text() for path in folder.glob("*.txt")}
+
+
+def test_the_operator_asks_for_the_trainer_of_its_own_version() -> None:
+    assert OperatorSettings().trainer_image == f"kubedet-trainer:{PROJECT['version']}"
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

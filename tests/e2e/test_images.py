@@ -42,6 +42,12 @@ print(json.dumps({
     "writable": [folder for folder in ("/", "/opt/kubedet", sys.prefix, "/work") if is_writable(folder)],
 }))
 """
+DOCKER_RUN = ["docker", "run", "--rm"]
+DOCKER_OPTIONS = shlex.split(
+    "--read-only --tmpfs /tmp --shm-size 1g --user '$(id -u):$(id -g)' --volume '$PWD:/work'"
+)
+"""What the pod of the test has as fields."""
+
 SHORTER = {
     "train": ["schedule.epochs=1", "--dataset", "synthetic://shapes?images=16&val_images=4"],
     "benchmark": ["--iterations", "2", "--images", "2"],
@@ -126,11 +132,14 @@ def test_the_trainer_works_alone_as_its_page_says(operator: Any, shared: Path) -
 
 def _documented_commands() -> list[list[str]]:
     """The arguments after the image's name in each `docker run` of the page."""
-    text = (ROOT / "docs" / "trainer-image.md").read_text()
+    text = (ROOT / "docs" / "trainer-image.md").read_text().replace("\\\n", "")
     image = f"kubedet-trainer:{VERSION}"
     blocks = [shlex.split(block) for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
-    assert all(words[:2] == ["docker", "run"] for words in blocks)
-    return [words[words.index(image) + 1 :] for words in blocks]
+    places = [words.index(image) for words in blocks]
+    for words, place in zip(blocks[1:], places[1:], strict=True):
+        assert words[:place] == [*DOCKER_RUN, *DOCKER_OPTIONS]
+    assert blocks[0][: places[0]] == DOCKER_RUN, "the list of recipes needs nothing"
+    return [words[place + 1 :] for words, place in zip(blocks, places, strict=True)]
 
 
 def _container(image: str) -> dict[str, Any]:
