@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
-CODE := operator trainer manifests tests benchmarks
+CODE := operator trainer manifests images tests benchmarks
 MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
 CRD := manifests/crds/kubedet.dev_detectionjobs.yaml
 
@@ -42,6 +42,7 @@ lint: type verify ## Formatting, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/lint-imports
+	$(BIN)/hadolint images/*/Dockerfile
 
 .PHONY: type
 type: $(VENV)/dev.stamp ## Check the types
@@ -64,6 +65,8 @@ test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API
 .PHONY: e2e
 e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a real object store
 	$(BIN)/pytest -m e2e tests/e2e
+
+include images/images.mk
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## Print the figures of benchmarks/ as JSON
