@@ -7,8 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
-CODE := operator trainer tests benchmarks
-CRD := manifests/crds/kubedet.dev_detectionjobs.yaml
+CODE := operator trainer charts tests benchmarks
 
 .PHONY: help
 help: ## List the targets
@@ -29,7 +28,7 @@ install: $(VENV)/dev.stamp ## Make the virtual environment with everything for d
 
 .PHONY: demo
 demo: $(VENV)/run.stamp ## Train a detector on generated shapes and show its row and pictures
-	$(BIN)/kubedet run manifests/samples/demo.yaml --output build/demo
+	$(BIN)/kubedet run manifests/samples/smallest.yaml --output build/demo
 
 .PHONY: fmt
 fmt: $(VENV)/dev.stamp ## Format the code
@@ -48,11 +47,11 @@ type: $(VENV)/dev.stamp ## Check the types
 
 .PHONY: generate
 generate: $(VENV)/dev.stamp ## Write the files that are made from code
-	$(BIN)/kubedet crds > $(CRD)
+	$(BIN)/python charts/generate.py
 
 .PHONY: verify
 verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
-	$(BIN)/kubedet crds | diff -u $(CRD) - || { echo "$(CRD) is not current: run 'make generate'"; exit 1; }
+	$(BIN)/python charts/generate.py --check
 
 .PHONY: test
 test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had

@@ -1,4 +1,4 @@
-"""Writes what follows from other files: values, schema, README and CRDs of the chart; manifests/install.yaml.
+"""Writes what follows from other files: values, schema, README and CRDs of the chart, manifests/install.yaml.
 
     python charts/generate.py           # write them
     python charts/generate.py --check   # fail where one is not current
@@ -67,7 +67,8 @@ def build_files() -> Iterator[tuple[Path, str]]:
     yield CHART / "values.schema.json", json.dumps(schema, indent=2) + "\n"
     yield CHART / "values.yaml", build_values(schema)
     yield CHART / "README.md", build_readme(schema)
-    yield CHART / "files" / "crds" / CRD, api.dump_crd()
+    for folder in (CHART / "files" / "crds", ROOT / "manifests" / "crds"):
+        yield folder / CRD, api.dump_crd()
     yield ROOT / "manifests" / "install.yaml", build_install()
 
 
@@ -123,9 +124,8 @@ def build_readme(schema: Mapping[str, Any]) -> str:
             "| --- | --- | --- |",
         ]
         for path, node in walk(group, name):
-            if "properties" not in node:
-                meaning = node["description"].replace("|", "\\|")
-                lines.append(f"| `{path}` | `{json.dumps(node['default'])}` | {meaning} |")
+            default = f"`{json.dumps(node['default'])}`" if "default" in node else ""
+            lines.append(f"| `{path}` | {default} | {node['description']} |")
     return "\n".join(lines) + "\n"
 
 
