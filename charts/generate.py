@@ -80,7 +80,7 @@ def read_schema() -> dict[str, Any]:
     """
     source = yaml.safe_load((CHART / "values.schema.yaml").read_text())
     definitions = source.pop("definitions")
-    schema = _expand(source, definitions)
+    schema: dict[str, Any] = _expand(source, definitions)
     schema["$comment"] = _NOTE.format(source=_SOURCE)
     for path, node in walk(schema):
         if "description" not in node:

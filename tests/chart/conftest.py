@@ -31,14 +31,18 @@ class Cluster:
 
     def kubectl(self, *arguments: object, stdin: str | None = None) -> str:
         """The output of one kubectl command in the namespace of the release."""
-        return self._run("kubectl", *arguments, stdin=stdin)
+        return self._run("kubectl", "-n", self.namespace, *arguments, stdin=stdin)
+
+    def check(self, manifests: str) -> None:
+        """Have the API server validate manifests, some of which name a namespace."""
+        self._run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=manifests)
 
     def helm(self, *arguments: object) -> str:
         """The output of one Helm command in the namespace of the release."""
-        return self._run("helm", *arguments)
+        return self._run("helm", "-n", self.namespace, *arguments)
 
     def _run(self, program: str, *arguments: object, stdin: str | None = None) -> str:
-        words = [self.programs / program, "--kubeconfig", self.kubeconfig, "-n", self.namespace, *arguments]
+        words = [self.programs / program, "--kubeconfig", self.kubeconfig, *arguments]
         done = subprocess.run([str(word) for word in words], input=stdin, capture_output=True, text=True)
         assert done.returncode == 0, f"{program} {' '.join(map(str, arguments))}: {done.stderr}"
         return done.stdout

@@ -1,4 +1,4 @@
-"""What can be said of the chart without a cluster: linter, schema, generated files, that every value is read."""
+"""What can be said of the chart without a cluster: linter, schema, generated files, values that are read."""
 
 from __future__ import annotations
 
