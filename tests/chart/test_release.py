@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import builders
 import install
+from kubedet_operator.commands import render
 
 pytestmark = pytest.mark.cluster
 
@@ -30,6 +32,12 @@ NO_NODE = {"spec": {"nodeSelector": {"kubedet.dev/test": "no-such-node"}}}
 ACCOUNT = "kubedet-operator"
 OURS = ("pods", "-l", "app.kubernetes.io/component in (operator, trial-store)")
 """The pods of a release, not of jobs."""
+PRIORITY = {
+    "apiVersion": "scheduling.k8s.io/v1",
+    "kind": "PriorityClass",
+    "metadata": {"name": "research"},
+    "value": 1,
+}
 
 
 def wait_for(look: Callable[[], Any], what: str, *, seconds: float = 30) -> Any:
@@ -132,6 +140,16 @@ def test_install_yaml_is_what_helm_renders(cluster: Any) -> None:
 
 def _key(document: dict[str, Any]) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
+
+
+def test_the_cluster_takes_every_sample_and_its_pods(cluster: Any) -> None:
+    cluster.helm("install", "kubedet", CHART)
+    cluster.kubectl("wait", "--for=condition=Established", CRD)
+    cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(PRIORITY))
+    for sample in sorted((ROOT / "manifests" / "samples").glob("*.yaml")):
+        cluster.check(sample.read_text())
+        rendered = CliRunner().invoke(render, ["--namespace", cluster.namespace, str(sample)])
+        cluster.check(rendered.stdout)
 
 
 def test_upgrade_and_uninstall_leave_running_jobs_alone(
