@@ -87,6 +87,7 @@ def start_operator(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., Path]
 @pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
 def test_every_ci_file_is_valid_and_installs(cluster: Any, file: Path) -> None:
     values = yaml.safe_load(file.read_text())
+    cluster.helm("lint", "--strict", CHART, "--values", file)
     cluster.check(cluster.helm("template", "kubedet", CHART, "--values", file))
     cluster.kubectl("create", "serviceaccount", "operator")
     try:
