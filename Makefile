@@ -7,9 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
-CODE := operator trainer manifests images tests benchmarks
+CODE := operator trainer charts manifests images tests benchmarks
 MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
-CRD := manifests/crds/kubedet.dev_detectionjobs.yaml
 
 .PHONY: help
 help: ## List the targets
@@ -30,7 +29,7 @@ install: $(VENV)/dev.stamp ## Make the virtual environment with everything for d
 
 .PHONY: demo
 demo: $(VENV)/run.stamp ## Train a detector on generated shapes and show its row and pictures
-	$(BIN)/kubedet run manifests/samples/demo.yaml --output build/demo
+	$(BIN)/kubedet run manifests/samples/smallest.yaml --output build/demo
 
 .PHONY: fmt
 fmt: $(VENV)/dev.stamp ## Format the code
@@ -50,13 +49,13 @@ type: $(VENV)/dev.stamp ## Check the types
 
 .PHONY: generate
 generate: $(VENV)/dev.stamp ## Write the files that are made from code
-	$(BIN)/kubedet crds > $(CRD)
 	$(MONITORING) write
+	$(BIN)/python charts/generate.py
 
 .PHONY: verify
 verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
-	$(BIN)/kubedet crds | diff -u $(CRD) - || { echo "$(CRD) is not current: run 'make generate'"; exit 1; }
 	$(MONITORING) verify
+	$(BIN)/python charts/generate.py --check
 
 .PHONY: test
 test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had

@@ -322,7 +322,7 @@ def _error(code: int, answer: str, host: str, call: Call, headers: Mapping[str, 
         return errors.LoginFailed(f"the API server {host} refuses the operator's credentials: {said}")
     # Admission (quota, Pod Security) answers 403 as well; the authoriser's own words say who cannot do what.
     if code == 403 and "cannot" in said and 'resource "' in said:
-        return errors.PermissionMissing(f"{said}; apply manifests/rbac.yaml")
+        return errors.PermissionMissing(f"{said}; apply manifests/install.yaml or upgrade the chart")
     if code == 404 and call == ("list", names.PLURAL):
         return errors.DefinitionMissing(
             f"the API server {host} knows no DetectionJobs: apply manifests/crds (`kubedet crds` prints them)"

@@ -46,7 +46,7 @@ def run(files: tuple[Path, ...], output: Path | None) -> None:
 
     \b
     Examples:
-      kubedet run manifests/samples/demo.yaml
+      kubedet run manifests/samples/smallest.yaml
       kubedet run job.yaml minio-secret.yaml --output /data/mask-r50
     """
     from rich.console import Console

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from builders import UID, make_job
 from kubedet_operator.api import schema, validation
 from kubedet_operator.build.children import build_children
+from kubedet_operator.commands import render
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract, errors
 from kubedet_trainer.contract import BatchPolicy, Environment, ExitCode, FailureClass, failure_class
@@ -201,5 +203,9 @@ def test_the_generated_crd_is_current() -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "manifests" / "samples").glob("*.yaml")), ids=lambda path: path.name
 )
-def test_samples_keep_to_the_api(path: Path) -> None:
+def test_samples_keep_to_the_api_and_render(path: Path) -> None:
     validation.load_job(yaml.safe_load(path.read_text()))
+    result = CliRunner().invoke(render, [str(path)])
+    assert result.exit_code == 0, result.output
+    kinds = [document["kind"] for document in yaml.safe_load_all(result.stdout)]
+    assert {"Service", "Pod"} <= set(kinds)

@@ -124,9 +124,7 @@ def operator(cluster: Cluster, object_store: ObjectStore) -> Cluster:
             ENDPOINT=object_store.endpoint,
         )
     )
-    cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/crds"))
-    for name in ("rbac.yaml", "operator.yaml"):
-        cluster.kubectl("apply", "-n", NAMESPACE, "-f", str(ROOT / "manifests" / name))
+    cluster.kubectl("apply", "--server-side", "-n", NAMESPACE, "-f", str(ROOT / "manifests/install.yaml"))
     cluster.kubectl(
         "set", "image", "-n", NAMESPACE, "deployment/kubedet-operator", f"operator={OPERATOR_IMAGE}"
     )

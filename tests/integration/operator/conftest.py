@@ -27,6 +27,7 @@ import pytest
 import yaml
 
 import builders
+import install
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 CLUSTER = f"kubedet-integration-{os.getpid()}"
@@ -237,7 +238,8 @@ def account(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Calla
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
     cluster.apply(namespace)
-    cluster.kubectl("apply", "-n", NAMESPACE, "-f", str(ROOT / "manifests/rbac.yaml"))
+    rights = yaml.safe_dump_all(install.read("ServiceAccount", "Role", "RoleBinding"))
+    cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", stdin=rights)
     folder = tmp_path_factory.mktemp("kubeconfigs")
 
     def make(name: str) -> Path:

@@ -283,7 +283,7 @@ def test_an_api_server_that_cannot_be_reached_gives_one_line(
 def test_a_missing_permission_gives_one_line(
     account: Callable[[str], Path], make_operator: Callable[..., Any], wait: Callable[..., Any]
 ) -> None:
-    _check_one_line(make_operator(account("default")), "apply manifests/rbac.yaml", wait)
+    _check_one_line(make_operator(account("default")), "apply manifests/install.yaml", wait)
 
 
 def _check_one_line(operator: Any, word: str, wait: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import install
 from ground import Ground, empty
 from kube import WAIT_SECONDS, Kube
 from kubedet_operator.api import names, schema
@@ -119,8 +120,7 @@ def _rights() -> Iterator[dict[str, Any]]:
     """An administrator for the tests; and the operator's own rights, in all namespaces."""
     metadata = {"name": "scenarios", "namespace": NAMESPACE}
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
-    documents = yaml.safe_load_all((ROOT / "manifests/rbac.yaml").read_text())
-    rules = next(document["rules"] for document in documents if document["kind"] == "Role")
+    rules = [rule for role in install.read("Role") for rule in role["rules"]]
     metadata = {"name": "kubedet-operator"}
     yield {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules}
     for account, role in (("scenarios", "cluster-admin"), ("kubedet-operator", "kubedet-operator")):
