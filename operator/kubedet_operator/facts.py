@@ -30,7 +30,7 @@ class Ending:
     time: datetime
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PodFacts:
     """The few fields of a pod that decisions need; the whole object is not kept."""
 

@@ -31,11 +31,14 @@ GATHER_SECONDS = 0.5
 MINOR_SECONDS = 10.0
 """How long a change of a status may wait that turns nothing and moves the progress by less than 1 %."""
 
-REMEMBERED_SPECS = 500
+REMEMBERED_SPECS = 100
 """Jobs whose spec is kept as it was read; an idle one can be read again."""
 
 _FAILURES = (Reason.WORKER_FAILED, Reason.WORKER_LOST)
 """Why a job restarts, unless somebody wants it to."""
+
+_ON_THE_WAY = (Reason.WAITING_FOR_PODS, Reason.PODS_CREATED)
+"""Of a start that goes well only the end is urgent: most workers run soon after they are placed."""
 
 _MINOR_FIELDS = ("workers", "display", "time")
 _MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent", "time")
@@ -282,5 +285,6 @@ def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:
     kept["conditions"] = [
         (condition["type"], condition["status"], condition["reason"])
         for condition in status.get("conditions") or ()
+        if condition["reason"] not in _ON_THE_WAY
     ]
     return kept
