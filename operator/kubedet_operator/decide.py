@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from kubedet_operator.api import conditions, names
@@ -83,7 +83,7 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
             startTime=status.startTime or draft.now, activeSince=status.activeSince or draft.now
         )
     return Plan(
-        status=dump_status(_conclude(facts, draft)),
+        status=dump_status(_conclude(facts, draft, creations)),
         preparations=tuple(action for action in creations if _goes_first(action)),
         actions=(*_deletions(facts, draft), *(action for action in creations if not _goes_first(action))),
         next_check_seconds=_next_check(facts, draft),
@@ -162,8 +162,14 @@ def _goes_first(action: ApplyChild) -> bool:
     return bool(action.manifest["kind"] == placement.POD_GROUP)
 
 
-def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
-    """The final status: what is counted and derived, over what the policies decided."""
+def _conclude(facts: Facts, draft: Draft, creations: Iterable[ApplyChild]) -> DetectionJobStatus:
+    """The final status: what is counted and derived, over what the policies decided.
+
+    Workers that are created right after it is written count already: another write would only say so.
+    """
+    created = sum(
+        child.manifest["metadata"]["labels"][names.APP_COMPONENT] == names.WORKER for child in creations
+    )
     status = draft.status
     workers = facts.workers
     ready = sum(pod.ready and pod.active for pod in workers)
@@ -179,7 +185,7 @@ def _conclude(facts: Facts, draft: Draft) -> DetectionJobStatus:
         restarts=replace(restarts, total=restarts.application + restarts.infrastructure),
         workers=WorkerCounts(
             desired=desired,
-            active=sum(pod.active for pod in workers),
+            active=sum(pod.active for pod in workers) + created,
             ready=ready,
             succeeded=sum(pod.phase == "Succeeded" for pod in workers),
             failed=sum(pod.phase == "Failed" for pod in workers),

@@ -29,7 +29,11 @@ GATHER_SECONDS = 0.5
 """What happens to the pods of a job within this time is looked at together: one decision, one status."""
 
 MINOR_SECONDS = 10.0
-"""How long a change of a status may wait that turns nothing and moves the progress by less than 1 %."""
+"""How long a change of a status waits for the next write that turns nothing and moves the progress by less
+than 1 %."""
+
+COMPANY_SECONDS = 3.0
+"""How long such a change waits in any case, for others that come with it: workers get ready one by one."""
 
 REMEMBERED_SPECS = 100
 """Jobs whose spec is kept as it was read; an idle one can be read again."""
@@ -73,6 +77,8 @@ class Reconciler:
         self._rejections: dict[Key, str] = {}
         self._complaints: dict[Key, str] = {}
         self._written_at: dict[Key, float] = {}
+        self._changed_at: dict[Key, float] = {}
+        """When a change was first seen that is not written yet."""
         self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
 
     async def work(self, leading: asyncio.Event) -> None:
@@ -134,11 +140,16 @@ class Reconciler:
     def _is_due(self, key: Key, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
         """Whether a status is to be written now; one that can wait for others is seen to later."""
         if before == after:
+            self._changed_at.pop(key, None)
             return False
-        wait = self._written_at.get(key, float("-inf")) + MINOR_SECONDS - self._queue.time()
-        if wait <= 0 or _without_minor(before) != _without_minor(after):
+        now = self._queue.time()
+        due = max(
+            self._written_at.get(key, float("-inf")) + MINOR_SECONDS,
+            self._changed_at.setdefault(key, now) + COMPANY_SECONDS,
+        )
+        if now >= due or _without_minor(before) != _without_minor(after):
             return True
-        self._queue.add_after(key, wait)
+        self._queue.add_after(key, due - now)
         return False
 
     async def _attempt(self, key: Key) -> None:
@@ -178,6 +189,7 @@ class Reconciler:
             self._queue.add(key)
             return False
         self._written_at[key] = self._queue.time()
+        self._changed_at.pop(key, None)
         self._report(key, manifest, status)
         return True
 
@@ -220,7 +232,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._queue.forget(key)
-        for memory in (self._rejections, self._complaints, self._written_at, self._parsed):
+        for memory in (self._rejections, self._complaints, self._written_at, self._changed_at, self._parsed):
             memory.pop(key, None)
 
     def _complain(self, key: Key, message: str, delay: float) -> None:

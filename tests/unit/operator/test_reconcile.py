@@ -15,7 +15,7 @@ from kubedet_operator.cache import Cache, Key
 from kubedet_operator.cluster import Cluster
 from kubedet_operator.events import Events, Occurrence
 from kubedet_operator.metrics import Metrics
-from kubedet_operator.reconcile import Reconciler
+from kubedet_operator.reconcile import COMPANY_SECONDS, MINOR_SECONDS, Reconciler
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.workqueue import WorkQueue
 
@@ -217,6 +217,27 @@ async def test_counts_wait_for_others_but_a_turn_is_written_at_once(world: World
     await world.settle()
     assert world.cluster.asked.count(("status", "demo")) == writes + 1
     assert world.events.reasons[-1] == "WorkersRunning"
+
+
+async def test_workers_that_get_ready_one_by_one_are_told_of_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = asyncio.get_running_loop().time()
+    monkeypatch.setattr(world.queue, "time", lambda: now)
+    job = make_job()
+    job["spec"]["worker"] = {"replicas": 2}
+    world.cache.store_job(job)
+    await world.settle()
+    writes = world.cluster.asked.count(("status", "demo"))
+    now += MINOR_SECONDS  # nothing was written for a while
+    world.cache.store_pod(builders.make_pod(uid="first"))
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+    now += COMPANY_SECONDS
+    world.queue.add(KEY)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes + 1
+    assert world.cache.job(KEY)["status"]["workers"]["ready"] == 1  # type: ignore[index]
 
 
 async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(world: World) -> None:
