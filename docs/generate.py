@@ -116,9 +116,9 @@ def _exit_codes() -> Iterator[str]:
     yield _NOTE.format(source="trainer/kubedet_trainer/contract.py")
     yield "# Exit codes\n"
     yield (
-        "How a worker ends, and every command of `kubedet`. Up to 127 nothing is gained by a retry; from 128 on "
-        "it may be, and the operator replaces the pod within the limit of the last column. Codes that are not "
-        "listed are charged likewise: up to 127 Permanent, above it Application. "
+        "How a worker ends, and every command of `kubedet`. Up to 127 nothing is gained by a retry; from 128 "
+        "on it may be, and the operator replaces the pod within the limit of the last column. Codes that are "
+        "not listed are charged likewise: up to 127 Permanent, above it Application. "
         "`spec.failurePolicy.rules` make exceptions.\n"
     )
     meanings = _meanings(ExitCode)
@@ -151,9 +151,9 @@ def _recipes() -> Iterator[str]:
     yield _NOTE.format(source="trainer/kubedet_trainer/recipes")
     yield "# Recipes\n"
     yield (
-        f"The {len(published)} rows of the model zoo of February 2019, with the figures published for them, and "
-        "the small ones for trying things out. The figures are of 8 V100 with 16 images a step (SSD has more); "
-        "frames per second are of batch 1, with loading and post-processing. `kubedet recipes NAME` prints a "
+        f"The {len(published)} rows of the model zoo of February 2019, with the figures published for them, "
+        "and the small ones for trying things out. The figures are of 8 V100 with 16 images a step (SSD has "
+        "more); frames per second are of batch 1, with loading and post-processing. `kubedet recipes NAME` prints a "
         "recipe completely.\n"
     )
     for section in dict.fromkeys(entry.section for entry in entries):

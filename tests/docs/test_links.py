@@ -25,7 +25,9 @@ def _exists(page: markdown.Page, link: str) -> bool:
     target = (markdown.ROOT / page.name).parent / path if path else markdown.ROOT / page.name
     if not target.exists():
         return False
-    return not anchor or anchor in markdown.read_page(str(target.resolve().relative_to(markdown.ROOT))).anchors
+    return (
+        not anchor or anchor in markdown.read_page(str(target.resolve().relative_to(markdown.ROOT))).anchors
+    )
 
 
 def test_every_page_of_the_docs_can_be_reached_from_the_index() -> None:
