@@ -153,8 +153,8 @@ def _recipes() -> Iterator[str]:
     yield (
         f"The {len(published)} rows of the model zoo of February 2019, with the figures published for them, "
         "and the small ones for trying things out. The figures are of 8 V100 with 16 images a step (SSD has "
-        "more); frames per second are of batch 1, with loading and post-processing. `kubedet recipes NAME` prints a "
-        "recipe completely.\n"
+        "more); frames per second are of batch 1, with loading and post-processing. `kubedet recipes NAME` "
+        "prints a recipe completely.\n"
     )
     for section in dict.fromkeys(entry.section for entry in entries):
         yield f"## {catalogue.section_title(section)}\n"

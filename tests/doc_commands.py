@@ -1,4 +1,4 @@
-"""How tests run the commands of the documentation: where each page is played, and what is not run as it stands.
+"""How tests run the commands of the documentation: where a page is played, and what is not run as it stands.
 
 A command that is in none of these tables is run word for word: a new one needs an entry only if it cannot be.
 """
@@ -24,8 +24,8 @@ CLUSTER_PAGES = {
     "operator/README.md": "nothing",
     "docs/administrators/upgrade.md": "release",
 }
-"""Pages that are played on an API server with fake GPU nodes, to what must be there before: nothing, a release
-of the chart, or an operator that acts as well. The last one deletes the definition."""
+"""Pages that are played on an API server with fake GPU nodes, to what must be there before: nothing, a
+release of the chart, or an operator that acts as well. The last one deletes the definition."""
 
 LOCAL_PAGES = (
     "README.md",
@@ -82,7 +82,7 @@ ADDED = {
     "kubedet train smoke_faster_rcnn schedule.epochs=4": f"{SHORT} {TINY}",
     "kubedet benchmark smoke_faster_rcnn": "--iterations 2 --images 2",
 }
-"""How a command begins, and what is added at its end to have it done in seconds; what is given last counts."""
+"""How a command begins, and what is added to have it done in seconds; what is given last counts."""
 
 SAME = {
     "kubedet run manifests/samples/smallest.yaml": "tests/integration/operator/test_local.py, shorter",
