@@ -17,7 +17,8 @@ import s3
 from builders import merge
 
 CHART = (
-    "helm upgrade --install kubedet charts/kubedet --namespace kubedet --create-namespace --take-ownership"
+    "helm upgrade --install kubedet charts/kubedet --namespace kubedet --create-namespace "
+    "--take-ownership --reset-values"
 )
 NOTHING = "helm uninstall kubedet --namespace kubedet --ignore-not-found --wait"
 ESTABLISHED = "kubectl wait --for=condition=Established crd/detectionjobs.kubedet.dev"
