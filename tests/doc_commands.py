@@ -70,9 +70,10 @@ INSTEAD = {
     "kubectl create namespace kubedet": "helm uninstall kubedet --namespace kubedet --wait; "
     "kubectl get namespace kubedet",
     # The same job, which learns less.
-    "kubedet run manifests/samples/smallest.yaml": 'sed \'s|recipe: .*|&\\n  overrides: {schedule.epochs: "1"}|; '
-    "s|synthetic://shapes|&?images=8\\&val_images=2|' manifests/samples/smallest.yaml > smallest.yaml\n"
-    "kubedet run smallest.yaml --output runs/smallest",
+    "kubedet run manifests/samples/smallest.yaml": """
+sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|' manifests/samples/smallest.yaml > smallest.yaml
+echo '  overrides: {schedule.epochs: "1"}' >> smallest.yaml
+kubedet run smallest.yaml --output runs/smallest""",
     # What stands for an address and keys of yours.
     "export KUBEDET_DATASET_ENDPOINT=http://minio.storage.svc:9000": "export "
     "KUBEDET_DATASET_ENDPOINT=$S3_ENDPOINT",
