@@ -28,12 +28,11 @@ CLUSTER_PAGES = {
 release of the chart, or an operator that acts as well. The last one deletes the definition."""
 
 LOCAL_PAGES = (
-    "README.md",
-    "docs/users/own-data.md",
-    "docs/users/own-recipe.md",
-    "trainer/README.md",
+    ("README.md",),
+    ("docs/users/own-data.md", "docs/users/own-recipe.md"),
+    ("trainer/README.md",),
 )
-"""Pages that need no cluster."""
+"""Pages that need no cluster; those of a group are played one after another in the same folder."""
 
 PLAYED_ELSEWHERE = {
     "docs/trainer-image.md": "tests/e2e/test_images.py",
@@ -57,7 +56,6 @@ NOT_RUN = {
 }
 """How a command begins, and why it is not run."""
 
-TINY = "--dataset 'synthetic://shapes?images=8&val_images=2'"
 SHORT = "schedule.epochs=1 data.scale=160,120 data.num_workers=0"
 INSTEAD = {
     # Recipes of make are only expanded: what they run has tests of its own, and takes minutes.
@@ -84,15 +82,15 @@ kubedet run smallest.yaml --output runs/smallest""",
 
 ADDED = {
     "kubedet train smoke_faster_rcnn data.scale=640,480": SHORT,
-    "kubedet train smoke_faster_rcnn schedule.epochs=4": f"{SHORT} {TINY}",
-    "kubedet benchmark smoke_faster_rcnn": "--iterations 2 --images 2",
 }
 """How a command begins, and what is added to have it done in seconds; what is given last counts."""
 
 SAME = {
-    "kubedet train smoke_faster_rcnn --dataset synthetic://shapes": "docs/users/own-recipe.md, shorter",
+    "kubedet train smoke_faster_rcnn --dataset synthetic": "docs/users/own-data.md, shorter",
+    "kubedet train smoke_faster_rcnn schedule.epochs=4": "docs/users/own-data.md, shorter",
+    "kubedet benchmark smoke_faster_rcnn": "tests/e2e/test_images.py, shorter",
 }
-"""Commands that take minutes as they are, and who runs their like."""
+"""How commands begin that take long as they are, and who runs their like."""
 
 _ROW = contract.Results(recipe="smoke_faster_rcnn", boxAP=74.0, hardware={"accelerator": "fake"})
 _REFUSED = contract.Failure(
