@@ -83,6 +83,7 @@ def test_commands_at_a_cluster(
     with contextlib.ExitStack() as stack:
         if needs == "operator":
             stack.enter_context(run_operator(cluster_desk))
+            stack.callback(cluster_desk.type, "kubectl delete dj --all --namespace kubedet")
             cluster_desk.type("kubectl config set-context --current --namespace=kubedet")
         variables = {}
         if name == "docs/administrators/s3.md":
@@ -94,9 +95,6 @@ def test_commands_at_a_cluster(
             waiting = "kubectl wait --for=condition=Complete dj --all --timeout=60s"
             cluster_desk.type(f"kubectl apply -f {file}\n{waiting}")
         _play(markdown.read_page(name), cluster_desk, **variables)
-        cluster_desk.type(
-            "kubectl delete dj --all --all-namespaces --ignore-not-found" if needs == "operator" else ":"
-        )
 
 
 def _play(page: markdown.Page, desk: Any, **variables: str) -> None:
