@@ -5,8 +5,6 @@ A command that is in none of these tables is run word for word: a new one needs 
 
 from __future__ import annotations
 
-import json
-
 from kubedet_trainer import contract
 
 CLUSTER_PAGES = {
@@ -35,10 +33,10 @@ LOCAL_PAGES = (
 """Pages that need no cluster; those of a group are played one after another in the same folder."""
 
 PLAYED_ELSEWHERE = {
-    "docs/trainer-image.md": "tests/e2e/test_images.py",
-    "manifests/monitoring/README.md": "tests/monitoring/test_prometheus.py",
+    "docs/trainer-image.md": ("tests/e2e/test_images.py", '"trainer-image.md").read_text()'),
+    "manifests/monitoring/README.md": ("tests/monitoring/test_prometheus.py", "check_queries("),
 }
-"""Pages whose commands other tests run."""
+"""Pages whose commands other tests run: which, and by what that can be seen."""
 
 NOT_RUN = {
     "docker push ": "there is no registry; tests/e2e builds both images and loads them into nodes",
@@ -114,7 +112,7 @@ BEGINNINGS = {"docs/users/row.md": ("docs/users/first-job.md", "first.yaml")}
 """Pages that go on where another one ended: its file of a job is applied, and the job's end awaited."""
 
 TOLD = {
-    "kubectl get dj first -o jsonpath='{.status.results}'": json.dumps({"boxAP": 74})[1:-1].replace(" ", ""),
+    "kubectl get dj first -o jsonpath='{.status.results}'": '"boxAP":74',
     "kubectl get dj unlucky -o jsonpath='{.status.lastFailure}'": "smoke_fastr_rcnn",
     "kubectl auth can-i create detectionjobs.kubedet.dev": "yes",
     "kubectl get dj queued -o wide": "retinanet_r50_fpn_1x",

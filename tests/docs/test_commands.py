@@ -61,9 +61,8 @@ def test_no_table_speaks_of_commands_that_are_gone(name: str) -> None:
 
 
 def test_pages_are_played_elsewhere_indeed() -> None:
-    for page, test in doc_commands.PLAYED_ELSEWHERE.items():
-        text = (markdown.ROOT / test).read_text()
-        assert Path(page).name in text or "check_queries" in text
+    for test, sign in doc_commands.PLAYED_ELSEWHERE.values():
+        assert sign in (markdown.ROOT / test).read_text()
 
 
 @pytest.mark.parametrize("names", doc_commands.LOCAL_PAGES, ids=lambda names: names[-1])
