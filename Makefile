@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
-CODE := operator trainer charts manifests images tests benchmarks
+CODE := operator trainer charts manifests images docs tests benchmarks
 MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
 
 .PHONY: help
@@ -51,11 +51,13 @@ type: $(VENV)/dev.stamp ## Check the types
 generate: $(VENV)/dev.stamp ## Write the files that are made from code
 	$(MONITORING) write
 	$(BIN)/python charts/generate.py
+	$(BIN)/python docs/generate.py
 
 .PHONY: verify
 verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
 	$(MONITORING) verify
 	$(BIN)/python charts/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 .PHONY: test
 test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had

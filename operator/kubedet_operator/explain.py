@@ -40,9 +40,28 @@ def explain(path: str, *, width: int) -> str:
     return "\n\n".join(_paragraphs(".".join(fields) or names.KIND, found, width=width))
 
 
+def type_name(found: Mapping[str, Any]) -> str:
+    """The type of a field as people say it: its choices, ``list of string``, ``quantity``."""
+    if "enum" in found:
+        return " | ".join(found["enum"])
+    if "items" in found:
+        return f"list of {type_name(found['items'])}"
+    if "additionalProperties" in found:
+        return f"map of {type_name(found['additionalProperties'])}"
+    return "quantity" if "x-kubernetes-int-or-string" in found else str(found["type"])
+
+
+def list_facts(found: Mapping[str, Any]) -> list[str]:
+    """The default and the bounds of a field, a phrase each."""
+    value = found.get("default")
+    shown = str(value).lower() if isinstance(value, bool) else value  # as YAML has it
+    default = [f"default: {shown}"] if value not in (None, {}) else []
+    return default + [f"{words} {found[limit]}" for limit, words in _LIMITS if limit in found]
+
+
 def _paragraphs(title: str, found: Mapping[str, Any], *, width: int) -> Iterator[str]:
-    facts = "; ".join(_facts(found))
-    yield f"{title} <{_type(found)}>{f'  {facts}' if facts else ''}"
+    facts = "; ".join(list_facts(found))
+    yield f"{title} <{type_name(found)}>{f'  {facts}' if facts else ''}"
     yield textwrap.fill(found.get("description", ""), width=width)
     rules = [rule["message"] for rule in _item(found).get("x-kubernetes-validations", ())]
     if rules:
@@ -50,7 +69,7 @@ def _paragraphs(title: str, found: Mapping[str, Any], *, width: int) -> Iterator
     inner, required = _inner(found), _item(found).get("required", ())
     if inner:
         blocks = [
-            f"  {name} <{_type(field)}>{' required' if name in required else ''}\n"
+            f"  {name} <{type_name(field)}>{' required' if name in required else ''}\n"
             + textwrap.indent(textwrap.fill(field.get("description", ""), width=width - 6), " " * 6)
             for name, field in inner.items()
         ]
@@ -66,21 +85,6 @@ def _item(found: Mapping[str, Any]) -> Mapping[str, Any]:
 def _inner(found: Mapping[str, Any]) -> dict[str, Any]:
     inner: dict[str, Any] = _item(found).get("properties", {})
     return inner
-
-
-def _type(found: Mapping[str, Any]) -> str:
-    if "enum" in found:
-        return " | ".join(found["enum"])
-    if "items" in found:
-        return f"list of {_type(found['items'])}"
-    if "additionalProperties" in found:
-        return f"map of {_type(found['additionalProperties'])}"
-    return "quantity" if "x-kubernetes-int-or-string" in found else str(found["type"])
-
-
-def _facts(found: Mapping[str, Any]) -> list[str]:
-    default = [f"default: {found['default']}"] if found.get("default") not in (None, {}) else []
-    return default + [f"{words} {found[limit]}" for limit, words in _LIMITS if limit in found]
 
 
 def _indented(lines: list[str], *, width: int) -> Iterator[str]:

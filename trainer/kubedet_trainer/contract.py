@@ -131,24 +131,43 @@ class ExitCode(IntEnum):
     """How a worker's PID 1 ends. Up to 127 nothing is gained by a retry, from 128 on it may be."""
 
     DONE = 0
+    """The final checkpoint and the results are durable."""
     UNEXPECTED = 1
+    """An error that nothing here understands; its traceback is in the log."""
     USAGE = 2
+    """The command or its environment is wrong."""
     INVALID_INPUT = 65
+    """The recipe, an override or the data breaks a rule."""
     MISSING_INPUT = 66
+    """A data set, a file or weights are not where they were said to be."""
     CREDENTIALS_REFUSED = 77
+    """The object store answered, and refused the credentials."""
     NO_RESTART = 93
+    """The program asks not to be started again."""
     OUT_OF_GPU_MEMORY = 95
+    """A GPU has less memory than the training takes."""
     LOSS_NOT_FINITE = 96
+    """A term of the loss became NaN or infinite."""
     ABORTED = 134
+    """A process aborted (SIGABRT)."""
     KILLED = 137
+    """A process was killed (SIGKILL); `OOMKilled` where the container was out of memory."""
     CRASHED = 139
+    """A process crashed (SIGSEGV)."""
     TERMINATED_SAVED = 143
+    """Told to stop (SIGTERM); the state is durable."""
     TERMINATED_UNSAVED = 144
+    """Told to stop (SIGTERM); the newest state is lost."""
     RENDEZVOUS_LOST = 150
+    """The rendezvous store does not answer."""
     PEER_FAILED = 151
+    """Another worker went away; this one did nothing wrong."""
     HANG = 152
+    """A rank gave no sign of life for `spec.failurePolicy.hangTimeoutSeconds`."""
     GPU_HARDWARE = 153
+    """A GPU is broken (Xid, ECC, NVLink); its node is excluded."""
     STORAGE_UNREACHABLE = 154
+    """The object store did not answer, however often it was asked."""
 
 
 _CLASSES: dict[int, FailureClass] = {
