@@ -32,6 +32,9 @@ _KILLED_LOADER = re.compile(
     r"DataLoader worker .*(exited unexpectedly|killed by signal: (?P<signal>\w+( \w+)?))"
 )
 
+_BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|GPU is lost|fallen off the bus", re.IGNORECASE)
+"""What CUDA and its driver say of hardware (`cudaGetErrorString`, NVIDIA's Xid 48, 74 and 79)."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,8 +50,8 @@ def main() -> int:
 def describe(error: BaseException) -> Failure:
     """What `error` means for the run.
 
-    Running out of GPU memory and a killed loader worker have codes of their own; any other exception that is
-    no `TrainerError` is unexpected.
+    Running out of GPU memory, a broken GPU and a killed loader worker have codes of their own; any other
+    exception that is no `TrainerError` is unexpected.
     """
     lines = traceback.format_exception(error)[-5:]
     failure = supervise.failure_of(error, last_lines="".join(lines).splitlines()[-20:])
@@ -58,6 +61,8 @@ def describe(error: BaseException) -> Failure:
             exitCode=ExitCode.OUT_OF_GPU_MEMORY,
             message=f"out of GPU memory: {error}; lower data.images_per_process or data.scale, or use bf16",
         )
+    if isinstance(error, RuntimeError) and _BROKEN_GPU.search(str(error)):
+        return replace(failure, exitCode=ExitCode.GPU_HARDWARE, message=f"a GPU is broken: {error}")
     if isinstance(error, RuntimeError) and _KILLED_LOADER.search(str(error)):
         return replace(
             failure,

@@ -27,6 +27,11 @@ from kubedet_trainer.errors import InvalidInput, PeerFailed, StorageUnreachable
             ExitCode.KILLED,
             "RuntimeError",
         ),
+        (
+            RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+            ExitCode.GPU_HARDWARE,
+            "RuntimeError",
+        ),
         (RuntimeError("shape mismatch"), ExitCode.UNEXPECTED, "RuntimeError"),
         (KeyError("name"), ExitCode.UNEXPECTED, "KeyError"),
     ],
