@@ -55,7 +55,7 @@ def _first_come(shape: torch.Size, _generator: torch.Generator) -> Tensor:
 def make_images(architecture: str = "rpn", *, seed: int = 0) -> Images:
     """Two images of normal noise, the first padded unless `architecture` wants a fixed size.
 
-    Where it needs proposals made beforehand there are 8 random ones an image, the last slot empty.
+    Where it needs proposals made beforehand an image has more random ones than are sampled, the last slot empty.
     """
     data = smoke_recipe(architecture).data
     width, height = (128, 96) if data.keep_aspect else data.scale
@@ -68,7 +68,7 @@ def make_images(architecture: str = "rpn", *, seed: int = 0) -> Images:
     return Images(pixels=pixels, sizes=sizes, proposals=proposals)
 
 
-def _make_proposals(generator: torch.Generator, *, slots: int = 8) -> Proposals:
+def _make_proposals(generator: torch.Generator, *, slots: int = 300) -> Proposals:
     begin = torch.rand(2, slots, 2, generator=generator) * 50
     end = begin + 10 + torch.rand(2, slots, 2, generator=generator) * 25
     valid = torch.arange(slots).expand(2, slots) < slots - 1
