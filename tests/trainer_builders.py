@@ -55,7 +55,7 @@ def _first_come(shape: torch.Size, _generator: torch.Generator) -> Tensor:
 def make_images(architecture: str = "rpn", *, seed: int = 0) -> Images:
     """Two images of normal noise, the first padded unless `architecture` wants a fixed size.
 
-    Where it needs proposals made beforehand an image has more random ones than are sampled, the last slot empty.
+    Where it needs proposals made beforehand an image has more random ones than are sampled, and an empty one.
     """
     data = smoke_recipe(architecture).data
     width, height = (128, 96) if data.keep_aspect else data.scale
