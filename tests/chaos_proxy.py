@@ -96,7 +96,9 @@ class ChaosProxy:
         self._stopped = asyncio.Event()
         connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
         async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            skip_auto_headers=("Accept-Encoding",),  # what is passed on as it comes must be plain
         ) as self._session:
             application = web.Application(client_max_size=2**24)
             application.router.add_route("*", "/{path:.*}", self._answer)
