@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from cluster_jobs import NAMESPACE, is_complete
+from pod_discovery import serve_pods
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
@@ -138,18 +139,18 @@ def monitoring(
     """A Prometheus that finds its targets the way that manifests/monitoring/README.md gives."""
     page = (ROOT / "manifests" / "monitoring" / "README.md").read_text()
     config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
-    # What differs outside of a cluster, and for jobs that last minutes.
-    config["scrape_configs"][0]["kubernetes_sd_configs"][0]["kubeconfig_file"] = cluster.environment[
-        "KUBECONFIG"
-    ]
-    config["global"] = {"scrape_interval": "5s", "evaluation_interval": "15s"}
+    config["global"] = {"scrape_interval": "5s", "evaluation_interval": "15s"}  # jobs here last minutes
     config["rule_files"] = [str(CHART / "files" / "rules.yaml")]
+    (scrape,) = config["scrape_configs"]
+    assert scrape.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     path = tmp_path_factory.mktemp("prometheus") / "prometheus.yml"
-    path.write_text(yaml.safe_dump(config))
     kit = shared / "cluster"
-    variables = _exports(_run(kit / "prometheus", "up", "--config", path))
-    yield Monitoring(variables["PROMETHEUS_URL"], time.time())
-    _run(kit / "prometheus", "down")
+    with serve_pods(lambda: json.loads(cluster.kubectl("get", "--raw", "/api/v1/pods"))["items"]) as address:
+        scrape["http_sd_configs"] = [{"url": address, "refresh_interval": "5s"}]
+        path.write_text(yaml.safe_dump(config))
+        variables = _exports(_run(kit / "prometheus", "up", "--config", path))
+        yield Monitoring(variables["PROMETHEUS_URL"], time.time())
+        _run(kit / "prometheus", "down")
 
 
 @pytest.fixture(scope="session")

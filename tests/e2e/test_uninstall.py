@@ -1,4 +1,4 @@
-"""The end of the release, and so of the tests: this file has the last name, for no operator is left after it."""
+"""The end of the release, and of the tests: this file has the last name, as no operator is left after it."""
 
 from __future__ import annotations
 
