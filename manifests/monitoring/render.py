@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from monitoring.prometheus import Prometheus, Series, View
 
@@ -117,7 +117,7 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
     low, high = axes.get_ylim()
     low, high = defaults.get("min", low), defaults.get("max", 1.05 * high)
     axes.set_ylim(low - 0.02 * (high - low), high)  # so that a curve along the axis is seen
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
+    _set_scale(axes, unit)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     short = [label[:_LEGEND_LENGTH] for label in labels[:_MAX_LEGEND]]
@@ -137,6 +137,15 @@ def _right_axis(axes: Axes, unit: str) -> Axes:
     right.tick_params(labelsize=7)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
     return right
+
+
+def _set_scale(axes: Axes, unit: str) -> None:
+    """Ticks at round numbers of the unit's scale."""
+    low, high = axes.get_ylim()
+    scale = next((size for size, _ in _SCALES.get(unit, ()) if high >= 2 * size), 1.0)
+    ticks = MaxNLocator(6).tick_values(low / scale, high / scale)
+    axes.set_yticks([scale * tick for tick in ticks if low <= scale * tick <= high])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
 
 
 def _draw_states(axes: Axes, _: _Panel, found: _Found) -> None:
