@@ -24,7 +24,9 @@ def test_uninstall_leaves_the_definition_the_jobs_and_their_pods(
     print("\n" + operator.kubectl("get", "dj", "-n", NAMESPACE, "-o", "wide"))
     print(operator.helm("uninstall", "kubedet", "--wait", "--timeout=2m"))
     assert operator.helm("list", "--short") == ""
-    assert not pod_uids(operator, "app.kubernetes.io/component=operator")
+    wait_for(
+        lambda: not pod_uids(operator, "app.kubernetes.io/component=operator"), 60, "end of the operator"
+    )
     print(operator.kubectl("get", f"crd/{CRD}"))
     operator.picture("after the uninstall")
     assert pod_uids(operator, selector) == before
