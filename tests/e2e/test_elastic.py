@@ -105,8 +105,7 @@ def _upgrade(cluster: Any, name: str) -> None:
     operators, pods = pod_uids(cluster, OPERATORS), _uids(cluster, name)
     change = ("--set", "operator.resources.limits.memory=320Mi")
     print(cluster.helm("upgrade", "kubedet", chart, "--reuse-values", *change, "--wait", "--timeout=3m"))
-    replaced = pod_uids(cluster, OPERATORS)
-    assert not set(replaced.values()) & set(operators.values())
+    wait_for(lambda: not pod_uids(cluster, OPERATORS).keys() & operators.keys(), 60, "new operators alone")
     reached = status_of(cluster, name)["progress"]["iteration"]
     wait_for(
         lambda: status_of(cluster, name)["progress"]["iteration"] > reached,
