@@ -197,7 +197,8 @@ _JOBS = (
             ),
             Target(expr=f"max by (namespace, name) ({_.job('remaining')})", legend="Remaining", unit="s"),
             Target(
-                expr=f"round(sum by (namespace, name) (increase({_.job('restarts')}[$__range])))",
+                expr=f"round(sum by (namespace, name) (increase({_.job('restarts')}[$__range])))"
+                f" and on (namespace, name) {_.job('info')}",
                 legend="Restarts",
             ),
             Target(expr=f"max by (namespace, name) ({_.job('gpus')})", legend="GPUs"),
