@@ -165,7 +165,8 @@ def _set_scale(axes: Axes, unit: str) -> None:
 def _draw_states(axes: Axes, _: _Panel, found: _Found) -> None:
     for index, (_name, series, _unit) in enumerate(found):
         axes.plot(series.times, [index] * len(series.times), "s", ms=4, color=_COLOURS[index % 10])
-    axes.set_yticks(range(len(found)), [name for name, _, _ in found], fontsize=6)
+    axes.set_yticks(range(len(found)), [name for name, _, _ in found], fontsize=5.5)
+    axes.tick_params(axis="y", pad=1, length=2)
     axes.set_ylim(-0.7, len(found) - 0.3)
 
 

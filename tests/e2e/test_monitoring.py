@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster_jobs import NAMESPACE, is_complete
+from cluster_jobs import NAMESPACE, is_complete, wait_for
 from monitoring.prometheus import Prometheus, View
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -35,6 +35,8 @@ def minutes(operator: Any, monitoring: Any) -> float:
     """For how long Prometheus has looked on."""
     if not is_complete(operator, JOB):
         pytest.skip(f"looks back on the job {JOB} of test_elastic.py, which is not complete here")
+    prometheus, result = Prometheus(monitoring.url), f'kubedet_job_result{{name="{JOB}"}}'
+    wait_for(lambda: prometheus.query(result, View(end=time.time(), seconds=60)), 60, "scrape of the result")
     return (time.time() - float(monitoring.since)) / 60
 
 
