@@ -22,6 +22,19 @@ def condition_of(cluster: Any, name: str, kind: str, status: str, word: str) -> 
     return None
 
 
+def is_complete(cluster: Any, name: str) -> bool:
+    """Whether a job, which may be gone, has ended well."""
+    status = 'jsonpath={.status.conditions[?(@.type=="Complete")].status}'
+    found: str = cluster.kubectl("get", "dj", name, "-n", NAMESPACE, "--ignore-not-found", "-o", status)
+    return found == "True"
+
+
+def pod_uids(cluster: Any, selector: str) -> dict[str, str]:
+    """The selected pods and their identities, by name."""
+    pods = cluster.get("pods", "-l", selector)["items"]
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
+
+
 def wait_for(look: Callable[[], Any], seconds: float, what: str) -> Any:
     """What `look` returns once that is true."""
     end = time.monotonic() + seconds

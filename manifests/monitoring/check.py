@@ -22,7 +22,7 @@ _ = EVERY_JOB
 MAY_BE_EMPTY: Mapping[str, str] = {
     _.job("status_phase"): "no job was in this phase",
     _.job("stage"): "no job was in this stage",
-    _.job("remaining"): "no job has trained long enough for an estimate",
+    _.job("remaining"): "no job trains, or not for long enough for an estimate",
     _.job("last_failure"): "no job has failed this way",
     _.job("checkpoint_interval"): "no job sets an interval in seconds",
     _.job("checkpoint"): "no job has a checkpoint yet",

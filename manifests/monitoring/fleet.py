@@ -197,7 +197,9 @@ _JOBS = (
             ),
             Target(expr=f"max by (namespace, name) ({_.job('remaining')})", legend="Remaining", unit="s"),
             Target(
-                expr=f"sum by (namespace, name) (increase({_.job('restarts')}[$__range]))", legend="Restarts"
+                expr=f"round(sum by (namespace, name) (increase({_.job('restarts')}[$__range])))"
+                f" and on (namespace, name) {_.job('info')}",
+                legend="Restarts",
             ),
             Target(expr=f"max by (namespace, name) ({_.job('gpus')})", legend="GPUs"),
         ),
@@ -303,9 +305,15 @@ _OPERATOR = (
     ),
     Panel(
         title="Jobs waiting for a reconciliation",
-        description="Depth of the work queue. Bad: it grows and does not fall: the operator is too slow.",
+        description="Depth of the leader's work queue; what the others have queued waits for their turn to "
+        "lead. Bad: it grows and does not fall: the operator is too slow.",
         unit="short",
-        targets=(Target(expr=f"max({_.operator('queue_depth')})", legend="jobs"),),
+        targets=(
+            Target(
+                expr=f"max({_.operator('queue_depth')} and on (instance) {_.operator('leader')} == 1)",
+                legend="jobs",
+            ),
+        ),
     ),
     Panel(
         title="Age of watches",

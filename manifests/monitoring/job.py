@@ -58,12 +58,13 @@ _PROGRESS = (
     ),
     Panel(
         title="Remaining",
-        description="Time until the end at the present speed, evaluations included. Bad: it grows.",
+        description="Time until the end at the present speed, evaluations included; empty for a job that has "
+        "ended. Bad: it grows.",
         unit="s",
         kind="stat",
         width=3,
         height=4,
-        targets=(Target(expr=f"max({_.job('remaining')})"),),
+        targets=(Target(expr=f"max({_.job('remaining')})", instant=True),),
     ),
     Panel(
         title="Restarts",

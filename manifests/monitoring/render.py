@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from monitoring.prometheus import Prometheus, Series, View
 
@@ -92,23 +94,23 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults["unit"]
     if defaults["custom"]["stacking"]["mode"] == "normal":
-        times = sorted({time for _, series, _ in found for time in series.times})
-        curves = [dict(zip(series.times, series.values, strict=True)) for _, series, _ in found]
+        times, curves = _on_grid(found, absent=0.0)
         axes.stackplot(
             times,
-            [[curve.get(time, 0.0) for time in times] for curve in curves],
+            curves,
             labels=[name for name, _, _ in found],
             colors=[_colour(panel, name, index) for index, (name, _, _) in enumerate(found)],
             alpha=0.75,
         )
     else:
-        for index, (name, series, own) in enumerate(found):
+        times, curves = _on_grid(found, absent=math.nan)
+        for index, ((name, series, own), curve) in enumerate(zip(found, curves, strict=True)):
             is_right = own != unit
             target = _right_axis(axes, own) if is_right else axes
             colour = _COLOURS[index % 10]
             target.plot(
-                series.times,
-                series.values,
+                times,
+                curve,
                 lw=1,
                 color=colour,
                 marker="." if len(series.times) == 1 else None,
@@ -117,11 +119,23 @@ def _draw_curves(axes: Axes, panel: _Panel, found: _Found) -> None:
     low, high = axes.get_ylim()
     low, high = defaults.get("min", low), defaults.get("max", 1.05 * high)
     axes.set_ylim(low - 0.02 * (high - low), high)  # so that a curve along the axis is seen
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
+    _set_scale(axes, unit)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     short = [label[:_LEGEND_LENGTH] for label in labels[:_MAX_LEGEND]]
     axes.legend(handles[:_MAX_LEGEND], short, fontsize=7, loc="best", framealpha=0.6)
+
+
+def _on_grid(found: _Found, *, absent: float) -> tuple[list[float], list[list[float]]]:
+    """The curves at the same, evenly spaced times, so that gaps are seen."""
+    known = sorted({time for _, series, _ in found for time in series.times})
+    step = min((after - before for before, after in itertools.pairwise(known)), default=1.0)
+    size = round((known[-1] - known[0]) / step) + 1
+    curves = [[absent] * size for _ in found]
+    for curve, (_, series, _) in zip(curves, found, strict=True):
+        for time, value in zip(series.times, series.values, strict=True):
+            curve[round((time - known[0]) / step)] = value
+    return [known[0] + step * index for index in range(size)], curves
 
 
 def _colour(panel: _Panel, name: str, index: int) -> Any:
@@ -139,10 +153,20 @@ def _right_axis(axes: Axes, unit: str) -> Axes:
     return right
 
 
+def _set_scale(axes: Axes, unit: str) -> None:
+    """Ticks at round numbers of the unit's scale."""
+    low, high = axes.get_ylim()
+    scale = next((size for size, _ in _SCALES.get(unit, ()) if high >= 2 * size), 1.0)
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low / scale, high / scale)
+    axes.set_yticks([scale * tick for tick in ticks if low <= scale * tick <= high])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format(value, unit)))
+
+
 def _draw_states(axes: Axes, _: _Panel, found: _Found) -> None:
     for index, (_name, series, _unit) in enumerate(found):
         axes.plot(series.times, [index] * len(series.times), "s", ms=4, color=_COLOURS[index % 10])
-    axes.set_yticks(range(len(found)), [name for name, _, _ in found])
+    axes.set_yticks(range(len(found)), [name for name, _, _ in found], fontsize=5.5)
+    axes.tick_params(axis="y", pad=1, length=2)
     axes.set_ylim(-0.7, len(found) - 0.3)
 
 
@@ -216,5 +240,9 @@ def _format(value: float, unit: str) -> str:
     """A value in the largest of its unit's scales that leaves it at 1 or above."""
     for scale, word in _SCALES.get(unit, ()):
         if abs(value) >= scale or len(_SCALES[unit]) == 1:
-            return f"{value / scale:.3g} {word}"
-    return f"{value:.3g}"
+            return f"{_short(value / scale)} {word}"
+    return _short(value)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -61,17 +61,22 @@ class ProgressPoller:
         ]
 
     async def _ask_job(self, session: aiohttp.ClientSession, key: Key, pods: list[PodFacts]) -> None:
-        """Ask the pod that answered last; if it no longer does, ask all, for rank 0 may be anywhere."""
+        """Ask the pod that answered last; if it tells nothing new, ask all, for rank 0 may be anywhere.
+
+        A pod that rank 0 has left answers with its last words until its ranks start again.
+        """
         port = _port(self._cache.job(key) or {})
+        known = self._cache.progress.get(key)
         usual = [pod for pod in pods if pod.uid == self._answered_by.get(key)]
-        found = await self._ask(session, usual, port) or await self._ask(session, pods, port)
+        found = await self._ask(session, usual, port)
+        if not found or known in found.values():
+            found = await self._ask(session, pods, port)
         if not found:
             self._answered_by.pop(key, None)
             return
         uid, record = max(found.items(), key=lambda item: item[1].progress.lastProgressTime or "")
         is_new_source = self._answered_by.get(key) != uid
         self._answered_by[key] = uid
-        known = self._cache.progress.get(key)
         if record == known:
             return
         self._cache.progress[key] = record

@@ -1,4 +1,4 @@
-"""Two real nodes with both images, an object store with real photographs, and the operator in the cluster."""
+"""Two real nodes with the chart installed, an object store with real photographs, and a Prometheus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import string
 import subprocess
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from typing import Any
 
 import minio
 import pytest
+import yaml
 
-from cluster_jobs import NAMESPACE
+from cluster_jobs import NAMESPACE, is_complete
+from pod_discovery import serve_pods
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
+CHART = ROOT / "charts" / "kubedet"
 CLUSTER = "kubedet-e2e"
+RELEASE = "kubedet"
 FREE_DISK_GB = 30
 OPERATOR_IMAGE = "kubedet-operator:e2e"
 TRAINER_IMAGE = "kubedet-trainer:e2e"
@@ -35,10 +40,17 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """The output of one kubectl command; a failure carries what kubectl said."""
+        return self._run("kubectl", *arguments, stdin=stdin)
+
+    def helm(self, *arguments: str) -> str:
+        """The output of one Helm command about the release's namespace."""
+        return self._run("helm", "-n", NAMESPACE, *arguments)
+
+    def _run(self, *command: str, stdin: str | None = None) -> str:
         done = subprocess.run(
-            ["kubectl", *arguments], input=stdin, env=dict(self.environment), capture_output=True, text=True
+            command, input=stdin, env=dict(self.environment), capture_output=True, text=True
         )
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def apply(self, text: str) -> None:
@@ -66,6 +78,14 @@ class ObjectStore:
         """A client of the store."""
         host = self.endpoint.removeprefix("http://")
         return minio.Minio(host, access_key=self.access_key, secret_key=self.secret_key, secure=False)
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """A Prometheus that scrapes operator and workers, and since when."""
+
+    url: str
+    since: float
 
 
 def fill(name: str, **values: object) -> str:
@@ -113,8 +133,29 @@ def object_store(cluster: Cluster, shared: Path) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def operator(cluster: Cluster, object_store: ObjectStore) -> Cluster:
-    """The cluster with the operator running in it from its own manifests."""
+def monitoring(
+    cluster: Cluster, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Monitoring]:
+    """A Prometheus that finds its targets the way that manifests/monitoring/README.md gives."""
+    page = (ROOT / "manifests" / "monitoring" / "README.md").read_text()
+    config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    config["global"] = {"scrape_interval": "5s", "evaluation_interval": "15s"}  # jobs here last minutes
+    config["rule_files"] = [str(CHART / "files" / "rules.yaml")]
+    (scrape,) = config["scrape_configs"]
+    assert scrape.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    path = tmp_path_factory.mktemp("prometheus") / "prometheus.yml"
+    kit = shared / "cluster"
+    with serve_pods(lambda: json.loads(cluster.kubectl("get", "--raw", "/api/v1/pods"))["items"]) as address:
+        scrape["http_sd_configs"] = [{"url": address, "refresh_interval": "5s"}]
+        path.write_text(yaml.safe_dump(config))
+        variables = _exports(_run(kit / "prometheus", "up", "--config", path))
+        yield Monitoring(variables["PROMETHEUS_URL"], time.time())
+        _run(kit / "prometheus", "down")
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster, object_store: ObjectStore, monitoring: Monitoring) -> Cluster:
+    """The cluster with the operator in it, installed by the chart."""
     cluster.apply(
         fill(
             "namespace.yaml",
@@ -124,11 +165,13 @@ def operator(cluster: Cluster, object_store: ObjectStore) -> Cluster:
             ENDPOINT=object_store.endpoint,
         )
     )
-    cluster.kubectl("apply", "--server-side", "-n", NAMESPACE, "-f", str(ROOT / "manifests/install.yaml"))
-    cluster.kubectl(
-        "set", "image", "-n", NAMESPACE, "deployment/kubedet-operator", f"operator={OPERATOR_IMAGE}"
-    )
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/kubedet-operator", "--timeout=120s")
+    images = ("--set", "operator.image.tag=e2e", "--set", "trainer.image.tag=e2e")
+    started = time.monotonic()
+    cluster.helm("install", RELEASE, str(CHART), *images, "--wait", "--timeout=2m")
+    # Helm is content with all but one replica.
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/kubedet-operator", "--timeout=2m")
+    print(f"\nhelm install and all replicas ready: {time.monotonic() - started:.1f} s")
+    print(cluster.helm("status", RELEASE, "--show-resources"), flush=True)
     return cluster
 
 
@@ -168,7 +211,7 @@ def job_manifest() -> Callable[..., str]:
 def apply_job(
     operator: Any, object_store: Any, job_manifest: Callable[..., str]
 ) -> Iterator[Callable[..., str]]:
-    """Apply a job and delete it in the end."""
+    """Apply a job and delete it in the end; a complete one costs nothing and stays for the dashboards."""
     names: list[str] = []
 
     def apply(name: str, **changes: object) -> str:
@@ -178,4 +221,5 @@ def apply_job(
 
     yield apply
     for name in names:
-        operator.kubectl("delete", "dj", name, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
+        if not is_complete(operator, name):
+            operator.kubectl("delete", "dj", name, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")

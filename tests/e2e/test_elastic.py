@@ -8,11 +8,15 @@ import re
 import signal
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster_jobs import NAMESPACE, condition_of, status_of, wait_for, worker_process
+from cluster_jobs import NAMESPACE, condition_of, pod_uids, status_of, wait_for, worker_process
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OPERATORS = "app.kubernetes.io/name=kubedet,app.kubernetes.io/component=operator"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -40,6 +44,8 @@ def test_an_elastic_job_grows_shrinks_rests_and_ends(
     name = apply_job("elastic", REPLICAS=2, MORE=ELASTIC, OVERRIDES=LONG)
     _await_world(operator, name, 2)
     wait_for(lambda: _checkpoint(operator, name) >= 20, 300, "a checkpoint")
+
+    _upgrade(operator, name)
 
     _scale(operator, name, 3)
     _await_world(operator, name, 3)
@@ -93,6 +99,25 @@ def test_an_elastic_job_grows_shrinks_rests_and_ends(
     assert set(_PHASES) <= {phase for phase, spent in seconds.items() if spent > 0}
 
 
+def _upgrade(cluster: Any, name: str) -> None:
+    """Upgrade the release while the job runs: other operators take over, and no pod of the job notices."""
+    chart = str(ROOT / "charts" / "kubedet")
+    operators, pods = pod_uids(cluster, OPERATORS), _uids(cluster, name)
+    change = ("--set", "operator.resources.limits.memory=320Mi")
+    print(cluster.helm("upgrade", "kubedet", chart, "--reuse-values", *change, "--wait", "--timeout=3m"))
+    wait_for(lambda: not pod_uids(cluster, OPERATORS).keys() & operators.keys(), 60, "new operators alone")
+    reached = status_of(cluster, name)["progress"]["iteration"]
+    wait_for(
+        lambda: status_of(cluster, name)["progress"]["iteration"] > reached,
+        60,
+        "a report to the new operator",
+    )
+    assert _uids(cluster, name) == pods
+    restarts = status_of(cluster, name).get("restarts", {})
+    assert not any(restarts.values()), restarts
+    cluster.picture("after the upgrade")
+
+
 def _scale(cluster: Any, name: str, replicas: int) -> None:
     cluster.kubectl("scale", "-n", NAMESPACE, f"dj/{name}", f"--replicas={replicas}")
 
@@ -132,5 +157,4 @@ def _resumed_at(cluster: Any, name: str) -> int | None:
 
 def _uids(cluster: Any, name: str) -> dict[str, str]:
     """The job's pods and their identities, by name."""
-    pods = cluster.get("pods", "-l", f"kubedet.dev/job-name={name}")["items"]
-    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
+    return pod_uids(cluster, f"kubedet.dev/job-name={name}")

@@ -47,11 +47,13 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
     Raises:
         TrainerError: one of its kinds for every ending that is understood; `TerminatedSaved` after a stop.
     """
-    stop = StopRequest().listen()
+    stop = StopRequest()
     run: Run | None = None
     try:
         with dist.peer_failures():
             world = dist.initialise(gpus=settings.gpus)
+            # Not before: a rank that waits for others to come takes no signal, and has nothing to save.
+            stop.listen()
             run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics)
             _fit(run)
             row = results.conclude(run)

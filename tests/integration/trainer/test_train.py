@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,24 @@ def test_a_stop_of_one_worker_saves_and_sets_the_others_free(make_job: MakeJob):
     assert (first.wait(timeout=60), second.wait(timeout=60)) == (151, 143), job.log(1)[-3000:]
     assert f"the state of iteration {job.steps()[-1]} is saved" in job.failure(0)["message"]
     assert "another worker was asked to stop" in job.failure(0)["message"]
+
+
+def test_a_rank_that_waits_for_a_peer_ends_at_once_when_it_is_stopped(make_job: MakeJob):
+    job = make_job()
+    first, second = job.start(world_size=2)
+    second.kill()
+    variables = Path(f"/proc/{first.pid}/environ").read_text().split("\0")
+    (port,) = (
+        value for name, _, value in (text.partition("=") for text in variables) if name == "MASTER_PORT"
+    )
+    job.wait_for(lambda: _is_open(int(port)), rank=first)
+    first.terminate()
+    assert first.wait(timeout=60) == -signal.SIGTERM
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob):

@@ -24,14 +24,17 @@ class Workers:
 
     def __init__(self) -> None:
         self.record: dict[str, Any] | None = None
+        self.stale: dict[str, dict[str, Any]] = {}
+        """Answers of pods at other addresses."""
         self.asked = 0
         self.port = 0
 
-    async def answer(self, _: aiohttp.web.Request) -> aiohttp.web.Response:
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
         self.asked += 1
-        if self.record is None:
+        record = self.stale.get(request.url.host or "", self.record)
+        if record is None:
             return aiohttp.web.json_response({}, status=404)
-        return aiohttp.web.json_response(self.record)
+        return aiohttp.web.json_response(record)
 
     def report(self, iteration: int, percentage: int) -> None:
         progress = contract.Progress(
@@ -51,7 +54,7 @@ async def workers() -> AsyncIterator[Workers]:
     application.router.add_get("/progress", workers.answer)
     runner = aiohttp.web.AppRunner(application)
     await runner.setup()
-    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    await aiohttp.web.TCPSite(runner, "0.0.0.0", 0).start()
     workers.port = runner.addresses[0][1]
     yield workers
     await runner.cleanup()
@@ -99,6 +102,23 @@ async def test_the_first_answer_and_telling_changes_are_published_small_ones_are
     assert len(queue) == 0
     workers.report(20, 2)
     assert await asyncio.wait_for(queue.get(), 10) == KEY
+
+
+async def test_the_last_words_of_a_pod_that_rank_0_has_left_hide_no_progress(
+    workers: Workers, cache: Cache, queue: WorkQueue[Key]
+) -> None:
+    workers.report(1, 0)
+    assert await asyncio.wait_for(queue.get(), 10) == KEY
+    queue.done(KEY)
+    assert workers.record is not None
+    workers.stale["127.0.0.1"] = workers.record
+    other = builders.make_pod(index=1, uid="other-uid")
+    other["metadata"]["resourceVersion"] = "3"
+    other["status"]["podIP"] = "127.0.0.2"
+    cache.store_pod(other)
+    workers.report(20, 2)
+    assert await asyncio.wait_for(queue.get(), 10) == KEY
+    assert cache.progress[KEY].progress.iteration == 20
 
 
 async def test_no_answer_and_nonsense_are_no_progress(
