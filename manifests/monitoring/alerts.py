@@ -12,7 +12,7 @@ from monitoring.queries import EVERY_JOB
 RUNBOOKS = "https://kubedet.dev/docs/runbooks"
 """Where the pages of `docs/runbooks` are read; the name of the alert follows."""
 
-_ = EVERY_JOB
+series = EVERY_JOB
 _WHO = "{{ $labels.namespace }}/{{ $labels.name }}"
 _JOB = "namespace, name"
 
@@ -24,15 +24,15 @@ def _of_job(selector: str) -> str:
 
 _IS_RUNNING = 'phase="Running"'
 _IS_TRAINING = 'stage="Training"'
-_RUNNING = f" and on ({_JOB}) {_of_job(_.job('status_phase', _IS_RUNNING))} == 1"
-_TRAINING = f" and on ({_JOB}) {_of_job(_.job('stage', _IS_TRAINING))} == 1"
-_LAST_STEP = _of_job(f"{_.trainer('last_step_timestamp_seconds')} > 0")
+_RUNNING = f" and on ({_JOB}) {_of_job(series.job('status_phase', _IS_RUNNING))} == 1"
+_TRAINING = f" and on ({_JOB}) {_of_job(series.job('stage', _IS_TRAINING))} == 1"
+_LAST_STEP = _of_job(f"{series.trainer('last_step_timestamp_seconds')} > 0")
 _GOODPUT = 'phase="training"'
 _NOT_YET = 'phase=~"Pending|Initializing"'
 _NOT_FINITE = f'reason="{errors.LossNotFinite.__name__}"'
 _STORAGE = f'reason=~"{errors.StorageUnreachable.__name__}|{errors.CredentialsRefused.__name__}"'
-_AGE = f"time() - {_of_job(_.job('checkpoint'))}"
-_FORWARD = f"avg_over_time({_.trainer('forward_seconds')}[10m])"
+_AGE = f"time() - {_of_job(series.job('checkpoint'))}"
+_FORWARD = f"avg_over_time({series.trainer('forward_seconds')}[10m])"
 _GPU = 'kind="peak_allocated"'
 _GPU_LIMIT = 'kind="capacity"'
 _WORKER = 'kind="working_set"'
@@ -58,7 +58,7 @@ class Alert:
 
 def _memory(metric: str, used: str, limit: str) -> str:
     worst = "max by (namespace, name, pod)"
-    return f"{worst} ({_.trainer(metric, used)}) / {worst} ({_.trainer(metric, limit)})"
+    return f"{worst} ({series.trainer(metric, used)}) / {worst} ({series.trainer(metric, limit)})"
 
 
 ALERTS: tuple[Alert, ...] = (
@@ -72,7 +72,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetRestartsRepeated",
-        expr=f"sum by ({_JOB}) (increase({_.job('restarts')}[1h])) > 3",
+        expr=f"sum by ({_JOB}) (increase({series.job('restarts')}[1h])) > 3",
         held="5m",
         severity="warning",
         summary=f"{_WHO} has restarted {{{{ $value | humanize }}}} times within an hour",
@@ -81,7 +81,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetLossDiverged",
-        expr=f"time() - max by ({_JOB}) ({_.job('last_failure', _NOT_FINITE)}) < 3600",
+        expr=f"time() - max by ({_JOB}) ({series.job('last_failure', _NOT_FINITE)}) < 3600",
         held="0m",
         severity="critical",
         summary=f"The loss of {_WHO} became NaN or infinite",
@@ -91,8 +91,8 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetCheckpointOutdated",
-        expr=f"({_AGE} > 3 * {_of_job(_.job('checkpoint_interval'))} or "
-        f"({_AGE} > 21600 unless on ({_JOB}) {_.job('checkpoint_interval')})){_RUNNING}",
+        expr=f"({_AGE} > 3 * {_of_job(series.job('checkpoint_interval'))} or "
+        f"({_AGE} > 21600 unless on ({_JOB}) {series.job('checkpoint_interval')})){_RUNNING}",
         held="15m",
         severity="warning",
         summary=f"The newest checkpoint of {_WHO} is {{{{ $value | humanizeDuration }}}} old",
@@ -101,8 +101,8 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetCheckpointFailed",
-        expr=f"sum by ({_JOB}) (increase({_.trainer('checkpoint_failures')}[30m])) > 0 or "
-        f"time() - max by ({_JOB}) ({_.job('last_failure', _STORAGE)}) < 1800",
+        expr=f"sum by ({_JOB}) (increase({series.trainer('checkpoint_failures')}[30m])) > 0 or "
+        f"time() - max by ({_JOB}) ({series.job('last_failure', _STORAGE)}) < 1800",
         held="0m",
         severity="critical",
         summary=f"{_WHO} cannot save its checkpoints",
@@ -140,8 +140,8 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetGoodputDropped",
-        expr=f"sum by ({_JOB}) (rate({_.job('time', _GOODPUT)}[1h]))"
-        f" / sum by ({_JOB}) (rate({_.job('time')}[1h])) < 0.5{_RUNNING}",
+        expr=f"sum by ({_JOB}) (rate({series.job('time', _GOODPUT)}[1h]))"
+        f" / sum by ({_JOB}) (rate({series.job('time')}[1h])) < 0.5{_RUNNING}",
         held="30m",
         severity="warning",
         summary=f"{_WHO} has trained for only {{{{ $value | humanizePercentage }}}} of the last hour",
@@ -150,7 +150,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetOperatorLost",
-        expr=f"absent({_.operator('leader')} == 1)",
+        expr=f"absent({series.operator('leader')} == 1)",
         held="5m",
         severity="critical",
         summary="No operator of kubedet acts",
@@ -159,7 +159,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetWatchStalled",
-        expr=f"max by (pod, resource) ({_.operator('watch_age')}) > 100",
+        expr=f"max by (pod, resource) ({series.operator('watch_age')}) > 100",
         held="1m",
         severity="warning",
         summary="The operator's watch of {{ $labels.resource }} has been silent for "
@@ -169,7 +169,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="KubedetJobDelayed",
-        expr=f"max by (namespace, name, phase) ({_.job('status_phase', _NOT_YET)}) == 1",
+        expr=f"max by (namespace, name, phase) ({series.job('status_phase', _NOT_YET)}) == 1",
         held="30m",
         severity="warning",
         summary=f"{_WHO} has been {{{{ $labels.phase }}}} for half an hour",

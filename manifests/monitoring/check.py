@@ -18,22 +18,22 @@ import yaml
 from monitoring.prometheus import Prometheus, View
 from monitoring.queries import EVERY_JOB
 
-_ = EVERY_JOB
+series = EVERY_JOB
 MAY_BE_EMPTY: Mapping[str, str] = {
-    _.job("status_phase"): "no job was in this phase",
-    _.job("stage"): "no job was in this stage",
-    _.job("remaining"): "no job trains, or not for long enough for an estimate",
-    _.job("last_failure"): "no job has failed this way",
-    _.job("checkpoint_interval"): "no job sets an interval in seconds",
-    _.job("checkpoint"): "no job has a checkpoint yet",
-    _.job("result"): "no job has ended",
-    _.operator("recovery"): "no job has recovered from a failure",
-    _.operator("reconcile_errors"): "no reconciliation has failed",
-    _.trainer("gpu_memory_bytes"): "the workers have no GPUs",
-    _.trainer("worker_memory_bytes"): "the workers have no memory limit, or no control group",
-    _.trainer("reference"): "nothing is published of the recipe",
-    _.trainer("evaluation"): "nothing has been evaluated yet",
-    _.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
+    series.job("status_phase"): "no job was in this phase",
+    series.job("stage"): "no job was in this stage",
+    series.job("remaining"): "no job trains, or not for long enough for an estimate",
+    series.job("last_failure"): "no job has failed this way",
+    series.job("checkpoint_interval"): "no job sets an interval in seconds",
+    series.job("checkpoint"): "no job has a checkpoint yet",
+    series.job("result"): "no job has ended",
+    series.operator("recovery"): "no job has recovered from a failure",
+    series.operator("reconcile_errors"): "no reconciliation has failed",
+    series.trainer("gpu_memory_bytes"): "the workers have no GPUs",
+    series.trainer("worker_memory_bytes"): "the workers have no memory limit, or no control group",
+    series.trainer("reference"): "nothing is published of the recipe",
+    series.trainer("evaluation"): "nothing has been evaluated yet",
+    series.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
 }
 """Metrics that need not have a series, and what that means."""
 

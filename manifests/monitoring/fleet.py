@@ -5,7 +5,9 @@ from __future__ import annotations
 from monitoring.panels import Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
 
-_ = CHOSEN_JOBS
+series = CHOSEN_JOBS
+_LEADS = f"{series.operator('leader')} == 1"
+_OPERATORS = series.operator("build_info")
 _RATE = "[$__rate_interval]"
 _TRAINING = 'phase="training"'
 _OF_NAMESPACE = 'namespace=~"$namespace"'
@@ -40,7 +42,7 @@ def _quantiles(key: str, *, by: str = "") -> tuple[Target, ...]:
     """Median and 90th percentile over the time range shown: what is rare has none in a single interval."""
     labels = f"le, {by}" if by else "le"
     name = f" {{{{{by}}}}}" if by else ""
-    buckets = f"sum by ({labels}) (increase({_.operator(key, part='_bucket')}[$__range]))"
+    buckets = f"sum by ({labels}) (increase({series.operator(key, part='_bucket')}[$__range]))"
     return tuple(
         Target(expr=f"histogram_quantile({quantile}, {buckets})", legend=f"{word}{name}", instant=True)
         for quantile, word in ((0.5, "median"), (0.9, "90 %"))
@@ -57,7 +59,7 @@ def time_shares(by: str, *matchers: str) -> str:
 
     Rank 0's are booked with the statuses, minutes apart in a long run, so the window is longer than that.
     """
-    return f"sum by ({by}) (increase({_.job('time', *matchers)}[15m]))"
+    return f"sum by ({by}) (increase({series.job('time', *matchers)}[15m]))"
 
 
 def _goodput(by: str) -> str:
@@ -72,7 +74,7 @@ _JOBS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(_count(_.job("status_phase", 'phase="Running"')),),
+        targets=(_count(series.job("status_phase", 'phase="Running"')),),
     ),
     Panel(
         title="Waiting",
@@ -82,7 +84,7 @@ _JOBS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(_count(_.job("status_phase", _WAITING)),),
+        targets=(_count(series.job("status_phase", _WAITING)),),
     ),
     Panel(
         title="Restarting",
@@ -91,7 +93,7 @@ _JOBS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(_count(_.job("status_phase", 'phase="Restarting"')),),
+        targets=(_count(series.job("status_phase", 'phase="Restarting"')),),
     ),
     Panel(
         title="Failed",
@@ -100,7 +102,7 @@ _JOBS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(_count(_.job("status_phase", 'phase="Failed"')),),
+        targets=(_count(series.job("status_phase", 'phase="Failed"')),),
     ),
     Panel(
         title="GPUs held",
@@ -109,7 +111,7 @@ _JOBS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(Target(expr=f"sum({_.job('gpus')})", instant=True),),
+        targets=(Target(expr=f"sum({series.job('gpus')})", instant=True),),
     ),
     Panel(
         title="GPU hours by namespace",
@@ -120,7 +122,7 @@ _JOBS = (
         height=4,
         targets=(
             Target(
-                expr=f"sum by (namespace) (sum_over_time({_.job('gpus')}[$__range:1m])) / 60",
+                expr=f"sum by (namespace) (sum_over_time({series.job('gpus')}[$__range:1m])) / 60",
                 legend="{{namespace}}",
                 instant=True,
             ),
@@ -132,7 +134,7 @@ _JOBS = (
         unit="short",
         stacked=True,
         colours=_PHASE_COLOURS,
-        targets=(Target(expr=f"sum by (phase) ({_.job('status_phase')})", legend="{{phase}}"),),
+        targets=(Target(expr=f"sum by (phase) ({series.job('status_phase')})", legend="{{phase}}"),),
     ),
     Panel(
         title="Waiting jobs by queue",
@@ -141,8 +143,8 @@ _JOBS = (
         stacked=True,
         targets=(
             Target(
-                expr=f"sum by (queue) (max by (namespace, name) ({_.job('status_phase', _WAITING)})"
-                f" * on (namespace, name) group_left (queue) {_.job('info')})",
+                expr=f"sum by (queue) (max by (namespace, name) ({series.job('status_phase', _WAITING)})"
+                f" * on (namespace, name) group_left (queue) {series.job('info')})",
                 legend="{{queue}}",
             ),
         ),
@@ -152,14 +154,16 @@ _JOBS = (
         description="GPUs that living worker pods ask for. Bad: it falls to 0 while jobs wait.",
         unit="short",
         stacked=True,
-        targets=(Target(expr=f"sum by (namespace) ({_.job('gpus')})", legend="{{namespace}}"),),
+        targets=(Target(expr=f"sum by (namespace) ({series.job('gpus')})", legend="{{namespace}}"),),
     ),
     Panel(
         title="Jobs ended",
         description="Jobs of all namespaces that ended, by result. Bad: Failed outnumbers Complete.",
         unit="short",
         targets=(
-            Target(expr=f"sum by (result) (increase({_.operator('finished')}{_RATE}))", legend="{{result}}"),
+            Target(
+                expr=f"sum by (result) (increase({series.operator('finished')}{_RATE}))", legend="{{result}}"
+            ),
         ),
     ),
     Panel(
@@ -168,7 +172,9 @@ _JOBS = (
         "preemption, storage; Application: the training itself. Bad: a steady rate of either.",
         unit="short",
         targets=(
-            Target(expr=f"sum by (class) (increase({_.operator('restarts')}{_RATE}))", legend="{{class}}"),
+            Target(
+                expr=f"sum by (class) (increase({series.operator('restarts')}{_RATE}))", legend="{{class}}"
+            ),
         ),
     ),
     Panel(
@@ -188,20 +194,24 @@ _JOBS = (
         link=f"/d/{JOB_UID}?var-namespace=${{__data.fields.namespace}}&var-job=${{__data.fields.name}}",
         targets=(
             Target(
-                expr=f"max by (namespace, name, phase) ({_.job('status_phase')} == 1)"
-                f" * on (namespace, name) group_left (recipe) {_.job('info')}",
+                expr=f"max by (namespace, name, phase) ({series.job('status_phase')} == 1)"
+                f" * on (namespace, name) group_left (recipe) {series.job('info')}",
                 legend="Jobs",
             ),
             Target(
-                expr=f"max by (namespace, name) ({_.job('progress')})", legend="Progress", unit="percentunit"
+                expr=f"max by (namespace, name) ({series.job('progress')})",
+                legend="Progress",
+                unit="percentunit",
             ),
-            Target(expr=f"max by (namespace, name) ({_.job('remaining')})", legend="Remaining", unit="s"),
             Target(
-                expr=f"round(sum by (namespace, name) (increase({_.job('restarts')}[$__range])))"
-                f" and on (namespace, name) {_.job('info')}",
+                expr=f"max by (namespace, name) ({series.job('remaining')})", legend="Remaining", unit="s"
+            ),
+            Target(
+                expr=f"round(sum by (namespace, name) (increase({series.job('restarts')}[$__range])))"
+                f" and on (namespace, name) {series.job('info')}",
                 legend="Restarts",
             ),
-            Target(expr=f"max by (namespace, name) ({_.job('gpus')})", legend="GPUs"),
+            Target(expr=f"max by (namespace, name) ({series.job('gpus')})", legend="GPUs"),
         ),
     ),
 )
@@ -248,7 +258,7 @@ _OPERATOR = (
         kind="stat",
         width=4,
         height=4,
-        targets=(Target(expr=f"sum({_.operator('leader')})", instant=True),),
+        targets=(Target(expr=f"sum({series.operator('leader')})", instant=True),),
     ),
     Panel(
         title="Replicas by version",
@@ -259,7 +269,7 @@ _OPERATOR = (
         height=4,
         targets=(
             Target(
-                expr=f"count by (version, python) ({_.operator('build_info')})",
+                expr=f"count by (version, python) ({series.operator('build_info')})",
                 legend="{{version}} on Python {{python}}",
                 instant=True,
             ),
@@ -284,7 +294,7 @@ _OPERATOR = (
         targets=tuple(
             Target(
                 expr=f"histogram_quantile({quantile}, sum by (le)"
-                f" (rate({_.operator('reconcile_duration', part='_bucket')}{_RATE})))",
+                f" (rate({series.operator('reconcile_duration', part='_bucket')}{_RATE})))",
                 legend=word,
             )
             for quantile, word in ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))
@@ -296,9 +306,11 @@ _OPERATOR = (
         "errors that do not stop.",
         unit="ops",
         targets=(
-            Target(expr=f"sum(rate({_.operator('reconcile_duration', part='_count')}{_RATE}))", legend="all"),
             Target(
-                expr=f"sum by (reason) (rate({_.operator('reconcile_errors')}{_RATE}))",
+                expr=f"sum(rate({series.operator('reconcile_duration', part='_count')}{_RATE}))", legend="all"
+            ),
+            Target(
+                expr=f"sum by (reason) (rate({series.operator('reconcile_errors')}{_RATE}))",
                 legend="{{reason}}",
             ),
         ),
@@ -310,7 +322,7 @@ _OPERATOR = (
         unit="short",
         targets=(
             Target(
-                expr=f"max({_.operator('queue_depth')} and on (instance) {_.operator('leader')} == 1)",
+                expr=f"max({series.operator('queue_depth')} and on (instance) {_LEADS})",
                 legend="jobs",
             ),
         ),
@@ -320,13 +332,13 @@ _OPERATOR = (
         description="Seconds since a watch last gave a sign of life. Bad: above 100; at 200 the operator is "
         "restarted by its probe.",
         unit="s",
-        targets=(Target(expr=f"max by (resource) ({_.operator('watch_age')})", legend="{{resource}}"),),
+        targets=(Target(expr=f"max by (resource) ({series.operator('watch_age')})", legend="{{resource}}"),),
     ),
     Panel(
         title="Lag of the event loop",
         description="Seconds by which the event loop woke up late. Bad: above 1, something blocks it.",
         unit="s",
-        targets=(Target(expr=f"max by (pod) ({_.operator('event_loop_lag')})", legend="{{pod}}"),),
+        targets=(Target(expr=f"max by (pod) ({series.operator('event_loop_lag')})", legend="{{pod}}"),),
     ),
     Panel(
         title="Requests to the API server",
@@ -335,7 +347,7 @@ _OPERATOR = (
         unit="reqps",
         targets=(
             Target(
-                expr=f"sum by (verb, code) (rate({_.operator('api_requests')}{_RATE}))",
+                expr=f"sum by (verb, code) (rate({series.operator('api_requests')}{_RATE}))",
                 legend="{{verb}} {{code}}",
             ),
         ),
@@ -346,7 +358,7 @@ _OPERATOR = (
         unit="bytes",
         targets=(
             Target(
-                expr=f"process_resident_memory_bytes and on (instance) {_.operator('build_info')}",
+                expr=f"process_resident_memory_bytes and on (instance) {series.operator('build_info')}",
                 legend="{{instance}}",
             ),
         ),
@@ -357,7 +369,7 @@ _OPERATOR = (
         unit="short",
         targets=(
             Target(
-                expr=f"rate(process_cpu_seconds_total{_RATE}) and on (instance) {_.operator('build_info')}",
+                expr=f"rate(process_cpu_seconds_total{_RATE}) and on (instance) {_OPERATORS}",
                 legend="{{instance}}",
             ),
         ),
@@ -366,7 +378,7 @@ _OPERATOR = (
         title="Events dropped",
         description="Kubernetes events that were not written. Bad: any; people then look in vain.",
         unit="short",
-        targets=(Target(expr=f"sum(increase({_.operator('events_dropped')}{_RATE}))", legend="events"),),
+        targets=(Target(expr=f"sum(increase({series.operator('events_dropped')}{_RATE}))", legend="events"),),
     ),
 )
 

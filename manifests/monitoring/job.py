@@ -6,16 +6,16 @@ from monitoring.fleet import JOB_UID, TIME_COLOURS, time_shares
 from monitoring.panels import Annotation, Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
 
-_ = CHOSEN_JOBS
+series = CHOSEN_JOBS
 _RATE = "[$__rate_interval]"
 _OF_NAMESPACE = 'namespace=~"$namespace"'
 _IS_RUNNING = 'phase="Running"'
 _IMAGES_PER_SECOND = 'metric="imagesPerSecond"'
 _SECONDS_PER_ITERATION = 'metric="secondsPerIteration"'
 _AVERAGE_PRECISION = 'metric=~"boxAP|maskAP|ar1000"'
-_BUCKETS = f"sum by (le) (rate({_.trainer('iteration_duration_seconds', part='_bucket')}{_RATE}))"
-_SUM = f"sum(rate({_.trainer('iteration_duration_seconds', part='_sum')}{_RATE}))"
-_COUNT = f"sum(rate({_.trainer('iteration_duration_seconds', part='_count')}{_RATE}))"
+_BUCKETS = f"sum by (le) (rate({series.trainer('iteration_duration_seconds', part='_bucket')}{_RATE}))"
+_SUM = f"sum(rate({series.trainer('iteration_duration_seconds', part='_sum')}{_RATE}))"
+_COUNT = f"sum(rate({series.trainer('iteration_duration_seconds', part='_count')}{_RATE}))"
 
 _PROGRESS = (
     Panel(
@@ -27,7 +27,9 @@ _PROGRESS = (
         height=4,
         shows_name=True,
         targets=(
-            Target(expr=f"max by (phase) ({_.job('status_phase')}) == 1", legend="{{phase}}", instant=True),
+            Target(
+                expr=f"max by (phase) ({series.job('status_phase')}) == 1", legend="{{phase}}", instant=True
+            ),
         ),
     ),
     Panel(
@@ -40,7 +42,7 @@ _PROGRESS = (
         shows_name=True,
         targets=(
             Target(
-                expr=f"max by (recipe, queue) ({_.job('info')})",
+                expr=f"max by (recipe, queue) ({series.job('info')})",
                 legend="{{recipe}} {{queue}}",
                 instant=True,
             ),
@@ -54,7 +56,7 @@ _PROGRESS = (
         width=3,
         height=4,
         bounds=(0, 1),
-        targets=(Target(expr=f"max({_.job('progress')})", instant=True),),
+        targets=(Target(expr=f"max({series.job('progress')})", instant=True),),
     ),
     Panel(
         title="Remaining",
@@ -64,7 +66,7 @@ _PROGRESS = (
         kind="stat",
         width=3,
         height=4,
-        targets=(Target(expr=f"max({_.job('remaining')})", instant=True),),
+        targets=(Target(expr=f"max({series.job('remaining')})", instant=True),),
     ),
     Panel(
         title="Restarts",
@@ -73,7 +75,7 @@ _PROGRESS = (
         kind="stat",
         width=2,
         height=4,
-        targets=(Target(expr=f"round(sum(increase({_.job('restarts')}[$__range])))", instant=True),),
+        targets=(Target(expr=f"round(sum(increase({series.job('restarts')}[$__range])))", instant=True),),
     ),
     Panel(
         title="GPUs",
@@ -82,7 +84,7 @@ _PROGRESS = (
         kind="stat",
         width=2,
         height=4,
-        targets=(Target(expr=f"max({_.job('gpus')})", instant=True),),
+        targets=(Target(expr=f"max({series.job('gpus')})", instant=True),),
     ),
     Panel(
         title="Trainer",
@@ -94,7 +96,7 @@ _PROGRESS = (
         shows_name=True,
         targets=(
             Target(
-                expr=f"count by (version, torch) ({_.trainer('build_info')})",
+                expr=f"count by (version, torch) ({series.trainer('build_info')})",
                 legend="{{version}}, torch {{torch}}",
             ),
         ),
@@ -106,7 +108,7 @@ _PROGRESS = (
         kind="state-timeline",
         width=12,
         height=6,
-        targets=(Target(expr=f"max by (stage) ({_.job('stage')})", legend="{{stage}}"),),
+        targets=(Target(expr=f"max by (stage) ({series.job('stage')})", legend="{{stage}}"),),
     ),
     Panel(
         title="Progress over time",
@@ -115,7 +117,7 @@ _PROGRESS = (
         width=12,
         height=6,
         bounds=(0, 1),
-        targets=(Target(expr=f"max({_.job('progress')})", legend="progress"),),
+        targets=(Target(expr=f"max({series.job('progress')})", legend="progress"),),
     ),
 )
 
@@ -125,13 +127,13 @@ _LEARNING = (
         description="Means of rank 0's last log interval. Bad: a term rises for long, or there are gaps: the "
         "loss was not finite.",
         unit="short",
-        targets=(Target(expr=f"max by (term) ({_.trainer('loss')})", legend="{{term}}"),),
+        targets=(Target(expr=f"max by (term) ({series.trainer('loss')})", legend="{{term}}"),),
     ),
     Panel(
         title="Learning rate",
         description="Of the last step: it warms up, stays, and falls in steps.",
         unit="sci",
-        targets=(Target(expr=f"max({_.trainer('learning_rate')}) > 0", legend="learning rate"),),
+        targets=(Target(expr=f"max({series.trainer('learning_rate')}) > 0", legend="learning rate"),),
     ),
     Panel(
         title="Average precision over epochs",
@@ -140,13 +142,14 @@ _LEARNING = (
         unit="percent",
         targets=(
             Target(
-                expr=f"max by (metric) ({_.trainer('evaluation', _AVERAGE_PRECISION)})", legend="{{metric}}"
+                expr=f"max by (metric) ({series.trainer('evaluation', _AVERAGE_PRECISION)})",
+                legend="{{metric}}",
             ),
             Target(
-                expr=f"max by (metric) ({_.trainer('reference', _AVERAGE_PRECISION)})",
+                expr=f"max by (metric) ({series.trainer('reference', _AVERAGE_PRECISION)})",
                 legend="{{metric}} published",
             ),
-            Target(expr=f"max({_.job('epoch')})", legend="epochs", unit="none"),
+            Target(expr=f"max({series.job('epoch')})", legend="epochs", unit="none"),
         ),
     ),
 )
@@ -158,8 +161,8 @@ _SPEED = (
         "far below it on hardware that is newer.",
         unit="short",
         targets=(
-            Target(expr=f"sum(rate({_.trainer('images')}{_RATE}))", legend="images/s"),
-            Target(expr=f"max({_.trainer('reference', _IMAGES_PER_SECOND)})", legend="published"),
+            Target(expr=f"sum(rate({series.trainer('images')}{_RATE}))", legend="images/s"),
+            Target(expr=f"max({series.trainer('reference', _IMAGES_PER_SECOND)})", legend="published"),
         ),
     ),
     Panel(
@@ -173,14 +176,14 @@ _SPEED = (
                 for quantile, word in ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))
             ),
             Target(expr=f"{_SUM} / {_COUNT}", legend="mean"),
-            Target(expr=f"max({_.trainer('reference', _SECONDS_PER_ITERATION)})", legend="published"),
+            Target(expr=f"max({series.trainer('reference', _SECONDS_PER_ITERATION)})", legend="published"),
         ),
     ),
     Panel(
         title="Iterations a second",
         description="Optimiser steps of the run. Bad: it falls to 0 while the stage is Training.",
         unit="ops",
-        targets=(Target(expr=f"sum(rate({_.trainer('iterations')}{_RATE}))", legend="iterations/s"),),
+        targets=(Target(expr=f"sum(rate({series.trainer('iterations')}{_RATE}))", legend="iterations/s"),),
     ),
     Panel(
         title="Waiting for data",
@@ -189,8 +192,8 @@ _SPEED = (
         unit="percentunit",
         targets=(
             Target(
-                expr=f"sum by (pod) (rate({_.trainer('data_wait_seconds')}{_RATE}))"
-                f" / sum by (pod) (rate({_.trainer('iteration_duration_seconds', part='_sum')}{_RATE}))",
+                expr=f"sum by (pod) (rate({series.trainer('data_wait_seconds')}{_RATE}))"
+                f" / sum by (pod) (rate({series.trainer('iteration_duration_seconds', part='_sum')}{_RATE}))",
                 legend="{{pod}}",
             ),
         ),
@@ -202,10 +205,10 @@ _SPEED = (
         unit="s",
         targets=(
             Target(
-                expr=f"topk(5, max by (pod, local_rank) ({_.trainer('forward_seconds')}))",
+                expr=f"topk(5, max by (pod, local_rank) ({series.trainer('forward_seconds')}))",
                 legend="{{pod}} rank {{local_rank}}",
             ),
-            Target(expr=f"quantile(0.5, {_.trainer('forward_seconds')})", legend="median"),
+            Target(expr=f"quantile(0.5, {series.trainer('forward_seconds')})", legend="median"),
         ),
     ),
     Panel(
@@ -213,7 +216,9 @@ _SPEED = (
         description="Age of the last optimiser step. Bad: it grows while the stage is Training.",
         unit="s",
         targets=(
-            Target(expr=f"time() - max({_.trainer('last_step_timestamp_seconds')} > 0)", legend="seconds"),
+            Target(
+                expr=f"time() - max({series.trainer('last_step_timestamp_seconds')} > 0)", legend="seconds"
+            ),
         ),
     ),
 )
@@ -225,7 +230,7 @@ _MEMORY = (
         "capacity; reserved may be near it and mean nothing. Empty for a job that trains on CPUs.",
         unit="bytes",
         width=12,
-        targets=(Target(expr=f"max by (kind) ({_.trainer('gpu_memory_bytes')})", legend="{{kind}}"),),
+        targets=(Target(expr=f"max by (kind) ({series.trainer('gpu_memory_bytes')})", legend="{{kind}}"),),
     ),
     Panel(
         title="Memory of the fullest worker",
@@ -233,7 +238,7 @@ _MEMORY = (
         "which it is killed, where there is one. Bad: above 90 % of the limit.",
         unit="bytes",
         width=12,
-        targets=(Target(expr=f"max by (kind) ({_.trainer('worker_memory_bytes')})", legend="{{kind}}"),),
+        targets=(Target(expr=f"max by (kind) ({series.trainer('worker_memory_bytes')})", legend="{{kind}}"),),
     ),
 )
 
@@ -246,11 +251,11 @@ _DURABILITY = (
         width=6,
         targets=(
             Target(
-                expr=f"time() - max({_.job('checkpoint')})"
-                f" and on () max({_.job('status_phase', _IS_RUNNING)}) == 1",
+                expr=f"time() - max({series.job('checkpoint')})"
+                f" and on () max({series.job('status_phase', _IS_RUNNING)}) == 1",
                 legend="age",
             ),
-            Target(expr=f"max({_.job('checkpoint_interval')})", legend="interval"),
+            Target(expr=f"max({series.job('checkpoint_interval')})", legend="interval"),
         ),
     ),
     Panel(
@@ -260,7 +265,7 @@ _DURABILITY = (
         unit="s",
         width=6,
         targets=tuple(
-            Target(expr=f"max({_.trainer(f'checkpoint_{part}_seconds')})", legend=part)
+            Target(expr=f"max({series.trainer(f'checkpoint_{part}_seconds')})", legend=part)
             for part in ("save", "stall", "restore")
         ),
     ),
@@ -269,7 +274,7 @@ _DURABILITY = (
         description="Bytes of the last one. Bad: it changes within a run.",
         unit="bytes",
         width=6,
-        targets=(Target(expr=f"max({_.trainer('checkpoint_bytes')})", legend="size"),),
+        targets=(Target(expr=f"max({series.trainer('checkpoint_bytes')})", legend="size"),),
     ),
     Panel(
         title="Checkpoints that failed",
@@ -278,7 +283,8 @@ _DURABILITY = (
         width=6,
         targets=(
             Target(
-                expr=f"sum by (pod) (increase({_.trainer('checkpoint_failures')}{_RATE}))", legend="{{pod}}"
+                expr=f"sum by (pod) (increase({series.trainer('checkpoint_failures')}{_RATE}))",
+                legend="{{pod}}",
             ),
         ),
     ),
@@ -307,7 +313,9 @@ _LIFE = (
         "process that was started again within its pod. Bad: a steady rate.",
         unit="short",
         width=7,
-        targets=(Target(expr=f"sum by (class) (increase({_.job('restarts')}{_RATE}))", legend="{{class}}"),),
+        targets=(
+            Target(expr=f"sum by (class) (increase({series.job('restarts')}{_RATE}))", legend="{{class}}"),
+        ),
     ),
     Panel(
         title="Result",
@@ -315,7 +323,9 @@ _LIFE = (
         unit="short",
         kind="bargauge",
         width=7,
-        targets=(Target(expr=f"max by (metric) ({_.job('result')})", legend="{{metric}}", instant=True),),
+        targets=(
+            Target(expr=f"max by (metric) ({series.job('result')})", legend="{{metric}}", instant=True),
+        ),
     ),
 )
 
@@ -342,7 +352,7 @@ JOB = Dashboard(
     annotations=(
         Annotation(
             name="Failure",
-            expr=f"max by (class, reason) ({_.job('last_failure')}) * 1000",
+            expr=f"max by (class, reason) ({series.job('last_failure')}) * 1000",
             text="{{class}}: {{reason}}",
         ),
     ),
