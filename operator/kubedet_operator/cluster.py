@@ -173,8 +173,12 @@ class Cluster:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
         try:
             await self._request("DELETE", path, Call("delete", plural), body)
-        except (errors.NotFound, errors.Conflict):
+        except errors.NotFound:
             return
+        except errors.Conflict as conflict:
+            # Any other conflict is with a write that came in between: the object is still there.
+            if "Precondition failed" not in str(conflict):
+                raise
 
     async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
         """A Lease, as it is now."""

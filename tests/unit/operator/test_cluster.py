@@ -135,13 +135,25 @@ async def test_of_what_was_just_sent_only_the_metadata_is_asked_back(
     assert "as=PartialObjectMetadata" in server.accepted[0]
 
 
-@pytest.mark.parametrize("code", [404, 409])
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (404, 'pods "a" not found'),
+        (409, "Precondition failed: UID in precondition: u, UID in object meta: v"),
+    ],
+)
 async def test_a_pod_that_is_gone_or_replaced_counts_as_deleted(
-    cluster: Cluster, server: Server, code: int
+    cluster: Cluster, server: Server, code: int, message: str
 ) -> None:
-    server.code = code
+    server.code, server.body = code, {"message": message}
     await cluster.delete("pods", "n", "a", uid="u")
     assert server.requests[0][3]["preconditions"] == {"uid": "u"}
+
+
+async def test_a_deletion_that_met_another_write_has_not_happened(cluster: Cluster, server: Server) -> None:
+    server.code, server.body = 409, {"message": "the object has been modified"}
+    with pytest.raises(errors.Conflict):
+        await cluster.delete("pods", "n", "a", uid="u")
 
 
 async def test_a_missing_child_is_created_and_one_that_is_there_is_repaired(
