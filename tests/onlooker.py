@@ -95,8 +95,10 @@ class Onlooker:
         return name
 
     def _compare(self, job: str) -> None:
+        if job not in self._told:  # it is gone, and its pods go after it
+            return
         states = Counter(self._pods[job].values())
-        if (states["Ready"], states["Succeeded"], states["Failed"]) != self._told.get(job):
+        if (states["Ready"], states["Succeeded"], states["Failed"]) != self._told[job]:
             self._late_since.setdefault(job, time.monotonic())
         elif job in self._late_since:
             self._note(job)
