@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monitoring import job, times
 from monitoring.panels import Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
 
@@ -9,23 +10,8 @@ series = CHOSEN_JOBS
 _LEADS = f"{series.operator('leader')} == 1"
 _OPERATORS = series.operator("build_info")
 _RATE = "[$__rate_interval]"
-_TRAINING = 'phase="training"'
 _OF_NAMESPACE = 'namespace=~"$namespace"'
 _WAITING = 'phase=~"Pending|Queued|Initializing"'
-JOB_UID = "kubedet-job"
-TIME_COLOURS = {
-    "training": "green",
-    "evaluating": "blue",
-    "pending": "#8e8e8e",
-    "starting": "#b0b0b0",
-    "restoring": "purple",
-    "data_wait": "yellow",
-    "checkpoint_stall": "orange",
-    "suspended": "#6e6e6e",
-    "restarting": "#c4162a",
-    "lost": "red",
-}
-"""Of the phases of a job's time: green is what it is for, red what failures cost."""
 _PHASE_COLOURS = {
     "Running": "green",
     "Succeeded": "blue",
@@ -52,18 +38,6 @@ def _quantiles(key: str, *, by: str = "") -> tuple[Target, ...]:
 def _count(condition: str) -> Target:
     """A number of jobs that is 0 and not empty where there are none."""
     return Target(expr=f"count({condition} == 1) or vector(0)", instant=True)
-
-
-def time_shares(by: str, *matchers: str) -> str:
-    """Seconds of jobs' lives by phase.
-
-    Rank 0's are booked with the statuses, minutes apart in a long run, so the window is longer than that.
-    """
-    return f"sum by ({by}) (increase({series.job('time', *matchers)}[15m]))"
-
-
-def _goodput(by: str) -> str:
-    return f"{time_shares(by, _TRAINING)} / {time_shares(by)}"
 
 
 _JOBS = (
@@ -191,7 +165,7 @@ _JOBS = (
         unit="short",
         kind="table",
         width=24,
-        link=f"/d/{JOB_UID}?var-namespace=${{__data.fields.namespace}}&var-job=${{__data.fields.name}}",
+        link=f"/d/{job.UID}?var-namespace=${{__data.fields.namespace}}&var-job=${{__data.fields.name}}",
         targets=(
             Target(
                 expr=f"max by (namespace, name, phase) ({series.job('status_phase')} == 1)"
@@ -217,22 +191,11 @@ _JOBS = (
 )
 
 _GOODPUT = (
-    Panel(
-        title="Where time goes",
-        description="Seconds of all jobs' lives within 15 minutes, by phase, as a share of their sum. "
+    times.build_panel(
+        "Seconds of all jobs' lives within 15 minutes, by phase, as a share of their sum. "
         "Training is goodput; all else is what it costs to get there. Bad: lost, restarting or data_wait "
         "above a few percent.",
-        unit="percentunit",
         width=12,
-        stacked=True,
-        bounds=(0, 1),
-        colours=TIME_COLOURS,
-        targets=(
-            Target(
-                expr=f"{time_shares('phase')} / on () group_left () {time_shares('')}",
-                legend="{{phase}}",
-            ),
-        ),
     ),
     Panel(
         title="Goodput of the ten worst jobs",
@@ -243,7 +206,7 @@ _GOODPUT = (
         bounds=(0, 1),
         targets=(
             Target(
-                expr=f"bottomk(10, {_goodput('namespace, name')})",
+                expr=f"bottomk(10, {times.goodput('namespace, name')})",
                 legend="{{namespace}}/{{name}}",
             ),
         ),

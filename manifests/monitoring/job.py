@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from monitoring.fleet import JOB_UID, TIME_COLOURS, time_shares
+from monitoring import times
 from monitoring.panels import Annotation, Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
+
+UID = "kubedet-job"
+"""By which other dashboards link to this one."""
 
 series = CHOSEN_JOBS
 _RATE = "[$__rate_interval]"
@@ -291,21 +294,10 @@ _DURABILITY = (
 )
 
 _LIFE = (
-    Panel(
-        title="Where time goes",
-        description="Share of each phase in 15 minutes of the job's life. Training is goodput. Bad: lost, "
+    times.build_panel(
+        "Share of each phase in 15 minutes of the job's life. Training is goodput. Bad: lost, "
         "restarting or data_wait above a few percent.",
-        unit="percentunit",
         width=10,
-        stacked=True,
-        bounds=(0, 1),
-        colours=TIME_COLOURS,
-        targets=(
-            Target(
-                expr=f"{time_shares('phase')} / on () group_left () {time_shares('')}",
-                legend="{{phase}}",
-            ),
-        ),
     ),
     Panel(
         title="Restarts by class",
@@ -330,7 +322,7 @@ _LIFE = (
 )
 
 JOB = Dashboard(
-    uid=JOB_UID,
+    uid=UID,
     title="kubedet / Job",
     description="One detection job: progress, losses, precision, speed, memory, checkpoints and restarts.",
     variables=(
