@@ -29,12 +29,15 @@ class Onlooker:
         self._told: dict[str, Counts] = {}
         self._late_since: dict[str, float] = {}
         self._worst = (0.0, "")
-        self._watches = [
-            self._follow(kubectl, f"/api/v1/namespaces/{namespace}/pods", self._see_pod),
-            self._follow(
-                kubectl, f"/apis/kubedet.dev/v1alpha1/namespaces/{namespace}/detectionjobs", self._see_job
-            ),
-        ]
+        self._stopped = False
+        self._watches: dict[str, subprocess.Popen[str]] = {}
+        jobs = f"/apis/kubedet.dev/v1alpha1/namespaces/{namespace}/detectionjobs"
+        for path, see, memory in (
+            (f"/api/v1/namespaces/{namespace}/pods", self._see_pod, self._pods),
+            (jobs, self._see_job, self._told),
+        ):
+            command = [*kubectl, "get", "--raw", f"{path}?watch=true&timeoutSeconds=3600"]
+            threading.Thread(target=self._follow, args=(command, see, memory), daemon=True).start()
 
     def worst(self) -> tuple[float, str]:
         """The longest that a status was behind so far, in seconds, and whose."""
@@ -45,26 +48,29 @@ class Onlooker:
 
     def stop(self) -> None:
         """Watch no more."""
-        for watch in self._watches:
+        self._stopped = True
+        for watch in self._watches.values():
             watch.kill()
             watch.wait()
 
     def _follow(
-        self, kubectl: list[str], path: str, see: Callable[[str, dict[str, Any]], str | None]
-    ) -> subprocess.Popen[str]:
-        command = [*kubectl, "get", "--raw", f"{path}?watch=true&timeoutSeconds=7200"]
-        watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-        def read() -> None:
+        self,
+        command: list[str],
+        see: Callable[[str, dict[str, Any]], str | None],
+        memory: dict[str, Any],
+    ) -> None:
+        """Take in what a watch tells; one that ends is begun anew, and tells of everything again."""
+        while not self._stopped:
+            with self._lock:
+                memory.clear()
+            watch = self._watches[command[-1]] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert watch.stdout is not None
             for line in watch.stdout:
                 event = json.loads(line)
                 with self._lock:
-                    if job := see(event["type"], event["object"]):
+                    if event["type"] != "ERROR" and (job := see(event["type"], event["object"])):
                         self._compare(job)
-
-        threading.Thread(target=read, daemon=True).start()
-        return watch
+            time.sleep(0.5)
 
     def _see_pod(self, change: str, pod: dict[str, Any]) -> str | None:
         metadata, status = pod["metadata"], pod["status"]
