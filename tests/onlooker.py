@@ -63,6 +63,7 @@ class Onlooker:
         while not self._stopped:
             with self._lock:
                 memory.clear()
+                self._late_since.clear()
             watch = self._watches[command[-1]] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert watch.stdout is not None
             for line in watch.stdout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -79,6 +79,8 @@ class Reconciler:
         self._written_at: dict[Key, float] = {}
         self._changed_at: dict[Key, float] = {}
         """When a change was first seen that is not written yet."""
+        self._uncertain: dict[Key, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+        """The job before and the status of a write that may have been done, whatever the answer was."""
         self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
 
     async def work(self, leading: asyncio.Event) -> None:
@@ -103,6 +105,8 @@ class Reconciler:
             return
         if "deletionTimestamp" in manifest["metadata"]:
             return  # its children go with it
+        if key in self._uncertain and manifest["status"] == self._uncertain[key][1]:
+            self._report(key, *self._uncertain.pop(key))
         seen = facts.observe(
             manifest,
             parsed=self._parse(key, manifest),
@@ -188,6 +192,10 @@ class Reconciler:
                 self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
             self._queue.add(key)
             return False
+        except errors.ApiUnreachable:
+            self._uncertain[key] = manifest, status
+            raise
+        self._uncertain.pop(key, None)
         self._written_at[key] = self._queue.time()
         self._changed_at.pop(key, None)
         self._report(key, manifest, status)
@@ -232,7 +240,15 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._queue.forget(key)
-        for memory in (self._rejections, self._complaints, self._written_at, self._changed_at, self._parsed):
+        memories: tuple[MutableMapping[Key, Any], ...] = (
+            self._rejections,
+            self._complaints,
+            self._written_at,
+            self._changed_at,
+            self._uncertain,
+            self._parsed,
+        )
+        for memory in memories:
             memory.pop(key, None)
 
     def _complain(self, key: Key, message: str, delay: float) -> None:

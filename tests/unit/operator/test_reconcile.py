@@ -204,6 +204,23 @@ async def test_restarts_and_endings_are_counted_once(world: World) -> None:
     assert world.count("kubedet_operator_finished_total", result="Failed") == 1
 
 
+async def test_an_ending_is_counted_though_the_answer_to_its_write_was_lost(world: World) -> None:
+    world.cache.store_job(make_job())
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=66))
+    job = world.cache.job(KEY)
+    assert job is not None
+    world.cluster.failures["status"] = errors.ApiUnreachable("no answer")
+    with pytest.raises(errors.ApiUnreachable):
+        await world.settle()
+    world.queue.done(KEY)
+    assert world.count("kubedet_operator_finished_total", result="Failed") == 0
+    _, status = world.reconciler._uncertain[KEY]
+    world.cache.store_job({**job, "metadata": {**job["metadata"], "resourceVersion": "9"}, "status": status})
+    await world.settle()
+    assert world.count("kubedet_operator_finished_total", result="Failed") == 1
+    assert world.cluster.asked.count(("status", "demo")) == 1
+
+
 async def test_counts_wait_for_others_but_a_turn_is_written_at_once(world: World) -> None:
     world.cache.store_job(make_job())
     await world.settle()
