@@ -363,7 +363,10 @@ def _prepare() -> str | None:
     kubectl = Path(programs.stdout.strip().splitlines()[-1]) / "kubectl"
     assert found is not None
     crds = ["-f", str(ROOT / "manifests/crds")]
-    for command in (["apply", "--server-side", *crds], ["wait", "--for=condition=Established", *crds]):
+    # Before the server has written any condition, `kubectl wait` for one of them is an error.
+    accepted = ["wait", "--for=jsonpath={.status.acceptedNames.kind}=DetectionJob", *crds]
+    established = ["wait", "--for=condition=Established", *crds]
+    for command in (["apply", "--server-side", *crds], accepted, established):
         subprocess.run([kubectl, "--kubeconfig", found.group(1), *command], check=True, capture_output=True)
     return found.group(1)
 

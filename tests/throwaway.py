@@ -31,6 +31,12 @@ class Cluster:
         """The output of one Helm command in the namespace of the release."""
         return self._run("helm", "-n", self.namespace, *arguments)
 
+    def await_definition(self) -> None:
+        """Return once the API server serves DetectionJobs."""
+        # Before it has written any condition, `kubectl wait` for one of them is an error.
+        for what in ("jsonpath={.status.acceptedNames.kind}=DetectionJob", "condition=Established"):
+            self.kubectl("wait", f"--for={what}", "crd/detectionjobs.kubedet.dev")
+
     def _run(self, program: str, *arguments: object, stdin: str | None = None) -> str:
         words = [self.programs / program, "--kubeconfig", self.kubeconfig, *arguments]
         done = subprocess.run([str(word) for word in words], input=stdin, capture_output=True, text=True)
@@ -49,13 +55,6 @@ def run_cluster(kit: Path, name: str) -> Iterator[Cluster]:
         run(kit / "down", "--name", name)
         if found is not None:
             shutil.rmtree(Path(found.group(1)).parent, ignore_errors=True)
-
-
-def _run(self, program: str, *arguments: object, stdin: str | None = None) -> str:
-    words = [self.programs / program, "--kubeconfig", self.kubeconfig, *arguments]
-    done = subprocess.run([str(word) for word in words], input=stdin, capture_output=True, text=True)
-    assert done.returncode == 0, f"{program} {' '.join(map(str, arguments))}: {done.stderr}"
-    return done.stdout
 
 
 def run(*command: object) -> str:

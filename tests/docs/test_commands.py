@@ -21,7 +21,9 @@ CHART = (
     "--take-ownership --reset-values"
 )
 NOTHING = "helm uninstall kubedet --namespace kubedet --ignore-not-found --wait"
-ESTABLISHED = "kubectl wait --for=condition=Established crd/detectionjobs.kubedet.dev"
+ESTABLISHED = """\
+kubectl wait --for=jsonpath='{.status.acceptedNames.kind}'=DetectionJob crd/detectionjobs.kubedet.dev
+kubectl wait --for=condition=Established crd/detectionjobs.kubedet.dev"""
 SMALL_IMAGES = 4
 
 TABLES: dict[str, Mapping[str, Any]] = {

@@ -337,7 +337,9 @@ def make_fleet(cluster: Cluster, fake_nodes: None) -> Callable[[str], Fleet]:
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/crds"))
         definition = "crd/detectionjobs.kubedet.dev"
-        cluster.kubectl("wait", "--for=condition=Established", definition, "--timeout=30s")
+        # Before the server has written any condition, `kubectl wait` for one of them is an error.
+        for what in ("jsonpath={.status.acceptedNames.kind}=DetectionJob", "condition=Established"):
+            cluster.kubectl("wait", f"--for={what}", definition, "--timeout=30s")
         return Fleet(cluster, namespace)
 
     return make
