@@ -1,8 +1,8 @@
 """Own writes that the watches have not shown yet.
 
-A watch can go silent without an end: the connection stands, and nothing comes any more. Missing bookmarks of
-the API server tell of it after a minute. What the operator writes itself tells earlier: it comes back as an
-event within a fraction of a second, or the watch is dead.
+A watch can go silent without an end: the connection stands, and nothing comes any more until the watch is
+renewed. What the operator writes itself tells earlier: it comes back as an event within a fraction of a
+second, or the watch is dead.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 GUARD_SECONDS = 2.0
 """How often a watch is looked after."""
 
-SERVER_SECONDS = 300
-"""The API server ends every watch after this, and it is renewed: no watch stays silent for ever."""
+SERVER_SECONDS = 20
+"""The API server ends every watch after this, and it goes on where it was: none stays silent for long."""
 
 CHILDREN = ("pods", "services")
 """What is watched beside jobs."""
@@ -190,9 +190,9 @@ def configure(begin: Callable[[Any], None]) -> kopf.OperatorSettings:
     """
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = SERVER_SECONDS
-    settings.watching.client_timeout = SERVER_SECONDS + 30
-    # The API server sends a bookmark every minute; a watch that is more silent is begun anew.
-    settings.watching.inactivity_timeout = 70
+    settings.watching.client_timeout = SERVER_SECONDS + 10
+    # The API server sends a bookmark just before the end; a watch that is more silent goes on as a new one.
+    settings.watching.inactivity_timeout = SERVER_SECONDS + 5
     settings.watching.reconnect_backoff = 1
     # Of lists: larger ones are not faster, and what one of them takes is never given back.
     settings.watching.chunk_size = 100
