@@ -6,7 +6,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := operator/kubedet_operator trainer/kubedet_trainer
 CODE := operator trainer charts manifests images docs tests benchmarks
 MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,6 @@ class Cluster:
         """The output of one Helm command in the namespace of the release."""
         return self._run("helm", "-n", self.namespace, *arguments)
 
-    def await_definition(self) -> None:
-        """Return once the API server serves DetectionJobs."""
-        # Before it has written any condition, `kubectl wait` for one of them is an error.
-        for what in ("jsonpath={.status.acceptedNames.kind}=DetectionJob", "condition=Established"):
-            self.kubectl("wait", f"--for={what}", "crd/detectionjobs.kubedet.dev")
-
     def _run(self, program: str, *arguments: object, stdin: str | None = None) -> str:
         words = [self.programs / program, "--kubeconfig", self.kubeconfig, *arguments]
         done = subprocess.run([str(word) for word in words], input=stdin, capture_output=True, text=True)
@@ -55,6 +49,13 @@ def run_cluster(kit: Path, name: str) -> Iterator[Cluster]:
         run(kit / "down", "--name", name)
         if found is not None:
             shutil.rmtree(Path(found.group(1)).parent, ignore_errors=True)
+
+
+def await_definition(kubectl: Callable[..., str]) -> None:
+    """Return once the API server serves DetectionJobs."""
+    # Before it has written any condition, `kubectl wait` for one of them is an error.
+    for what in ("jsonpath={.status.acceptedNames.kind}=DetectionJob", "condition=Established"):
+        kubectl("wait", f"--for={what}", "crd/detectionjobs.kubedet.dev", "--timeout=30s")
 
 
 def run(*command: object) -> str:

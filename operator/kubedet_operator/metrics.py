@@ -26,6 +26,7 @@ from kubedet_trainer.contract import FailureClass
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _MINUTES = (1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800, 3600)
+_DEFAULT_GPUS = types.Worker().gpus
 _CHARGED = ("application", "infrastructure", "process")
 _RESULTS = ("memoryGB", "secondsPerIteration", "inferenceFps", "boxAP", "maskAP", "ar1000")
 
@@ -309,7 +310,7 @@ def _durability(
 
 
 def _gpus(spec: Mapping[str, Any], status: Mapping[str, Any]) -> int:
-    per_worker: int = (spec.get("worker") or {}).get("gpus", types.Worker().gpus)
+    per_worker: int = (spec.get("worker") or {}).get("gpus", _DEFAULT_GPUS)
     return per_worker * int((status.get("workers") or {}).get("active", 0))
 
 

@@ -61,7 +61,7 @@ class ProgressPoller:
         ]
 
     async def _ask_job(self, session: aiohttp.ClientSession, key: Key, pods: list[PodFacts]) -> None:
-        """Ask the pod that answered last; if it tells nothing new, ask all, for rank 0 may be anywhere.
+        """Ask the pod that answered last; if it tells nothing new, the others, for rank 0 may be anywhere.
 
         A pod that rank 0 has left answers with its last words until its ranks start again.
         """
@@ -70,7 +70,7 @@ class ProgressPoller:
         usual = [pod for pod in pods if pod.uid == self._answered_by.get(key)]
         found = await self._ask(session, usual, port)
         if not found or known in found.values():
-            found = await self._ask(session, pods, port)
+            found |= await self._ask(session, [pod for pod in pods if pod not in usual], port)
         if not found:
             self._answered_by.pop(key, None)
             return

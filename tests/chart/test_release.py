@@ -21,6 +21,7 @@ from click.testing import CliRunner
 import builders
 import install
 from kubedet_operator.commands import render
+from throwaway import await_definition
 
 pytestmark = pytest.mark.cluster
 
@@ -111,7 +112,7 @@ def _check_commands(told: str, values: dict[str, Any]) -> None:
 
 def test_the_notes_give_commands_that_work(cluster: Any) -> None:
     told = cluster.helm("install", "kubedet", CHART, "--set", "trialStore.enabled=true")
-    cluster.await_definition()
+    await_definition(cluster.kubectl)
     job = re.search(r"apply -f - <<'EOF'\n(.*?)\n +EOF", told, re.DOTALL)
     assert job is not None
     cluster.kubectl("apply", "-f", "-", stdin=job[1])
@@ -135,7 +136,7 @@ def test_install_yaml_is_what_helm_renders(cluster: Any) -> None:
     assert sorted(install.read(), key=_key) == sorted(rendered, key=_key)
     cluster.kubectl("apply", "--server-side", "-f", install.INSTALL)
     wait_for(lambda: len(_items(cluster, *OURS)) == 2, "2 pods")
-    cluster.await_definition()
+    await_definition(cluster.kubectl)
     cluster.helm("install", "kubedet", CHART, "--take-ownership")
 
 
@@ -145,7 +146,7 @@ def _key(document: dict[str, Any]) -> tuple[str, str]:
 
 def test_the_cluster_takes_every_sample_and_its_pods(cluster: Any) -> None:
     cluster.helm("install", "kubedet", CHART)
-    cluster.await_definition()
+    await_definition(cluster.kubectl)
     cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(PRIORITY))
     for sample in sorted((ROOT / "manifests" / "samples").glob("*.yaml")):
         cluster.check(sample.read_text())
@@ -157,7 +158,7 @@ def test_upgrade_and_uninstall_leave_running_jobs_alone(
     cluster: Any, start_operator: Callable[..., Path], tmp_path: Path
 ) -> None:
     cluster.helm("install", "kubedet", _make_older(tmp_path))
-    cluster.await_definition()
+    await_definition(cluster.kubectl)
     log = start_operator(KUBEDET_OPERATOR_NAMESPACES=cluster.namespace)
     _apply_job(cluster, cluster.namespace)
     before = wait_for(lambda: _uids(cluster), "a job with its pods")
@@ -184,7 +185,7 @@ def test_a_cluster_role_is_enough_for_every_namespace(
     cluster: Any, start_operator: Callable[..., Path]
 ) -> None:
     cluster.helm("install", "kubedet", CHART, "--set", "operator.scope=Cluster")
-    cluster.await_definition()
+    await_definition(cluster.kubectl)
     log = start_operator()
     _apply_job(cluster, "detectors")
     wait_for(lambda: len(_items(cluster, "pods", "-n", "detectors")) == 3, "two workers and their rendezvous")

@@ -21,6 +21,7 @@ import yaml
 
 from cluster_jobs import NAMESPACE, is_complete
 from pod_discovery import serve_pods
+from throwaway import run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
@@ -101,21 +102,21 @@ def cluster(shared: Path) -> Iterator[Cluster]:
         pytest.skip(f"{free:.0f} GB of disk are free, images and nodes need {FREE_DISK_GB}")
     kit = shared / "cluster"
     # Without torch, which the test mounts: it is most of an image's gigabytes and of its building's minutes.
-    _run("make", "-C", ROOT, "images", "IMAGE_BUILDER=kit", "IMAGE_TAG=e2e", "TORCH_PACKAGES=")
+    run("make", "-C", ROOT, "images", "IMAGE_BUILDER=kit", "IMAGE_TAG=e2e", "TORCH_PACKAGES=")
     try:
-        _run(kit / "up", "--name", CLUSTER, "--nodes", "2")
-        _run(kit / "load-image", "--name", CLUSTER, OPERATOR_IMAGE, TRAINER_IMAGE)
-        yield Cluster({**os.environ, **_exports(_run(kit / "env", "--name", CLUSTER))})
+        run(kit / "up", "--name", CLUSTER, "--nodes", "2")
+        run(kit / "load-image", "--name", CLUSTER, OPERATOR_IMAGE, TRAINER_IMAGE)
+        yield Cluster({**os.environ, **_exports(run(kit / "env", "--name", CLUSTER))})
     finally:
-        _run(kit / "down", "--name", CLUSTER)
+        run(kit / "down", "--name", CLUSTER)
 
 
 @pytest.fixture(scope="session")
 def object_store(cluster: Cluster, shared: Path) -> Iterator[ObjectStore]:
     """MinIO with the photographs in ``datasets`` and an empty ``checkpoints``."""
     kit = shared / "cluster"
-    _run(kit / "minio", "up", "--pods", "--name", CLUSTER)
-    variables = _exports(_run(kit / "env", "--name", CLUSTER))
+    run(kit / "minio", "up", "--pods", "--name", CLUSTER)
+    variables = _exports(run(kit / "env", "--name", CLUSTER))
     store = ObjectStore(
         next(value for name, value in variables.items() if value.startswith("http") and ":9000" in value),
         "kubedet",
@@ -129,7 +130,7 @@ def object_store(cluster: Cluster, shared: Path) -> Iterator[ObjectStore]:
         if path.is_file():
             client.fput_object("datasets", f"bccd/{path.relative_to(photographs)}", str(path))
     yield store
-    _run(kit / "minio", "down")
+    run(kit / "minio", "down")
 
 
 @pytest.fixture(scope="session")
@@ -148,9 +149,9 @@ def monitoring(
     with serve_pods(lambda: json.loads(cluster.kubectl("get", "--raw", "/api/v1/pods"))["items"]) as address:
         scrape["http_sd_configs"] = [{"url": address, "refresh_interval": "5s"}]
         path.write_text(yaml.safe_dump(config))
-        variables = _exports(_run(kit / "prometheus", "up", "--config", path))
+        variables = _exports(run(kit / "prometheus", "up", "--config", path))
         yield Monitoring(variables["PROMETHEUS_URL"], time.time())
-        _run(kit / "prometheus", "down")
+        run(kit / "prometheus", "down")
 
 
 @pytest.fixture(scope="session")
@@ -173,12 +174,6 @@ def operator(cluster: Cluster, object_store: ObjectStore, monitoring: Monitoring
     print(f"\nhelm install and all replicas ready: {time.monotonic() - started:.1f} s")
     print(cluster.helm("status", RELEASE, "--show-resources"), flush=True)
     return cluster
-
-
-def _run(*command: object) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr[-2000:]}"
-    return done.stdout
 
 
 def _exports(text: str) -> dict[str, str]:

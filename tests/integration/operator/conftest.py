@@ -28,6 +28,7 @@ import yaml
 
 import builders
 import install
+from throwaway import await_definition, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 CLUSTER = f"kubedet-integration-{os.getpid()}"
@@ -214,22 +215,16 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         return
     shared: Path = request.getfixturevalue("shared")
     kit = shared / "cluster"
-    output = _run(kit / "up", "--name", CLUSTER)
+    output = run(kit / "up", "--name", CLUSTER)
     found = re.search(r"KUBECONFIG=(\S+)", output)
     try:
         assert found is not None
-        programs = Path(_run(kit / "unpack").strip().splitlines()[-1])
+        programs = Path(run(kit / "unpack").strip().splitlines()[-1])
         yield Cluster(str(programs / "kubectl"), found.group(1))
     finally:
-        _run(kit / "down", "--name", CLUSTER)
+        run(kit / "down", "--name", CLUSTER)
         if found is not None and not request.session.testsfailed:
             shutil.rmtree(Path(found.group(1)).parent, ignore_errors=True)  # logs that nobody needs
-
-
-def _run(*command: object) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr[-2000:]}"
-    return done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -297,7 +292,7 @@ def fake_nodes(cluster: Cluster, request: pytest.FixtureRequest) -> None:
     shared: Path = request.getfixturevalue("shared")
     if CLUSTER not in cluster.kubeconfig:
         pytest.skip("the cluster of KUBECONFIG has no fake nodes")
-    _run(shared / "cluster" / "fake-nodes", "40", "--name", CLUSTER)
+    run(shared / "cluster" / "fake-nodes", "40", "--name", CLUSTER)
 
 
 @dataclass(frozen=True)
@@ -336,10 +331,7 @@ def make_fleet(cluster: Cluster, fake_nodes: None) -> Callable[[str], Fleet]:
     def make(namespace: str) -> Fleet:
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/crds"))
-        definition = "crd/detectionjobs.kubedet.dev"
-        # Before the server has written any condition, `kubectl wait` for one of them is an error.
-        for what in ("jsonpath={.status.acceptedNames.kind}=DetectionJob", "condition=Established"):
-            cluster.kubectl("wait", f"--for={what}", definition, "--timeout=30s")
+        await_definition(cluster.kubectl)
         return Fleet(cluster, namespace)
 
     return make

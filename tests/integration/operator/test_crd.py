@@ -14,6 +14,7 @@ from kubedet_operator.api import schema, types, validation
 from kubedet_operator.api.status import ExcludedNode
 from kubedet_operator.build.children import build_children
 from kubedet_operator.settings import OperatorSettings
+from throwaway import await_definition
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -30,9 +31,7 @@ CRD = "crd/detectionjobs.kubedet.dev"
 def api(cluster: Any) -> Any:
     """The cluster with the CRD and a namespace of the strictest Pod Security level."""
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=schema.dump_crd())
-    # Before the server has written any condition, `kubectl wait` for one of them is an error.
-    cluster.kubectl("wait", "--for=jsonpath={.status.acceptedNames.kind}=DetectionJob", CRD, "--timeout=30s")
-    cluster.kubectl("wait", "--for=condition=Established", CRD, "--timeout=30s")
+    await_definition(cluster.kubectl)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
