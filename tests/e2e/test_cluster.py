@@ -138,10 +138,14 @@ def _last_step(cluster: Any, name: str, *, after: float) -> float | None:
 
 
 def _worker_families(cluster: Any, name: str) -> list[Any]:
-    selector = f"kubedet.dev/job-name={name},app.kubernetes.io/component=worker"
+    return _families(cluster, f"kubedet.dev/job-name={name},app.kubernetes.io/component=worker", 9091)
+
+
+def _families(cluster: Any, selector: str, port: int) -> list[Any]:
+    """What all pods of a selector export: of the operators only the one that leads tells of jobs."""
     addresses = [pod["status"].get("podIP") for pod in cluster.get("pods", "-l", selector)["items"]]
     return [
-        family for address in addresses if address for family in _scrape(f"http://{address}:9091/metrics")
+        family for address in addresses if address for family in _scrape(f"http://{address}:{port}/metrics")
     ]
 
 
@@ -155,9 +159,8 @@ def _scrape(address: str) -> list[Any]:
 
 def _check_metrics(cluster: Any, name: str) -> None:
     assert {family.name for family in _worker_families(cluster, name)} >= TRAINER_SERIES
-    pods = cluster.get("pods", "-l", "app.kubernetes.io/name=kubedet,app.kubernetes.io/component=operator")
-    address = pods["items"][0]["status"]["podIP"]
-    found = {family.name for family in _scrape(f"http://{address}:8080/metrics") if family.samples}
+    operators = "app.kubernetes.io/name=kubedet,app.kubernetes.io/component=operator"
+    found = {family.name for family in _families(cluster, operators, 8080) if family.samples}
     assert found >= OPERATOR_SERIES, OPERATOR_SERIES - found
 
 
