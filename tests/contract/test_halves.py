@@ -45,7 +45,7 @@ EVERYTHING: dict[str, Any] = {
         "resume": "Never",
     },
     "elasticPolicy": {"minReplicas": 2, "maxReplicas": 4, "batch": "ScaleLearningRate"},
-    "failurePolicy": {"hangTimeoutSeconds": 90},
+    "failurePolicy": {"hangTimeoutSeconds": 90, "hangMedianSteps": 50},
     "evaluation": {"everyEpochs": 2},
     "benchmark": {"images": 50},
     "metrics": {"port": 9200},
@@ -115,6 +115,7 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
         termination_message_path=Path("/dev/termination-log"),
         grace_seconds=60,
         hang_timeout_seconds=90,
+        hang_median_steps=50,
     )
 
 

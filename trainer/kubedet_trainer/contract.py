@@ -107,6 +107,7 @@ class Environment(StrEnum):
     TERMINATION_MESSAGE_PATH = "KUBEDET_TERMINATION_MESSAGE_PATH"
     GRACE_SECONDS = "KUBEDET_GRACE_SECONDS"
     HANG_TIMEOUT_SECONDS = "KUBEDET_HANG_TIMEOUT_SECONDS"
+    HANG_MEDIAN_STEPS = "KUBEDET_HANG_MEDIAN_STEPS"
 
 
 class BatchPolicy(StrEnum):
@@ -163,7 +164,7 @@ class ExitCode(IntEnum):
     PEER_FAILED = 151
     """Another worker went away; this one did nothing wrong."""
     HANG = 152
-    """A rank gave no sign of life for `spec.failurePolicy.hangTimeoutSeconds`."""
+    """A rank gave no sign of life for longer than `spec.failurePolicy` allows."""
     GPU_HARDWARE = 153
     """A GPU is broken (Xid, ECC, NVLink); its node is excluded."""
     STORAGE_UNREACHABLE = 154

@@ -9,7 +9,9 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +19,12 @@ from pathlib import Path
 
 DIRECTORY = "heartbeats"
 """In the work directory: two folders with a file for each rank, named by rank and process."""
+
+LEAST_STEP_SECONDS = 60.0
+"""No step is too long before this, however fast the others were: storage and networks pause now and then."""
+
+_STEPS = 100
+"""Steps that the median is taken of."""
 
 _TOUCHED = "touched"
 _STACKS = "stacks"
@@ -29,8 +37,11 @@ _STACKS_SECONDS = 2.0
 class Heartbeat:
     """The signs of life of this process."""
 
-    def __init__(self, work_directory: Path, *, rank: int) -> None:
-        """Nothing is expected of the rank before its first `beat`."""
+    def __init__(self, work_directory: Path, *, rank: int, median_steps: int = 0) -> None:
+        """Nothing is expected of the rank before its first `beat`.
+
+        With `median_steps`, a step may take so many times the median of those before it.
+        """
         name = f"{rank}.{os.getpid()}"
         touched, stacks = (work_directory / DIRECTORY / folder for folder in (_TOUCHED, _STACKS))
         for folder in (touched, stacks):
@@ -38,10 +49,20 @@ class Heartbeat:
         self._file = touched / name
         self._stacks = (stacks / name).open("w")  # never closed: a signal writes it
         faulthandler.register(_STACKS_SIGNAL, file=self._stacks, all_threads=True)
+        self._median_steps = median_steps
+        self._steps: deque[float] = deque(maxlen=_STEPS)
 
     def beat(self) -> None:
-        """Show that this rank has got on."""
-        self._file.touch()
+        """Show that this rank has got on, and that what it does now is no step."""
+        self._file.write_text("")
+
+    def beat_step(self, seconds: float) -> None:
+        """Show that this rank has made a step, which took so long, and does the next one."""
+        if not self._median_steps:
+            return self.beat()
+        self._steps.append(seconds)
+        allowed = max(self._median_steps * statistics.median(self._steps), LEAST_STEP_SECONDS)
+        self._file.write_text(f"{allowed:.1f}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +70,8 @@ class HungRank:
     """A rank that has shown no sign of life for too long."""
 
     rank: int
+    message: str
+    """For how long it may be silent, and who says so."""
     stacks: list[str]
     """Lines: what each of its threads is doing."""
 
@@ -71,13 +94,22 @@ class HangWatch:
 
     def find_hung(self) -> HungRank | None:
         """The rank that has been silent for longest, if that is too long; its stacks are asked for."""
-        longest = max(self._silences(), default=None)
-        if longest is None or longest[0] <= self._patience_seconds:
-            return None
-        file = longest[1]
-        rank, pid = map(int, file.name.split("."))
-        stacks = _ask_for_stacks(pid, self._directory / _STACKS / file.name)
-        return HungRank(rank=rank, stacks=stacks)
+        for seconds, file in sorted(self._silences(), reverse=True):
+            allowed, message = self._allowed(file)
+            if seconds > allowed:
+                rank, pid = map(int, file.name.split("."))
+                stacks = _ask_for_stacks(pid, self._directory / _STACKS / file.name)
+                return HungRank(rank=rank, message=message, stacks=stacks)
+        return None
+
+    def _allowed(self, file: Path) -> tuple[float, str]:
+        """Seconds that a rank may be silent now, and what to say when it was silent for longer."""
+        step = float(file.read_text() or "inf")
+        if step < self._patience_seconds:
+            rule = "spec.failurePolicy.hangMedianSteps times the median step"
+            return step, f"no step for {step:.0f} s, must be within {rule}"
+        rule = "spec.failurePolicy.hangTimeoutSeconds"
+        return self._patience_seconds, f"no sign of life for {self._patience_seconds} s, must be within {rule}"
 
     def _silences(self) -> list[tuple[float, Path]]:
         """Seconds since the last sign of life of each rank that still runs, and its file."""

@@ -202,7 +202,7 @@ def _run_agent(
             ranks=[
                 RankEnding(rank=hung.rank, exit_code=ExitCode.HANG, time=time.time(), last_lines=hung.stacks)
             ],
-            message=f"no sign of life for {settings.hang_timeout_seconds} s",
+            message=hung.message,
         )
     try:
         return supervise.parse_agent_ending(record.read_text())

@@ -76,11 +76,13 @@ class Interval:
 class Reporter:
     """Records what one rank does."""
 
-    def __init__(self, *, world: World, work_directory: Path, metrics: Metrics) -> None:
+    def __init__(
+        self, *, world: World, work_directory: Path, metrics: Metrics, hang_median_steps: int = 0
+    ) -> None:
         self._world = world
         self._is_first = world.rank == 0
         self._progress_file = work_directory / contract.PROGRESS_FILE
-        self._heartbeat = Heartbeat(work_directory, rank=world.rank)
+        self._heartbeat = Heartbeat(work_directory, rank=world.rank, median_steps=hang_median_steps)
         self._metrics = metrics
         self._length = Length(total_iterations=0, iterations_per_epoch=1, evaluations=0)
         self._stage = Stage.INITIALIZING
@@ -129,7 +131,7 @@ class Reporter:
     ) -> None:
         """Record one optimiser step; called in every iteration."""
         now = time.time()
-        self._heartbeat.beat()
+        self._heartbeat.beat_step(seconds)
         self._metrics.record_iteration(
             images=images,
             seconds=seconds,

@@ -115,6 +115,8 @@ class RunSettings:
     """Seconds between SIGTERM and SIGKILL; the state must be saved within it."""
     hang_timeout_seconds: int = 600
     """Seconds without any sign of life after which a rank counts as hung."""
+    hang_median_steps: int = 0
+    """So many times the median step, likewise for a step; 0: only the seconds count."""
 
 
 def read_settings(environment: Mapping[str, str]) -> RunSettings:
@@ -158,6 +160,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         termination_message_path=Path(message_path) if message_path else None,
         grace_seconds=get.integer(Environment.GRACE_SECONDS, 120),
         hang_timeout_seconds=get.integer(Environment.HANG_TIMEOUT_SECONDS, 600),
+        hang_median_steps=get.integer(Environment.HANG_MEDIAN_STEPS, 0),
     )
 
 

@@ -94,7 +94,12 @@ def prepare(
     Raises:
         TrainerError: the data, the weights or the checkpoints are not what they must be.
     """
-    reporter = Reporter(world=world, work_directory=settings.work_directory, metrics=metrics)
+    reporter = Reporter(
+        world=world,
+        work_directory=settings.work_directory,
+        metrics=metrics,
+        hang_median_steps=settings.hang_median_steps,
+    )
     data = _prepare_data(settings, recipe, world=world)
     state = _build_state(recipe, data=data, device=world.device)
     checkpointer = Checkpointer(

@@ -263,8 +263,7 @@ def _hang(ending: AgentEnding) -> Failure:
     return Failure(
         exitCode=rank.exit_code,
         reason=reason_of(rank.exit_code),
-        message=f"rank {rank.rank}: {ending.message}, must be within spec.failurePolicy.hangTimeoutSeconds; "
-        "the stacks of its threads are in the worker's log",
+        message=f"rank {rank.rank}: {ending.message}; the stacks of its threads are in the worker's log",
         rank=rank.rank,
         time=rfc3339(rank.time),
         lastLines=rank.last_lines[:_STACK_LINES],

@@ -78,6 +78,8 @@ class FailurePolicy:
     """
     hangTimeoutSeconds: int = bounded(default=600, minimum=10, maximum=86400)
     """A worker whose training makes no step for so long ends with code 152, and its stacks in the log."""
+    hangMedianSteps: int | None = bounded(default=None, minimum=10, maximum=10000)
+    """So does one whose step takes so many times the median of the last 100, and a minute at least."""
     nodeExclusion: NodeExclusion = NodeExclusion()
     """When nodes are kept clear of."""
     rules: tuple[FailureRule, ...] = bounded(default=(), max_items=16, map_key="name")

@@ -72,6 +72,7 @@ def _run_variables(
         Environment.TERMINATION_MESSAGE_PATH: TERMINATION_MESSAGE_PATH,
         Environment.GRACE_SECONDS: spec.worker.terminationGracePeriodSeconds,
         Environment.HANG_TIMEOUT_SECONDS: spec.failurePolicy.hangTimeoutSeconds,
+        Environment.HANG_MEDIAN_STEPS: spec.failurePolicy.hangMedianSteps,
     })  # fmt: skip
 
 
