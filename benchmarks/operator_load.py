@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +189,13 @@ async def measure_burst(client: BareClient, operator: OperatorProcess, number: i
         "memory_mib_after": round(operator.resident_mib(), 1),
         "writes_per_job": {what: round(count / number, 2) for what, count in in_all.items()},
         "status_writes_until_created": sum(written[f"{verb} detectionjobs"] for verb in WRITES),
+        "events_until_created": written["create events"],
     }
 
 
-async def measure_ceiling(client: BareClient, number: int, *, status_writes: int) -> float:
+async def measure_ceiling(client: BareClient, number: int, row: Mapping[str, Any], status: Any) -> float:
     """Jobs per second of a bare client that makes the same writes, as cheaply as the API server has them."""
+    status_writes, events = row["status_writes_until_created"], row["events_until_created"]
     manifests = _children("ceiling-NUMBER")
     plurals = [f"{manifest['kind'].lower()}s" for manifest in manifests]
     children = [json.dumps(manifest) for manifest in manifests]
@@ -215,8 +217,10 @@ async def measure_ceiling(client: BareClient, number: int, *, status_writes: int
                 )
             )
             for _ in range(status_writes // number + (index < status_writes % number)):
-                created["status"] = _STATUS | {"attempt": created.get("status", {}).get("attempt", 0) + 1}
+                created["status"] = status | {"attempt": created.get("status", {}).get("attempt", 0) + 1}
                 created = await client.request("PUT", f"{jobs}/{name}/status", created)
+            if index < events:
+                await client.request("POST", f"{CORE}/namespaces/{NAMESPACE}/events", _event(name))
 
     started = time.monotonic()
     await asyncio.gather(*(run(index) for index in range(number)))
@@ -289,6 +293,7 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
                 await operator.wait_until_ready()
                 row = await measure_burst(client, operator, number)
                 await until_quiet(operator)
+                job = await client.request("GET", f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs/burst-0")
                 row["idle"] = await measure_idle(operator, options.idle)
                 row["restart"] = await measure_restart(operator, kubeconfig, number)
             finally:
@@ -296,7 +301,7 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
             await clean(client)
             observer = Observer(client, NAMESPACE, PODS)  # it costs the API server the same here as there
             await observer.start()
-            ceiling = await measure_ceiling(client, number, status_writes=row["status_writes_until_created"])
+            ceiling = await measure_ceiling(client, number, row, job["status"])
             await observer.stop()
             row["ceiling_jobs_per_second"] = round(ceiling, 1)
             row["share_of_ceiling"] = round(row["jobs_per_second"] / ceiling, 3)
@@ -305,22 +310,6 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
     finally:
         await client.close()
     return found
-
-
-_STATUS: dict[str, Any] = {
-    "phase": "Pending",
-    "conditions": [
-        {
-            "type": kind,
-            "status": "False",
-            "reason": "WaitingForPods",
-            "message": "no worker has started yet",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-            "observedGeneration": 1,
-        }
-        for kind in ("Initialized", "Running", "Restarting", "Degraded", "Complete", "Failed")
-    ],
-}
 
 
 def _job(name: str) -> dict[str, Any]:
@@ -333,6 +322,16 @@ def _job(name: str) -> dict[str, Any]:
             "dataset": {"storageUri": "synthetic://shapes"},
             "worker": {"replicas": 2, "gpus": 0},
         },
+    }
+
+
+def _event(name: str) -> dict[str, Any]:
+    return {
+        "metadata": {"generateName": f"{name}.", "namespace": NAMESPACE},
+        "involvedObject": {"kind": "DetectionJob", "name": name, "namespace": NAMESPACE},
+        "type": "Normal",
+        "reason": "PodsCreated",
+        "message": "workers run 0 of 2",
     }
 
 

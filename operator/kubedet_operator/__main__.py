@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import kopf
+import uvloop
 
 from kubedet_operator import endpoint, errors, handlers, orphans
 from kubedet_operator.api import names
@@ -221,7 +222,7 @@ def main() -> NoReturn:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        asyncio.run(_run(settings))
+        uvloop.run(_run(settings))
     except OSError as error:
         logger.error(
             "port %d of the metrics: %s; set KUBEDET_OPERATOR_METRICS_PORT", settings.metrics_port, error

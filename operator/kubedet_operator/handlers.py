@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
-from kopf._cogs.clients import watching
+import orjson
+from kopf._cogs.clients import api, watching
 from kopf._core.reactor import queueing
 
 from kubedet_operator.api import names
@@ -39,7 +40,8 @@ class Watches:
 
     kopf lists, watches and begins anew; but for each event it would start a task, wrap the object and run
     its handlers with retries, which takes five times the CPU of all we do with one. So its watcher, which
-    begins all that, is replaced while kopf runs: events are taken from the stream at once and in order.
+    begins all that, is replaced while kopf runs: events are taken from the stream at once and in order. So is
+    the parser of its JSON.
     """
 
     def __init__(
@@ -143,8 +145,8 @@ class Watches:
 
 async def watch(watches: Watches, *, cluster: Cluster, namespaces: tuple[str, ...]) -> None:
     """Run kopf until a signal; errors of its watches come out of it."""
-    original = queueing.watcher
-    queueing.watcher = watches.follow
+    original = queueing.watcher, api.json  # type: ignore[attr-defined]
+    queueing.watcher, api.json = watches.follow, orjson  # type: ignore[attr-defined]
     try:
         await kopf.operator(
             registry=build_registry(cluster),
@@ -154,7 +156,7 @@ async def watch(watches: Watches, *, cluster: Cluster, namespaces: tuple[str, ..
             namespaces=namespaces,
         )
     finally:
-        queueing.watcher = original
+        queueing.watcher, api.json = original  # type: ignore[attr-defined]
 
 
 def build_registry(cluster: Cluster) -> kopf.OperatorRegistry:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import kopf
 import pytest
-from kopf._cogs.clients import watching
+from kopf._cogs.clients import api, watching
 from kopf._core.reactor import orchestration, queueing
 
 import builders
@@ -30,6 +31,8 @@ def test_kopf_has_the_seam_that_watches_are_put_into() -> None:
     assert orchestration.queueing is queueing
     assert "coro=queueing.watcher(" in inspect.getsource(orchestration)
     assert {"settings", "resource", "namespace"} <= set(inspect.signature(watching.infinite_watch).parameters)
+    assert "yield json.loads(" in inspect.getsource(api.stream)
+    assert set(re.findall(r"\bjson\.(\w+)", inspect.getsource(api))) == {"loads"}, "of orjson"
 
 
 class Streams:
