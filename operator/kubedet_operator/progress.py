@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -23,6 +23,7 @@ PUBLISH_SECONDS = 300
 
 _ENDED = (conditions.ConditionType.COMPLETE.value, conditions.ConditionType.FAILED.value)
 _PARALLEL = 32
+"""Jobs that are asked at once."""
 
 
 class ProgressPoller:
@@ -34,7 +35,6 @@ class ProgressPoller:
         self._interval = interval_seconds
         self._answered_by: dict[Key, str] = {}
         self._published_at: dict[Key, float] = {}
-        self._parallel = asyncio.Semaphore(_PARALLEL)
 
     async def run(self, leading: asyncio.Event) -> None:
         """Ask every running job once an interval while `leading` is set, for ever."""
@@ -43,12 +43,18 @@ class ProgressPoller:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:
                 await leading.wait()
-                jobs = {key: pods for key in self._cache.job_keys() if (pods := self._askable(key))}
-                for forgotten in self._published_at.keys() - jobs.keys():
+                keys = [key for key in self._cache.job_keys() if self._askable(key)]
+                for forgotten in self._published_at.keys() - set(keys):
                     del self._published_at[forgotten]
                     self._answered_by.pop(forgotten, None)
-                await asyncio.gather(*(self._ask_job(session, key, pods) for key, pods in jobs.items()))
+                waiting = iter(keys)
+                await asyncio.gather(*(self._ask_jobs(session, waiting) for _ in range(_PARALLEL)))
                 await asyncio.sleep(self._interval)
+
+    async def _ask_jobs(self, session: aiohttp.ClientSession, waiting: Iterator[Key]) -> None:
+        """Ask one job after the other; as many of these as may be asked at once share `waiting`."""
+        for key in waiting:
+            await self._ask_job(session, key, self._askable(key))
 
     def _askable(self, key: Key) -> list[PodFacts]:
         job = self._cache.job(key)
@@ -97,14 +103,13 @@ class ProgressPoller:
         self, session: aiohttp.ClientSession, pod: PodFacts, port: int
     ) -> contract.ProgressRecord | None:
         host = f"[{pod.address}]" if ":" in (pod.address or "") else pod.address
-        async with self._parallel:
-            try:
-                async with session.get(f"http://{host}:{port}/progress") as response:
-                    if response.status != 200:
-                        return None
-                    return parse_progress(await response.json(content_type=None))
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-                return None
+        try:
+            async with session.get(f"http://{host}:{port}/progress") as response:
+                if response.status != 200:
+                    return None
+                return parse_progress(await response.json(content_type=None))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None
 
 
 def _is_telling(known: contract.ProgressRecord | None, record: contract.ProgressRecord) -> bool:
