@@ -325,7 +325,7 @@ class Health:
     loop_seconds: float = 30
     """The event loop is stuck if it gave no sign for this long."""
     watch_seconds: float = 200
-    """A watch is dead after this long: it is renewed every 20 s."""
+    """A watch is dead after this long: it is renewed every 10 s."""
     loop_at: float = field(default_factory=time.monotonic)
     watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
     """By resource and namespace; empty while no watch is supposed to run: the API server is away, say."""

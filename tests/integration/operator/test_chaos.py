@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 NAMESPACE = "kubedet-chaos"
 JOBS = int(os.environ.get("KUBEDET_CHAOS_JOBS", "30"))
 SECONDS = float(os.environ.get("KUBEDET_CHAOS_SECONDS", "20"))
-"""Over which the jobs are created. An acceptance run takes 1000 jobs over 600 s, with silent watches."""
+"""Over which the jobs are created. An acceptance run takes 1000 jobs over 600 s."""
 
 RESULTS = {"fake.kubedet/message": contract.dump_termination_message(results=contract.Results(boxAP=61.5))}
 LONGEST_LATE_SECONDS = 30
@@ -34,11 +34,7 @@ EVERY_FAILING = 10
 @pytest.fixture
 def proxy(cluster: Any, tmp_path: Path) -> Iterator[ChaosProxy]:
     is_long = SECONDS > 120
-    chaos = Chaos(
-        silent_watch=0.0025 if is_long else 0.0,  # it takes 70 s until one is noticed
-        outage_every_seconds=120 if is_long else 15,
-        outage_seconds=20 if is_long else 8,
-    )
+    chaos = Chaos(outage_every_seconds=120 if is_long else 15, outage_seconds=20 if is_long else 8)
     path = tmp_path / "admin.json"
     path.write_text(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
     proxy = ChaosProxy(path, chaos=chaos, folder=tmp_path)
