@@ -59,7 +59,8 @@ class Heartbeat:
     def beat_step(self, seconds: float) -> None:
         """Show that this rank has made a step, which took so long, and does the next one."""
         if not self._median_steps:
-            return self.beat()
+            self.beat()
+            return
         self._steps.append(seconds)
         allowed = max(self._median_steps * statistics.median(self._steps), LEAST_STEP_SECONDS)
         self._file.write_text(f"{allowed:.1f}")
