@@ -102,7 +102,10 @@ class ChaosProxy:
         ) as self._session:
             application = web.Application(client_max_size=2**24)
             application.router.add_route("*", "/{path:.*}", self._answer)
-            runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+            # A watch that was made silent is to end when the client gives it up.
+            runner = web.AppRunner(
+                application, access_log=None, shutdown_timeout=1, handler_cancellation=True
+            )
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()

@@ -105,12 +105,11 @@ class HangWatch:
 
     def _allowed(self, file: Path) -> tuple[float, str]:
         """Seconds that a rank may be silent now, and what to say when it was silent for longer."""
-        step = float(file.read_text() or "inf")
-        if step < self._patience_seconds:
-            rule = "spec.failurePolicy.hangMedianSteps times the median step"
-            return step, f"no step for {step:.0f} s, must be within {rule}"
-        rule = "spec.failurePolicy.hangTimeoutSeconds"
-        return self._patience_seconds, f"no sign of life for {self._patience_seconds} s, must be within {rule}"
+        step, any_work = float(file.read_text() or "inf"), self._patience_seconds
+        policy = "must be within spec.failurePolicy"
+        if step < any_work:
+            return step, f"no step for {step:.0f} s, {policy}.hangMedianSteps times the median step"
+        return any_work, f"no sign of life for {any_work} s, {policy}.hangTimeoutSeconds"
 
     def _silences(self) -> list[tuple[float, Path]]:
         """Seconds since the last sign of life of each rank that still runs, and its file."""
