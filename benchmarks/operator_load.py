@@ -14,19 +14,16 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bare_client import CORE, JOBS, BareClient, Observer
+from operator_process import WRITES, OperatorProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 KIT = ROOT.parent / "shared" / "cluster"
@@ -39,77 +36,6 @@ PODS = 3
 PARALLEL = 16
 UID = "00000000-0000-0000-0000-000000000000"
 """Stands in a prepared manifest for the uid of its job."""
-
-WRITES = ("create", "apply", "update", "patch", "delete")
-_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.M)
-
-
-class OperatorProcess:
-    """The operator as a process, and what the kernel and its own metrics say of it."""
-
-    def __init__(self, kubeconfig: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        environment = {
-            **os.environ,
-            "KUBECONFIG": kubeconfig,
-            "KUBEDET_OPERATOR_NAMESPACES": NAMESPACE,
-            "KUBEDET_OPERATOR_METRICS_PORT": str(self._port),
-        }
-        log = os.environ.get("KUBEDET_BENCHMARK_LOG", os.devnull)
-        self.started = time.monotonic()
-        with open(log, "ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "kubedet_operator"], env=environment, stderr=output
-            )
-
-    async def wait_until_ready(self) -> None:
-        """Return once it knows the world."""
-        await until(lambda: self._get("/readyz"), "readiness of the operator")
-
-    def reconciliations(self) -> float:
-        """How many there were; infinitely few while it does not answer, or has more to do."""
-        try:
-            text = self._get("/metrics")
-        except OSError:
-            return 0.0
-        values = {name: float(value) for name, labels, value in _SAMPLE.findall(text) if not labels}
-        waiting = values.get("kubedet_operator_queue_depth", 0.0)
-        return 0.0 if waiting else values["kubedet_operator_reconcile_duration_seconds_count"]
-
-    def writes(self) -> Counter[str]:
-        """Requests that change something, by verb and resource."""
-        counted: Counter[str] = Counter()
-        for name, labels, value in _SAMPLE.findall(self._get("/metrics")):
-            if name == "kubedet_operator_api_requests_total":
-                label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-                if label["verb"] in WRITES:
-                    counted[f"{label['verb']} {label['resource']}"] += int(float(value))
-        return counted
-
-    def cpu_seconds(self) -> float:
-        """CPU time since its start."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_mib(self, field: str = "VmRSS") -> float:
-        """Its memory now, or at its peak (`VmHWM`)."""
-        found = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{self._process.pid}/status").read_text())
-        assert found is not None
-        return int(found.group(1)) / 1024
-
-    def stop(self) -> None:
-        """End it, if it still runs."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait(timeout=30)
-
-    def _get(self, path: str) -> str:
-        if self._process.poll() is not None:
-            raise SystemExit(f"the operator ended with code {self._process.returncode}")
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
 
 
 async def until(look: Callable[[], Any], what: str, *, seconds: float = 600) -> None:
@@ -259,7 +185,7 @@ async def measure_idle(operator: OperatorProcess, seconds: float) -> dict[str, A
 async def measure_restart(operator: OperatorProcess, kubeconfig: str, number: int) -> dict[str, Any]:
     """Seconds from the start of a new process until it has looked at every job, and its memory then."""
     operator.stop()
-    again = OperatorProcess(kubeconfig)
+    again = OperatorProcess(kubeconfig, namespace=NAMESPACE)
     try:
         await until(lambda: again.reconciliations() >= number, "reconciliation of all jobs")
         seconds = time.monotonic() - again.started
@@ -281,16 +207,16 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
     try:
         await client.request("POST", f"{CORE}/namespaces", {"metadata": {"name": NAMESPACE}}, allowed=409)
         await clean(client)
-        operator = OperatorProcess(kubeconfig)
-        await operator.wait_until_ready()
+        operator = OperatorProcess(kubeconfig, namespace=NAMESPACE)
+        await until(operator.is_ready, "readiness of the operator")
         latency = await measure_latency(client, per_second=options.rate, seconds=options.seconds)
         found |= _tell("latency", latency)
         operator.stop()
         await clean(client)
         for number in options.jobs:
-            operator = OperatorProcess(kubeconfig)
+            operator = OperatorProcess(kubeconfig, namespace=NAMESPACE)
             try:
-                await operator.wait_until_ready()
+                await until(operator.is_ready, "readiness of the operator")
                 row = await measure_burst(client, operator, number)
                 await until_quiet(operator)
                 job = await client.request("GET", f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs/burst-0")
