@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
-from kubedet_operator.facts import PodFacts, is_newer, parse_pod, read_progress
+from kubedet_operator.facts import PodFacts, is_newer, parse_pod, read_progress, read_version
 from kubedet_trainer.contract import ProgressRecord
 
 Key = tuple[str, str]
@@ -126,7 +126,7 @@ class Cache:
         if metadata["uid"] in self._gone:
             return
         is_same = known is not None and known["metadata"]["uid"] == metadata["uid"]
-        if known is not None and is_same and _version(known["metadata"]) >= _version(metadata):
+        if known is not None and is_same and read_version(known["metadata"]) >= read_version(metadata):
             return
         kept = {field: metadata[field] for field in _JOB_METADATA if field in metadata}
         if "deletionTimestamp" in metadata:
@@ -197,7 +197,7 @@ class Cache:
         if job is None or metadata["uid"] in self._gone:
             return
         key, known = (metadata["namespace"], job), self._services.get((metadata["namespace"], job))
-        version = _version(metadata)
+        version = read_version(metadata)
         if known is not None and known.uid == metadata["uid"] and known.version >= version:
             return
         shape = read_shape(manifest)
@@ -263,9 +263,3 @@ class Cache:
         self._gone[uid] = None
         if len(self._gone) > REMEMBERED_DELETIONS:
             self._gone.popitem(last=False)
-
-
-def _version(metadata: Mapping[str, Any]) -> int:
-    """The resource version as a number: larger is newer within one cluster."""
-    text = str(metadata.get("resourceVersion", "0"))
-    return int(text) if text.isdecimal() else 0

@@ -192,7 +192,7 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
         component=labels.get(names.APP_COMPONENT, names.WORKER),
         index=_number(labels.get(names.REPLICA_INDEX)),
         attempt=_number(labels.get(names.ATTEMPT)) or 0,
-        resource_version=_number(metadata.get("resourceVersion")) or 0,
+        resource_version=read_version(metadata),
         phase=status.get("phase", "Pending"),
         node=(manifest.get("spec") or {}).get("nodeName"),
         address=status.get("podIP"),
@@ -322,6 +322,11 @@ def _lost_at(
         return parse_time(metadata["deletionTimestamp"]) - grace
     turned = [item["lastTransitionTime"] for item in conditions.values() if "lastTransitionTime" in item]
     return max(map(parse_time, turned)) if turned and status.get("phase") == "Failed" else None
+
+
+def read_version(metadata: Mapping[str, Any]) -> int:
+    """The resource version as a number: larger is newer within one cluster."""
+    return _number(metadata.get("resourceVersion")) or 0
 
 
 def _number(text: Any) -> int | None:

@@ -182,6 +182,18 @@ def test_only_rank_0_writes_progress_and_counts_iterations(tmp_path: Path, regis
     assert registry.get_sample_value("kubedet_trainer_images_total") == 8
 
 
+def test_only_a_step_is_expected_to_end_soon(tmp_path: Path, registry: CollectorRegistry) -> None:
+    world = World(rank=3, size=4, local_rank=3, device=torch.device("cpu"))
+    reporter = Reporter(
+        world=world, work_directory=tmp_path, metrics=Metrics(registry), hang_median_steps=100
+    )
+    reporter.record_iteration(1, images=2, seconds=1.5, data_wait_seconds=0.0)
+    (file,) = (tmp_path / "heartbeats" / "touched").iterdir()
+    assert file.read_text() == "150.0"
+    with reporter.stage(Stage.EVALUATING):
+        assert file.read_text() == ""
+
+
 def test_every_metric_of_the_api_is_recorded_under_its_name(
     tmp_path: Path, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ):
