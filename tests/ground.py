@@ -96,7 +96,9 @@ class Ground:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         cluster = Cluster(Metrics())
-        watches = handlers.Watches(self.post, health=Health(), namespaces=(), listed=self._listed.set)
+        watches = handlers.Watches(
+            self.post, health=Health(), echoes=cluster.echoes, namespaces=(), listed=self._listed.set
+        )
         watching = asyncio.create_task(handlers.watch(watches, cluster=cluster, namespaces=()))
         await self._stop.wait()
         while not watching.done():  # an event that comes just then can make it miss the first time

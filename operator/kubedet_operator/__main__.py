@@ -126,7 +126,11 @@ class Operator:
         """Run kopf until a signal; errors of its watches come out of it."""
         namespaces = self._settings.namespaces
         watches = handlers.Watches(
-            self._cache, health=self._health, namespaces=namespaces, listed=self._tell_listed
+            self._cache,
+            health=self._health,
+            echoes=self._cluster.echoes,
+            namespaces=namespaces,
+            listed=self._tell_listed,
         )
         await handlers.watch(watches, cluster=self._cluster, namespaces=namespaces)
 

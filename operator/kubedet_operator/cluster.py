@@ -23,6 +23,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from kubedet_operator import errors
 from kubedet_operator.api import names
+from kubedet_operator.echoes import Echoes
 from kubedet_operator.metrics import Metrics
 
 REQUEST_SECONDS = 30
@@ -67,6 +68,9 @@ class Call(NamedTuple):
 _BRIEF = {Call("update", names.PLURAL), Call("create", "pods")}
 """Writes whose answer tells no more than was sent, but for the metadata: the rest is not asked for."""
 
+_ECHOED = {*_BRIEF, Call("create", "services")}
+"""Writes that a watch shows; those that may change nothing are not among them."""
+
 _JSON = "application/json"
 _METADATA_ONLY = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -85,6 +89,8 @@ class Cluster:
         """One for the Lease alone, whose renewal must not wait for other requests, and one for the rest."""
         self._connecting = asyncio.Lock()
         self._busy_until = 0.0
+        self.echoes = Echoes()
+        """Writes of what is watched, which the watches have yet to show."""
         self.may_write: Callable[[], bool] = lambda: True
         """Whether this process is the one that acts: asked before every write."""
 
@@ -237,6 +243,8 @@ class Cluster:
             self._requests.labels(call.verb, call.resource, str(code)).inc()
         if code < 300:
             document: dict[str, Any] = orjson.loads(answer)
+            if call in _ECHOED:
+                self.echoes.wrote(call.resource, document["metadata"])
             return {**(body or {}), "metadata": document["metadata"]} if call in _BRIEF else document
         text = answer.decode(errors="replace")
         problem = _error(code, text, configuration.host, call, response.headers)

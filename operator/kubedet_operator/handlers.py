@@ -17,7 +17,13 @@ from kopf._core.reactor import queueing
 from kubedet_operator.api import names
 from kubedet_operator.cache import Cache
 from kubedet_operator.cluster import Cluster
+from kubedet_operator.echoes import Echoes
 from kubedet_operator.metrics import Health
+
+logger = logging.getLogger(__name__)
+
+GUARD_SECONDS = 2.0
+"""How often a watch is looked after."""
 
 SERVER_SECONDS = 10
 """The API server ends every watch after this, and it goes on where it was: none stays silent for long."""
@@ -39,9 +45,16 @@ class Watches:
     """
 
     def __init__(
-        self, cache: Cache, *, health: Health, namespaces: tuple[str, ...], listed: Callable[[], None]
+        self,
+        cache: Cache,
+        *,
+        health: Health,
+        echoes: Echoes,
+        namespaces: tuple[str, ...],
+        listed: Callable[[], None],
     ) -> None:
         self._cache = cache
+        self._echoes = echoes
         self._health = health
         self._num_streams = (1 + len(CHILDREN)) * max(len(namespaces), 1)
         self._tell_listed = listed
@@ -57,9 +70,30 @@ class Watches:
         namespace: Any,
         **_: Any,
     ) -> None:
-        """Feed the cache from one stream, for ever: kopf's `watcher`, for jobs and their children."""
+        """Feed the cache from one stream, for ever: kopf's `watcher`, for jobs and their children.
+
+        A stream that keeps back what we have written is begun anew, from a list: where silence is frequent,
+        resuming it never catches up.
+        """
+        while True:
+            feeding = asyncio.create_task(self._feed(settings, resource, namespace))
+            try:
+                while not feeding.done():
+                    await asyncio.wait({feeding}, timeout=GUARD_SECONDS)
+                    if self._echoes.is_overdue(resource.plural, namespace):
+                        break
+                else:
+                    return feeding.result()
+            finally:
+                self._streams.pop(feeding, None)
+                feeding.cancel()
+                await asyncio.wait({feeding}, timeout=1)
+            logger.warning("the watch of %s has gone silent; it is begun anew", resource.plural)
+
+    async def _feed(self, settings: kopf.OperatorSettings, resource: Any, namespace: Any) -> None:
         stream: Stream = (resource.plural, namespace)
         self._streams[asyncio.current_task()] = stream
+        self._echoes.forget(*stream)
         seen: set[str] = set()
         events = watching.infinite_watch(settings=settings, resource=resource, namespace=namespace)
         async for event in events:
@@ -90,6 +124,7 @@ class Watches:
 
     def _take(self, plural: str, change: str | None, manifest: Mapping[str, Any]) -> None:
         metadata = manifest["metadata"]
+        self._echoes.saw(plural, metadata)
         uid, is_gone = metadata["uid"], change == "DELETED"
         if plural == names.PLURAL:
             if is_gone:

@@ -19,7 +19,7 @@ class Server:
 
     def __init__(self) -> None:
         self.code = 200
-        self.body: dict[str, Any] = {"metadata": {}}
+        self.body: dict[str, Any] = {"metadata": {"namespace": "n"}}
         self.headers: dict[str, str] = {}
         self.requests: list[tuple[str, str, str, Any]] = []
         self.accepted: list[str] = []

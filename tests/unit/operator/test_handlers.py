@@ -18,6 +18,7 @@ import builders
 from kubedet_operator import handlers
 from kubedet_operator.api import names
 from kubedet_operator.cache import Cache
+from kubedet_operator.echoes import OVERDUE_SECONDS, Echoes
 from kubedet_operator.metrics import Health
 
 PODS = SimpleNamespace(plural="pods")
@@ -41,7 +42,11 @@ class Streams:
         self.cache = Cache(lambda _: None, lambda _: None)
         self.health = Health()
         self.listed = 0
-        self.watches = handlers.Watches(self.cache, health=self.health, namespaces=(), listed=self._tell)
+        self.now = 0.0
+        self.echoes = Echoes(lambda: self.now)
+        self.watches = handlers.Watches(
+            self.cache, health=self.health, echoes=self.echoes, namespaces=(), listed=self._tell
+        )
         self.events: list[Any] = []
         monkeypatch.setattr(watching, "infinite_watch", self._stream)
 
@@ -52,6 +57,11 @@ class Streams:
         for event in self.events:
             if event == "begin":
                 self.watches.begin(resource)
+            elif event == "silence":
+                self.events = [LISTED]  # of the stream after this one
+                self.echoes.wrote(resource.plural, pod(7)["metadata"])
+                self.now += OVERDUE_SECONDS + 1
+                await asyncio.sleep(60)
             else:
                 yield event
 
@@ -111,3 +121,12 @@ async def test_a_new_list_drops_what_it_does_not_show_but_not_what_came_meanwhil
     watching.infinite_watch = stream  # put back with the fixture
     await streams.follow(PODS)
     assert [found.uid for found in streams.cache.pods(KEY)] == ["made-meanwhile"]
+
+
+async def test_a_watch_that_does_not_show_what_was_written_is_begun_anew(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "GUARD_SECONDS", 0.01)
+    await streams.follow(PODS, "begin", {"type": None, "object": pod(3)}, LISTED, "silence")
+    assert streams.events == [LISTED]
+    assert not streams.echoes.is_overdue("pods", None)
