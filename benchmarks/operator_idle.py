@@ -26,14 +26,16 @@ def main() -> int:
         return 0
     import_seconds, import_mib = _measure_imports()
     operator = OperatorProcess(os.environ["KUBECONFIG"])
-    while not operator.is_ready():
-        time.sleep(0.02)
-    ready_seconds, cpu_before = time.monotonic() - operator.started, operator.cpu_seconds()
-    time.sleep(IDLE_SECONDS)
-    mib, cpu_share = operator.resident_mib(), (operator.cpu_seconds() - cpu_before) / IDLE_SECONDS
-    stopping = time.monotonic()
-    exit_code = operator.stop()
-    stop_seconds = time.monotonic() - stopping
+    try:
+        while not operator.is_ready():
+            time.sleep(0.02)
+        ready_seconds, cpu_before = time.monotonic() - operator.started, operator.cpu_seconds()
+        time.sleep(IDLE_SECONDS)
+        mib, cpu_share = operator.resident_mib(), (operator.cpu_seconds() - cpu_before) / IDLE_SECONDS
+    finally:
+        stopping = time.monotonic()
+        exit_code = operator.stop()
+        stop_seconds = time.monotonic() - stopping
     print(
         json.dumps(
             {

@@ -164,7 +164,7 @@ ALERTS: tuple[Alert, ...] = (
         severity="warning",
         summary="The operator's watch of {{ $labels.resource }} has been silent for "
         "{{ $value | humanizeDuration }}",
-        description="A watch is renewed every 20 s. The operator acts on an old view of the world until its "
+        description="A watch is renewed every 10 s. The operator acts on an old view of the world until its "
         "probe restarts it at 200 s.",
     ),
     Alert(

@@ -43,18 +43,20 @@ class ProgressPoller:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:
                 await leading.wait()
-                keys = [key for key in self._cache.job_keys() if self._askable(key)]
-                for forgotten in self._published_at.keys() - set(keys):
+                jobs = {key: pods for key in self._cache.job_keys() if (pods := self._askable(key))}
+                for forgotten in self._published_at.keys() - jobs.keys():
                     del self._published_at[forgotten]
                     self._answered_by.pop(forgotten, None)
-                waiting = iter(keys)
+                waiting = iter(jobs.items())
                 await asyncio.gather(*(self._ask_jobs(session, waiting) for _ in range(_PARALLEL)))
                 await asyncio.sleep(self._interval)
 
-    async def _ask_jobs(self, session: aiohttp.ClientSession, waiting: Iterator[Key]) -> None:
+    async def _ask_jobs(
+        self, session: aiohttp.ClientSession, waiting: Iterator[tuple[Key, list[PodFacts]]]
+    ) -> None:
         """Ask one job after the other; as many of these as may be asked at once share `waiting`."""
-        for key in waiting:
-            await self._ask_job(session, key, self._askable(key))
+        for key, pods in waiting:
+            await self._ask_job(session, key, pods)
 
     def _askable(self, key: Key) -> list[PodFacts]:
         job = self._cache.job(key)
