@@ -70,8 +70,8 @@ def measure_recording(folder: Path) -> dict[str, float]:
 
     from kubedet_trainer.dist import World
     from kubedet_trainer.logs import configure_logging
-    from kubedet_trainer.metrics import Metrics
-    from kubedet_trainer.report import Interval, Length, Reporter
+    from kubedet_trainer.telemetry.metrics import Metrics
+    from kubedet_trainer.telemetry.report import Interval, Length, Reporter
 
     with Path(os.devnull).open("w") as nowhere:
         configure_logging(nowhere)
@@ -100,12 +100,13 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
     """Median processor seconds of a step, and of what it does besides forward, backward and update."""
     import torch
 
-    from kubedet_trainer import recipes, setup, train
+    from kubedet_trainer import recipes
     from kubedet_trainer.data import loader
     from kubedet_trainer.dist import initialise
-    from kubedet_trainer.metrics import Metrics
     from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
-    from kubedet_trainer.signals import StopRequest
+    from kubedet_trainer.telemetry.metrics import Metrics
+    from kubedet_trainer.training import loop, setup
+    from kubedet_trainer.training.signals import StopRequest
 
     recipe = recipes.read_recipe("smoke_faster_rcnn")
     run = setup.prepare(
@@ -134,7 +135,7 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
     batches: Iterator[Any] = itertools.cycle(list(taken))
     inside = _Stopwatch()
     learning = (
-        mock.patch.object(train, "_forward", inside.timed(train._forward)),
+        mock.patch.object(loop, "_forward", inside.timed(loop._forward)),
         mock.patch.object(torch.Tensor, "backward", inside.timed(torch.Tensor.backward)),
         mock.patch.object(run.state.optimizer, "step", inside.timed(run.state.optimizer.step)),
     )
@@ -144,7 +145,7 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
             stack.enter_context(patch)
         for number in range(steps + 2):
             inside.seconds = 0.0
-            seconds = _seconds_of(lambda: train._step(run, batches), 1)
+            seconds = _seconds_of(lambda: loop._step(run, batches), 1)
             if number >= 2:  # the first ones warm up
                 whole.append(seconds)
                 around.append(seconds - inside.seconds)

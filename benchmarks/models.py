@@ -31,8 +31,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from kubedet_trainer import segmentation
 from kubedet_trainer.config import model_options
+from kubedet_trainer.data import run_lengths
 from kubedet_trainer.models import build_model
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes import read_recipe
@@ -206,7 +206,7 @@ class Ours:
         (found,) = self.model.detect(normalise(self.batch, self.normalisation), self.batch.scale_factors)
         if found.masks is not None:
             size = tuple(self.batch.original_sizes[0].tolist())
-            list(segmentation.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size))
+            list(run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size))
         return len(found.scores)
 
 

@@ -271,7 +271,7 @@ def _children(name: str) -> list[dict[str, Any]]:
     """What the operator creates for a job, as JSON has it."""
     # Here, since the measured process must not carry what this one imports.
     from kubedet_operator.api import types
-    from kubedet_operator.build.children import build_children
+    from kubedet_operator.children.children import build_children
     from kubedet_operator.settings import OperatorSettings
 
     manifest = _job("placeholder")

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kubedet_operator import explain
 from kubedet_operator.api import names, schema
+from kubedet_operator.commands import explain
 from kubedet_trainer.contract import ExitCode, failure_class
 from kubedet_trainer.recipes import catalogue
 from kubedet_trainer.recipes.catalogue import Entry

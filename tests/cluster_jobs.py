@@ -53,6 +53,6 @@ def worker_process(job: str, *, replica: int) -> int:
             command = (process / "cmdline").read_text()
         except (OSError, UnicodeDecodeError):
             continue
-        if wanted <= environment and "kubedet_trainer.launch" in command:
+        if wanted <= environment and "kubedet_trainer.worker.launch" in command:
             return int(process.name)
     raise AssertionError(f"no worker {replica} of {job} runs")

@@ -14,10 +14,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
-from kubedet_operator.metrics import JOB_TABLE
-from kubedet_operator.metrics import Metrics as OperatorMetrics
-from kubedet_trainer.metrics import LAUNCHER_DEFINITIONS, full_name
-from kubedet_trainer.metrics import Metrics as TrainerMetrics
+from kubedet_operator.telemetry.metrics import JOB_TABLE
+from kubedet_operator.telemetry.metrics import Metrics as OperatorMetrics
+from kubedet_trainer.telemetry.metrics import LAUNCHER_DEFINITIONS, full_name
+from kubedet_trainer.telemetry.metrics import Metrics as TrainerMetrics
 
 SECONDS = 3 * 3600
 STEP = 60

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from kubedet_operator import facts
-from kubedet_operator.cache import Cache, Key
-from kubedet_operator.workqueue import Timer, WorkQueue
+from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.control.workqueue import Timer, WorkQueue
+from kubedet_operator.decision import facts
 from simulation import BEGINNING
 
 

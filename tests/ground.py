@@ -8,11 +8,11 @@ from collections.abc import Callable, Container, Coroutine, Mapping
 from typing import Any, Protocol
 
 from kube import Kube
-from kubedet_operator import handlers
 from kubedet_operator.api import names
-from kubedet_operator.cache import Cache, Key
-from kubedet_operator.cluster import CORE, Cluster
-from kubedet_operator.metrics import Health, Metrics
+from kubedet_operator.cluster import watches
+from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.cluster.client import CORE, Cluster
+from kubedet_operator.telemetry.metrics import Health, Metrics
 
 SECONDS = 60
 """No single step takes longer, however slow the machine is."""
@@ -96,10 +96,10 @@ class Ground:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         cluster = Cluster(Metrics())
-        watches = handlers.Watches(
+        feeds = watches.Watches(
             self.post, health=Health(), echoes=cluster.echoes, namespaces=(), listed=self._listed.set
         )
-        watching = asyncio.create_task(handlers.watch(watches, cluster=cluster, namespaces=()))
+        watching = asyncio.create_task(watches.watch(feeds, cluster=cluster, namespaces=()))
         await self._stop.wait()
         while not watching.done():  # an event that comes just then can make it miss the first time
             watching.cancel()

@@ -15,15 +15,15 @@ import builders
 from frozen_time import Clock, TimelessCache, WatchfulQueue
 from ground import SECONDS, Ground
 from kube import Refused
-from kubedet_operator import facts
 from kubedet_operator.api import names
-from kubedet_operator.cache import Cache
-from kubedet_operator.cluster import CORE, JOBS, Cluster
-from kubedet_operator.events import Events
-from kubedet_operator.metrics import Metrics
-from kubedet_operator.policies.lost import EVICTED_FROM_LOST_NODE
-from kubedet_operator.reconcile import Reconciler
+from kubedet_operator.cluster.cache import Cache
+from kubedet_operator.cluster.client import CORE, JOBS, Cluster
+from kubedet_operator.cluster.events import Events
+from kubedet_operator.control.reconcile import Reconciler
+from kubedet_operator.decision import facts
+from kubedet_operator.decision.policies.lost import EVICTED_FROM_LOST_NODE
 from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.telemetry.metrics import Metrics
 from simulation import ROUNDS, make_progress
 
 NAME = "demo"

@@ -15,12 +15,12 @@ from typing import Any
 import jsonschema
 
 import builders
-from kubedet_operator import facts
 from kubedet_operator.api import names, schema
-from kubedet_operator.build.placement import POD_GROUP
-from kubedet_operator.decide import decide
-from kubedet_operator.plan import Action, ApplyChild, DeletePod, Plan
-from kubedet_operator.policies import accounting
+from kubedet_operator.children.placement import POD_GROUP
+from kubedet_operator.decision import facts
+from kubedet_operator.decision.decide import decide
+from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
+from kubedet_operator.decision.policies import accounting
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode

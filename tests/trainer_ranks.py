@@ -85,7 +85,7 @@ class Job:
         message = {"KUBEDET_TERMINATION_MESSAGE_PATH": str(self.folder / "termination")}
         with (self.folder / "rank-0.log").open("ab") as log:
             launcher = subprocess.Popen(
-                [sys.executable, "-m", "kubedet_trainer.launch"],
+                [sys.executable, "-m", "kubedet_trainer.worker.launch"],
                 env={**os.environ, **self._variables(), **message},
                 stdout=log,
                 stderr=log,

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import builders
-from kubedet_operator import facts
 from kubedet_operator.api import names
-from kubedet_operator.decide import decide
-from kubedet_operator.facts import Facts, PodFacts
-from kubedet_operator.plan import ApplyChild, DeletePod, Plan
+from kubedet_operator.decision import facts
+from kubedet_operator.decision.decide import decide
+from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.plan import ApplyChild, DeletePod, Plan
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 

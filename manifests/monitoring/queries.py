@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kubedet_operator.metrics import JOB_TABLE, TABLE
-from kubedet_trainer.metrics import DEFINITIONS, LAUNCHER_DEFINITIONS, full_name
+from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE
+from kubedet_trainer.telemetry.metrics import DEFINITIONS, LAUNCHER_DEFINITIONS, full_name
 
 _HISTOGRAM_PARTS = ("", "_bucket", "_sum", "_count")
 _NAME = re.compile(r"\b(?:kubedet|process)_[a-z0-9_]+\b")

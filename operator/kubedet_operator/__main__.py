@@ -20,17 +20,18 @@ from typing import Any, NoReturn
 import kopf
 import uvloop
 
-from kubedet_operator import endpoint, errors, handlers, orphans
 from kubedet_operator.api import names
-from kubedet_operator.cache import Cache, Key
-from kubedet_operator.cluster import Cluster
-from kubedet_operator.election import Election
-from kubedet_operator.events import Events
-from kubedet_operator.metrics import Health, Metrics
-from kubedet_operator.progress import ProgressPoller
-from kubedet_operator.reconcile import GATHER_SECONDS, Reconciler
+from kubedet_operator.cluster import errors, orphans, watches
+from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.cluster.events import Events
+from kubedet_operator.cluster.lease import Election
+from kubedet_operator.control.progress import ProgressPoller
+from kubedet_operator.control.reconcile import GATHER_SECONDS, Reconciler
+from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.settings import InvalidSetting, OperatorSettings, read_settings
-from kubedet_operator.workqueue import WorkQueue
+from kubedet_operator.telemetry import endpoint
+from kubedet_operator.telemetry.metrics import Health, Metrics
 
 logger = logging.getLogger("kubedet_operator")
 
@@ -125,14 +126,14 @@ class Operator:
     async def _watch(self) -> None:
         """Run kopf until a signal; errors of its watches come out of it."""
         namespaces = self._settings.namespaces
-        watches = handlers.Watches(
+        feeds = watches.Watches(
             self._cache,
             health=self._health,
             echoes=self._cluster.echoes,
             namespaces=namespaces,
             listed=self._tell_listed,
         )
-        await handlers.watch(watches, cluster=self._cluster, namespaces=namespaces)
+        await watches.watch(feeds, cluster=self._cluster, namespaces=namespaces)
 
     def _tell_listed(self) -> None:
         self._health.ready = True
@@ -211,7 +212,7 @@ def main() -> NoReturn:
     is_person = sys.stderr.isatty()
     kopf.configure(log_format=kopf.LogFormat.FULL if is_person else kopf.LogFormat.JSON)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(handlers.OneLine())
+        handler.addFilter(watches.OneLine())
     try:
         settings = read_settings(os.environ)
     except InvalidSetting as error:

@@ -45,10 +45,13 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "List everything that is wrong with a data set.",
     ),
     "recipes": ("kubedet_trainer.commands.zoo:recipes", "List the recipes, or print one completely."),
-    "run": ("kubedet_operator.commands:run", "Run a DetectionJob on this machine, without a cluster."),
-    "render": ("kubedet_operator.commands:render", "Print the pods and services that a job would become."),
-    "explain": ("kubedet_operator.commands:explain", "Say what a field of a job is for, and its rules."),
-    "crds": ("kubedet_operator.commands:crds", "Print the CustomResourceDefinitions."),
+    "run": ("kubedet_operator.commands.jobs:run", "Run a DetectionJob on this machine, without a cluster."),
+    "render": (
+        "kubedet_operator.commands.jobs:render",
+        "Print the pods and services that a job would become.",
+    ),
+    "explain": ("kubedet_operator.commands.jobs:explain", "Say what a field of a job is for, and its rules."),
+    "crds": ("kubedet_operator.commands.jobs:crds", "Print the CustomResourceDefinitions."),
 }
 """Command -> where it is defined, and what it is for."""
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 import builders
 import install
-from kubedet_operator.commands import render
+from kubedet_operator.commands.jobs import render
 from throwaway import await_definition
 
 pytestmark = pytest.mark.cluster

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from builders import UID, make_job
 from kubedet_operator.api import schema, validation
-from kubedet_operator.build.children import build_children
-from kubedet_operator.commands import render
+from kubedet_operator.children.children import build_children
+from kubedet_operator.commands.jobs import render
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract, errors
 from kubedet_trainer.contract import BatchPolicy, Environment, ExitCode, FailureClass, failure_class

@@ -12,7 +12,7 @@ import doc_commands
 import markdown
 from builders import merge
 from kubedet_operator.api import validation
-from kubedet_operator.build.children import build_children
+from kubedet_operator.children.children import build_children
 from kubedet_operator.settings import OperatorSettings
 
 LEAST = {

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from builders import UID
-from kubedet_operator.commands import render
+from kubedet_operator.commands.jobs import render
 
 FOLDER = Path(__file__).resolve().parent / "manifests"
 JOBS = sorted(path.name.removesuffix(".job.yaml") for path in FOLDER.glob("*.job.yaml"))

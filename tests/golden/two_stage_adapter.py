@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kubedet_trainer import segmentation
+from kubedet_trainer.data import run_lengths
 from kubedet_trainer.structures import Images, Proposals, Targets
 
 
@@ -60,8 +60,8 @@ def detect(model, x, meta, proposals=None):
     result = {"boxes": boxes, "labels": found.labels - 1}
     if found.masks is not None:
         size = tuple(meta["ori_shape"][:2])
-        counts = segmentation.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size)
-        result |= {"prob28": found.masks, "areas": segmentation.areas(list(counts))}
+        counts = run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size)
+        result |= {"prob28": found.masks, "areas": run_lengths.areas(list(counts))}
     return result
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kubedet_operator.metrics import JOB_TABLE, TABLE
-from kubedet_trainer.metrics import DEFINITIONS, LAUNCHER_DEFINITIONS
+from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE
+from kubedet_trainer.telemetry.metrics import DEFINITIONS, LAUNCHER_DEFINITIONS
 from monitoring import build, check, reference
 from monitoring.queries import PROCESS_METRICS, exposed_metrics, find_names
 

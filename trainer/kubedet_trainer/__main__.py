@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from kubedet_trainer import config, contract, recipes, supervise
+from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.contract import Environment, ExitCode, Failure, FailureClass
 from kubedet_trainer.logs import configure_logging
-from kubedet_trainer.metrics import Metrics
-from kubedet_trainer.report import write_json
 from kubedet_trainer.settings import read_settings
-from kubedet_trainer.train import train
+from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.telemetry.report import write_json
+from kubedet_trainer.training.loop import train
+from kubedet_trainer.worker import endings
 
 _SECONDS_TO_BE_ENDED = 30
 """How long a rank that no retry would help waits for the launcher to stop all ranks."""
@@ -54,7 +55,7 @@ def describe(error: BaseException) -> Failure:
     exception that is no `TrainerError` is unexpected.
     """
     lines = traceback.format_exception(error)[-5:]
-    failure = supervise.failure_of(error, last_lines="".join(lines).splitlines()[-20:])
+    failure = endings.failure_of(error, last_lines="".join(lines).splitlines()[-20:])
     if isinstance(error, torch.OutOfMemoryError):
         return replace(
             failure,
@@ -93,6 +94,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except Exception as error:
-        if supervise.failure_of(error).exitCode == ExitCode.UNEXPECTED:
+        if endings.failure_of(error).exitCode == ExitCode.UNEXPECTED:
             traceback.print_exc()
         _end(describe(error))

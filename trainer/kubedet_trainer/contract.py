@@ -21,10 +21,10 @@ RENDEZVOUS_PORT = 29400
 TERMINATION_MESSAGE_BYTES = 4096
 """The most of a termination message that a kubelet keeps for one container."""
 
-LAUNCH_MODULE = "kubedet_trainer.launch"
+LAUNCH_MODULE = "kubedet_trainer.worker.launch"
 """``python -m`` this is the PID 1 of a worker: it starts torchrun and translates its ending."""
 
-RENDEZVOUS_MODULE = "kubedet_trainer.rendezvous"
+RENDEZVOUS_MODULE = "kubedet_trainer.worker.rendezvous"
 """``python -m`` this holds the rendezvous store of a job with several workers."""
 
 PROGRESS_FILE = "progress.json"

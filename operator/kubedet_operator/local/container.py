@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kubedet_operator.api import names
-from kubedet_operator.build.environment import TERMINATION_MESSAGE_PATH
-from kubedet_operator.build.storage import WORK_DIRECTORY
+from kubedet_operator.children.environment import TERMINATION_MESSAGE_PATH
+from kubedet_operator.children.storage import WORK_DIRECTORY
 from kubedet_trainer.contract import Environment
 
 LOOPBACK = "127.0.0.1"

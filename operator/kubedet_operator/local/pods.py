@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kubedet_operator.api import names
-from kubedet_operator.facts import Ending, PodFacts
+from kubedet_operator.decision.facts import Ending, PodFacts
 from kubedet_operator.local.container import LOOPBACK, Command, Machine, translate
 from kubedet_trainer import contract
 

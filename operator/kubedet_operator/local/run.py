@@ -21,18 +21,18 @@ from typing import Any
 
 from rich.console import Console
 
-from kubedet_operator import decide, facts
 from kubedet_operator.api import conditions, names, validation
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 from kubedet_operator.api.status import DetectionJobStatus
-from kubedet_operator.facts import Facts
+from kubedet_operator.decision import decide, facts
+from kubedet_operator.decision.facts import Facts
+from kubedet_operator.decision.plan import ApplyChild, DeletePod
 from kubedet_operator.local import outcome
 from kubedet_operator.local.container import LOOPBACK, Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Follower, follow
 from kubedet_operator.local.pods import LocalPods
-from kubedet_operator.plan import ApplyChild, DeletePod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode

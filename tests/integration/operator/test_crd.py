@@ -12,7 +12,7 @@ import yaml
 from builders import BROKEN_RULES, make_job, make_manifest, merge
 from kubedet_operator.api import schema, types, validation
 from kubedet_operator.api.status import ExcludedNode
-from kubedet_operator.build.children import build_children
+from kubedet_operator.children.children import build_children
 from kubedet_operator.settings import OperatorSettings
 from throwaway import await_definition
 

@@ -14,7 +14,7 @@ import install
 from ground import Ground, empty
 from kube import WAIT_SECONDS, Kube
 from kubedet_operator.api import names, schema
-from kubedet_operator.cluster import JOBS
+from kubedet_operator.cluster.client import JOBS
 from player import Player
 from real_world import GANGS, NODES, RealWorld
 from scenario import Scenario

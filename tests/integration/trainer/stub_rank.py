@@ -87,7 +87,7 @@ def reduce() -> None:
 
 def hang() -> None:
     """Get on once, and never again, in native code and with SIGTERM ignored."""
-    from kubedet_trainer.heartbeat import Heartbeat
+    from kubedet_trainer.telemetry.heartbeat import Heartbeat
 
     ignore_sigterm()
     Heartbeat(WORK, rank=RANK).beat()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dataset_builders import annotation_record, image_record, write_annotations
 from kubedet_trainer import dist
 from kubedet_trainer.config import NormalisationConfig
-from kubedet_trainer.evaluate import evaluate
-from kubedet_trainer.scoring import build_scorer
+from kubedet_trainer.evaluation.coco import build_scorer
+from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.structures import Batch, Detections, Images, Targets
 
 _IMAGES = 5

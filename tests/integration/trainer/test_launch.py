@@ -212,7 +212,7 @@ class Store:
 
     def __init__(self, port: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kubedet_trainer.rendezvous"],
+            [sys.executable, "-m", "kubedet_trainer.worker.rendezvous"],
             env={**os.environ, "KUBEDET_RENDEZVOUS_ENDPOINT": f"store:{port}"},
         )
 

@@ -31,12 +31,12 @@ def _own_logging() -> Iterator[None]:
 def test_line_is_json_with_named_fields_and_extras() -> None:
     stream = io.StringIO()
     configure_logging(stream)
-    logging.getLogger("kubedet_trainer.train").warning("slow %s", "disk", extra={"iteration": 7})
+    logging.getLogger("kubedet_trainer.training.loop").warning("slow %s", "disk", extra={"iteration": 7})
     line = json.loads(stream.getvalue())
     assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
     assert line == {
         "level": "WARNING",
-        "logger": "kubedet_trainer.train",
+        "logger": "kubedet_trainer.training.loop",
         "message": "slow disk",
         "iteration": 7,
     }

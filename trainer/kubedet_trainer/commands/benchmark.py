@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from kubedet_trainer import contract, options
+from kubedet_trainer import contract
+from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import weights_options, weights_uri
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
@@ -71,7 +72,7 @@ def benchmark(recipe: str, overrides: tuple[str, ...], as_json: bool, **given: A
     """
     from rich.console import Console
 
-    from kubedet_trainer import terminal
+    from kubedet_trainer.commands import terminal
 
     directory = (given["work_directory"] or Path("runs", recipe, "benchmark")).resolve()
     results = _measure(_run_environment(recipe, overrides, directory, given), directory=directory)
@@ -94,7 +95,8 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     """The results of the run that `environment` describes; ends the command where it fails."""
     from rich.console import Console
 
-    from kubedet_trainer import launch, terminal
+    from kubedet_trainer.commands import terminal
+    from kubedet_trainer.worker import launch
 
     configure_logging(level=logging.WARNING)
     log = directory / contract.LOGS_DIRECTORY / "run.log"

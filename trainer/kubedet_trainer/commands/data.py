@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from kubedet_trainer import contract, options
+from kubedet_trainer import contract
+from kubedet_trainer.commands import options
 from kubedet_trainer.settings import read_dataset_settings
 
 

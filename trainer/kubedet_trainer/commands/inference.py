@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubedet_trainer import contract, options
+from kubedet_trainer import contract
+from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import weights_options, weights_uri
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.errors import UsageError
@@ -17,7 +18,7 @@ from kubedet_trainer.recipes import RECIPES
 from kubedet_trainer.settings import DatasetSettings, read_checkpoint_settings, read_dataset_settings
 
 if TYPE_CHECKING:
-    from kubedet_trainer import inference
+    from kubedet_trainer.inference import trained
 
 
 @click.command()
@@ -44,11 +45,12 @@ def evaluate(
     """
     from rich.console import Console
 
-    from kubedet_trainer import inference, terminal
+    from kubedet_trainer.commands import terminal
+    from kubedet_trainer.inference import trained
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
     detector = _load_detector(source, weights, dataset, work_directory, device, given["weights_mirror"])
-    figures = inference.measure(detector, dataset=dataset, directory=work_directory)
+    figures = trained.measure(detector, dataset=dataset, directory=work_directory)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:
@@ -79,8 +81,8 @@ def propose(
     """
     from rich.console import Console
 
-    from kubedet_trainer import propose as proposing
-    from kubedet_trainer import terminal
+    from kubedet_trainer.commands import terminal
+    from kubedet_trainer.inference import propose as proposing
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
     detector = _load_detector(source, weights, dataset, work_directory, device, given["weights_mirror"])
@@ -123,7 +125,7 @@ def predict(
     Example:
       kubedet predict runs/smoke_faster_rcnn/checkpoints photographs --output found
     """
-    from kubedet_trainer import predict as prediction
+    from kubedet_trainer.inference import predict as prediction
 
     detector = _load_checkpoint(checkpoint, work_directory, device)
     written = prediction.predict_folder(detector, source=images, output=output, score_threshold=score)
@@ -137,30 +139,30 @@ def _load_detector(
     work_directory: Path,
     device: str,
     mirror: str | None,
-) -> inference.Detector:
+) -> trained.Detector:
     """The detector of a checkpoint, or of a recipe with weights."""
-    from kubedet_trainer import inference
+    from kubedet_trainer.inference import trained
 
     if weights is None:
         return _load_checkpoint(source, work_directory, device)
-    return inference.load_published(
+    return trained.load_published(
         source,
         uri=weights_uri(weights, recipe=source),
         mirror=mirror,
-        classes=inference.read_classes(dataset, directory=work_directory),
+        classes=trained.read_classes(dataset, directory=work_directory),
         cache=work_directory / contract.CACHE_DIRECTORY,
-        device=inference.choose_device(device),
+        device=trained.choose_device(device),
     )
 
 
-def _load_checkpoint(location: str, work_directory: Path, device: str) -> inference.Detector:
-    from kubedet_trainer import inference
+def _load_checkpoint(location: str, work_directory: Path, device: str) -> trained.Detector:
+    from kubedet_trainer.inference import trained
 
     if location in RECIPES:
         raise UsageError(f"'{location}' is a recipe, must be a checkpoint; a recipe needs --weights")
     variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(location)}
-    return inference.load_checkpoint(
+    return trained.load_checkpoint(
         read_checkpoint_settings(variables),
         scratch=work_directory / "checkpoint",
-        device=inference.choose_device(device),
+        device=trained.choose_device(device),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kubedet_trainer import options
+from kubedet_trainer.commands import options
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.settings import read_checkpoint_settings
 
@@ -38,7 +38,7 @@ def publish(checkpoint: str, output: Path, work_directory: Path) -> None:
     Example:
       kubedet publish runs/smoke_faster_rcnn/checkpoints --output published
     """
-    from kubedet_trainer import publish as publishing
+    from kubedet_trainer.inference import publish as publishing
 
     variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(checkpoint)}
     file = publishing.publish_checkpoint(

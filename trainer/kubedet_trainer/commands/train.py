@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from kubedet_trainer import contract, options
+from kubedet_trainer import contract
+from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import mirror_option
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
@@ -61,7 +62,8 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
 
     from rich.console import Console
 
-    from kubedet_trainer import launch, terminal
+    from kubedet_trainer.commands import terminal
+    from kubedet_trainer.worker import launch
 
     configure_logging()
     if sys.stderr.isatty():

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kubedet_trainer import options
+from kubedet_trainer.commands import options
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.recipes import published_files
 

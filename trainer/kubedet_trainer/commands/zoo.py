@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from kubedet_trainer import contract, options
+from kubedet_trainer import contract
+from kubedet_trainer.commands import options
 from kubedet_trainer.errors import InvalidInput, UsageError
 from kubedet_trainer.recipes import read_recipe
 

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer import segmentation
+from kubedet_trainer.data import run_lengths
 from kubedet_trainer.data.json_records import JsonRecord, read_records
+from kubedet_trainer.data.run_lengths import Size
 from kubedet_trainer.data.table import AnnotationTable, Problem
-from kubedet_trainer.segmentation import Size
 
 PackedMasks = NDArray[np.uint8]
 """(K, H, ceil(W / 8)), a bit a pixel along the rows as `numpy.packbits` makes them."""
@@ -81,7 +81,7 @@ def _read_mask(value: Any, *, sizes: Mapping[int, Size], is_needed: bool) -> byt
     size = sizes.get(image_id) if isinstance(image_id := value.get("image_id"), int) else None
     if size is None or min(size) < 1:
         return b""
-    code = segmentation.compress(outline, size=size)
+    code = run_lengths.compress(outline, size=size)
     return code if is_needed else b""
 
 
@@ -105,7 +105,7 @@ def place_masks(codes: Sequence[bytes], *, original_size: Size, size: Size, flip
     for place, code in enumerate(codes):
         # A code runs down the columns, so whole columns are copied at first; rows only once they are packed,
         # when they are an eighth as long.
-        columns_first = segmentation.decode(code, size=original_size).T[columns]
+        columns_first = run_lengths.decode(code, size=original_size).T[columns]
         wide = np.asarray(cv2.transpose(columns_first), np.uint8)
         np.take(np.packbits(wide, axis=1), rows, axis=0, out=packed[place])
     return packed

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer import segmentation
+from kubedet_trainer.data import run_lengths
 from kubedet_trainer.data.images import Pixels
 
 CLASSES = ("circle", "square", "triangle")
@@ -113,7 +113,7 @@ def _annotation(shape: _Shape, *, size: tuple[int, int]) -> dict[str, Any]:
         "bbox": np.round([x1, y1, x2 - x1, y2 - y1], 2).tolist(),
         "area": round(float(area), 2),
         "iscrowd": 0,
-        "segmentation": {"size": list(mask.shape), "counts": segmentation.encode(mask).decode()},
+        "segmentation": {"size": list(mask.shape), "counts": run_lengths.encode(mask).decode()},
     }
 
 

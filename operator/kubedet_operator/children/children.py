@@ -1,0 +1,37 @@
+"""Everything that the operator creates for one job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kubedet_operator.api import types
+from kubedet_operator.api.status import ExcludedNode
+from kubedet_operator.children import environment, placement, service, workers
+from kubedet_operator.settings import OperatorSettings
+
+
+def build_children(
+    job: types.DetectionJob,
+    *,
+    attempt: int,
+    settings: OperatorSettings,
+    indices: Sequence[int] | None = None,
+    excluded: Sequence[ExcludedNode] = (),
+) -> list[dict[str, Any]]:
+    """What `job` needs, in this order: PodGroup, Service, rendezvous pod, and the workers with `indices`.
+
+    By default these are all of its workers. A PodGroup is there for some gangs only, a rendezvous pod where
+    there are or may be several workers.
+    """
+    group = placement.build_pod_group(job)
+    several = environment.max_replicas(job.spec) > 1
+    return [
+        *([group] if group else []),
+        service.build_service(job),
+        *([workers.build_rendezvous(job, settings=settings)] if several else []),
+        *(
+            workers.build_worker(job, index, attempt=attempt, settings=settings, excluded=excluded)
+            for index in (range(job.spec.worker.replicas) if indices is None else indices)
+        ),
+    ]

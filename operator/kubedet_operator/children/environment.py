@@ -1,0 +1,187 @@
+"""The environment of a worker's container: the contract's variables, filled from the spec."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kubedet_operator.api import names, types, validation
+from kubedet_operator.children import storage
+from kubedet_trainer import contract
+from kubedet_trainer.contract import Environment
+
+TERMINATION_MESSAGE_PATH = "/dev/termination-log"
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+
+Variable = dict[str, Any]
+
+
+def build_environment(job: types.DetectionJob, index: int, *, attempt: int) -> list[Variable]:
+    """Environment variables of worker `index`; the user's own come last. Secrets stay references."""
+    locations = storage.locate(job.spec)
+    own = [
+        *_run_variables(job, index, attempt=attempt, locations=locations),
+        *_dataset_variables(job.spec, locations),
+        *_checkpoint_variables(job.spec, locations),
+        *_rendezvous_variables(job, attempt=attempt),
+    ]
+    user = [_user_variable(variable) for variable in job.spec.worker.env]
+    return own + _thread_variables(job.spec.worker, {variable["name"] for variable in user}) + user
+
+
+def build_rendezvous_environment(job: types.DetectionJob) -> list[Variable]:
+    """Environment variables of the rendezvous pod: where the workers expect it, and the user's own."""
+    user = [_user_variable(variable) for variable in job.spec.worker.env]
+    return _values({Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job)}) + user
+
+
+def processes(worker: types.Worker) -> int:
+    """Processes of one pod: one for each GPU, or one on CPU, unless the user says otherwise."""
+    return worker.procsPerReplica or worker.gpus or 1
+
+
+def max_replicas(spec: types.DetectionJobSpec) -> int:
+    """The most workers that the job may have without a restart of all."""
+    return spec.elasticPolicy.maxReplicas if spec.elasticPolicy else spec.worker.replicas
+
+
+def _run_variables(
+    job: types.DetectionJob, index: int, *, attempt: int, locations: storage.Locations
+) -> list[Variable]:
+    spec = job.spec
+    elastic = spec.elasticPolicy
+    return _values({
+        Environment.JOB_NAME: job.metadata.name,
+        Environment.RECIPE: spec.recipe,
+        Environment.OVERRIDES: json.dumps(dict(spec.overrides), sort_keys=True) if spec.overrides else None,
+        Environment.PRETRAINED_URI: locations.pretrained.uri if locations.pretrained else None,
+        Environment.PRETRAINED_SHA256: spec.pretrained.sha256 if spec.pretrained else None,
+        Environment.WEIGHTS_MIRROR: locations.weights_mirror.uri if locations.weights_mirror else None,
+        Environment.EVALUATE_EVERY_EPOCHS: spec.evaluation.everyEpochs,
+        Environment.BENCHMARK_IMAGES: spec.benchmark.images if spec.benchmark.enabled else 0,
+        Environment.REPLICAS: spec.worker.replicas,
+        Environment.MIN_REPLICAS: elastic.minReplicas if elastic else None,
+        Environment.MAX_REPLICAS: elastic.maxReplicas if elastic else None,
+        Environment.BATCH: elastic.batch if elastic else None,
+        Environment.REPLICA_INDEX: index,
+        Environment.PROCS_PER_REPLICA: processes(spec.worker),
+        Environment.GPUS: spec.worker.gpus,
+        Environment.ATTEMPT: attempt,
+        Environment.METRICS_PORT: spec.metrics.port,
+        Environment.WORK_DIRECTORY: storage.WORK_DIRECTORY,
+        Environment.TERMINATION_MESSAGE_PATH: TERMINATION_MESSAGE_PATH,
+        Environment.GRACE_SECONDS: spec.worker.terminationGracePeriodSeconds,
+        Environment.HANG_TIMEOUT_SECONDS: spec.failurePolicy.hangTimeoutSeconds,
+        Environment.HANG_MEDIAN_STEPS: spec.failurePolicy.hangMedianSteps,
+    })  # fmt: skip
+
+
+def _dataset_variables(spec: types.DetectionJobSpec, locations: storage.Locations) -> list[Variable]:
+    dataset = spec.dataset
+    return _values({
+        Environment.DATASET_URI: locations.dataset.uri,
+        Environment.DATASET_FORMAT: dataset.format,
+        Environment.TRAIN_IMAGES: dataset.train.images,
+        Environment.TRAIN_ANNOTATIONS: dataset.train.annotations,
+        Environment.VAL_IMAGES: dataset.val.images,
+        Environment.VAL_ANNOTATIONS: dataset.val.annotations,
+        Environment.PROPOSALS_URI: locations.proposals.uri if locations.proposals else None,
+        Environment.DATASET_ENDPOINT: dataset.endpoint,
+    }) + _secret_variables(
+        dataset.secretRef,
+        endpoint=None if dataset.endpoint else Environment.DATASET_ENDPOINT,
+        access_key=Environment.DATASET_ACCESS_KEY,
+        secret_key=Environment.DATASET_SECRET_KEY,
+        ca=Environment.DATASET_CA,
+    )  # fmt: skip
+
+
+def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locations) -> list[Variable]:
+    checkpoint = spec.checkpoint
+    uri = {Environment.CHECKPOINT_URI: locations.checkpoint.uri}
+    if checkpoint is None:
+        return _values(uri)
+    best = checkpoint.keepBest
+    return _values({
+        **uri,
+        Environment.CHECKPOINT_ENDPOINT: checkpoint.endpoint,
+        Environment.CHECKPOINT_INTERVAL_SECONDS: checkpoint.intervalSeconds,
+        Environment.CHECKPOINT_INTERVAL_ITERATIONS: checkpoint.intervalIterations,
+        Environment.CHECKPOINT_KEEP_LAST: checkpoint.keepLast,
+        Environment.CHECKPOINT_KEEP_BEST_METRIC: best.metric if best else None,
+        Environment.CHECKPOINT_KEEP_BEST_COUNT: best.count if best else None,
+        Environment.CHECKPOINT_RESUME: locations.resume.uri if locations.resume else checkpoint.resume,
+    }) + _secret_variables(
+        checkpoint.secretRef,
+        endpoint=None if checkpoint.endpoint else Environment.CHECKPOINT_ENDPOINT,
+        access_key=Environment.CHECKPOINT_ACCESS_KEY,
+        secret_key=Environment.CHECKPOINT_SECRET_KEY,
+        ca=Environment.CHECKPOINT_CA,
+    )  # fmt: skip
+
+
+def _rendezvous_variables(job: types.DetectionJob, *, attempt: int) -> list[Variable]:
+    several = max_replicas(job.spec) > 1
+    return [
+        *_values({
+            Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job) if several else None,
+            # Not the job's name: a job that is deleted and made again must not join the old one's workers.
+            Environment.RENDEZVOUS_ID: f"{job.metadata.uid or job.metadata.name}-{attempt}",
+        }),
+        {
+            "name": Environment.LOCAL_ADDRESS.value,
+            "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
+        },
+    ]  # fmt: skip
+
+
+def _rendezvous_endpoint(job: types.DetectionJob) -> str:
+    name = job.metadata.name
+    address = names.pod_address(names.rendezvous_name(name), job=name, namespace=job.metadata.namespace)
+    return f"{address}:{contract.RENDEZVOUS_PORT}"
+
+
+def _secret_variables(
+    reference: types.SecretReference | None,
+    *,
+    endpoint: Environment | None,
+    access_key: Environment,
+    secret_key: Environment,
+    ca: Environment,
+) -> list[Variable]:
+    if reference is None:
+        return []
+    keys = ((access_key, "accessKey", False), (secret_key, "secretKey", False), (endpoint, "endpoint", True))
+    return [
+        {
+            "name": variable.value,
+            "valueFrom": {
+                "secretKeyRef": {
+                    "name": reference.name,
+                    "key": key,
+                    **({"optional": True} if optional else {}),
+                }
+            },
+        }
+        for variable, key, optional in (*keys, (ca, "ca.crt", True))
+        if variable is not None
+    ]
+
+
+def _thread_variables(worker: types.Worker, given: set[str]) -> list[Variable]:
+    """Threads of each process by the CPU limit: torch counts the machine's cores, not the pod's."""
+    limit = worker.resources.limits.get("cpu")
+    if limit is None or THREADS_VARIABLE in given:
+        return []
+    cores = int(validation.parse_quantity(limit))
+    return [{"name": THREADS_VARIABLE, "value": str(max(1, cores // processes(worker)))}]
+
+
+def _user_variable(variable: types.EnvironmentVariable) -> Variable:
+    if variable.valueFrom is not None:
+        return {"name": variable.name, "valueFrom": dict(variable.valueFrom)}
+    return {"name": variable.name, "value": variable.value or ""}
+
+
+def _values(values: dict[Environment, Any]) -> list[Variable]:
+    return [{"name": name.value, "value": str(value)} for name, value in values.items() if value is not None]

@@ -1,0 +1,265 @@
+"""What the watches have told: jobs without their managed fields, a few fields of each pod and Service."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from kubedet_operator.api import names
+from kubedet_operator.decision.facts import PodFacts, is_newer, parse_pod, read_progress, read_version
+from kubedet_trainer.contract import ProgressRecord
+
+Key = tuple[str, str]
+"""Namespace and name of a job."""
+
+REMEMBERED_DELETIONS = 10_000
+"""Uids of deleted objects that late answers must not bring back."""
+
+_NO_JOB: Mapping[str, Any] = {"metadata": {"uid": None}}
+_JOB_METADATA = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp")
+
+
+@dataclass(frozen=True)
+class ServiceShape:
+    """What the operator has decided about a Service, and somebody else may have changed."""
+
+    job_uid: str | None
+    selector: tuple[tuple[str, str], ...]
+    headless: bool
+    early: bool
+    """Whether it resolves pods that are not ready."""
+    ports: frozenset[tuple[Any, ...]]
+
+    def serves(self, wanted: ServiceShape) -> bool:
+        """Whether it is as wanted; further ports do no harm."""
+        return replace(self, ports=wanted.ports) == wanted and self.ports >= wanted.ports
+
+
+class Child(NamedTuple):
+    """A pod or a Service, and the job it was made for."""
+
+    plural: str
+    key: Key
+    name: str
+    uid: str
+    job_uid: str | None
+
+
+class _Service(NamedTuple):
+    name: str
+    uid: str
+    version: int
+    shape: ServiceShape
+
+
+def read_shape(service: Mapping[str, Any]) -> ServiceShape:
+    """The shape of a Service, as it was built or as the API server has it."""
+    spec = service.get("spec") or {}
+    return ServiceShape(
+        job_uid=(service["metadata"].get("labels") or {}).get(names.JOB_UID),
+        selector=tuple(sorted((spec.get("selector") or {}).items())),
+        headless=spec.get("clusterIP") == "None",
+        early=bool(spec.get("publishNotReadyAddresses")),
+        ports=frozenset(
+            tuple(port.get(field) for field in ("name", "port", "targetPort", "protocol"))
+            for port in spec.get("ports") or ()
+        ),
+    )
+
+
+class Cache:
+    """The world as far as it is known, and whom changes of it are told to.
+
+    `job_changed` is called with the key of a job that is new, gone or given other orders; `pods_changed` with
+    that of one whose children are not as they were. What the operator has written itself is no news.
+    """
+
+    def __init__(self, job_changed: Callable[[Key], None], pods_changed: Callable[[Key], None]) -> None:
+        self._job_changed = job_changed
+        self._pods_changed = pods_changed
+        self._writing: dict[Key, Mapping[str, Any]] = {}
+        self._jobs: dict[Key, dict[str, Any]] = {}
+        self._pods: dict[Key, dict[str, PodFacts]] = {}
+        self._services: dict[Key, _Service] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self.progress: dict[Key, ProgressRecord] = {}
+        """The newest answer of rank 0 of every job that answers, or what it left behind."""
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The manifests of all jobs, for metrics; never needed for a single event."""
+        return list(self._jobs.values())
+
+    def job_keys(self) -> list[Key]:
+        """The keys of all jobs."""
+        return list(self._jobs)
+
+    def job(self, key: Key) -> dict[str, Any] | None:
+        """The manifest of a job, or None if there is none. Not to be changed."""
+        return self._jobs.get(key)
+
+    def pods(self, key: Key) -> Iterable[PodFacts]:
+        """The pods that carry the name of a job."""
+        return tuple(self._pods.get(key, {}).values())
+
+    def service(self, key: Key) -> ServiceShape | None:
+        """What the Service of a job is like, or None if there is none."""
+        known = self._services.get(key)
+        return known.shape if known else None
+
+    @contextmanager
+    def writing(self, key: Key, status: Mapping[str, Any]) -> Iterator[None]:
+        """While this lasts, a job that shows `status` is no news: its watch may be faster than the answer."""
+        self._writing[key] = status
+        try:
+            yield
+        finally:
+            del self._writing[key]
+
+    def store_job(self, manifest: Mapping[str, Any]) -> None:
+        """Take in a job as an event, a list or the answer to a write shows it; older news is passed over."""
+        metadata = manifest["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        known = self._jobs.get(key)
+        if metadata["uid"] in self._gone:
+            return
+        is_same = known is not None and known["metadata"]["uid"] == metadata["uid"]
+        if known is not None and is_same and read_version(known["metadata"]) >= read_version(metadata):
+            return
+        kept = {field: metadata[field] for field in _JOB_METADATA if field in metadata}
+        if "deletionTimestamp" in metadata:
+            kept["deletionTimestamp"] = metadata["deletionTimestamp"]
+        stored = {
+            "apiVersion": manifest["apiVersion"],
+            "kind": manifest["kind"],
+            "metadata": kept,
+            "spec": manifest.get("spec") or {},
+            "status": manifest.get("status") or {},
+        }
+        self._jobs[key] = stored
+        if known is None or not is_same or not self._is_own_write(key, known, stored):
+            self._job_changed(key)
+
+    def _is_own_write(self, key: Key, known: Mapping[str, Any], stored: dict[str, Any]) -> bool:
+        before, after = known["metadata"], stored["metadata"]
+        if any(before.get(field) != after.get(field) for field in ("generation", "deletionTimestamp")):
+            return False
+        stored["spec"] = known["spec"]  # of the same generation: one copy is enough
+        return bool(stored["status"] in (known["status"], self._writing.get(key)))
+
+    def drop_job(self, key: Key, *, uid: str) -> None:
+        """Forget a job that is gone, unless another one has its name by now."""
+        self._bury(uid)
+        known = self._jobs.get(key)
+        if known is not None and known["metadata"]["uid"] == uid:
+            del self._jobs[key]
+            self.progress.pop(key, None)
+            self._job_changed(key)
+
+    def store_pod(self, manifest: Mapping[str, Any]) -> None:
+        """Take in a pod likewise."""
+        pod = parse_pod(manifest)
+        if pod is None or pod.uid in self._gone:
+            return
+        key = (manifest["metadata"]["namespace"], pod.job)
+        known = self._pods.setdefault(key, {})
+        previous = known.get(pod.name)
+        is_same = previous is not None and previous.uid == pod.uid
+        if previous is not None and is_same and previous.resource_version >= pod.resource_version:
+            return
+        known[pod.name] = pod
+        self._note_progress(key, pod)
+        if previous is None or pod != replace(previous, resource_version=pod.resource_version):
+            self._pods_changed(key)
+
+    def _note_progress(self, key: Key, pod: PodFacts) -> None:
+        """Take in what a worker left behind: its last checkpoint comes when it can no longer be asked."""
+        record, known = read_progress(pod), self.progress.get(key)
+        if record is not None and is_newer(record.progress, known.progress if known else None):
+            self.progress[key] = record
+
+    def drop_pod(self, key: Key, name: str, *, uid: str) -> None:
+        """Forget a pod that is gone, unless another one has its name by now."""
+        self._bury(uid)
+        known = self._pods.get(key, {})
+        if name in known and known[name].uid == uid:
+            del known[name]
+            if not known:
+                del self._pods[key]
+            self._pods_changed(key)
+
+    def store_service(self, manifest: Mapping[str, Any]) -> None:
+        """Take in a Service likewise."""
+        metadata = manifest["metadata"]
+        job = (metadata.get("labels") or {}).get(names.JOB_NAME)
+        if job is None or metadata["uid"] in self._gone:
+            return
+        key, known = (metadata["namespace"], job), self._services.get((metadata["namespace"], job))
+        version = read_version(metadata)
+        if known is not None and known.uid == metadata["uid"] and known.version >= version:
+            return
+        shape = read_shape(manifest)
+        self._services[key] = _Service(metadata["name"], metadata["uid"], version, shape)
+        if known is None or known.shape != shape:
+            self._pods_changed(key)
+
+    def drop_service(self, key: Key, *, uid: str) -> None:
+        """Forget a Service that is gone, unless another one has its name by now."""
+        self._bury(uid)
+        if key in self._services and self._services[key].uid == uid:
+            del self._services[key]
+            self._pods_changed(key)
+
+    def uids(self) -> set[str]:
+        """The uids of everything that is known."""
+        jobs = {job["metadata"]["uid"] for job in self._jobs.values()}
+        services = {service.uid for service in self._services.values()}
+        return jobs | services | {pod.uid for known in self._pods.values() for pod in known.values()}
+
+    def sweep_jobs(self, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+        """Forget jobs of a namespace, or of all, that were known before a complete list and are not in it.
+
+        A watch that had to start over never tells what was deleted in between.
+        """
+        for key, job in list(self._jobs.items()):
+            uid = job["metadata"]["uid"]
+            if namespace in (None, key[0]) and uid in known_before and uid not in listed:
+                self.drop_job(key, uid=uid)
+
+    def sweep_pods(self, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+        """Forget pods likewise."""
+        for key, known in list(self._pods.items()):
+            for pod in list(known.values()) if namespace in (None, key[0]) else ():
+                if pod.uid in known_before and pod.uid not in listed:
+                    self.drop_pod(key, pod.name, uid=pod.uid)
+
+    def sweep_services(self, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+        """Forget Services likewise."""
+        for key, service in list(self._services.items()):
+            if namespace in (None, key[0]) and service.uid in known_before and service.uid not in listed:
+                self.drop_service(key, uid=service.uid)
+
+    def lost_children(self) -> list[Child]:
+        """Pods and Services of jobs that are not known any more."""
+        pods = (
+            Child("pods", key, pod.name, pod.uid, pod.job_uid)
+            for key, known in self._pods.items()
+            for pod in known.values()
+            if not pod.deleting
+        )
+        services = (
+            Child("services", key, service.name, service.uid, service.shape.job_uid)
+            for key, service in self._services.items()
+        )
+        return [
+            child
+            for child in (*pods, *services)
+            if child.job_uid != (self._jobs.get(child.key) or _NO_JOB)["metadata"]["uid"]
+        ]
+
+    def _bury(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > REMEMBERED_DELETIONS:
+            self._gone.popitem(last=False)

@@ -1,0 +1,140 @@
+"""Asks the workers of running jobs how far they are, and says when an answer is worth a new status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import aiohttp
+
+from kubedet_operator.api import conditions, names
+from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.decision.facts import PodFacts, parse_progress
+from kubedet_trainer import contract
+
+ANSWER_SECONDS = 2
+"""A worker that takes longer is asked again the next time."""
+
+PUBLISH_SECONDS = 300
+"""How old the iteration in a status may get while it moves by less than 1 %."""
+
+_ENDED = (conditions.ConditionType.COMPLETE.value, conditions.ConditionType.FAILED.value)
+_PARALLEL = 32
+"""Jobs that are asked at once."""
+
+
+class ProgressPoller:
+    """Keeps `Cache.progress` current. A worker that cannot be reached is no failure; its pod's end is."""
+
+    def __init__(self, cache: Cache, queue: WorkQueue[Key], *, interval_seconds: float) -> None:
+        self._cache = cache
+        self._queue = queue
+        self._interval = interval_seconds
+        self._answered_by: dict[Key, str] = {}
+        self._published_at: dict[Key, float] = {}
+
+    async def run(self, leading: asyncio.Event) -> None:
+        """Ask every running job once an interval while `leading` is set, for ever."""
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        # Pods have addresses of the cluster, which no proxy leads to.
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+            while True:
+                await leading.wait()
+                jobs = {key: pods for key in self._cache.job_keys() if (pods := self._askable(key))}
+                for forgotten in self._published_at.keys() - jobs.keys():
+                    del self._published_at[forgotten]
+                    self._answered_by.pop(forgotten, None)
+                waiting = iter(jobs.items())
+                await asyncio.gather(*(self._ask_jobs(session, waiting) for _ in range(_PARALLEL)))
+                await asyncio.sleep(self._interval)
+
+    async def _ask_jobs(
+        self, session: aiohttp.ClientSession, waiting: Iterator[tuple[Key, list[PodFacts]]]
+    ) -> None:
+        """Ask one job after the other; as many of these as may be asked at once share `waiting`."""
+        for key, pods in waiting:
+            await self._ask_job(session, key, pods)
+
+    def _askable(self, key: Key) -> list[PodFacts]:
+        job = self._cache.job(key)
+        if job is None or _has_ended(job["status"]):
+            return []
+        return [
+            pod
+            for pod in self._cache.pods(key)
+            if pod.component == names.WORKER and pod.address and pod.ready and pod.active
+        ]
+
+    async def _ask_job(self, session: aiohttp.ClientSession, key: Key, pods: list[PodFacts]) -> None:
+        """Ask the pod that answered last; if it tells nothing new, the others, for rank 0 may be anywhere.
+
+        A pod that rank 0 has left answers with its last words until its ranks start again.
+        """
+        port = _port(self._cache.job(key) or {})
+        known = self._cache.progress.get(key)
+        usual = [pod for pod in pods if pod.uid == self._answered_by.get(key)]
+        found = await self._ask(session, usual, port)
+        if not found or known in found.values():
+            found |= await self._ask(session, [pod for pod in pods if pod not in usual], port)
+        if not found:
+            self._answered_by.pop(key, None)
+            return
+        uid, record = max(found.items(), key=lambda item: item[1].progress.lastProgressTime or "")
+        is_new_source = self._answered_by.get(key) != uid
+        self._answered_by[key] = uid
+        if record == known:
+            return
+        self._cache.progress[key] = record
+        stale = time.monotonic() - self._published_at.get(key, 0.0) > PUBLISH_SECONDS
+        if is_new_source or stale or _is_telling(known, record):
+            self._published_at[key] = time.monotonic()
+            self._queue.add(key)
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, pods: Iterable[PodFacts], port: int
+    ) -> dict[str, contract.ProgressRecord]:
+        """The answers of `pods`, by uid; only a pod with rank 0 gives one."""
+        asked = tuple(pods)
+        answers = await asyncio.gather(*(self._ask_pod(session, pod, port) for pod in asked))
+        return {pod.uid: answer for pod, answer in zip(asked, answers, strict=True) if answer}
+
+    async def _ask_pod(
+        self, session: aiohttp.ClientSession, pod: PodFacts, port: int
+    ) -> contract.ProgressRecord | None:
+        host = f"[{pod.address}]" if ":" in (pod.address or "") else pod.address
+        try:
+            async with session.get(f"http://{host}:{port}/progress") as response:
+                if response.status != 200:
+                    return None
+                return parse_progress(await response.json(content_type=None))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None
+
+
+def _is_telling(known: contract.ProgressRecord | None, record: contract.ProgressRecord) -> bool:
+    """Whether a person would see a difference at a glance."""
+    if known is None:
+        return True
+    before, now = known.progress, record.progress
+    return (before.stage, before.epoch, before.percentage, known.checkpoint, known.worldSize) != (
+        now.stage,
+        now.epoch,
+        now.percentage,
+        record.checkpoint,
+        record.worldSize,
+    )
+
+
+def _has_ended(status: Mapping[str, Any]) -> bool:
+    return any(
+        condition["type"] in _ENDED and condition["status"] == "True"
+        for condition in status.get("conditions") or ()
+    )
+
+
+def _port(job: Mapping[str, Any]) -> int:
+    port: int = ((job.get("spec") or {}).get("metrics") or {}).get("port", contract.METRICS_PORT)
+    return port

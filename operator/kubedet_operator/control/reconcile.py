@@ -1,0 +1,319 @@
+"""Observe, decide, write the status, act: one job at a time, from whatever state it is in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from kubedet_operator.api import names, types
+from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.children.service import build_service
+from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.cache import Cache, Key, read_shape
+from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.cluster.events import Events, tell
+from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.decision import facts
+from kubedet_operator.decision.decide import decide
+from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
+from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.5
+"""What happens to the pods of a job within this time is looked at together: one decision, one status."""
+
+MINOR_SECONDS = 10.0
+"""How long a change of a status waits for the next write that turns nothing and moves the progress by less
+than 1 %."""
+
+COMPANY_SECONDS = 3.0
+"""How long such a change waits in any case, for others that come with it: workers get ready one by one."""
+
+REMEMBERED_SPECS = 100
+"""Jobs whose spec is kept as it was read; an idle one can be read again."""
+
+_FAILURES = (Reason.WORKER_FAILED, Reason.WORKER_LOST)
+"""Why a job restarts, unless somebody wants it to."""
+
+_ON_THE_WAY = (Reason.WAITING_FOR_PODS, Reason.PODS_CREATED)
+"""Of a start that goes well only the end is urgent: most workers run soon after they are placed."""
+
+_MINOR_FIELDS = ("workers", "display", "time")
+_MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime", "goodputPercent", "time")
+
+
+def utc_now() -> datetime:
+    """The time that decisions are made by."""
+    return datetime.now(UTC)
+
+
+class Reconciler:
+    """Brings jobs to what `decide` says, and tries again with growing delays what fails."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        queue: WorkQueue[Key],
+        *,
+        metrics: Metrics,
+        settings: OperatorSettings,
+        events: Events,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._queue = queue
+        self._metrics = metrics
+        self._settings = settings
+        self._events = events
+        self._clock = clock
+        self._rejections: dict[Key, str] = {}
+        self._complaints: dict[Key, str] = {}
+        self._written_at: dict[Key, float] = {}
+        self._changed_at: dict[Key, float] = {}
+        """When a change was first seen that is not written yet."""
+        self._uncertain: dict[Key, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+        """The job before and the status of a write that may have been done, whatever the answer was."""
+        self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
+
+    async def work(self, leading: asyncio.Event) -> None:
+        """Reconcile one job after the other while `leading` is set, for ever; run several of these."""
+        while True:
+            await leading.wait()
+            key = await self._queue.get()
+            try:
+                await self._attempt(key)
+            finally:
+                self._queue.done(key)
+
+    async def reconcile(self, key: Key) -> None:
+        """One round for one job.
+
+        Raises:
+            errors.OperatorError: something could not be done; nothing is lost by trying again.
+        """
+        manifest = self._cache.job(key)
+        if manifest is None:
+            self._forget(key)
+            return
+        if "deletionTimestamp" in manifest["metadata"]:
+            return  # its children go with it
+        if key in self._uncertain and manifest["status"] == self._uncertain[key][1]:
+            self._report(key, *self._uncertain.pop(key))
+        seen = facts.observe(
+            manifest,
+            parsed=self._parse(key, manifest),
+            pods=self._cache.pods(key),
+            progress=self._cache.progress.get(key),
+            rejection=self._rejections.get(key),
+            now=self._clock(),
+        )
+        seen = replace(seen, repair=self._is_broken(key, seen.job))
+        plan = decide(seen, self._settings)
+        if self._is_due(key, manifest["status"], plan.status) and not await self._write_status(
+            key, manifest, plan.status
+        ):
+            return
+        if plan.next_check_seconds is not None:
+            self._queue.add_after(key, plan.next_check_seconds)
+        await self._act(key, plan, is_new="startTime" not in manifest["status"])
+
+    def _parse(self, key: Key, manifest: Mapping[str, Any]) -> facts.Parsed:
+        """The spec, read once for each generation while there is something going on with the job."""
+        version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
+        known, parsed = self._parsed.pop(key, (None, None))
+        if parsed is None or known != version:
+            parsed = facts.parse_spec(manifest)
+        self._parsed[key] = (version, parsed)
+        if len(self._parsed) > REMEMBERED_SPECS:
+            self._parsed.popitem(last=False)
+        return parsed
+
+    def _is_broken(self, key: Key, job: types.DetectionJob | None) -> bool:
+        """Whether the Service is missing, or somebody has made something else of it."""
+        found = self._cache.service(key)
+        return job is not None and (found is None or not found.serves(read_shape(build_service(job))))
+
+    def _is_due(self, key: Key, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+        """Whether a status is to be written now; one that can wait for others is seen to later."""
+        if before == after:
+            self._changed_at.pop(key, None)
+            return False
+        now = self._queue.time()
+        due = max(
+            self._written_at.get(key, float("-inf")) + MINOR_SECONDS,
+            self._changed_at.setdefault(key, now) + COMPANY_SECONDS,
+        )
+        if now >= due or _without_minor(before) != _without_minor(after):
+            return True
+        self._queue.add_after(key, due - now)
+        return False
+
+    async def _attempt(self, key: Key) -> None:
+        try:
+            with self._metrics["reconcile_duration"].time():
+                await self.reconcile(key)
+        except errors.NotLeading:
+            self._queue.add(key)  # for the time when this replica leads again
+        except errors.OperatorError as error:
+            at_least = error.retry_after_seconds if isinstance(error, errors.ApiBusy) else 0.0
+            delay = self._queue.retry(key, at_least_seconds=at_least)
+            self._metrics["reconcile_errors"].labels(error.reason).inc()
+            self._complain(key, str(error), delay)
+        except Exception:
+            delay = self._queue.retry(key)
+            self._metrics["reconcile_errors"].labels("Unexpected").inc()
+            logger.exception("%s/%s: this is a bug of the operator; tried again in %.1f s", *key, delay)
+        else:
+            self._complaints.pop(key, None)
+            self._queue.succeed(key)
+        self._metrics["queue_depth"].set(len(self._queue))
+
+    async def _write_status(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+        """Write the status; False if the job has changed or gone meanwhile, so that the plan is void."""
+        try:
+            with self._cache.writing(key, status):
+                written = await self._cluster.write_status(manifest, status)
+                self._cache.store_job(written)
+        except errors.NotFound:
+            self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
+            return False
+        except errors.Conflict:
+            try:
+                self._cache.store_job(await self._cluster.read_job(*key))
+            except errors.NotFound:
+                self._cache.drop_job(key, uid=manifest["metadata"]["uid"])
+            self._queue.add(key)
+            return False
+        except errors.ApiUnreachable:
+            self._uncertain[key] = manifest, status
+            raise
+        self._uncertain.pop(key, None)
+        self._written_at[key] = self._queue.time()
+        self._changed_at.pop(key, None)
+        self._report(key, manifest, status)
+        return True
+
+    async def _act(self, key: Key, plan: Plan, *, is_new: bool) -> None:
+        """Carry out what comes first, then the rest at once; of several errors a rejection is the last."""
+        failures = await self._carry_out_all(key, plan.preparations, is_new=is_new)
+        if not failures:
+            failures = await self._carry_out_all(key, plan.actions, is_new=is_new)
+        rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
+        had_rejection = self._rejections.pop(key, None)
+        if rejections:
+            self._rejections[key] = rejections[0]
+        elif had_rejection and not failures:
+            self._queue.add(key)  # the condition that told of it is to be turned
+        for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
+            raise failure
+
+    async def _carry_out_all(
+        self, key: Key, actions: tuple[Action, ...], *, is_new: bool
+    ) -> list[BaseException]:
+        outcomes = await asyncio.gather(
+            *(self._carry_out(key, action, is_new=is_new) for action in actions), return_exceptions=True
+        )
+        return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+
+    async def _carry_out(self, key: Key, action: Action, *, is_new: bool) -> None:
+        if isinstance(action, DeletePod):
+            await self._cluster.delete("pods", key[0], action.name, uid=action.uid, force=action.force)
+        elif isinstance(action, ApplyChild):
+            is_pod = action.manifest["kind"] == "Pod"
+            # What is not there yet is created for less; of children beside pods we only know it at first.
+            write = self._cluster.create if is_pod or is_new else self._cluster.apply
+            applied = await write(action.manifest)
+            if is_pod:
+                self._cache.store_pod(applied)
+            elif action.manifest["kind"] == "Service":
+                self._cache.store_service(applied)
+        else:
+            await self._cluster.delete(names.PLURAL, *key, uid=action.uid)
+
+    def _forget(self, key: Key) -> None:
+        self._queue.forget(key)
+        memories: tuple[MutableMapping[Key, Any], ...] = (
+            self._rejections,
+            self._complaints,
+            self._written_at,
+            self._changed_at,
+            self._uncertain,
+            self._parsed,
+        )
+        for memory in memories:
+            memory.pop(key, None)
+
+    def _complain(self, key: Key, message: str, delay: float) -> None:
+        """One line for a new problem; the same one again is only counted."""
+        if self._complaints.get(key) != message:
+            self._complaints[key] = message
+            logger.warning(
+                "%s/%s: %s; tried again in %.1f s and then with growing delays", *key, message, delay
+            )
+
+    def _report(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Log and count what the new status says for the first time."""
+        before, after = _conditions(manifest["status"]), _conditions(status)
+        for kind, condition in after.items():
+            turned = before.get(kind, {}).get("status") != condition["status"]
+            if turned and (condition["status"] == "True" or kind in before):
+                line = f"{condition['reason']}: {condition['message']}"
+                logger.info("%s/%s: %s=%s %s", *key, kind, condition["status"], line)
+        for occurrence in tell(manifest["status"], status):
+            self._events.record(manifest, occurrence)
+        self._count(manifest, status, before, after)
+
+    def _count(
+        self,
+        manifest: Mapping[str, Any],
+        status: Mapping[str, Any],
+        before: Mapping[str, Mapping[str, Any]],
+        after: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        def became(kind: ConditionType, value: str) -> bool:
+            return bool(
+                before.get(kind, {}).get("status") != value and after.get(kind, {}).get("status") == value
+            )
+
+        for kind in (ConditionType.COMPLETE, ConditionType.FAILED):
+            if became(kind, "True"):
+                self._metrics["finished"].labels(kind.value).inc()
+        old, new = manifest["status"].get("restarts") or {}, status["restarts"]
+        for field in ("application", "infrastructure"):
+            self._metrics["restarts"].labels(field.title()).inc(max(new[field] - old.get(field, 0), 0))
+        now = self._clock()
+        if became(ConditionType.RUNNING, "True") and not (new["application"] or new["infrastructure"]):
+            created = facts.parse_time(manifest["metadata"]["creationTimestamp"])
+            self._metrics["time_to_running"].observe((now - created).total_seconds())
+        has_failed = before.get(ConditionType.RESTARTING, {}).get("reason") in _FAILURES
+        if has_failed and became(ConditionType.RESTARTING, "False") and "completionTime" not in status:
+            failure = status["lastFailure"]
+            seconds = (now - facts.parse_time(failure["time"])).total_seconds()
+            self._metrics["recovery"].labels(failure["class"]).observe(max(seconds, 0.0))
+
+
+def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {condition["type"]: condition for condition in status.get("conditions") or ()}
+
+
+def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a status is worth a write at once."""
+    kept = {field: value for field, value in status.items() if field not in _MINOR_FIELDS}
+    kept["desired"] = (status.get("workers") or {}).get("desired")  # decisions are made by it
+    if progress := kept.get("progress"):
+        kept["progress"] = {field: progress[field] for field in progress if field not in _MINOR_PROGRESS}
+    kept["conditions"] = [
+        (condition["type"], condition["status"], condition["reason"])
+        for condition in status.get("conditions") or ()
+        if condition["reason"] not in _ON_THE_WAY
+    ]
+    return kept

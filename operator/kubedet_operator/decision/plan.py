@@ -1,0 +1,130 @@
+"""What a decision consists of: the status to write, the children to apply and delete, when to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Self
+
+from kubedet_operator.api import conditions
+from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_operator.decision.facts import PodFacts, parse_time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyChild:
+    """Create or repair a child by server-side apply."""
+
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePod:
+    """Delete this very pod, not a later one of the same name."""
+
+    name: str
+    uid: str
+    force: bool = False
+    """With no grace: nobody is left on its node to end it, so that it would stay for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteJob:
+    """Delete the job itself, by background propagation: its children go with it."""
+
+    uid: str
+    """Of this very job, not a later one of the same name."""
+
+
+Action = ApplyChild | DeletePod | DeleteJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A decision. The status is written first: a failure is charged before the pod that shows it goes."""
+
+    status: Mapping[str, Any]
+    """The whole status, as the API has it."""
+    preparations: tuple[ApplyChild, ...] = ()
+    """Carried out before any of `actions`, which wait for another round if one fails: PodGroups, without
+    which a gang scheduler turns the first pods away."""
+    actions: tuple[Action, ...] = ()
+    """Independent of one another."""
+    next_check_seconds: float | None = None
+    """When to decide again if nothing happens before; None: only when something does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A plan in the making, which every policy takes and returns."""
+
+    status: DetectionJobStatus
+    now: str
+    """RFC 3339."""
+    generation: int
+    indices: tuple[int, ...] = ()
+    """Indices of the workers that should exist."""
+    deletions: tuple[DeletePod | DeleteJob, ...] = ()
+    """Beside those of pods whose end is accounted for (`status.chargedPods`), which all go."""
+    create_from: datetime | None = None
+    """Missing pods are created from then on; None: at once."""
+    check_at: datetime | None = None
+    """The earliest time at which a policy wants to be asked again."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended, well or not."""
+        return self.holds(ConditionType.COMPLETE) or self.holds(ConditionType.FAILED)
+
+    def holds(self, condition_type: ConditionType) -> bool:
+        """Whether a condition is true in this draft."""
+        return conditions.is_true(self.status.conditions, condition_type)
+
+    def counts_on(self, pod: PodFacts) -> bool:
+        """Whether `pod` works or will work, and was not told to end."""
+        return pod.active and pod.uid not in self.status.chargedPods
+
+    def retire(self, pods: Iterable[PodFacts]) -> Self:
+        """The draft that has `pods` end, with their grace; what they end with is charged to nobody."""
+        marked = dict.fromkeys((*self.status.chargedPods, *(pod.uid for pod in pods)))
+        return self.change(chargedPods=tuple(marked))
+
+    def renew(self, workers: Iterable[PodFacts]) -> Self:
+        """The draft in which a new attempt begins, with new workers in place of `workers`."""
+        return self.retire(workers).change(attempt=self.status.attempt + 1)
+
+    def change(self, **fields: Any) -> Self:
+        """The draft with fields of its status replaced."""
+        return replace(self, status=replace(self.status, **fields))
+
+    def turn(self, condition_type: ConditionType, holds: bool, *, reason: str, message: str) -> Self:
+        """The draft with one condition turned."""
+        turned = conditions.set_condition(
+            self.status.conditions,
+            condition_type,
+            holds,
+            reason=reason,
+            message=message,
+            generation=self.generation,
+            now=self.now,
+        )
+        return self if turned == self.status.conditions else self.change(conditions=turned)
+
+    def end(self, condition_type: ConditionType, *, reason: Reason, message: str) -> Self:
+        """The draft of a job that ends now, Complete or Failed."""
+        ended = self.rest().turn(condition_type, True, reason=reason, message=message)
+        return ended.change(completionTime=self.status.completionTime or self.now)
+
+    def rest(self) -> Self:
+        """The draft of a job that is not active from now on."""
+        status = self.status
+        if status.activeSince is None:
+            return self
+        seconds = (parse_time(self.now) - parse_time(status.activeSince)).total_seconds()
+        return self.change(activeSince=None, activeSeconds=status.activeSeconds + max(0, int(seconds)))
+
+    def check(self, at: datetime) -> Self:
+        """The draft that is looked at again at `at`, or earlier if it is to be already."""
+        return replace(self, check_at=min(self.check_at, at) if self.check_at else at)

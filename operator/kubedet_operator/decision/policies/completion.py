@@ -1,0 +1,55 @@
+"""When a job is done: rank 0 has left its results, as it does once the final checkpoint is durable."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.decision.facts import Facts, PodFacts, read_termination
+from kubedet_operator.decision.plan import Draft
+from kubedet_trainer.contract import Results, Stage
+
+LINGER_SECONDS = 60
+"""How long the other workers of a finished job may take to end by themselves."""
+
+
+def judge(facts: Facts, draft: Draft) -> Draft:
+    """Complete a job whose results are there; fail one whose workers all succeeded without any."""
+    if draft.finished or facts.job is None:
+        return draft
+    succeeded = [pod for pod in facts.workers if pod.phase == "Succeeded"]
+    for pod in succeeded:
+        results, _ = read_termination(pod)
+        if results is not None:
+            return _complete(facts, draft, pod, results)
+    if not draft.indices or not set(draft.indices) <= {pod.index for pod in succeeded}:
+        return draft
+    return draft.end(
+        ConditionType.FAILED,
+        reason=Reason.RESULTS_MISSING,
+        message="every worker ended with code 0, but none left its results in the termination message: "
+        "is spec.worker.image a trainer image of this version?",
+    )
+
+
+def _complete(facts: Facts, draft: Draft, pod: PodFacts, results: Results) -> Draft:
+    working = [other for other in facts.workers if other.active]
+    if working and pod.ending is not None:
+        # A worker may still be saying goodbye to the rendezvous. What it does now changes nothing.
+        patience_ends = pod.ending.time + timedelta(seconds=LINGER_SECONDS)
+        if facts.now < patience_ends:
+            return draft.check(patience_ends)
+    progress = draft.status.progress
+    if progress is not None:
+        progress = replace(
+            progress,
+            stage=Stage.DONE,
+            iteration=progress.totalIterations or progress.iteration,
+            percentage=100,
+            estimatedRemainingSeconds=None,
+        )
+    done = draft.change(results=results, progress=progress)
+    return done.end(
+        ConditionType.COMPLETE, reason=Reason.TRAINED, message=f"trained; results from pod {pod.name}"
+    )

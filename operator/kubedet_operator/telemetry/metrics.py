@@ -1,0 +1,368 @@
+"""Every metric of the operator in one table, and the state of the process that the health endpoints tell.
+
+Figures of single jobs are read from the cache when Prometheus asks, so a job that is gone leaves no series.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, Literal
+
+import prometheus_client
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from kubedet_operator.api import types
+from kubedet_operator.api.conditions import Phase
+from kubedet_operator.decision import facts
+from kubedet_operator.decision.policies import accounting
+from kubedet_trainer.contract import FailureClass
+
+_QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_MINUTES = (1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800, 3600)
+_DEFAULT_GPUS = types.Worker().gpus
+_CHARGED = ("application", "infrastructure", "process")
+_RESULTS = ("memoryGB", "secondsPerIteration", "inferenceFps", "boxAP", "maskAP", "ar1000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One metric: how it is called, what it means, what it is divided by."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    known: tuple[str, ...] = ()
+    """Values of the one label that are exposed as 0 from the start."""
+
+
+TABLE: Mapping[str, Series] = {
+    "finished": Series(
+        kind="counter",
+        name="kubedet_operator_finished_total",
+        help="Jobs that ended while this operator watched, by result.",
+        labels=("result",),
+        known=("Complete", "Failed"),
+    ),
+    "restarts": Series(
+        kind="counter",
+        name="kubedet_operator_restarts_total",
+        help="Restarts of workers by the class of the failure; a steady rate means work is lost.",
+        labels=("class",),
+        known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
+    ),
+    "reconcile_duration": Series(
+        kind="histogram",
+        name="kubedet_operator_reconcile_duration_seconds",
+        help="Seconds for one reconciliation of one job, requests included; above 1 the API server is slow.",
+        buckets=_QUICK,
+    ),
+    "reconcile_errors": Series(
+        kind="counter",
+        name="kubedet_operator_reconcile_errors_total",
+        help="Reconciliations that failed and are tried again, by reason.",
+        labels=("reason",),
+    ),
+    "queue_depth": Series(
+        kind="gauge",
+        name="kubedet_operator_queue_depth",
+        help="Jobs that wait for a reconciliation; a number that grows means the operator is too slow.",
+    ),
+    "event_loop_lag": Series(
+        kind="gauge",
+        name="kubedet_operator_event_loop_lag_seconds",
+        help="Seconds by which the event loop woke up late the last time; above 1 something blocks it.",
+    ),
+    "watch_age": Series(
+        kind="gauge",
+        name="kubedet_operator_watch_age_seconds",
+        help="Seconds since a watch last delivered an event or was renewed; above 200 it is dead.",
+        labels=("resource",),
+    ),
+    "api_requests": Series(
+        kind="counter",
+        name="kubedet_operator_api_requests_total",
+        help="Requests to the API server beside the watches, by verb, resource and code (0: no answer).",
+        labels=("verb", "resource", "code"),
+    ),
+    "leader": Series(
+        kind="gauge",
+        name="kubedet_operator_leader",
+        help="1 where this replica holds the Lease and acts, else 0; their sum must be 1.",
+    ),
+    "events_dropped": Series(
+        kind="counter",
+        name="kubedet_operator_events_dropped_total",
+        help="Events that were not written: too many at once, or the API server did not take them.",
+    ),
+    "time_to_running": Series(
+        kind="histogram",
+        name="kubedet_operator_time_to_running_seconds",
+        help="Seconds from the creation of a job until all of its workers are ready for the first time.",
+        buckets=_MINUTES,
+    ),
+    "recovery": Series(
+        kind="histogram",
+        name="kubedet_operator_recovery_seconds",
+        help="Seconds from a failure until the training goes on, by class of the failure.",
+        labels=("class",),
+        buckets=_MINUTES,
+        known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
+    ),
+    "build_info": Series(
+        kind="gauge",
+        name="kubedet_operator_build_info",
+        help="Always 1; the labels say what runs.",
+        labels=("version", "python"),
+    ),
+}
+"""What the code records."""
+
+_JOB = ("namespace", "name")
+
+JOB_TABLE: Mapping[str, Series] = {
+    "jobs": Series(kind="gauge", name="kubedet_operator_jobs", help="Jobs by phase.", labels=("phase",)),
+    "info": Series(
+        kind="gauge",
+        name="kubedet_job_info",
+        help="Always 1; joins a job to its recipe and its queue, which is empty where it waits in none.",
+        labels=(*_JOB, "recipe", "queue"),
+    ),
+    "status_phase": Series(
+        kind="gauge",
+        name="kubedet_job_status_phase",
+        help="1 for the phase a job is in.",
+        labels=(*_JOB, "phase"),
+    ),
+    "stage": Series(
+        kind="gauge",
+        name="kubedet_job_stage",
+        help="1 for what the training does, as rank 0 reported last.",
+        labels=(*_JOB, "stage"),
+    ),
+    "gpus": Series(
+        kind="gauge",
+        name="kubedet_job_gpus",
+        help="GPUs that the living worker pods of a job ask for; their sum over time is GPU hours.",
+        labels=_JOB,
+    ),
+    "restarts": Series(
+        kind="counter",
+        name="kubedet_job_restarts_total",
+        help="Restarts of a job by whom they are charged to; more than a few an hour are a loop.",
+        labels=(*_JOB, "class"),
+    ),
+    "last_failure": Series(
+        kind="gauge",
+        name="kubedet_job_last_failure_timestamp_seconds",
+        help="UNIX time of the newest failure of a job; the labels say whose it was and what happened.",
+        labels=(*_JOB, "class", "reason"),
+    ),
+    "checkpoint": Series(
+        kind="gauge",
+        name="kubedet_job_checkpoint_timestamp_seconds",
+        help="UNIX time of the newest checkpoint: what was trained since would be lost in a failure.",
+        labels=_JOB,
+    ),
+    "checkpoint_interval": Series(
+        kind="gauge",
+        name="kubedet_job_checkpoint_interval_seconds",
+        help="Seconds between checkpoints, where the job sets them; else epochs or iterations do.",
+        labels=_JOB,
+    ),
+    "epoch": Series(
+        kind="gauge",
+        name="kubedet_job_epoch",
+        help="Epochs that the training of a job has finished.",
+        labels=_JOB,
+    ),
+    "progress": Series(
+        kind="gauge",
+        name="kubedet_job_progress_ratio",
+        help="Share of the training that is done, 0 to 1.",
+        labels=_JOB,
+    ),
+    "remaining": Series(
+        kind="gauge",
+        name="kubedet_job_eta_seconds",
+        help="Seconds until the training ends, as rank 0 estimates.",
+        labels=_JOB,
+    ),
+    "result": Series(
+        kind="gauge",
+        name="kubedet_job_result",
+        help="The row of a finished job, by column of the zoo.",
+        labels=(*_JOB, "metric"),
+    ),
+    "time": Series(
+        kind="counter",
+        name="kubedet_job_time_seconds_total",
+        help="Seconds of a job's life by what they went into; training should be most of them.",
+        labels=(*_JOB, "phase"),
+    ),
+}
+"""What is read out of the jobs' manifests whenever Prometheus asks."""
+
+_FAMILIES: Mapping[str, Callable[..., CounterMetricFamily | GaugeMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+}
+
+_KINDS: Mapping[str, Callable[..., Any]] = {
+    "counter": prometheus_client.Counter,
+    "gauge": prometheus_client.Gauge,
+    "histogram": prometheus_client.Histogram,
+}
+
+
+class Metrics:
+    """The recorded metrics, by their key in `TABLE`, and the registry that exposes them."""
+
+    def __init__(self) -> None:
+        # They would double the series for nothing.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        self._recorded = {key: _create(series, self.registry) for key, series in TABLE.items()}
+        self["build_info"].labels(version=_version(), python=platform.python_version()).set(1)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._recorded[key]
+
+    def expose_jobs(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Expose figures of the jobs whose manifests `jobs` returns, whenever they are asked for."""
+        self.registry.register(JobCollector(jobs))
+
+
+class JobCollector(Collector):
+    """Reads the figures of every job out of its status, at the moment of a scrape."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, filled with the jobs of now."""
+        families = {
+            key: _FAMILIES[series.kind](series.name, series.help, labels=series.labels)
+            for key, series in JOB_TABLE.items()
+        }
+        totals = dict.fromkeys((phase.value for phase in Phase), 0)
+        now = datetime.now(UTC)
+        for job in self._jobs():
+            phase = (job.get("status") or {}).get("phase", Phase.PENDING.value)
+            totals[phase] = totals.get(phase, 0) + 1
+            whose = (job["metadata"]["namespace"], job["metadata"]["name"])
+            for key, labels, value in _figures(job, phase, now):
+                families[key].add_metric((*whose, *labels), value)
+        for phase, total in totals.items():
+            families["jobs"].add_metric([phase], total)
+        yield from families.values()
+
+
+def _figures(
+    job: Mapping[str, Any], phase: str, now: datetime
+) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """The figures of one job: key in `JOB_TABLE`, labels beside the job's name, value."""
+    spec, status = job.get("spec") or {}, job.get("status") or {}
+    reported = status.get("progress") or {}
+    queue = (spec.get("schedulingPolicy") or {}).get("queue", "")
+    yield "info", (str(spec.get("recipe", "")), queue), 1
+    yield "status_phase", (phase,), 1
+    yield "gpus", (), _gpus(spec, status)
+    yield "progress", (), reported.get("percentage", 0) / 100
+    if "stage" in reported:
+        yield "stage", (reported["stage"],), 1
+    if "epoch" in reported:
+        yield "epoch", (), reported["epoch"]
+    if "estimatedRemainingSeconds" in reported:
+        yield "remaining", (), reported["estimatedRemainingSeconds"]
+    yield from _durability(spec, status)
+    results = status.get("results") or {}
+    for column in _RESULTS:
+        if column in results:
+            yield "result", (column,), results[column]
+    for spent_on, seconds in accounting.seconds_by_phase(job, now=now).items():
+        yield "time", (spent_on,), seconds
+
+
+def _durability(
+    spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """How often a job failed, and how much of its work is safe."""
+    restarts = status.get("restarts") or {}
+    for charged in _CHARGED:
+        yield "restarts", (charged.title(),), restarts.get(charged, 0)
+    if failure := status.get("lastFailure"):
+        yield "last_failure", (failure["class"], failure["reason"]), _seconds(failure["time"])
+    if saved := (status.get("checkpoint") or {}).get("time"):
+        with suppress(ValueError):  # the trainer's word: no image may keep every other job from a scrape
+            yield "checkpoint", (), _seconds(saved)
+    if interval := (spec.get("checkpoint") or {}).get("intervalSeconds"):
+        yield "checkpoint_interval", (), interval
+
+
+def _gpus(spec: Mapping[str, Any], status: Mapping[str, Any]) -> int:
+    per_worker: int = (spec.get("worker") or {}).get("gpus", _DEFAULT_GPUS)
+    return per_worker * int((status.get("workers") or {}).get("active", 0))
+
+
+def _seconds(time: str) -> float:
+    return facts.parse_time(time).timestamp()
+
+
+@dataclass
+class Health:
+    """When the parts of the process last gave a sign of life, in seconds of the monotonic clock."""
+
+    loop_seconds: float = 30
+    """The event loop is stuck if it gave no sign for this long."""
+    watch_seconds: float = 200
+    """A watch is dead after this long: it is renewed every 10 s."""
+    loop_at: float = field(default_factory=time.monotonic)
+    watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
+    """By resource and namespace; empty while no watch is supposed to run: the API server is away, say."""
+    ready: bool = False
+    """The world has been read: this replica reconciles jobs, or can take over at once."""
+
+    def ages(self) -> dict[str, float]:
+        """Seconds since the watch of each resource that was silent for longest gave a sign of life."""
+        now = time.monotonic()
+        ages: dict[str, float] = {}
+        for (resource, _), at in list(self.watched_at.items()):
+            ages[resource] = max(ages.get(resource, 0.0), now - at)
+        return ages
+
+    def complaint(self) -> str | None:
+        """What a restart of the process would mend, or None if it is well."""
+        stuck = time.monotonic() - self.loop_at
+        if stuck > self.loop_seconds:
+            return f"the event loop has been stuck for {stuck:.0f} s"
+        for resource, age in self.ages().items():
+            if age > self.watch_seconds:
+                return f"the watch of {resource} has been silent for {age:.0f} s"
+        return None
+
+
+def _create(series: Series, registry: CollectorRegistry) -> Any:
+    options: dict[str, Any] = {"registry": registry, "labelnames": series.labels}
+    if series.buckets:
+        options["buckets"] = series.buckets
+    metric = _KINDS[series.kind](series.name, series.help, **options)
+    for value in series.known:
+        metric.labels(value)
+    return metric
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kubedet")
+    except metadata.PackageNotFoundError:
+        return "unknown"

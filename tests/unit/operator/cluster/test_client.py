@@ -1,0 +1,209 @@
+"""What the answers of an API server mean to the operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp.web
+import pytest
+
+from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.telemetry.metrics import Metrics
+
+
+class Server:
+    """An API server that answers everything with one status."""
+
+    def __init__(self) -> None:
+        self.code = 200
+        self.body: dict[str, Any] = {"metadata": {"namespace": "n"}}
+        self.headers: dict[str, str] = {}
+        self.requests: list[tuple[str, str, str, Any]] = []
+        self.accepted: list[str] = []
+
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
+        body = await request.text()
+        kind = request.content_type if body else ""
+        self.accepted.append(request.headers["Accept"])
+        self.requests.append((request.method, request.path_qs, kind, json.loads(body) if body else None))
+        return aiohttp.web.json_response(self.body, status=self.code, headers=self.headers)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    application = aiohttp.web.Application()
+    application.router.add_route("*", "/{path:.*}", server.answer)
+    runner = aiohttp.web.AppRunner(application)
+    await runner.setup()
+    site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "it",
+                "contexts": [{"name": "it", "context": {"cluster": "it", "user": "me"}}],
+                "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+                "users": [{"name": "me", "user": {"token": "secret-token"}}],
+            }
+        )
+    )
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    cluster = Cluster(Metrics())
+    yield cluster
+    await cluster.close()
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        (400, "bad request", errors.Rejected),
+        (401, "Unauthorized", errors.LoginFailed),
+        (403, 'pods is forbidden: User "x" cannot patch resource "pods"', errors.PermissionMissing),
+        (403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest"', errors.Rejected),
+        (403, 'pods "a" is forbidden: exceeded quota: q', errors.Rejected),
+        (404, "namespaces x not found", errors.NotFound),
+        (409, "the object has been modified", errors.Conflict),
+        (422, "spec: Invalid value", errors.Rejected),
+        (429, "too many requests", errors.ApiBusy),
+        (500, "etcd is down", errors.ApiUnreachable),
+        (503, "starting", errors.ApiUnreachable),
+    ],
+)
+async def test_every_refusal_has_its_meaning_and_keeps_the_server_s_words(
+    cluster: Cluster, server: Server, code: int, message: str, expected: type[errors.OperatorError]
+) -> None:
+    server.code, server.body = code, {"kind": "Status", "message": message}
+    server.headers = {"Retry-After": "7"}
+    with pytest.raises(expected) as raised:
+        await cluster.apply({"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}})
+    assert type(raised.value) is expected
+    assert message in str(raised.value)
+    if isinstance(raised.value, errors.ApiBusy):
+        assert raised.value.retry_after_seconds == 7
+
+
+async def test_an_unknown_kind_names_the_missing_definition(cluster: Cluster, server: Server) -> None:
+    server.code, server.body = 404, {"message": "the server could not find the requested resource"}
+    with pytest.raises(errors.DefinitionMissing, match="manifests/crds"):
+        await cluster.check(())
+
+
+async def test_a_child_is_applied_server_side_by_our_field_manager(cluster: Cluster, server: Server) -> None:
+    manifest = {"kind": "Service", "metadata": {"namespace": "n", "name": "a"}}
+    await cluster.apply(manifest)
+    assert server.requests == [
+        (
+            "PATCH",
+            "/api/v1/namespaces/n/services/a?fieldManager=kubedet-operator&force=true",
+            "application/apply-patch+yaml",
+            manifest,
+        )
+    ]
+
+
+async def test_the_status_is_written_only_over_the_version_that_was_read(
+    cluster: Cluster, server: Server
+) -> None:
+    metadata = {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7"}
+    await cluster.write_status({"metadata": {**metadata, "generation": 3}}, {"phase": "Running"})
+    method, path, _, body = server.requests[0]
+    assert method == "PUT"
+    assert path.startswith("/apis/kubedet.dev/v1alpha1/namespaces/n/detectionjobs/a/status?")
+    assert body["metadata"] == metadata
+    assert body["status"] == {"phase": "Running"}
+
+
+async def test_of_what_was_just_sent_only_the_metadata_is_asked_back(
+    cluster: Cluster, server: Server
+) -> None:
+    server.body = {"kind": "PartialObjectMetadata", "metadata": {"namespace": "n", "uid": "u"}}
+    pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}, "spec": {"nodeName": "b"}}
+    assert await cluster.create(pod) == {**pod, "metadata": server.body["metadata"]}
+    assert "as=PartialObjectMetadata" in server.accepted[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (404, 'pods "a" not found'),
+        (409, "Precondition failed: UID in precondition: u, UID in object meta: v"),
+    ],
+)
+async def test_a_pod_that_is_gone_or_replaced_counts_as_deleted(
+    cluster: Cluster, server: Server, code: int, message: str
+) -> None:
+    server.code, server.body = code, {"message": message}
+    await cluster.delete("pods", "n", "a", uid="u")
+    assert server.requests[0][3]["preconditions"] == {"uid": "u"}
+
+
+async def test_a_deletion_that_met_another_write_has_not_happened(cluster: Cluster, server: Server) -> None:
+    server.code, server.body = 409, {"message": "the object has been modified"}
+    with pytest.raises(errors.Conflict):
+        await cluster.delete("pods", "n", "a", uid="u")
+
+
+async def test_a_missing_child_is_created_and_one_that_is_there_is_repaired(
+    cluster: Cluster, server: Server
+) -> None:
+    group = {"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup"}
+    await cluster.create({**group, "metadata": {"namespace": "n", "name": "a"}})
+    method, path, _, _ = server.requests[0]
+    assert method == "POST"
+    assert path.startswith("/apis/scheduling.volcano.sh/v1beta1/namespaces/n/podgroups?")
+    server.code = 409
+    with pytest.raises(errors.Conflict):
+        await cluster.create({"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}})
+    assert [request[0] for request in server.requests] == ["POST", "POST", "PATCH"]
+
+
+async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
+    cluster: Cluster, server: Server
+) -> None:
+    server.code, server.headers = 429, {"Retry-After": "60"}
+    for _ in range(3):
+        with pytest.raises(errors.ApiBusy) as raised:
+            await cluster.read_job("n", "a")
+        assert raised.value.retry_after_seconds > 50
+    assert len(server.requests) == 1
+    server.code = 200
+    await cluster.read_lease("n", "a")
+
+
+async def test_a_standby_reads_and_campaigns_but_writes_nothing(cluster: Cluster, server: Server) -> None:
+    cluster.may_write = lambda: False
+    pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}}
+    for write in (cluster.apply(pod), cluster.create(pod), cluster.delete("pods", "n", "a", uid="u")):
+        with pytest.raises(errors.NotLeading):
+            await write
+    await cluster.read_job("n", "a")
+    await cluster.write_lease({"metadata": {"namespace": "n", "name": "a"}})
+    assert [request[0] for request in server.requests] == ["GET", "POST"]
+
+
+async def test_a_server_that_does_not_answer_is_named(
+    cluster: Cluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = await cluster._configure()
+    configuration.host = "http://127.0.0.1:1"
+    with pytest.raises(errors.ApiUnreachable, match=r"http://127\.0\.0\.1:1 does not answer"):
+        await cluster.read_job("n", "a")
+
+
+async def test_other_clients_get_the_same_credentials(cluster: Cluster) -> None:
+    credentials = await cluster.credentials()
+    assert credentials.token == "secret-token"
+    assert credentials.server.startswith("http://127.0.0.1:")

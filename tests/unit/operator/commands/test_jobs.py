@@ -1,0 +1,110 @@
+"""`kubedet render`, `run`, `explain` and `crds` from the outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from builders import make_manifest
+from kubedet_operator.api import schema
+from kubedet_operator.commands import explain, jobs
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(worker={"replicas": 2})))
+    return path
+
+
+def test_render_prints_what_the_operator_would_create(job_file: Path) -> None:
+    result = CliRunner().invoke(jobs.render, [str(job_file), "--namespace", "team-a"])
+    children = list(yaml.safe_load_all(result.stdout))
+    assert [child["kind"] for child in children] == ["Service", "Pod", "Pod", "Pod"]
+    assert {child["metadata"]["namespace"] for child in children} == {"team-a"}
+    assert not any("ownerReferences" in child["metadata"] for child in children)
+
+
+def test_render_knows_the_operators_image(job_file: Path) -> None:
+    result = CliRunner().invoke(
+        jobs.render, [str(job_file)], env={"KUBEDET_OPERATOR_TRAINER_IMAGE": "registry/trainer:9"}
+    )
+    assert result.stdout.count("image: registry/trainer:9") == 3
+
+
+@pytest.mark.parametrize("command", [jobs.render, jobs.run])
+def test_an_invalid_job_ends_with_65_and_every_violation(tmp_path: Path, command: object) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(recpe="x", worker={"replicas": 0})))
+    result = CliRunner().invoke(command, [str(path)])
+    assert result.exit_code == 65
+    assert result.stderr.splitlines() == [
+        "spec.recpe: got 'x', there is no such field. Did you mean 'recipe'?",
+        "spec.worker.replicas: got 0, must be >= 1",
+    ]
+
+
+def test_run_without_its_secret_ends_with_66(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(dataset={"secretRef": {"name": "minio"}})))
+    result = CliRunner().invoke(jobs.run, [str(path), "--output", str(tmp_path)])
+    assert result.exit_code == 66
+    assert "Secret minio: absent" in result.stderr
+
+
+@pytest.mark.parametrize("command", [jobs.render, jobs.run])
+def test_a_missing_file_is_a_usage_error(command: object) -> None:
+    result = CliRunner().invoke(command, ["nowhere.yaml"])
+    assert result.exit_code == 2
+    assert "nowhere.yaml" in result.stderr
+
+
+def test_crds_prints_the_crd() -> None:
+    assert CliRunner().invoke(jobs.crds).stdout == schema.dump_crd()
+
+
+def test_local_mode_imports_neither_torch_nor_a_kubernetes_client() -> None:
+    program = (
+        "import sys, kubedet_operator.commands.jobs, kubedet_operator.local.run; "
+        "print({'torch', 'kopf', 'kubernetes', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_explain_says_what_a_field_is_for_and_what_it_may_be() -> None:
+    result = CliRunner().invoke(jobs.explain, ["dj.spec.worker.replicas"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "spec.worker.replicas <integer>  default: 1; >= 1; <= 1000"
+    assert "Number of worker pods" in result.stdout
+
+
+def test_explain_lists_the_fields_of_an_object_and_its_rules() -> None:
+    result = CliRunner().invoke(jobs.explain, ["spec.checkpoint"])
+    assert "storageUri <string> required" in result.stdout
+    assert result.stdout.count("intervalSeconds or intervalIterations, not both") == 1
+
+
+def test_explain_knows_every_field_of_the_schema() -> None:
+    def walk(found: dict[str, Any], path: str) -> Iterator[str]:
+        for name, inner in found.get("items", found).get("properties", {}).items():
+            yield f"{path}{name}"
+            yield from walk(inner, f"{path}{name}.")
+
+    for path in walk(schema.build_schema(), ""):
+        assert explain.explain(path, width=80).startswith(path)
+
+
+def test_explain_names_the_nearest_field_to_a_wrong_one() -> None:
+    result = CliRunner().invoke(jobs.explain, ["spec.worker.replica"])
+    assert result.exit_code == 2
+    assert result.stderr.strip() == (
+        "spec.worker.replica: no such field; did you mean 'spec.worker.replicas'?"
+    )

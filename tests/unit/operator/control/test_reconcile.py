@@ -1,0 +1,312 @@
+"""The order and the conditions of what a reconciliation does, against an API server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+import builders
+from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.cluster.events import Events, Occurrence
+from kubedet_operator.control.reconcile import COMPANY_SECONDS, MINOR_SECONDS, Reconciler
+from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.telemetry.metrics import Metrics
+
+KEY = ("default", "demo")
+NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
+
+
+class FakeCluster:
+    """Records what is asked of it, and answers or fails as told."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.failures: dict[str, errors.OperatorError] = {}
+        self._version = 100
+
+    async def write_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+        self._ask("status", job["metadata"]["name"])
+        return {**job, "metadata": {**job["metadata"], **self._next()}, "status": dict(status)}
+
+    async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        self._ask("apply", manifest["metadata"]["name"])
+        created = {"uid": f"uid-{self._version}", "creationTimestamp": "2026-01-01T01:00:00Z"}
+        return {**manifest, "metadata": {**manifest["metadata"], **created, **self._next()}}
+
+    create = apply
+
+    async def delete(self, plural: str, namespace: str, name: str, *, uid: str, force: bool = False) -> None:
+        self._ask("delete", name)
+
+    async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
+        self._ask("read", name)
+        return make_job(version=500)
+
+    def _ask(self, verb: str, name: str) -> None:
+        self.asked.append((verb, name))
+        if verb in self.failures:
+            raise self.failures[verb]
+
+    def _next(self) -> dict[str, str]:
+        self._version += 1
+        return {"resourceVersion": str(self._version)}
+
+
+def make_job(*, version: int = 1) -> dict[str, Any]:
+    manifest = builders.make_manifest()
+    manifest["metadata"] |= {
+        "uid": builders.UID,
+        "generation": 1,
+        "resourceVersion": str(version),
+        "creationTimestamp": "2026-01-01T00:59:00Z",
+    }
+    return manifest
+
+
+class Told(Events):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def record(self, job: Mapping[str, Any], occurrence: Occurrence) -> None:
+        self.reasons.append(occurrence.reason)
+
+
+class World:
+    """A reconciler with its surroundings."""
+
+    def __init__(self) -> None:
+        self.cluster = FakeCluster()
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.cache = Cache(self.queue.add, self.queue.add)
+        self.metrics = Metrics()
+        self.events = Told()
+        self.reconciler = Reconciler(
+            cast(Cluster, self.cluster),
+            self.cache,
+            self.queue,
+            metrics=self.metrics,
+            settings=OperatorSettings(),
+            events=self.events,
+            clock=lambda: NOW,
+        )
+
+    async def settle(self) -> None:
+        """Reconcile until the queue is empty."""
+        while len(self.queue):
+            key = await self.queue.get()
+            await self.reconciler.reconcile(key)
+            self.queue.done(key)
+
+    def service_uid(self) -> str:
+        return str(next(iter(self.cache._services.values())).uid)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_the_status_is_written_before_anything_is_done_and_only_when_it_changes(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    assert world.cluster.asked[0] == ("status", "demo")
+    assert ("apply", "demo-worker-0") in world.cluster.asked
+    writes = world.cluster.asked.count(("status", "demo"))
+    world.queue.add(KEY)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+
+
+async def test_a_status_that_cannot_be_written_leaves_the_pod_that_shows_the_failure(world: World) -> None:
+    world.cluster.failures["status"] = errors.ApiUnreachable("down")
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=137))
+    world.cache.store_job(make_job())
+    with pytest.raises(errors.ApiUnreachable):
+        await world.settle()
+    assert world.cluster.asked == [("status", "demo")]
+
+
+async def test_a_conflict_reads_the_job_again_and_decides_anew(world: World) -> None:
+    world.cluster.failures["status"] = errors.Conflict("changed")
+    world.cache.store_job(make_job())
+    await world.reconciler.reconcile(KEY)
+    assert world.cluster.asked == [("status", "demo"), ("read", "demo")]
+    assert len(world.queue) == 1
+    job = world.cache.job(KEY)
+    assert job is not None
+    assert job["metadata"]["resourceVersion"] == "500"
+
+
+async def test_a_job_that_is_gone_is_forgotten(world: World) -> None:
+    world.cluster.failures["status"] = errors.NotFound("gone")
+    world.cache.store_job(make_job())
+    await world.reconciler.reconcile(KEY)
+    assert world.cache.job(KEY) is None
+
+
+async def test_a_job_that_is_being_deleted_gets_no_new_pods(world: World) -> None:
+    job = make_job()
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T00:59:30Z"
+    world.cache.store_job(job)
+    await world.settle()
+    assert world.cluster.asked == []
+
+
+async def test_a_refused_pod_is_told_of_in_the_status_until_it_is_accepted(world: World) -> None:
+    world.cluster.failures["apply"] = errors.Rejected("exceeded quota")
+    world.cache.store_job(make_job())
+    for _ in range(2):
+        with pytest.raises(errors.Rejected):
+            await world.reconciler.reconcile(KEY)
+    assert _reason(world) == "ChildRejected"
+    del world.cluster.failures["apply"]
+    await world.reconciler.reconcile(KEY)
+    await world.settle()
+    assert _reason(world) == "WaitingForPods"
+
+
+async def test_failures_are_counted_by_reason_and_tried_again(world: World) -> None:
+    world.cluster.failures["status"] = errors.ApiBusy("busy", retry_after_seconds=30)
+    world.cache.store_job(make_job())
+    leading = asyncio.Event()
+    leading.set()
+    worker = asyncio.create_task(world.reconciler.work(leading))
+    while not world.cluster.asked:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    worker.cancel()
+    assert world.count("kubedet_operator_reconcile_errors_total", reason="ApiBusy") == 1
+    assert len(world.queue) == 0
+
+
+async def test_restarts_and_endings_are_counted_once(world: World) -> None:
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=137))
+    world.cache.store_job(make_job())
+    await world.settle()
+    world.queue.add(KEY)
+    await world.settle()
+    assert world.count("kubedet_operator_restarts_total", **{"class": "Application"}) == 1
+    world.cache.drop_pod(KEY, "demo-worker-0", uid="pod-uid")
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=66, uid="second"))
+    await world.settle()
+    assert world.count("kubedet_operator_finished_total", result="Failed") == 1
+
+
+async def test_an_ending_is_counted_though_the_answer_to_its_write_was_lost(world: World) -> None:
+    world.cache.store_job(make_job())
+    world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=66))
+    job = world.cache.job(KEY)
+    assert job is not None
+    world.cluster.failures["status"] = errors.ApiUnreachable("no answer")
+    with pytest.raises(errors.ApiUnreachable):
+        await world.settle()
+    world.queue.done(KEY)
+    assert world.count("kubedet_operator_finished_total", result="Failed") == 0
+    _, status = world.reconciler._uncertain[KEY]
+    world.cache.store_job({**job, "metadata": {**job["metadata"], "resourceVersion": "9"}, "status": status})
+    await world.settle()
+    assert world.count("kubedet_operator_finished_total", result="Failed") == 1
+    assert world.cluster.asked.count(("status", "demo")) == 1
+
+
+async def test_counts_wait_for_others_but_a_turn_is_written_at_once(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    writes = world.cluster.asked.count(("status", "demo"))
+    world.cache.store_pod({**builders.make_pod(waiting="ContainerCreating", uid="other")})
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+    world.cache.drop_pod(KEY, "demo-worker-0", uid="other")
+    running = builders.make_pod(uid="third")
+    world.cache.store_pod(running)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes + 1
+    assert world.events.reasons[-1] == "WorkersRunning"
+
+
+async def test_workers_that_get_ready_one_by_one_are_told_of_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = asyncio.get_running_loop().time()
+    monkeypatch.setattr(world.queue, "time", lambda: now)
+    job = make_job()
+    job["spec"]["worker"] = {"replicas": 2}
+    world.cache.store_job(job)
+    await world.settle()
+    writes = world.cluster.asked.count(("status", "demo"))
+    now += MINOR_SECONDS  # nothing was written for a while
+    world.cache.store_pod(builders.make_pod(uid="first"))
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+    now += COMPANY_SECONDS
+    world.queue.add(KEY)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes + 1
+    assert world.cache.job(KEY)["status"]["workers"]["ready"] == 1  # type: ignore[index]
+
+
+async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    world.cache.store_pod(builders.make_pod())
+    await world.settle()
+    known = world.cache.job(KEY)
+    assert known is not None
+    metadata = {**known["metadata"], "generation": 2, **world.cluster._next()}
+    spec = {**known["spec"], "worker": {"gpus": 0, "replicas": 2}}
+    world.cache.store_job({**known, "metadata": metadata, "spec": spec})
+    await world.settle()
+    assert _reason(world, "Restarting") == "Resized"
+    world.cache.drop_pod(KEY, "demo-worker-0", uid="pod-uid")
+    for index in (0, 1):
+        world.cache.store_pod(builders.make_pod(index=index, attempt=1, uid=f"uid-{index}"))
+    await world.settle()
+    assert _reason(world, "Restarting") == "Recovered"
+    families = world.metrics["recovery"].collect()
+    assert not any(sample.value for family in families for sample in family.samples)
+
+
+async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
+    world.cache.store_job(make_job())
+    await world.settle()
+    service = world.cluster.asked.count(("apply", "demo-workers"))
+    world.cache.drop_service(KEY, uid=world.service_uid())
+    await world.settle()
+    assert world.cluster.asked.count(("apply", "demo-workers")) == service + 1
+
+
+async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(world: World) -> None:
+    world.cache.store_job(make_job())
+    leading = asyncio.Event()
+    leading.set()
+
+    def lose(verb: str, name: str) -> None:
+        leading.clear()
+        raise errors.NotLeading("another replica leads")
+
+    world.cluster._ask = lose  # type: ignore[method-assign]
+    worker = asyncio.create_task(world.reconciler.work(leading))
+    await asyncio.sleep(0.01)
+    worker.cancel()
+    assert not leading.is_set()
+    assert len(world.queue) == 1
+    assert world.count("kubedet_operator_reconcile_errors_total", reason="NotLeading") == 0
+
+
+def _reason(world: World, kind: str = "Initialized") -> str:
+    job = world.cache.job(KEY)
+    assert job is not None
+    reasons = {item["type"]: item["reason"] for item in job["status"]["conditions"]}
+    return str(reasons[kind])

@@ -1,0 +1,166 @@
+"""What Prometheus and the probes are told."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kubedet_operator.telemetry import endpoint
+from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE, Health, Metrics
+
+JOB = {
+    "metadata": {"namespace": "team-a", "name": "mask"},
+    "spec": {
+        "recipe": "mask_rcnn_r50_fpn_1x",
+        "worker": {"gpus": 4},
+        "checkpoint": {"intervalSeconds": 600},
+        "schedulingPolicy": {"queue": "vision"},
+    },
+    "status": {
+        "phase": "Succeeded",
+        "workers": {"active": 2},
+        "progress": {"stage": "Training", "epoch": 3, "percentage": 80, "estimatedRemainingSeconds": 12},
+        "restarts": {"application": 1, "infrastructure": 2, "process": 3},
+        "lastFailure": {"time": "2026-01-01T00:00:10Z", "class": "Application", "reason": "Hang"},
+        "checkpoint": {"time": "2026-01-01T00:00:00Z"},
+        "results": {"boxAP": 37.4},
+    },
+}
+NEW_YEAR = 1767225600
+
+
+@pytest.fixture
+def jobs() -> list[dict[str, Any]]:
+    return [JOB]
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def port(jobs: list[dict[str, Any]], health: Health) -> Iterator[int]:
+    metrics = Metrics()
+    metrics.expose_jobs(lambda: jobs)
+    server = endpoint.serve(0, metrics=metrics, health=health)
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def samples(port: int) -> dict[str, float]:
+    families = text_string_to_metric_families(get(port, "/metrics")[1])
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[dict[str, Any]]) -> None:
+    whose = [("name", "mask"), ("namespace", "team-a")]
+    found = samples(port)
+    assert found[f"kubedet_job_progress_ratio{whose}"] == 0.8
+    assert found[f"kubedet_job_eta_seconds{whose}"] == 12
+    assert found[f"kubedet_job_result{[('metric', 'boxAP'), *whose]}"] == 37.4
+    assert found["kubedet_operator_jobs[('phase', 'Succeeded')]"] == 1
+    assert found[f"kubedet_job_gpus{whose}"] == 8
+    assert found[f"kubedet_job_epoch{whose}"] == 3
+    assert found[f"kubedet_job_stage{[*whose, ('stage', 'Training')]}"] == 1
+    assert found[f"kubedet_job_checkpoint_timestamp_seconds{whose}"] == NEW_YEAR
+    assert found[f"kubedet_job_checkpoint_interval_seconds{whose}"] == 600
+    for charged, count in (("Application", 1), ("Infrastructure", 2), ("Process", 3)):
+        assert found[f"kubedet_job_restarts_total{[('class', charged), *whose]}"] == count
+    failed = [("class", "Application"), *whose, ("reason", "Hang")]
+    assert found[f"kubedet_job_last_failure_timestamp_seconds{failed}"] == NEW_YEAR + 10
+    info = [*whose, ("queue", "vision"), ("recipe", "mask_rcnn_r50_fpn_1x")]
+    assert found[f"kubedet_job_info{info}"] == 1
+    jobs.clear()
+    assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
+
+
+def test_time_is_carried_on_where_it_is_certain_what_it_goes_into(
+    port: int, jobs: list[dict[str, Any]]
+) -> None:
+    created = {"creationTimestamp": "2026-01-01T00:00:00Z"}
+    jobs[:] = [
+        {
+            "metadata": {"namespace": "team-a", "name": phase, **created},
+            "status": {"time": {"phase": phase, "seconds": {"starting": 20.5}}},
+        }
+        for phase in ("pending", "running", "ended")
+    ]
+    before = time.time() - datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    found = samples(port)
+
+    def seconds(name: str) -> dict[str, float]:
+        whose = [("name", name), ("namespace", "team-a")]
+        phases = ("pending", "starting", "training")
+        series = {phase: f"kubedet_job_time_seconds_total{[*whose, ('phase', phase)]}" for phase in phases}
+        return {phase: found[key] for phase, key in series.items() if key in found}
+
+    assert seconds("running") == seconds("ended") == {"pending": 0, "starting": 20.5, "training": 0}
+    assert before <= sum(seconds("pending").values()) <= before + 60
+
+
+def test_a_job_that_has_only_been_created_is_told_too(port: int, jobs: list[dict[str, Any]]) -> None:
+    jobs[:] = [{"metadata": JOB["metadata"], "spec": {"recipe": "ssd300_coco"}}]
+    whose = [("name", "mask"), ("namespace", "team-a")]
+    found = samples(port)
+    assert found[f"kubedet_job_info{[*whose, ('queue', ''), ('recipe', 'ssd300_coco')]}"] == 1
+    assert found[f"kubedet_job_gpus{whose}"] == 0
+    assert found[f"kubedet_job_restarts_total{[('class', 'Process'), *whose]}"] == 0
+    assert not [name for name in found if name.startswith(("kubedet_job_last_failure", "kubedet_job_stage"))]
+
+
+def test_a_time_that_is_none_keeps_no_other_job_from_a_scrape(port: int, jobs: list[dict[str, Any]]) -> None:
+    metadata = {**JOB["metadata"], "name": "odd"}
+    jobs.append({**JOB, "metadata": metadata, "status": {"checkpoint": {"time": "yesterday"}}})
+    assert samples(port)["kubedet_operator_jobs[('phase', 'Pending')]"] == 1
+
+
+def test_every_recorded_metric_is_exposed_and_only_jobs_carry_names(port: int) -> None:
+    text = get(port, "/metrics")[1]
+    for series in TABLE.values():
+        assert f"# TYPE {series.name} {series.kind}" in text
+        assert not {"name", "namespace", "pod", "uid"} & set(series.labels)
+
+
+def test_every_series_of_a_job_is_exposed_with_its_kind(port: int) -> None:
+    text = get(port, "/metrics")[1]
+    for series in JOB_TABLE.values():
+        assert f"# TYPE {series.name} {series.kind}" in text
+
+
+def test_readiness_and_health_are_told_apart(port: int, health: Health) -> None:
+    assert get(port, "/healthz") == (200, "ok")
+    assert get(port, "/readyz")[0] == 503
+    health.ready = True
+    assert get(port, "/readyz") == (200, "ok")
+    assert get(port, "/nowhere")[0] == 404
+
+
+def test_a_silent_watch_and_a_stuck_loop_are_complained_about(port: int, health: Health) -> None:
+    health.watched_at["pods", "quiet"] = time.monotonic() - 1000
+    health.watched_at["pods", "busy"] = time.monotonic()
+    assert "watch of pods" in get(port, "/healthz")[1]
+    health.watched_at.clear()
+    health.loop_at -= 100
+    assert get(port, "/healthz")[0] == 503

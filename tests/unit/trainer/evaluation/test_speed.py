@@ -1,0 +1,92 @@
+"""Frames per second: which images count, and what the detector is left as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+import trainer_builders
+from kubedet_trainer.config import NormalisationConfig
+from kubedet_trainer.evaluation import speed
+from kubedet_trainer.structures import Batch, Detections, Images
+from kubedet_trainer.telemetry import memory
+
+NORMALISATION = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
+
+
+class Detector(nn.Module):
+    """Finds nothing, and notes how it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def detect(self, images: Images, scale_factors: torch.Tensor) -> list[Detections]:
+        self.modes.append(self.training)
+        empty = torch.zeros(0)
+        nothing = Detections(boxes=empty.reshape(0, 4), scores=empty, labels=empty.long())
+        return [nothing] * len(images.pixels)
+
+
+def _batches(count: int, *, size: int = 1) -> Iterator[Batch]:
+    for _ in range(count):
+        yield trainer_builders.make_batch(
+            torch.zeros(size, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32, 32]] * size)
+        )
+
+
+@pytest.mark.parametrize(("num_images", "counted"), [(100, 95), (10, 5), (4, 2), (1, 1)])
+def test_the_first_images_warm_up_and_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, num_images: int, counted: int
+):
+    detector = Detector()
+    seconds = 0.0
+    detect = detector.detect
+
+    def slow_at_first(images: Images, scale_factors: torch.Tensor) -> list[Detections]:
+        nonlocal seconds
+        seconds += 100.0 if len(detector.modes) < num_images - counted else 0.5
+        return detect(images, scale_factors)
+
+    monkeypatch.setattr(detector, "detect", slow_at_first)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: seconds)
+    fps = speed.measure_fps(
+        detector,
+        _batches(200),
+        num_images=num_images,
+        normalisation=NORMALISATION,
+        device=torch.device("cpu"),
+    )
+    assert fps == pytest.approx(2.0)
+    assert detector.modes == [False] * num_images
+    assert detector.training
+
+
+def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch):
+    seconds = iter([0.0, 100.0, 104.0])
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(seconds))
+    detector = Detector()
+    fps = speed.measure_fps(
+        detector, _batches(9, size=8), num_images=40, normalisation=NORMALISATION, device=torch.device("cpu")
+    )
+    assert len(detector.modes) == 5
+    assert fps == 32 / 4
+
+
+def test_memory_is_named_after_what_is_counted():
+    assert memory.peak_kind(torch.device("cuda"), kind="allocated") == "gpu_peak_allocated"
+    assert memory.peak_kind(torch.device("cuda"), kind="reserved") == "gpu_peak_reserved"
+    assert memory.peak_kind(torch.device("cpu"), kind="allocated") == "process_peak_resident"
+
+
+def test_without_images_there_is_no_figure():
+    detector = Detector()
+    assert (
+        speed.measure_fps(
+            detector, _batches(5), num_images=0, normalisation=NORMALISATION, device=torch.device("cpu")
+        )
+        is None
+    )

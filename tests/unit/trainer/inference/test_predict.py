@@ -1,0 +1,114 @@
+"""Predictions in a user's own images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+
+from dataset_builders import make_image
+from kubedet_trainer import recipes
+from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.inference import predict
+from kubedet_trainer.inference.predict import Prediction
+from kubedet_trainer.inference.trained import Detector
+from kubedet_trainer.structures import Detections, Images
+
+
+class TwoBoxes(nn.Module):
+    """Finds a sure and an unsure box in every image; with `masks`, objects that fill their left halves."""
+
+    def __init__(self, *, masks: bool) -> None:
+        super().__init__()
+        self._masks = masks
+
+    def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
+        boxes = torch.tensor([[4.0, 6.0, 23.0, 15.0], [0.0, 0.0, 9.0, 9.0]])
+        masks = torch.zeros(2, 28, 28)
+        masks[..., :14] = 1
+        return [
+            Detections(
+                boxes=boxes,
+                scores=torch.tensor([0.9, 0.2]),
+                labels=torch.tensor([2, 1]),
+                masks=masks if self._masks else None,
+            )
+        ]
+
+
+def run(source: Path, output: Path, *, masks: bool = False, recipe: str = "smoke_faster_rcnn") -> Prediction:
+    detector = Detector(
+        model=TwoBoxes(masks=masks).eval(),
+        recipe=recipes.read_recipe(recipe),
+        classes=("cat", "dog"),
+        device=torch.device("cpu"),
+    )
+    return predict.predict_folder(detector, source=source, output=output)
+
+
+def test_a_folder_gives_pictures_and_a_coco_file(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg", "c.JPEG"):
+        make_image(tmp_path / "in", name)
+    (tmp_path / "in/notes.txt").write_text("not an image")
+    prediction = run(tmp_path / "in", tmp_path / "out")
+    assert [file.name for file in prediction.pictures] == ["a.jpg", "b.png", "c.JPEG"]
+    assert all(cv2.imread(str(file)).shape == (48, 64, 3) for file in prediction.pictures)
+    content = json.loads(prediction.file.read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "b.png", "c.JPEG"]
+    assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert content["annotations"][1] == {
+        "id": 2,
+        "image_id": 2,
+        "category_id": 2,
+        "score": pytest.approx(0.9),
+        "bbox": [4.0, 6.0, 20.0, 10.0],
+    }
+    assert prediction.num_detections == len(content["annotations"]) == 3
+
+
+def test_masks_are_written_at_the_size_of_the_image_and_drawn(tmp_path: Path) -> None:
+    for number, (width, height) in enumerate([(64, 48), (40, 30)]):
+        make_image(tmp_path / "in", f"{number}.png", width=width, height=height)
+    boxes, masks = (run(tmp_path / "in", tmp_path / f"out-{with_}", masks=with_) for with_ in (False, True))
+    content = json.loads(masks.file.read_text())
+    for record, (width, height) in zip(content["annotations"], [(64, 48), (40, 30)], strict=True):
+        mask = coco_mask.decode(record["segmentation"])
+        assert mask.shape == (height, width)
+        assert mask[6:16, 4:14].all()
+        assert mask.sum() == record["area"] == 100
+    for plain, masked in zip(boxes.pictures, masks.pictures, strict=True):
+        assert (cv2.imread(str(plain)) != cv2.imread(str(masked))).any()
+
+
+def test_one_image_is_enough(tmp_path: Path) -> None:
+    prediction = run(make_image(tmp_path, "a.jpg"), tmp_path / "out")
+    assert [file.name for file in prediction.pictures] == ["a.jpg"]
+
+
+def test_the_images_themselves_are_never_overwritten(tmp_path: Path) -> None:
+    image = make_image(tmp_path, "a.jpg")
+    before = image.read_bytes()
+    with pytest.raises(InvalidInput, match="must be another folder"):
+        run(tmp_path, tmp_path)
+    assert image.read_bytes() == before
+
+
+def test_nothing_to_predict_is_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="no image there"):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_a_detector_that_needs_proposals_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="smoke_fast_rcnn needs the proposals of its images"):
+        run(make_image(tmp_path, "a.jpg"), tmp_path / "out", recipe="smoke_fast_rcnn")
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(InvalidInput, match=r"a\.jpg: .*truncated-image"):
+        run(tmp_path, tmp_path / "out")

@@ -1,0 +1,95 @@
+"""Ranks that get on are left alone; those that do not are named, with what they are doing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubedet_trainer.telemetry.heartbeat import HangWatch, Heartbeat
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_rank_that_has_never_beaten_is_not_watched(tmp_path: Path, clock: Clock) -> None:
+    Heartbeat(tmp_path, rank=0)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 1000
+    assert watch.find_hung() is None
+
+
+def test_silence_counts_from_the_last_beat(tmp_path: Path, clock: Clock) -> None:
+    heartbeat = Heartbeat(tmp_path, rank=3)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    heartbeat.beat()
+    assert watch.find_hung() is None
+    clock.now += 4
+    heartbeat.beat()
+    assert watch.find_hung() is None
+    clock.now += 4
+    assert watch.find_hung() is None
+    clock.now += 2
+    hung = watch.find_hung()
+    assert hung is not None
+    assert hung.rank == 3
+    assert any("test_silence_counts_from_the_last_beat" in line for line in hung.stacks)
+
+
+def test_a_step_may_take_so_many_times_the_median(tmp_path: Path, clock: Clock) -> None:
+    heartbeat = Heartbeat(tmp_path, rank=0, median_steps=20)
+    watch = HangWatch(tmp_path, patience_seconds=600, clock=clock)
+    for seconds in (50.0, 4.0, 6.0):
+        heartbeat.beat_step(seconds)
+        assert watch.find_hung() is None
+        clock.now += 110
+        assert watch.find_hung() is None
+    clock.now += 20
+    hung = watch.find_hung()
+    assert hung is not None
+    assert hung.message.startswith("no step for 120 s, must be within spec.failurePolicy.hangMedianSteps")
+
+
+def test_what_is_no_step_may_take_longer_than_steps(tmp_path: Path, clock: Clock) -> None:
+    heartbeat = Heartbeat(tmp_path, rank=0, median_steps=10)
+    watch = HangWatch(tmp_path, patience_seconds=600, clock=clock)
+    heartbeat.beat_step(0.1)
+    heartbeat.beat()
+    assert watch.find_hung() is None
+    clock.now += 590
+    assert watch.find_hung() is None
+
+
+def test_quick_steps_are_given_a_minute(tmp_path: Path, clock: Clock) -> None:
+    heartbeat = Heartbeat(tmp_path, rank=0, median_steps=10)
+    watch = HangWatch(tmp_path, patience_seconds=600, clock=clock)
+    heartbeat.beat_step(0.1)
+    assert watch.find_hung() is None
+    clock.now += 59
+    assert watch.find_hung() is None
+    clock.now += 2
+    assert watch.find_hung() is not None
+
+
+def test_rank_that_has_ended_does_not_hang(tmp_path: Path, clock: Clock) -> None:
+    script = (
+        "import sys; from pathlib import Path; from kubedet_trainer.telemetry.heartbeat import Heartbeat; "
+        "Heartbeat(Path(sys.argv[1]), rank=0).beat()"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 1000
+    assert watch.find_hung() is None

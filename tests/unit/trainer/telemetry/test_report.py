@@ -1,0 +1,284 @@
+"""What a run tells: the progress record, the metrics, the log lines, the curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from kubedet_trainer import contract
+from kubedet_trainer.contract import CheckpointStatus, Stage
+from kubedet_trainer.dist import World
+from kubedet_trainer.pictures.curves import draw_curves
+from kubedet_trainer.telemetry import report
+from kubedet_trainer.telemetry.metrics import DEFINITIONS, Metrics
+from kubedet_trainer.telemetry.report import Interval, Length, Reporter
+
+CHECKPOINT = CheckpointStatus(
+    latest="s3://b/step-00000010",
+    iteration=10,
+    time="2026-01-01T00:00:00Z",
+    sizeBytes=5,
+    saveSeconds=2.0,
+    stallSeconds=1.0,
+)
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now + 1e9
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(report, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+def _reporter(folder: Path, registry: CollectorRegistry, *, rank: int = 0, restarts: int = 1) -> Reporter:
+    world = World(rank=rank, size=4, local_rank=rank, device=torch.device("cpu"), restarts=restarts)
+    return Reporter(world=world, work_directory=folder, metrics=Metrics(registry))
+
+
+def _progress(folder: Path) -> dict:
+    return json.loads((folder / "progress.json").read_text())
+
+
+def test_progress_tells_where_the_run_is_and_when_it_ends(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock
+):
+    reporter = _reporter(tmp_path, registry)
+    assert _progress(tmp_path) == {
+        "progress": {
+            "stage": "Initializing",
+            "epoch": 0,
+            "iteration": 0,
+            "totalIterations": 0,
+            "percentage": 0,
+            "time": {"since": "2001-09-09T02:03:20.000Z", "iterations": 0, "seconds": {}},
+        },
+        "worldSize": 4,
+        "processRestarts": 1,
+    }
+    reporter.begin(Length(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
+    reporter.set_stage(Stage.TRAINING)
+    for iteration in range(11, 21):
+        clock.now += 2.0
+        reporter.record_iteration(iteration, images=8, seconds=2.0, data_wait_seconds=0.5)
+    progress = _progress(tmp_path)["progress"]
+    assert (progress["stage"], progress["epoch"], progress["iteration"]) == ("Training", 2, 20)
+    assert (progress["totalIterations"], progress["percentage"]) == (40, 50)
+    assert progress["estimatedRemainingSeconds"] == 40
+    assert progress["goodputPercent"] == 75
+    assert progress["lastProgressTime"] == "2001-09-09T02:03:40Z"
+
+    with reporter.stage(Stage.EVALUATING):
+        assert _progress(tmp_path)["progress"]["stage"] == "Evaluating"
+        clock.now += 10
+    assert _progress(tmp_path)["progress"]["stage"] == "Training"
+    assert _progress(tmp_path)["progress"]["estimatedRemainingSeconds"] == 60
+    reporter.record_checkpoint(CHECKPOINT)
+    assert _progress(tmp_path)["checkpoint"]["latest"] == "s3://b/step-00000010"
+
+
+def test_every_second_of_rank_0_goes_into_one_phase(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock
+):
+    reporter = _reporter(tmp_path, registry, restarts=0)
+    clock.now += 4  # data, model
+    clock.now += 3
+    reporter.record_restore(seconds=3.0, status=CHECKPOINT)
+    reporter.begin(Length(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
+    clock.now += 1
+    reporter.set_stage(Stage.TRAINING)
+    for iteration in range(11, 21):
+        clock.now += 2
+        reporter.record_iteration(iteration, images=8, seconds=2.0, data_wait_seconds=0.5)
+    with reporter.stage(Stage.CHECKPOINTING):
+        clock.now += 6
+    with reporter.stage(Stage.EVALUATING):
+        clock.now += 12
+        reporter.record_evaluation(20, metrics={"boxAP": 37.5})
+    with reporter.stage(Stage.BENCHMARKING):
+        clock.now += 5
+    reporter.set_stage(Stage.DONE)
+    spent = _progress(tmp_path)["progress"]["time"]
+    assert spent == {
+        "since": "2001-09-09T02:03:20.000Z",
+        "iterations": 10,
+        "seconds": {
+            "starting": 5.0,
+            "restoring": 3.0,
+            "training": 15.0,
+            "data_wait": 5.0,
+            "checkpoint_stall": 6.0,
+            "evaluating": 17.0,
+        },
+    }
+    assert sum(spent["seconds"].values()) == clock.now - 1000
+    assert _progress(tmp_path)["progress"]["goodputPercent"] == round(100 * 15 / 51)
+
+
+def test_a_rank_0_that_starts_again_goes_on_counting(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock
+):
+    first = _reporter(tmp_path, registry, restarts=0)
+    first.set_stage(Stage.TRAINING)
+    clock.now += 10
+    first.record_iteration(1, images=8, seconds=10.0, data_wait_seconds=1.0)
+    written = clock.time()
+    clock.now += 7  # nothing tells what went into these
+    os.utime(tmp_path / "progress.json", (written, written))
+    second = _reporter(tmp_path, CollectorRegistry())
+    clock.now += 2
+    second.record_restore(seconds=2.0, status=CHECKPOINT)
+    clock.now += 3
+    second.set_stage(Stage.TRAINING)
+    clock.now += 10
+    second.record_iteration(1, images=8, seconds=10.0, data_wait_seconds=0.0)
+    assert _progress(tmp_path)["progress"]["time"] == {
+        "since": "2001-09-09T02:03:20.000Z",
+        "iterations": 2,
+        "seconds": {"training": 19.0, "data_wait": 1.0, "restarting": 10.0, "restoring": 2.0},
+    }
+
+
+def test_progress_is_written_at_most_once_a_second(tmp_path: Path, registry: CollectorRegistry, clock: Clock):
+    reporter = _reporter(tmp_path, registry)
+    reporter.begin(Length(total_iterations=100, iterations_per_epoch=100, evaluations=1), iteration=0)
+    seen = set()
+    for iteration in range(1, 31):
+        clock.now += 0.25
+        reporter.record_iteration(iteration, images=1, seconds=0.25, data_wait_seconds=0)
+        seen.add(_progress(tmp_path)["progress"]["iteration"])
+    assert len(seen) == 7
+
+
+def test_only_rank_0_writes_progress_and_counts_iterations(tmp_path: Path, registry: CollectorRegistry):
+    reporter = _reporter(tmp_path, registry, rank=1)
+    reporter.record_iteration(1, images=8, seconds=2.0, data_wait_seconds=0.5)
+    assert not (tmp_path / contract.PROGRESS_FILE).exists()
+    assert registry.get_sample_value("kubedet_trainer_iterations_total") == 0
+    assert registry.get_sample_value("kubedet_trainer_images_total") == 8
+
+
+def test_only_a_step_is_expected_to_end_soon(tmp_path: Path, registry: CollectorRegistry) -> None:
+    world = World(rank=3, size=4, local_rank=3, device=torch.device("cpu"))
+    reporter = Reporter(
+        world=world, work_directory=tmp_path, metrics=Metrics(registry), hang_median_steps=100
+    )
+    reporter.record_iteration(1, images=2, seconds=1.5, data_wait_seconds=0.0)
+    (file,) = (tmp_path / "heartbeats" / "touched").iterdir()
+    assert file.read_text() == "150.0"
+    with reporter.stage(Stage.EVALUATING):
+        assert file.read_text() == ""
+
+
+def test_every_metric_of_the_api_is_recorded_under_its_name(
+    tmp_path: Path, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(report.memory, "gpu_bytes", lambda _: {"allocated": 7.0})
+    world = World(rank=0, size=1, local_rank=0, device=torch.device("cuda", 0))
+    reporter = Reporter(world=world, work_directory=tmp_path, metrics=Metrics(registry))
+    monkeypatch.setattr(report.memory, "peak_bytes", lambda _: 2**30)
+    reporter.record_iteration(1, images=16, seconds=0.25, data_wait_seconds=0.125)
+    reporter.record_interval(
+        Interval(
+            iteration=1,
+            losses={"loss_cls": 0.5},
+            lr=0.02,
+            seconds_per_iteration=0.25,
+            data_wait_seconds=0.125,
+            forward_seconds=0.0625,
+        )
+    )
+    reporter.record_checkpoint(CHECKPOINT)
+    reporter.record_checkpoint_failure()
+    reporter.record_reference({"imagesPerSecond": 30.0})
+    reporter.record_restore(seconds=3.0, status=CHECKPOINT)
+    reporter.record_evaluation(1, metrics={"boxAP": 37.5})
+    expected = {
+        ("iterations_total", None): 1,
+        ("images_total", None): 16,
+        ("iteration_duration_seconds_sum", None): 0.25,
+        ("data_wait_seconds_total", None): 0.125,
+        ("loss", ("term", "loss_cls")): 0.5,
+        ("learning_rate", None): 0.02,
+        ("gpu_memory_bytes", ("kind", "allocated")): 7,
+        ("checkpoint_save_seconds", None): 2,
+        ("checkpoint_stall_seconds", None): 1,
+        ("checkpoint_restore_seconds", None): 3,
+        ("checkpoint_bytes", None): 5,
+        ("checkpoint_failures_total", None): 1,
+        ("forward_seconds", ("local_rank", "0")): 0.0625,
+        ("reference", ("metric", "imagesPerSecond")): 30,
+        ("evaluation", ("metric", "boxAP")): 37.5,
+    }
+    for (name, label), value in expected.items():
+        labels = dict([label]) if label else {}
+        assert registry.get_sample_value(f"kubedet_trainer_{name}", labels) == value, name
+    assert registry.get_sample_value("kubedet_trainer_last_step_timestamp_seconds") > 1.7e9
+    recorded = {name.removesuffix("_total").removesuffix("_sum") for name, _ in expected}
+    assert recorded | {"last_step_timestamp_seconds"} == set(DEFINITIONS)
+
+
+def test_a_log_line_reads_well_and_carries_its_figures(
+    tmp_path: Path, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+):
+    reporter = _reporter(tmp_path, registry)
+    reporter.begin(Length(total_iterations=400, iterations_per_epoch=100, evaluations=4), iteration=0)
+    reporter.record_iteration(150, images=8, seconds=2.0, data_wait_seconds=0.5)
+    interval = Interval(
+        iteration=150,
+        losses={"loss_rpn_cls": 0.25, "loss_reg": 0.5},
+        lr=0.02,
+        seconds_per_iteration=2.0,
+        data_wait_seconds=0.5,
+    )
+    with caplog.at_level(logging.INFO):
+        reporter.record_interval(interval)
+    assert (
+        "epoch 2/4  iteration 150/400  loss 0.7500 (rpn_cls 0.2500 reg 0.5000)  lr 0.02  2.000 s/it"
+        in caplog.text
+    )
+    assert "eta 0:08:20" in caplog.text
+    assert caplog.records[-1].losses == {"loss_rpn_cls": 0.25, "loss_reg": 0.5}
+
+
+def test_curves_show_losses_and_scores():
+    training = [
+        {"iteration": iteration, "lr": 0.02, "losses": {"loss_cls": 1 / iteration, "loss_reg": 2 / iteration}}
+        for iteration in range(10, 100, 10)
+    ]
+    evaluations = [{"iteration": 50, "metrics": {"boxAP": 20.0, "boxAP50": 40.0}}]
+    blank, full = (
+        cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        for png in (
+            draw_curves(title="t", training=[], evaluations=[], reference={}),
+            draw_curves(title="t", training=training, evaluations=evaluations, reference={"boxAP": 37.4}),
+        )
+    )
+    assert blank.shape == full.shape == (1001, 1400)
+    assert (full[:500] < 200).sum() > (blank[:500] < 200).sum() + 2000
+    assert (full[500:] < 200).sum() > (blank[500:] < 200).sum() + 500

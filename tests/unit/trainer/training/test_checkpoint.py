@@ -1,0 +1,275 @@
+"""Checkpoints: committed by a manifest, verified, pruned, and never without one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kubedet_trainer import storage
+from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
+from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.training.checkpoint import Checkpointer, Origin, Snapshot, take_snapshot
+from kubedet_trainer.training.state import TrainState
+
+ORIGIN = Origin(recipe={"name": "smoke", "model": {"depth": 18}}, classes=["cell"], attempt=2, world_size=4)
+
+
+def _checkpointer(folder: Path, *, origin: Origin = ORIGIN, **settings: Any) -> Checkpointer:
+    uri = f"file://{folder}/store"
+    return Checkpointer(CheckpointSettings(uri=uri, **settings), origin=origin, scratch=folder / "scratch")
+
+
+def _snapshot(iteration: int, *, metrics: Mapping[str, float] | None = None) -> Snapshot:
+    state = {"iteration": iteration, "model": {"weight": torch.full((4,), float(iteration))}}
+    return Snapshot(iteration=iteration, epoch=0, metrics=metrics or {}, state=state, stall_seconds=0.25)
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "store").glob("step-*"))
+
+
+def _restored(checkpointer: Checkpointer, folder: Path) -> int | None:
+    target = folder / "restored.pt"
+    if checkpointer.fetch(target=target) is None:
+        return None
+    iteration: int = torch.load(target, weights_only=True)["iteration"]
+    return iteration
+
+
+def test_a_saved_state_is_found_by_the_next_process(tmp_path: Path):
+    status = _checkpointer(tmp_path).save(_snapshot(20))
+    assert status.latest == f"file://{tmp_path}/store/step-00000020"
+    assert status.iteration == 20
+    assert status.sizeBytes == (tmp_path / "store/step-00000020/state.pt").stat().st_size
+    assert status.stallSeconds > 0.25
+
+    located = _checkpointer(tmp_path).fetch(target=tmp_path / "state")
+    assert located is not None
+    assert located.uri == status.latest
+    assert torch.equal(
+        torch.load(tmp_path / "state", weights_only=True)["model"]["weight"], torch.full((4,), 20.0)
+    )
+    manifest = json.loads((tmp_path / "store/step-00000020/manifest.json").read_text())
+    assert manifest["recipe"] == ORIGIN.recipe
+    assert (manifest["classes"], manifest["attempt"], manifest["worldSize"]) == (["cell"], 2, 4)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_without_any_checkpoint_the_run_starts_from_scratch(tmp_path: Path):
+    assert _checkpointer(tmp_path).fetch(target=tmp_path / "state") is None
+
+
+def test_a_store_that_may_only_be_read_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.require_writable()
+    assert list((tmp_path / "store").iterdir()) == []
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage.os, "replace", refuse)
+    with pytest.raises(CredentialsRefused, match="Permission denied"):
+        checkpointer.require_writable()
+
+
+def test_a_metric_that_does_not_exist_is_named_with_the_nearest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    checkpointer = _checkpointer(tmp_path, keep_best_metric="boxap")
+    checkpointer.save(_snapshot(10))
+    checkpointer.add_metrics(10, metrics={"boxAP": 1.0, "ar1000": 2.0})
+    assert "keepBest.metric: got 'boxap', must be one of boxAP, ar1000. Did you mean 'boxAP'?" in caplog.text
+
+
+def test_a_state_without_a_manifest_does_not_exist(tmp_path: Path):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.save(_snapshot(10))
+    checkpointer.save(_snapshot(20))
+    (tmp_path / "store/step-00000020/manifest.json").unlink()
+    assert _restored(_checkpointer(tmp_path), tmp_path) == 10
+
+
+def _flip_a_bit(step: Path) -> None:
+    content = bytearray((step / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (step / "state.pt").write_bytes(content)
+
+
+def _cut_short(step: Path) -> None:
+    (step / "state.pt").write_bytes((step / "state.pt").read_bytes()[:-1])
+
+
+def _lose_the_state(step: Path) -> None:
+    (step / "state.pt").unlink()
+
+
+def _scramble_the_manifest(step: Path) -> None:
+    (step / "manifest.json").write_text('{"iteration": 20, "sha')
+
+
+@pytest.mark.parametrize("damage", [_flip_a_bit, _cut_short, _lose_the_state, _scramble_the_manifest])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
+):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.save(_snapshot(10))
+    checkpointer.save(_snapshot(20))
+    damage(tmp_path / "store/step-00000020")
+    with caplog.at_level(logging.WARNING):
+        assert _restored(_checkpointer(tmp_path), tmp_path) == 10
+    assert "step-00000020" in caplog.text
+    assert "trying the checkpoint before" in caplog.text
+
+
+def test_an_unreachable_store_is_not_taken_for_a_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.save(_snapshot(10))
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise StorageUnreachable("gone")
+
+    monkeypatch.setattr(storage._FolderStore, "get_file", unreachable)
+    with pytest.raises(StorageUnreachable):
+        _restored(checkpointer, tmp_path)
+
+
+def test_only_the_newest_are_kept(tmp_path: Path):
+    checkpointer = _checkpointer(tmp_path, keep_last=2)
+    for iteration in (10, 20, 30, 40):
+        checkpointer.save(_snapshot(iteration))
+    assert _steps(tmp_path) == [30, 40]
+
+
+def test_the_best_are_kept_besides(tmp_path: Path):
+    checkpointer = _checkpointer(tmp_path, keep_last=1, keep_best_metric="boxAP", keep_best_count=2)
+    for iteration, score in ((10, 30.0), (20, 50.0), (30, 40.0), (40, 20.0), (50, 10.0)):
+        checkpointer.save(_snapshot(iteration))
+        checkpointer.add_metrics(iteration, metrics={"boxAP": score})
+    assert _steps(tmp_path) == [20, 30, 50]
+    assert _restored(_checkpointer(tmp_path), tmp_path) == 50
+
+
+def test_the_best_are_known_to_a_later_process(tmp_path: Path):
+    options = {"keep_last": 1, "keep_best_metric": "boxAP"}
+    first = _checkpointer(tmp_path, **options)
+    first.save(_snapshot(10))
+    first.add_metrics(10, metrics={"boxAP": 70.0})
+    second = _checkpointer(tmp_path, **options)
+    second.save(_snapshot(20, metrics={"boxAP": 60.0}))
+    second.save(_snapshot(30))
+    assert _steps(tmp_path) == [10, 30]
+
+
+def test_the_only_valid_checkpoint_outlives_a_save_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpointer = _checkpointer(tmp_path, keep_last=1)
+    checkpointer.save(_snapshot(10))
+    put_bytes = storage._FolderStore.put_bytes
+
+    def fails_on_the_manifest(self: Any, key: str, *, data: bytes) -> None:
+        if key == "step-00000020/manifest.json":
+            raise StorageUnreachable("gone")
+        put_bytes(self, key, data=data)
+
+    monkeypatch.setattr(storage._FolderStore, "put_bytes", fails_on_the_manifest)
+    with pytest.raises(StorageUnreachable):
+        checkpointer.save(_snapshot(20))
+    assert _restored(_checkpointer(tmp_path), tmp_path) == 10
+
+
+def test_manifests_are_deleted_before_what_they_vouch_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    deleted: list[str] = []
+    delete = storage._FolderStore.delete
+    checkpointer = _checkpointer(tmp_path, keep_last=1)
+    checkpointer.save(_snapshot(10))
+
+    def note(self: Any, keys: Any) -> None:
+        keys = list(keys)
+        deleted.extend(key for key in keys if self.exists(key))
+        delete(self, keys)
+
+    monkeypatch.setattr(storage._FolderStore, "delete", note)
+    checkpointer.save(_snapshot(20))
+    assert deleted == ["step-00000010/manifest.json", "step-00000010/state.pt"]
+
+
+def test_never_starts_from_scratch_and_leaves_what_lies_ahead_alone(tmp_path: Path):
+    _checkpointer(tmp_path).save(_snapshot(40))
+    checkpointer = _checkpointer(tmp_path, resume="Never", keep_last=1)
+    assert checkpointer.fetch(target=tmp_path / "state") is None
+    checkpointer.save(_snapshot(10))
+    checkpointer.save(_snapshot(20))
+    assert _steps(tmp_path) == [20, 40]
+
+
+def test_a_uri_elsewhere_starts_a_run_until_it_has_checkpoints_of_its_own(tmp_path: Path):
+    other = tmp_path / "other"
+    _checkpointer(other).save(_snapshot(70))
+    resume = f"file://{other}/store/step-00000070"
+    checkpointer = _checkpointer(tmp_path, resume=resume)
+    assert _restored(checkpointer, tmp_path) == 70
+    checkpointer.save(_snapshot(80))
+    assert _restored(_checkpointer(tmp_path, resume=resume), tmp_path) == 80
+
+
+def test_a_uri_below_its_own_goes_back_to_exactly_that_one(tmp_path: Path):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.save(_snapshot(10))
+    checkpointer.save(_snapshot(20))
+    back = _checkpointer(tmp_path, resume=f"file://{tmp_path}/store/step-00000010/")
+    assert _restored(back, tmp_path) == 10
+
+
+def test_a_uri_of_no_checkpoint_is_missing_input(tmp_path: Path):
+    with pytest.raises(MissingInput, match="step-00000099"):
+        _checkpointer(tmp_path, resume=f"file://{tmp_path}/store/step-00000099").fetch(target=tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("origin", "what"),
+    [
+        (Origin(recipe={"name": "smoke", "model": {"depth": 50}}, classes=["cell"]), "recipe's model"),
+        (Origin(recipe=ORIGIN.recipe, classes=["cell", "nucleus"]), "classes"),
+    ],
+)
+def test_a_checkpoint_of_another_model_or_data_is_refused(tmp_path: Path, origin: Origin, what: str):
+    _checkpointer(tmp_path).save(_snapshot(10))
+    with pytest.raises(InvalidInput, match=f"its {what} differ.*checkpoint.resume to Never"):
+        _checkpointer(tmp_path, origin=origin).fetch(target=tmp_path / "state")
+
+
+def test_a_snapshot_does_not_change_with_later_steps():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    state = TrainState(
+        model=model, optimizer=optimizer, scaler=torch.amp.GradScaler("cpu", enabled=False), global_batch=4
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        state.iteration += 1
+        state.history.note_evaluation(state.iteration, {"boxAP": 1.0})
+
+    step()
+    snapshot = take_snapshot(state, epoch=0, metrics={})
+    weight = model.weight.detach().clone()
+    momentum = optimizer.state[model.weight]["momentum_buffer"].clone()
+    step()
+    assert torch.equal(snapshot.state["model"]["weight"], weight)
+    assert torch.equal(snapshot.state["optimizer"]["state"][0]["momentum_buffer"], momentum)
+    assert snapshot.state["iteration"] == 1
+    assert len(snapshot.state["history"]["evaluations"]) == 1

@@ -1,0 +1,70 @@
+"""What a resume needs: state in and out, seeds that belong to chunks, copies that stand still."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import nn
+
+from kubedet_trainer.training.state import TrainState, chunk_seed, copy_to_host
+
+
+def _state(*, global_batch: int = 4) -> TrainState:
+    model = nn.Linear(2, 1)
+    return TrainState(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        global_batch=global_batch,
+    )
+
+
+def _step(state: TrainState) -> None:
+    state.optimizer.zero_grad()
+    state.model(torch.ones(1, 2)).sum().backward()
+    state.optimizer.step()
+    state.iteration += 1
+
+
+def test_a_state_that_went_through_a_file_goes_on_as_if_it_had_not():
+    straight = _state()
+    for _ in range(2):
+        _step(straight)
+    straight.history.note_evaluation(2, {"boxAP": 10.0})
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    file.seek(0)
+    resumed = _state()
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.iteration == 2
+    assert resumed.history == straight.history
+    assert resumed.history.was_evaluated(2)
+    assert not resumed.history.was_evaluated(1)
+    for state in (straight, resumed):
+        _step(state)
+    assert torch.equal(resumed.model.weight, straight.model.weight)
+
+
+def test_with_another_global_batch_it_goes_on_after_as_many_images():
+    saved = _state(global_batch=16)
+    saved.iteration = 90
+    resumed = _state(global_batch=24)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.iteration == 60
+
+
+def test_every_chunk_has_a_seed_of_its_own_that_never_changes():
+    seeds = {chunk_seed(seed, iteration=i, chunk=c) for seed in range(3) for i in range(20) for c in range(8)}
+    assert len(seeds) == 3 * 20 * 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert chunk_seed(0, iteration=1, chunk=2) == 603432347784401458
+
+
+def test_a_copy_shares_no_memory():
+    tensor = torch.zeros(2)
+    copied = copy_to_host({"a": [tensor, 1], "b": {"c": tensor}})
+    tensor += 1
+    assert copied["a"][0].tolist() == [0, 0]
+    assert copied["b"]["c"].tolist() == [0, 0]
+    assert copied["a"][1] == 1

@@ -1,0 +1,90 @@
+"""How good a detector is: figures over a validation split that the ranks share.
+
+Each rank detects in its images; rank 0 gathers what they found and has it scored.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kubedet_trainer import dist
+from kubedet_trainer.config import NormalisationConfig
+from kubedet_trainer.evaluation.coco import Scorer
+from kubedet_trainer.evaluation.detections import DetectionTable
+from kubedet_trainer.models.images import normalise
+from kubedet_trainer.structures import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What rank 0 knows afterwards."""
+
+    metrics: dict[str, float]
+    """Figures by name, in percent. Absent where the split has no such ground truth, say no small object."""
+    detections: DetectionTable
+
+
+@torch.inference_mode()
+def evaluate(
+    detector: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_images: int,
+    scorer: Scorer,
+    normalisation: NormalisationConfig,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Detect in this rank's images and score those of all ranks together.
+
+    Every rank must call this. `should_stop` is asked before each image, equally often on every rank even if
+    they have unequal shares, so it may itself agree with the other ranks; it must answer the same on all.
+
+    Args:
+        detector: has ``detect(images, scale_factors)``; left in the mode it was in.
+        batches: this rank's share, batches of one image.
+        num_images: images of the whole split.
+        scorer: of the split; used on rank 0 only.
+        normalisation: as the detector was trained with.
+        device: where the detector is.
+        should_stop: whether to give up.
+
+    Returns:
+        None when stopped, and on every rank but 0.
+    """
+    tables: list[DetectionTable] = []
+    was_training = detector.training
+    detector.eval()
+    try:
+        turns = range(-(-num_images // dist.world_size()))
+        for _, batch in itertools.zip_longest(turns, batches):
+            if should_stop():
+                return None
+            if batch is not None:
+                tables += detect(detector, batch, normalisation=normalisation, device=device)
+    finally:
+        detector.train(was_training)
+    gathered = dist.gather(DetectionTable.joined(tables))
+    if not gathered:
+        return None
+    detections = DetectionTable.joined(gathered)
+    return Evaluation(metrics=scorer.score(detections), detections=detections)
+
+
+def detect(
+    detector: Any, batch: Batch, *, normalisation: NormalisationConfig, device: torch.device
+) -> list[DetectionTable]:
+    """What `detector`, in evaluation mode on `device`, finds in each image of a batch from a loader."""
+    image_ids, sizes = batch.image_ids.tolist(), batch.original_sizes.tolist()
+    batch = batch.to(device)
+    found = detector.detect(normalise(batch, normalisation), batch.scale_factors)
+    return [
+        DetectionTable.of_image(image_id, detections=detections, size=(size[0], size[1]))
+        for image_id, size, detections in zip(image_ids, sizes, found, strict=True)
+    ]

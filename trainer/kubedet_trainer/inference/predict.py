@@ -1,0 +1,133 @@
+"""Detections in images of one's own: pictures to look at, and a COCO file to go on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from kubedet_trainer.data import batches, images, transforms
+from kubedet_trainer.data.batches import Item
+from kubedet_trainer.data.images import Pixels
+from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.evaluation.detections import DetectionTable
+from kubedet_trainer.evaluation.evaluate import detect
+from kubedet_trainer.inference.trained import Detector
+from kubedet_trainer.pictures import drawing
+from kubedet_trainer.pictures.drawing import Marks
+
+DETECTIONS_FILE = "detections.json"
+"""Name of the COCO file beside the pictures."""
+
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What was written."""
+
+    file: Path
+    """The COCO file: images, categories, and every detection as an annotation with a score."""
+    pictures: list[Path]
+    """Named as the images."""
+    num_detections: int
+    """Of those that reach the threshold."""
+
+
+def find_images(source: Path) -> list[Path]:
+    """The image that `source` names, or all images in that folder, sorted by name.
+
+    Raises:
+        MissingInput: there is none.
+    """
+    if source.is_file():
+        return [source]
+    found = sorted(file for file in source.glob("*") if file.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise MissingInput(f"{source}: no image there, must be an image or a folder of images")
+    return found
+
+
+@torch.inference_mode()
+def predict_folder(
+    detector: Detector, *, source: Path, output: Path, score_threshold: float = 0.5
+) -> Prediction:
+    """Detect in an image or a folder of images and write pictures and `DETECTIONS_FILE` into `output`.
+
+    The ids of the categories in the file are the labels 1, 2, ...; a checkpoint knows only their names.
+
+    Args:
+        detector: as `inference` loads it.
+        source: an image or a folder.
+        output: folder to write to; made if absent.
+        score_threshold: detections below it are left out.
+
+    Raises:
+        MissingInput: there is no image.
+        InvalidInput: a file is not a whole image, `output` is the folder of the images, or the detector needs
+            proposals.
+    """
+    if detector.recipe.data.num_proposals is not None:
+        raise InvalidInput(
+            f"recipe: {detector.recipe.name} needs the proposals of its images, must be one that makes "
+            "its own; `kubedet evaluate` takes them for the validation split"
+        )
+    files = find_images(source)
+    if output.resolve() == files[0].resolve().parent:
+        raise InvalidInput(
+            f"{output}: must be another folder than the images', whose names the pictures keep"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    labels = range(1, len(detector.classes) + 1)
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, file in enumerate(files, start=1):
+        pixels = images.read_image(file)
+        table = _detect(detector, pixels, image_id=number).above(score_threshold)
+        height, width = pixels.shape[:2]
+        records.append({"id": number, "file_name": file.name, "width": width, "height": height})
+        annotations += table.to_coco(labels)
+        picture = drawing.draw_detections(pixels, marks=marks_of(table), classes=detector.classes)
+        cv2.imwrite(str(output / file.name), picture)
+    content = {
+        "images": records,
+        "annotations": [{"id": number, **record} for number, record in enumerate(annotations, start=1)],
+        "categories": [
+            {"id": label, "name": name} for label, name in zip(labels, detector.classes, strict=True)
+        ],
+    }
+    (output / DETECTIONS_FILE).write_text(json.dumps(content, indent=1))
+    return Prediction(
+        file=output / DETECTIONS_FILE,
+        pictures=[output / file.name for file in files],
+        num_detections=len(annotations),
+    )
+
+
+def marks_of(table: DetectionTable) -> Marks:
+    """The detections of one image, as `drawing` takes them."""
+    return Marks(boxes=table.boxes, labels=table.labels, scores=table.scores, masks=table.masks)
+
+
+def _detect(detector: Detector, pixels: Pixels, *, image_id: int) -> DetectionTable:
+    """What is found in one image that belongs to no data set."""
+    pipeline = detector.pipeline
+    sample = transforms.transform(pixels, boxes=np.zeros((0, 4), np.float32), pipeline=pipeline, flip=False)
+    item = Item(
+        image_id=image_id,
+        original_size=(pixels.shape[0], pixels.shape[1]),
+        sample=sample,
+        labels=np.zeros(0, np.int32),
+    )
+    (table,) = detect(
+        detector.model,
+        batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple),
+        normalisation=detector.recipe.data.normalisation,
+        device=detector.device,
+    )
+    return table

@@ -1,0 +1,130 @@
+"""Proposals of a whole data set by a proposal network, as files that Fast R-CNN is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kubedet_trainer import contract, storage
+from kubedet_trainer.config import RpnConfig
+from kubedet_trainer.data import coco, loader, proposals
+from kubedet_trainer.data.prepare import LocalSplit, prepare_dataset
+from kubedet_trainer.data.proposals import ProposalRecord
+from kubedet_trainer.data.splits import Split
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.evaluation import recall
+from kubedet_trainer.evaluation.evaluate import detect
+from kubedet_trainer.inference.trained import Detector
+from kubedet_trainer.settings import DatasetSettings
+
+_RECALL_LIMIT = 1000
+"""Best proposals of an image that count for the recall, as many as Fast R-CNN uses."""
+
+Observe = Callable[[str, int, int], None]
+"""Is told the split, the images done and all its images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One file of proposals."""
+
+    uri: str
+    num_images: int
+    num_proposals: int
+    recall: float | None
+    """Average recall of the best 1000 by `recall`, in percent; None where the split has no object."""
+
+
+def propose_dataset(
+    detector: Detector, *, dataset: DatasetSettings, output: str, directory: Path, observe: Observe
+) -> list[Written]:
+    """Write what the network proposes in every image of both splits to `output`, a folder or prefix.
+
+    The images are seen as in tests: all of them, none mirrored. The store is reached with the data set's
+    credentials, as training does later.
+
+    Args:
+        detector: a proposal network, as `inference` loads it.
+        dataset: whose images are looked at.
+        output: URI that `DatasetSettings.proposals_uri` is to name.
+        directory: where a remote data set is downloaded to, and annotations are cached.
+        observe: is called after every image.
+
+    Raises:
+        InvalidInput: the detector is no proposal network, or the data set breaks a rule.
+        MissingInput, CredentialsRefused, StorageUnreachable: the data set cannot be had, or the output not
+            written.
+    """
+    model = detector.recipe.model
+    if type(model) is not RpnConfig:  # all detectors with a proposal network derive from it
+        raise InvalidInput(f"recipe: {detector.recipe.name} is a {model.architecture}, must be an rpn")
+    store = storage.open_store(output, dataset.credentials)
+    local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
+    written = []
+    for name, files in zip(proposals.SPLITS, (local.train, local.val), strict=True):
+        split = _whole_split(files, cache=directory / contract.CACHE_DIRECTORY)
+        record, share = _propose_split(
+            detector,
+            split,
+            most=model.rpn_head.num_proposals,
+            observe=partial(observe, name),
+        )
+        source = directory / f"{name}.npz"
+        with source.open("wb") as file:
+            proposals.write_proposals(file, record)
+        store.put_file(source.name, source=source)
+        source.unlink()
+        written.append(
+            Written(
+                uri=f"{store.uri}/{source.name}",
+                num_images=len(split),
+                num_proposals=len(record.scores),
+                recall=share,
+            )
+        )
+    return written
+
+
+def _whole_split(files: LocalSplit, *, cache: Path) -> Split:
+    annotations = coco.load_annotations(files.annotations, cache=cache)
+    coco.require_images(annotations, files.images)
+    return Split(annotations=annotations, folder=files.images, rows=np.arange(len(annotations)))
+
+
+@torch.inference_mode()
+def _propose_split(
+    detector: Detector, split: Split, *, most: int, observe: Callable[[int, int], None]
+) -> tuple[ProposalRecord, float | None]:
+    # Pages that are never written to take no memory.
+    boxes = np.empty((len(split) * most, 4), np.float32)
+    scores = np.empty(len(split) * most, np.float32)
+    offsets, matched = [0], []
+    batches = loader.val_loader(
+        split,
+        pipeline=detector.pipeline,
+        rank=0,
+        world_size=1,
+        num_workers=detector.recipe.data.num_workers,
+        pin_memory=detector.device.type == "cuda",
+    )
+    for row, batch in enumerate(batches):
+        normalisation = detector.recipe.data.normalisation
+        [found] = detect(detector.model, batch, normalisation=normalisation, device=detector.device)
+        part = slice(offsets[-1], offsets[-1] + len(found.scores))
+        boxes[part], scores[part] = found.boxes, found.scores
+        offsets.append(part.stop)
+        truth, _ = split.annotations.ground_truth(row)
+        matched.append(recall.match_best(truth, found.boxes[:_RECALL_LIMIT]))
+        observe(row + 1, len(split))
+    record = ProposalRecord(
+        image_ids=np.asarray(split.annotations.image_ids),
+        offsets=np.array(offsets, np.int64),
+        boxes=boxes[: offsets[-1]],
+        scores=scores[: offsets[-1]],
+    )
+    return record, recall.average_recall(matched)

@@ -1,0 +1,64 @@
+"""A checkpoint as the zoo publishes it: weights alone, in a file with its date and its hash in the name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from kubedet_trainer import config
+from kubedet_trainer.inference import trained
+from kubedet_trainer.settings import CheckpointSettings
+
+_HASH_DIGITS = 8
+
+
+def publish_checkpoint(settings: CheckpointSettings, *, output: Path, scratch: Path) -> Path:
+    """Write the weights of a checkpoint to the folder `output` and return the file.
+
+    Its name is ``RECIPE_DATE-HASH.pth``: the UTC date of the checkpoint, and the first eight digits of the
+    file's SHA-256. It holds ``state_dict``, the tensors alone under the zoo's names, and ``meta``, what they
+    are of. Whoever loads published weights can load it.
+
+    Args:
+        settings: the URI of one checkpoint, or of the place of several, of which the newest counts.
+        output: is made where it is not there.
+        scratch: folder for what is downloaded.
+
+    Raises:
+        MissingInput: there is no checkpoint, or it is damaged.
+        InvalidInput: it was made by a recipe that is unknown here.
+    """
+    located = trained.locate_checkpoint(settings)
+    manifest = located.manifest
+    detector = trained.load_checkpoint(
+        replace(settings, uri=located.uri), scratch=scratch, device=torch.device("cpu")
+    )
+    document = {
+        "meta": {
+            "kubedet_version": version("kubedet"),
+            "recipe": config.recipe_to_dict(detector.recipe),
+            "CLASSES": list(detector.classes),
+            "time": manifest.time,
+            "epoch": manifest.epoch,
+            "iter": manifest.iteration,
+            "metrics": dict(manifest.metrics),
+        },
+        "state_dict": {name: value.detach() for name, value in detector.model.state_dict().items()},
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    unnamed = output / f".{detector.recipe.name}.pth"
+    try:
+        torch.save(document, unnamed)
+        with unnamed.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        date = manifest.time[:10].replace("-", "")
+        target = output / f"{detector.recipe.name}_{date}-{digest[:_HASH_DIGITS]}.pth"
+        os.replace(unnamed, target)
+    finally:
+        unnamed.unlink(missing_ok=True)
+    return target

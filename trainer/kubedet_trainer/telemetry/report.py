@@ -1,0 +1,288 @@
+"""What a run tells while it goes: log lines, metrics, and the progress record that the operator reads.
+
+Every rank has a reporter; only rank 0's writes progress and log lines. The one call of every iteration costs
+microseconds, the rest happens once a log interval or less.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kubedet_trainer import contract
+from kubedet_trainer.contract import (
+    CheckpointStatus,
+    Progress,
+    ProgressRecord,
+    Stage,
+    TimePhase,
+    TimeSpent,
+)
+from kubedet_trainer.dist import World
+from kubedet_trainer.telemetry import memory
+from kubedet_trainer.telemetry.heartbeat import Heartbeat
+from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.telemetry.timesheet import Timesheet
+
+_PHASES = {
+    Stage.TRAINING: TimePhase.TRAINING,
+    Stage.EVALUATING: TimePhase.EVALUATING,
+    Stage.CHECKPOINTING: TimePhase.CHECKPOINT_STALL,
+    Stage.BENCHMARKING: TimePhase.EVALUATING,
+    Stage.DONE: TimePhase.EVALUATING,
+}
+"""What the time of a stage goes into, but for the first one: that is a start or a restart."""
+
+_PROGRESS_SECONDS = 1.0
+_RATE_SMOOTHING = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How much work the whole run is."""
+
+    total_iterations: int
+    iterations_per_epoch: int
+    evaluations: int
+    """Evaluations of the whole run."""
+
+    def epoch(self, iteration: int) -> int:
+        """The epoch, counted from 0, that follows `iteration` finished ones."""
+        return iteration // self.iterations_per_epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What was measured over one log interval."""
+
+    iteration: int
+    losses: Mapping[str, float]
+    lr: float
+    seconds_per_iteration: float
+    data_wait_seconds: float
+    """Of one iteration."""
+    forward_seconds: float | None = None
+    """Of one forward pass of this rank, where one has ended."""
+
+
+class Reporter:
+    """Records what one rank does."""
+
+    def __init__(
+        self, *, world: World, work_directory: Path, metrics: Metrics, hang_median_steps: int = 0
+    ) -> None:
+        self._world = world
+        self._is_first = world.rank == 0
+        self._progress_file = work_directory / contract.PROGRESS_FILE
+        self._heartbeat = Heartbeat(work_directory, rank=world.rank, median_steps=hang_median_steps)
+        self._metrics = metrics
+        self._length = Length(total_iterations=0, iterations_per_epoch=1, evaluations=0)
+        self._stage = Stage.INITIALIZING
+        self._iteration = 0
+        self._checkpoint: CheckpointStatus | None = None
+        self._time, self._first_phase = self._open_timesheet()
+        self._iteration_seconds: float | None = None
+        self._evaluation_seconds = 0.0
+        self._last_step: float | None = None
+        self._written = 0.0
+        self._write_progress()
+
+    def begin(self, length: Length, *, iteration: int) -> None:
+        """Say how long the run is, and where it starts."""
+        self._length = length
+        self._iteration = iteration
+        self._write_progress()
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Say what rank 0 does within the block; evaluations are timed for the estimate of what remains."""
+        before = self._stage
+        started = time.monotonic()
+        self._heartbeat.beat()
+        self.set_stage(stage)
+        try:
+            yield
+        finally:
+            if stage is Stage.EVALUATING:
+                self._evaluation_seconds = time.monotonic() - started
+            self._heartbeat.beat()
+            self.set_stage(before)
+
+    def get_on(self) -> None:
+        """Show that this rank is alive where no iteration does; called for every image of an evaluation."""
+        self._heartbeat.beat()
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say what rank 0 does from now on."""
+        self._stage = stage
+        self._time.turn_to(_PHASES.get(stage, self._first_phase), now=time.monotonic())
+        self._write_progress()
+
+    def record_iteration(
+        self, iteration: int, *, images: int, seconds: float, data_wait_seconds: float
+    ) -> None:
+        """Record one optimiser step; called in every iteration."""
+        now = time.time()
+        self._heartbeat.beat_step(seconds)
+        self._metrics.record_iteration(
+            images=images,
+            seconds=seconds,
+            data_wait_seconds=data_wait_seconds,
+            end=now,
+            is_first_rank=self._is_first,
+        )
+        if self._is_first:
+            self._iteration, self._last_step = iteration, now
+            before = self._iteration_seconds
+            self._iteration_seconds = (
+                seconds if before is None else before + _RATE_SMOOTHING * (seconds - before)
+            )
+            elapsed = time.monotonic()
+            self._time.count_iteration(now=elapsed, wait_seconds=data_wait_seconds)
+            if elapsed - self._written > _PROGRESS_SECONDS:
+                self._write_progress()
+
+    def record_interval(self, interval: Interval) -> None:
+        """Log one line and set the gauges of a log interval."""
+        if self._world.device.type == "cuda":
+            self._metrics.set_all("gpu_memory_bytes", memory.gpu_bytes(self._world.device))
+        if interval.forward_seconds is not None:
+            self._metrics.set_all("forward_seconds", {str(self._world.local_rank): interval.forward_seconds})
+        if not self._is_first:
+            return
+        self._metrics.set_all("loss", interval.losses)
+        self._metrics.set("learning_rate", interval.lr)
+        remaining = self._remaining_seconds()
+        _log.info(
+            "epoch %d/%d  iteration %d/%d  loss %.4f (%s)  lr %.3g  %.3f s/it (data %.3f)  %.2f GB  eta %s",
+            min(
+                self._length.epoch(interval.iteration) + 1, self._length.epoch(self._length.total_iterations)
+            ),
+            self._length.epoch(self._length.total_iterations),
+            interval.iteration,
+            self._length.total_iterations,
+            sum(interval.losses.values()),
+            " ".join(f"{name.removeprefix('loss_')} {value:.4f}" for name, value in interval.losses.items()),
+            interval.lr,
+            interval.seconds_per_iteration,
+            interval.data_wait_seconds,
+            memory.peak_bytes(self._world.device) / 2**30,
+            "unknown" if remaining is None else timedelta(seconds=remaining),
+            extra=asdict(interval),
+        )
+
+    def record_evaluation(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
+        """Log the figures of an evaluation and set their gauges."""
+        if self._is_first:
+            self._metrics.set_all("evaluation", metrics)
+            figures = "  ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+            _log.info("evaluation at iteration %d: %s", iteration, figures, extra={"metrics": dict(metrics)})
+
+    def record_checkpoint(self, status: CheckpointStatus) -> None:
+        """Publish a committed checkpoint."""
+        self._checkpoint = status
+        self._metrics.set("checkpoint_save_seconds", status.saveSeconds)
+        self._metrics.set("checkpoint_stall_seconds", status.stallSeconds)
+        self._metrics.set("checkpoint_bytes", status.sizeBytes)
+        _log.info(
+            "checkpoint %s: %.1f MB in %.2f s",
+            status.latest,
+            status.sizeBytes / 1e6,
+            status.saveSeconds,
+            extra={"checkpoint": asdict(status)},
+        )
+        self._write_progress()
+
+    def record_checkpoint_failure(self) -> None:
+        """Count a checkpoint that could not be made durable."""
+        self._metrics.count("checkpoint_failures")
+
+    def record_reference(self, figures: Mapping[str, float]) -> None:
+        """Publish what the recipe's own figures are held against."""
+        if self._is_first:
+            self._metrics.set_all("reference", figures)
+
+    def record_restore(self, *, seconds: float, status: CheckpointStatus) -> None:
+        """Publish the checkpoint that this run resumed from."""
+        self._checkpoint = status
+        self._time.close(time.monotonic(), {TimePhase.RESTORING: seconds})
+        self._metrics.set("checkpoint_restore_seconds", seconds)
+        _log.info(
+            "resumed from %s at iteration %d",
+            status.latest,
+            status.iteration,
+            extra={"checkpoint": asdict(status)},
+        )
+
+    def _remaining_seconds(self) -> int | None:
+        if self._iteration_seconds is None:
+            return None
+        left = self._length.total_iterations - self._iteration
+        share = left / max(1, self._length.total_iterations)
+        evaluations = self._evaluation_seconds * self._length.evaluations * share
+        return round(left * self._iteration_seconds + evaluations)
+
+    def _open_timesheet(self) -> tuple[Timesheet, TimePhase]:
+        """The time, from where an earlier rank 0 of this worker left it, and its first phase."""
+        before, pause = None, 0.0
+        if self._is_first and (before := _read_time(self._progress_file)):
+            pause = time.time() - self._progress_file.stat().st_mtime
+        again = before is not None or self._world.restarts > 0
+        phase = TimePhase.RESTARTING if again else TimePhase.STARTING
+        since = _rfc3339(time.time(), timespec="milliseconds")
+        sheet = Timesheet(phase=phase, now=time.monotonic(), since=since, before=before, pause=pause)
+        return sheet, phase
+
+    def _write_progress(self) -> None:
+        if not self._is_first:
+            return
+        self._written = time.monotonic()
+        self._time.close(self._written)
+        total = self._length.total_iterations
+        record = ProgressRecord(
+            progress=Progress(
+                stage=self._stage,
+                epoch=self._length.epoch(self._iteration),
+                iteration=self._iteration,
+                totalIterations=total,
+                percentage=100 * self._iteration // total if total else 0,
+                estimatedRemainingSeconds=self._remaining_seconds(),
+                lastProgressTime=_rfc3339(self._last_step) if self._last_step else None,
+                goodputPercent=round(100 * self._time.goodput()) if self._last_step else None,
+                time=self._time.spent(),
+            ),
+            checkpoint=self._checkpoint,
+            worldSize=self._world.size,
+            processRestarts=self._world.restarts,
+        )
+        write_json(self._progress_file, contract.without_none(asdict(record)))
+
+
+def write_json(file: Path, document: Mapping[str, object]) -> None:
+    """Write `file` so that a reader sees the old or the new document, never half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(document))
+    temporary.replace(file)
+
+
+def _read_time(file: Path) -> TimeSpent | None:
+    """What the record in `file` says about time; None where there is none."""
+    try:
+        found = json.loads(file.read_text())["progress"]["time"]
+    except (FileNotFoundError, KeyError):
+        return None
+    return TimeSpent(**found)
+
+
+def _rfc3339(moment: float, *, timespec: str = "seconds") -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")

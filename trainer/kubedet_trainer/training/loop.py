@@ -1,0 +1,264 @@
+"""The loop, top to bottom. It knows no detector: models give losses by name and detections, nothing more.
+
+No iteration waits for the device: losses are summed there and read an interval later, a stop request and the
+clock of checkpoints travel between the ranks while the next step runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kubedet_trainer import dist
+from kubedet_trainer.config import Recipe
+from kubedet_trainer.contract import Results, Stage
+from kubedet_trainer.data import loader
+from kubedet_trainer.errors import (
+    CredentialsRefused,
+    LossNotFinite,
+    MissingInput,
+    PeerFailed,
+    StorageUnreachable,
+    TerminatedSaved,
+    TerminatedUnsaved,
+)
+from kubedet_trainer.models.images import normalise
+from kubedet_trainer.settings import RunSettings
+from kubedet_trainer.structures import Batch
+from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.telemetry.report import Interval
+from kubedet_trainer.training import optim, results, setup
+from kubedet_trainer.training.checkpoint import take_snapshot
+from kubedet_trainer.training.setup import Run
+from kubedet_trainer.training.signals import StopRequest
+from kubedet_trainer.training.state import chunk_seed
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_UNTIMED_ITERATIONS = 50
+"""The zoo's record: it took the mean of all but the first (`zoo.md` 10), so the first iterations of a process
+do not count; of a run of less than two records its first half does not."""
+
+
+def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results | None:
+    """Train, evaluate and measure one recipe; the results are rank 0's, None elsewhere.
+
+    Raises:
+        TrainerError: one of its kinds for every ending that is understood; `TerminatedSaved` after a stop.
+    """
+    stop = StopRequest()
+    run: Run | None = None
+    try:
+        with dist.peer_failures():
+            world = dist.initialise(gpus=settings.gpus)
+            # Not before: a rank that waits for others to come takes no signal, and has nothing to save.
+            stop.listen()
+            run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics)
+            _fit(run)
+            row = results.conclude(run)
+            dist.shut_down()
+    except PeerFailed as error:
+        if not stop.requested:
+            raise
+        if run is not None and run.saved_iteration == run.state.iteration:  # the peers were only faster
+            raise TerminatedSaved("stopped as asked; the state had been saved before") from error
+        raise TerminatedUnsaved(f"stopped as asked, but in the middle of an iteration: {error}") from error
+    run.reporter.set_stage(Stage.DONE)
+    return row
+
+
+def _fit(run: Run) -> None:
+    """Iterate to the end, evaluating and saving on the way."""
+    state, total = run.state, run.length.total_iterations
+    batches = iter(
+        loader.train_loader(
+            run.data.train,
+            plan=run.data.sampling,
+            pipeline=run.data.pipeline,
+            rank=run.world.rank,
+            world_size=run.world.size,
+            start_iteration=state.iteration,
+            end_iteration=total,
+            num_workers=run.recipe.data.num_workers,
+            pin_memory=run.world.device.type == "cuda",
+        )
+    )
+    log_interval = min(50, max(5, total // 40))
+    agreement = dist.Agreement(3)
+    run.reporter.set_stage(Stage.TRAINING)
+    while True:
+        _evaluate_if_due(run)
+        if state.iteration >= total:
+            break
+        _step(run, batches)
+        if state.iteration % log_interval == 0 or state.iteration == total:
+            _log_interval(run)
+        stop, clock, alarm = agreement.exchange(
+            [int(run.stop.requested), int(_is_time_to_save(run)), run.monitor.alarm]
+        )
+        _raise_if_bad(run, alarm)
+        if stop or _is_save_due(run, clock=bool(clock)):
+            _save(run, stopping=bool(stop))
+        if stop:
+            agreement.finish()
+            run.stop.end(state.iteration)
+    agreement.finish()
+
+
+def _step(run: Run, batches: Iterator[Batch]) -> None:
+    """One optimiser step: forward and backward over this rank's chunks, clip, update, record."""
+    state, recipe = run.state, run.recipe
+    steps = run.data.batch.accumulation_steps
+    optimizer, scaler = state.optimizer, state.scaler
+    rate = _learning_rate(run)
+    optim.set_learning_rate(optimizer, rate)
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    for micro_step in range(steps):
+        with run.timer.waiting():
+            batch = next(batches)
+        chunk = micro_step * run.world.size + run.world.rank
+        run.generator.manual_seed(chunk_seed(recipe.seed, iteration=state.iteration, chunk=chunk))
+        with dist.accumulating(run.model, last=micro_step == steps - 1):
+            losses = _forward(run, batch)
+            total = torch.stack(list(losses.values())).sum()
+            scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+    scaler.unscale_(optimizer)
+    norm = optim.clip_gradients(state.model.parameters(), max_norm=recipe.optimizer.clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    state.iteration += 1
+    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow, and goes on
+        sums["gradient norm"] = norm
+    run.monitor.record(state.iteration, sums)
+    _record_time(run, images=steps * recipe.data.images_per_process)
+
+
+def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """The losses of one chunk, each divided by the chunks that this rank accumulates."""
+    device, dtype = run.world.device, _AUTOCAST[run.recipe.precision]
+    batch = batch.to(device)
+    images = normalise(batch, run.recipe.data.normalisation)
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    with run.forwards.passing(), autocast:
+        terms = run.model(images, batch.targets, run.generator)
+    steps = run.data.batch.accumulation_steps
+    return {name: value / steps for name, value in terms.items() if "loss" in name}
+
+
+def _learning_rate(run: Run) -> float:
+    return optim.learning_rate(
+        run.state.iteration,
+        base=run.recipe.optimizer.lr * run.data.batch.lr_scale,
+        iterations_per_epoch=run.length.iterations_per_epoch,
+        schedule=run.recipe.schedule,
+    )
+
+
+def _record_time(run: Run, *, images: int) -> None:
+    done, history = run.state.iteration, run.state.history
+    ahead = run.length.total_iterations - run.first_iteration
+    untimed = run.first_iteration + min(_UNTIMED_ITERATIONS, ahead // 2)
+    if done in (untimed, run.length.total_iterations):
+        _await_device(run)  # what was only begun belongs to this side of the window
+    lap = run.timer.lap()
+    if done > untimed:
+        history.timed_iterations += 1
+        history.timed_seconds += lap.seconds
+    run.reporter.record_iteration(
+        done, images=images, seconds=lap.seconds, data_wait_seconds=lap.wait_seconds
+    )
+
+
+def _await_device(run: Run) -> None:
+    if run.world.device.type == "cuda":
+        torch.cuda.synchronize(run.world.device)
+
+
+def _log_interval(run: Run) -> None:
+    lap, forward_seconds = run.timer.close_interval(), run.forwards.close_interval()
+    rate = run.state.optimizer.param_groups[0]["lr"]
+    is_last = run.state.iteration == run.length.total_iterations
+    for reading in run.monitor.close_interval(run.state.iteration, is_last=is_last):
+        losses = {name: value for name, value in reading.means.items() if "loss" in name}
+        run.state.history.training.append({"iteration": reading.iteration, "lr": rate, "losses": losses})
+        run.reporter.record_interval(
+            Interval(
+                iteration=reading.iteration,
+                losses=losses,
+                lr=rate,
+                seconds_per_iteration=lap.seconds,
+                data_wait_seconds=lap.wait_seconds,
+                forward_seconds=forward_seconds,
+            )
+        )
+
+
+def _raise_if_bad(run: Run, alarm: int) -> None:
+    if alarm:
+        raise LossNotFinite(run.monitor.explain(alarm))
+
+
+def _is_time_to_save(run: Run) -> bool:
+    """Rank 0's clock decides for all."""
+    seconds = run.settings.checkpoint.interval_seconds
+    return run.world.rank == 0 and seconds is not None and time.monotonic() - run.saved_at >= seconds
+
+
+def _is_save_due(run: Run, *, clock: bool) -> bool:
+    if run.settings.benchmark_iterations:
+        return False
+    done = run.state.iteration
+    every = run.settings.checkpoint.interval_iterations
+    if clock and done - run.saved_iteration > 1:  # the clock's answer to the step of a save arrives after it
+        return True
+    return done % run.length.iterations_per_epoch == 0 or (every is not None and done % every == 0)
+
+
+def _save(run: Run, *, stopping: bool = False) -> None:
+    """Make the state durable, unless it is; returns on all ranks once it is."""
+    if run.saved_iteration == run.state.iteration:
+        return
+    [alarm] = dist.maximum([run.monitor.check()])
+    _raise_if_bad(run, int(alarm))
+    with run.reporter.stage(Stage.CHECKPOINTING):
+        if run.world.rank == 0:
+            epoch = run.length.epoch(run.state.iteration)
+            try:
+                status = run.checkpointer.save(take_snapshot(run.state, epoch=epoch, metrics={}))
+            except (CredentialsRefused, MissingInput, StorageUnreachable) as error:
+                run.reporter.record_checkpoint_failure()
+                if stopping:
+                    raise TerminatedUnsaved(
+                        f"stopped as asked, but the state is not saved: {error}"
+                    ) from error
+                raise
+            run.reporter.record_checkpoint(status)
+        dist.barrier()
+    run.saved_iteration, run.saved_at = run.state.iteration, time.monotonic()
+    run.timer.resume()
+
+
+def _evaluate_if_due(run: Run) -> None:
+    """Evaluate at the end of every n-th epoch and of the run, unless that was done before a restart."""
+    if run.settings.benchmark_iterations:
+        return
+    done, every = run.state.iteration, run.settings.evaluate_every_epochs
+    epoch, rest = divmod(done, run.length.iterations_per_epoch)
+    is_last = done >= run.length.total_iterations
+    is_due = is_last or (rest == 0 and epoch > 0 and every > 0 and epoch % every == 0)
+    if not is_due or run.state.history.was_evaluated(done):
+        return
+    with run.reporter.stage(Stage.EVALUATING):
+        evaluation = results.evaluate_run(run)
+        metrics = {} if evaluation is None else evaluation.metrics
+        run.state.history.note_evaluation(done, metrics)
+        if evaluation is not None:
+            run.reporter.record_evaluation(done, metrics=metrics)
+            run.checkpointer.add_metrics(done, metrics=metrics)
+            results.publish_pictures(run, evaluation)
+    run.timer.resume()

@@ -1,0 +1,194 @@
+"""The row of a run: evaluation, frames per second, memory, and the report beside the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+
+import cv2
+import torch
+
+from kubedet_trainer import contract, dist, storage
+from kubedet_trainer.contract import Results, Stage
+from kubedet_trainer.data import images, loader
+from kubedet_trainer.data.loader import Loader
+from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.evaluation import evaluate, speed
+from kubedet_trainer.evaluation.detections import DetectionTable
+from kubedet_trainer.evaluation.evaluate import Evaluation
+from kubedet_trainer.pictures import curves, drawing
+from kubedet_trainer.pictures.drawing import Comparison, Marks
+from kubedet_trainer.recipes.published import PUBLISHED
+from kubedet_trainer.telemetry import memory
+from kubedet_trainer.telemetry.report import write_json
+from kubedet_trainer.training.setup import Run
+
+CURVES_FILE = "curves.png"
+DETECTIONS_FILE = "detections.png"
+
+_ROW = ("boxAP", "maskAP", "ar1000")
+"""Figures of an evaluation with a field of their own in `Results`, with one digit as in the zoo."""
+
+_PICTURES = 8
+_PICTURE_SCORE = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate_run(run: Run) -> Evaluation | None:
+    """Score the present weights, which are durable, on the validation split; every rank must call this.
+
+    Returns:
+        None on every rank but 0.
+
+    Raises:
+        TerminatedSaved, PeerFailed: as `StopRequest.end` does, when a rank was asked to stop.
+    """
+    agreement = dist.Agreement(1)
+    stopped = False
+
+    def should_stop() -> bool:
+        nonlocal stopped
+        run.reporter.get_on()
+        stopped = bool(agreement.exchange([int(run.stop.requested)])[0])
+        return stopped
+
+    try:
+        evaluation = evaluate.evaluate(
+            run.state.model,
+            _val_loader(run, rank=run.world.rank, world_size=run.world.size),
+            num_images=len(run.data.val),
+            scorer=run.scorer,
+            normalisation=run.recipe.data.normalisation,
+            device=run.world.device,
+            should_stop=should_stop,
+        )
+    finally:
+        agreement.finish()
+    if stopped:
+        run.stop.end(run.state.iteration)
+    return evaluation
+
+
+def conclude(run: Run) -> Results | None:
+    """Measure speed and memory, and write the results beside the checkpoints; rank 0's, None elsewhere."""
+    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=_memory_kind(run)))])
+    row = None
+    if run.world.rank == 0:
+        with run.reporter.stage(Stage.BENCHMARKING):
+            fps = _measure_fps(run, images_per_batch=1)
+            is_asked = "inferenceFpsBatch8" in run.recipe.reference
+            fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
+            row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak)
+            _publish(run, row)
+    dist.barrier()
+    return row
+
+
+def _memory_kind(run: Run) -> memory.Kind:
+    """What the recipe's published row counts."""
+    row = PUBLISHED.get(run.recipe.name)
+    return "reserved" if row is None else row.memory_kind
+
+
+def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
+    fps = speed.measure_fps(
+        run.state.model,
+        run.stop.watch(_val_loader(run, rank=0, world_size=1, images_per_batch=images_per_batch)),
+        num_images=min(run.settings.benchmark_images, len(run.data.val)),
+        normalisation=run.recipe.data.normalisation,
+        device=run.world.device,
+    )
+    return None if fps is None else round(fps, 2)
+
+
+def publish_pictures(run: Run, evaluation: Evaluation) -> None:
+    """Draw the course of the run so far and what it detects now, and put both beside the checkpoints."""
+    picture = curves.draw_curves(
+        title=f"{run.settings.job_name}: {run.recipe.name}",
+        training=run.state.history.training,
+        evaluations=run.state.history.evaluations,
+        reference=run.recipe.reference,
+    )
+    _put(run, CURVES_FILE, picture)
+    is_proposal = run.recipe.evaluation_kind == "proposal"
+    classes = ["object"] * len(run.data.classes) if is_proposal else run.data.classes
+    sheet = drawing.contact_sheet(_comparisons(run, evaluation.detections), classes=classes)
+    _put(run, DETECTIONS_FILE, cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
+    """Images spread evenly over the validation split, with their truth and what scores well in them."""
+    split = run.data.val
+    comparisons = []
+    for index in range(0, len(split), -(-len(split) // _PICTURES)):
+        row = int(split.rows[index])
+        boxes, labels = split.annotations.ground_truth(row)
+        masks = split.annotations.masks(row) if split.annotations.has_masks else None
+        found = table.of(int(split.annotations.image_ids[row])).above(_PICTURE_SCORE)
+        comparisons.append(
+            Comparison(
+                image=images.read_image(split.folder / split.annotations.file_name(row)),
+                truth=Marks(boxes=boxes, labels=labels, masks=masks),
+                detections=Marks(
+                    boxes=found.boxes, labels=found.labels, scores=found.scores, masks=found.masks
+                ),
+            )
+        )
+    return comparisons
+
+
+def _row(run: Run, *, fps: float | None, fps_batch8: float | None, peak_bytes: float) -> Results:
+    history, world, batch = run.state.history, run.world, run.data.batch
+    metrics = history.evaluations[-1]["metrics"] if history.evaluations else {}
+    is_saved = run.saved_iteration == run.state.iteration
+    on_gpu = world.device.type == "cuda"
+    return Results(
+        recipe=run.recipe.name,
+        memoryGB=round(peak_bytes / 2**30, 2),
+        secondsPerIteration=round(history.timed_seconds / max(1, history.timed_iterations), 4),
+        inferenceFps=fps,
+        inferenceFpsBatch8=fps_batch8,
+        **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
+        metrics=[{"name": name, "value": value} for name, value in metrics.items()],
+        hardware={
+            "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
+            "worldSize": world.size,
+            "precision": run.recipe.precision,
+            "memoryKind": memory.peak_kind(world.device, kind=_memory_kind(run)),
+            "timedIterations": history.timed_iterations,
+            "globalBatch": batch.global_batch,
+            "accumulationSteps": batch.accumulation_steps,
+            "learningRateScale": batch.lr_scale,
+        },
+        reference=dict(run.recipe.reference),
+        modelUri=run.checkpointer.state_uri(run.state.iteration) if is_saved else None,
+        reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.RESULTS_FILE}",
+    )
+
+
+def _publish(run: Run, row: Results) -> None:
+    document = contract.without_none(asdict(row))
+    _put(run, contract.RESULTS_FILE, json.dumps(document, indent=2).encode())
+    # Last: it tells the launcher, and through it the operator, that all the rest is durable.
+    write_json(run.settings.work_directory / contract.RESULTS_FILE, document)
+    _log.info("results", extra={"results": document})
+
+
+def _put(run: Run, name: str, content: bytes) -> None:
+    target = run.settings.checkpoint
+    storage.open_store(target.uri, target.credentials).put_bytes(name, data=content)
+
+
+def _val_loader(run: Run, *, rank: int, world_size: int, images_per_batch: int = 1) -> Loader:
+    data = run.recipe.data
+    return loader.val_loader(
+        run.data.val,
+        pipeline=Pipeline.of_validation(data),
+        rank=rank,
+        world_size=world_size,
+        num_workers=data.num_workers,
+        pin_memory=run.world.device.type == "cuda",
+        images_per_batch=images_per_batch,
+    )

@@ -1,0 +1,291 @@
+"""Everything that must be there before the first iteration, put together from settings and recipe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kubedet_trainer import config, contract, dist
+from kubedet_trainer.config import Recipe
+from kubedet_trainer.contract import CheckpointStatus
+from kubedet_trainer.data import coco, loader, proposals, splits
+from kubedet_trainer.data.prepare import prepare_dataset
+from kubedet_trainer.data.sampler import Plan
+from kubedet_trainer.data.splits import Split
+from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.evaluation.coco import Scorer, build_scorer
+from kubedet_trainer.models import build_model
+from kubedet_trainer.recipes import published_files, read_recipe
+from kubedet_trainer.settings import RunSettings
+from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
+from kubedet_trainer.telemetry.report import Length, Reporter
+from kubedet_trainer.training import optim
+from kubedet_trainer.training.checkpoint import Checkpointer, Located, Origin
+from kubedet_trainer.training.optim import BatchPlan
+from kubedet_trainer.training.signals import StopRequest
+from kubedet_trainer.training.state import TrainState
+from kubedet_trainer.weights.fetch import fetch_weights
+from kubedet_trainer.weights.load import load_weights
+
+_SCRATCH = "checkpoint"
+"""In the work directory: what is being saved or restored."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The two splits, and how the training one is shared."""
+
+    train: Split
+    val: Split
+    val_annotations: Path
+    """The COCO file of the validation split."""
+    batch: BatchPlan
+    sampling: Plan
+    pipeline: Pipeline
+    """Of training; validation does not flip."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the labels 1, 2, ..."""
+        return list(self.train.annotations.classes)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """All that the loop works with."""
+
+    settings: RunSettings
+    recipe: Recipe
+    world: dist.World
+    data: RunData
+    state: TrainState
+    model: nn.Module
+    """The model of `state`, its gradients averaged over the ranks."""
+    length: Length
+    checkpointer: Checkpointer
+    reporter: Reporter
+    monitor: LossMonitor
+    forwards: ForwardTimer
+    scorer: Scorer
+    stop: StopRequest
+    generator: torch.Generator
+    """Seeded anew for every chunk; carries nothing from one to the next."""
+    first_iteration: int
+    """Iterations that were done when this process started."""
+    saved_iteration: int
+    """Of the newest checkpoint, -1 before there is one."""
+    saved_at: float = field(default_factory=time.monotonic)
+    timer: StepTimer = field(default_factory=StepTimer)
+
+
+def prepare(
+    settings: RunSettings, recipe: Recipe, *, world: dist.World, stop: StopRequest, metrics: Metrics
+) -> Run:
+    """Open the data, build the model and restore the newest state.
+
+    Raises:
+        TrainerError: the data, the weights or the checkpoints are not what they must be.
+    """
+    reporter = Reporter(
+        world=world,
+        work_directory=settings.work_directory,
+        metrics=metrics,
+        hang_median_steps=settings.hang_median_steps,
+    )
+    data = _prepare_data(settings, recipe, world=world)
+    state = _build_state(recipe, data=data, device=world.device)
+    checkpointer = Checkpointer(
+        settings.checkpoint,
+        origin=Origin(
+            recipe=config.recipe_to_dict(recipe),
+            classes=data.classes,
+            attempt=settings.attempt,
+            world_size=world.size,
+        ),
+        scratch=settings.work_directory / _SCRATCH,
+    )
+    if world.rank == 0:
+        checkpointer.require_writable()
+    _restore_or_initialise(
+        state, settings=settings, recipe=recipe, checkpointer=checkpointer, world=world, reporter=reporter
+    )
+    epochs = recipe.schedule.epochs
+    length = Length(
+        total_iterations=settings.benchmark_iterations or epochs * data.sampling.iterations_per_epoch,
+        iterations_per_epoch=data.sampling.iterations_per_epoch,
+        evaluations=epochs // max(1, settings.evaluate_every_epochs),
+    )
+    reporter.begin(length, iteration=state.iteration)
+    reporter.record_reference(_reference(settings.recipe))
+    return Run(
+        settings=settings,
+        recipe=recipe,
+        world=world,
+        data=data,
+        state=state,
+        model=dist.wrap(state.model),
+        length=length,
+        checkpointer=checkpointer,
+        reporter=reporter,
+        monitor=LossMonitor(world.device),
+        forwards=ForwardTimer(world.device),
+        scorer=build_scorer(recipe.evaluation_kind, annotations=data.val_annotations),
+        stop=stop,
+        generator=torch.Generator(device=world.device),
+        first_iteration=state.iteration,
+        saved_iteration=state.iteration or -1,
+    )
+
+
+def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -> RunData:
+    """Open the data set, which the launcher has made local, and plan its batches.
+
+    Raises:
+        InvalidInput, MissingInput: the data break a rule, or the splits have different classes.
+    """
+    work = settings.work_directory
+    local = prepare_dataset(settings.dataset, work / contract.DATASET_DIRECTORY)
+    cache = work / contract.CACHE_DIRECTORY
+    masks = recipe.data.masks
+    train = coco.load_annotations(local.train.annotations, cache=cache, masks=masks)
+    val = coco.load_annotations(local.val.annotations, cache=cache, masks=masks)
+    if train.classes != val.classes:
+        raise InvalidInput(
+            f"dataset.val.annotations: {local.val.annotations} has the categories {', '.join(val.classes)}, "
+            f"must have those of {local.train.annotations}: {', '.join(train.classes)}"
+        )
+    batch = optim.plan_batch(
+        global_batch=recipe.global_batch,
+        images_per_process=recipe.data.images_per_process,
+        world_size=world.size,
+        policy=settings.batch_policy,
+    )
+    if batch.lr_scale != 1:
+        _log.warning(
+            "%d processes take %d images a step, not %d; the learning rate becomes %.3g times the recipe's",
+            world.size,
+            batch.global_batch,
+            recipe.global_batch,
+            batch.lr_scale,
+        )
+    slots = recipe.data.num_proposals
+    train_split = splits.training_split(
+        train,
+        folder=local.train.images,
+        repeat=recipe.data.repeat,
+        proposals=proposals.open_proposals(
+            settings.dataset, split="train", annotations=train, slots=slots, directory=work
+        ),
+    )
+    return RunData(
+        train=train_split,
+        val=splits.validation_split(
+            val,
+            folder=local.val.images,
+            proposals=proposals.open_proposals(
+                settings.dataset, split="val", annotations=val, slots=slots, directory=work
+            ),
+        ),
+        val_annotations=local.val.annotations,
+        batch=batch,
+        sampling=loader.sampling_plan(
+            train_split,
+            images_per_process=recipe.data.images_per_process,
+            global_batch=batch.global_batch,
+            seed=recipe.seed,
+        ),
+        pipeline=Pipeline.of_training(recipe.data),
+    )
+
+
+def _build_state(recipe: Recipe, *, data: RunData, device: torch.device) -> TrainState:
+    """A model with the recipe's initial weights and its optimiser, the same on every rank."""
+    torch.manual_seed(recipe.seed)
+    options = config.model_options(recipe.model)
+    num_classes = len(data.classes) + 1  # the background is one
+    model = build_model(recipe.model.architecture, num_classes=num_classes, **options).to(device)
+    model.train()
+    return TrainState(
+        model=model,
+        optimizer=optim.build_optimizer(model, config=recipe.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
+        global_batch=data.batch.global_batch,
+    )
+
+
+def _restore_or_initialise(
+    state: TrainState,
+    *,
+    settings: RunSettings,
+    recipe: Recipe,
+    checkpointer: Checkpointer,
+    world: dist.World,
+    reporter: Reporter,
+) -> None:
+    """Load the newest checkpoint into `state`, or else the pretrained weights, on every rank.
+
+    Rank 0 chooses; the first rank of every other worker downloads the same one for its worker.
+    """
+    started = time.perf_counter()
+    file = settings.work_directory / _SCRATCH / "restored.pt"
+    located = dist.broadcast(checkpointer.fetch(target=file) if world.rank == 0 else None)
+    if located is None:
+        _load_pretrained(state.model, settings=settings, recipe=recipe, world=world)
+        return
+    if world.local_rank == 0 and world.rank != 0:
+        checkpointer.download(located, target=file)
+    dist.barrier()
+    state.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    dist.barrier()
+    if world.local_rank == 0:
+        file.unlink()
+    if located.manifest.metrics and located.manifest.iteration == state.iteration:
+        state.history.note_evaluation(state.iteration, located.manifest.metrics)
+    if world.rank == 0:
+        reporter.record_restore(seconds=time.perf_counter() - started, status=_status(located))
+
+
+def _load_pretrained(model: nn.Module, *, settings: RunSettings, recipe: Recipe, world: dist.World) -> None:
+    """Initialise from the user's weights, else from the recipe's, if there are any."""
+    if (uri := settings.pretrained_uri or recipe.pretrained) is None:
+        return
+    for turn in (world.local_rank == 0, world.local_rank != 0):  # one rank of a worker downloads for all
+        if turn:
+            file = fetch_weights(
+                published_files.addresses(uri, mirror=settings.weights_mirror),
+                sha256=settings.pretrained_sha256 if settings.pretrained_uri else None,
+                cache=settings.work_directory / contract.CACHE_DIRECTORY,
+                credentials=settings.checkpoint.credentials,
+            )
+            load_weights(model, file=file)
+        dist.barrier()
+
+
+def _reference(recipe: str) -> dict[str, float]:
+    """The published figures of a recipe, and the images a second that its own batch makes of them."""
+    published = read_recipe(recipe)
+    figures = dict(published.reference)
+    if seconds := figures.get("secondsPerIteration"):
+        figures["imagesPerSecond"] = published.global_batch / seconds
+    return figures
+
+
+def _status(located: Located) -> CheckpointStatus:
+    manifest = located.manifest
+    return CheckpointStatus(
+        latest=located.uri,
+        iteration=manifest.iteration,
+        time=manifest.time,
+        sizeBytes=manifest.sizeBytes,
+        saveSeconds=0.0,
+        stallSeconds=0.0,
+    )

@@ -1,0 +1,179 @@
+"""One port a worker: ``/metrics`` of all its ranks, ``/progress`` of rank 0, ``/healthz``.
+
+The ranks record into files of prometheus_client's multiprocess mode; only this server reads them, so a scrape
+never waits for a training step, and the port answers from before the first rank starts until the pod ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from kubedet_trainer.contract import METRICS_DIRECTORY, PROGRESS_FILE, Environment
+from kubedet_trainer.errors import UsageError
+from kubedet_trainer.telemetry import metrics
+from kubedet_trainer.worker import cgroups
+
+_LIVE_GAUGE = re.compile(r"gauge_live\w*_(\d+)\.db")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+
+
+@contextmanager
+def serve(work_directory: Path, *, port: int) -> Iterator[int]:
+    """Serve the work directory of a worker on all interfaces until the block ends; yields the port.
+
+    Port 0 lets the system choose one.
+
+    Raises:
+        UsageError: the port is taken, or may not be bound.
+    """
+    try:
+        server = _Server(work_directory, port)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise UsageError(
+            f"{Environment.METRICS_PORT}: got {port}, must be a free port ({error.strerror}); 0 takes any"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="exposition", daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, work_directory: Path, port: int) -> None:
+        self.work_directory = work_directory
+        self.build = _build_registry()
+        if socket.has_dualstack_ipv6():  # clusters of either family, or both
+            self.address_family = socket.AF_INET6
+        super().__init__(("", port), _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "", self.socket.getsockname()[1]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 10
+
+    def do_GET(self) -> None:
+        """Answer one of the three paths."""
+        answer = _ROUTES.get(self.path.partition("?")[0], _not_found)(self)
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        """Keep scrapes out of the log."""
+
+
+def _read_metrics(request: _Handler) -> _Answer:
+    directory = request.server.work_directory / METRICS_DIRECTORY
+    _forget_dead_processes(directory)
+    ranks = CollectorRegistry()
+    MultiProcessCollector(ranks, path=str(directory))  # type: ignore[no-untyped-call]
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    registry = CollectorRegistry()
+    registry.register(ranks)
+    registry.register(request.server.build)
+    return _Answer(body=encode(registry), content_type=content_type)
+
+
+def _progress(request: _Handler) -> _Answer:
+    try:
+        body = (request.server.work_directory / PROGRESS_FILE).read_bytes()
+    except FileNotFoundError:
+        return _Answer(
+            body=b'{"error":"rank 0 does not run here"}\n',
+            content_type="application/json",
+            status=HTTPStatus.NOT_FOUND,
+        )
+    return _Answer(body=body, content_type="application/json")
+
+
+def _health(_: _Handler) -> _Answer:
+    return _Answer(body=b"ok\n")
+
+
+def _not_found(_: _Handler) -> _Answer:
+    return _Answer(body=b"there are /metrics, /progress and /healthz\n", status=HTTPStatus.NOT_FOUND)
+
+
+_ROUTES = {"/metrics": _read_metrics, "/progress": _progress, "/healthz": _health}
+
+
+def _forget_dead_processes(directory: Path) -> None:
+    """Drop the gauges that hold for a living process only, once that process is gone."""
+    for name in os.listdir(directory):
+        if (match := _LIVE_GAUGE.fullmatch(name)) and not Path("/proc", match[1]).exists():
+            (directory / name).unlink(missing_ok=True)
+
+
+class _MemoryCollector(Collector):
+    """Reads the memory of the container at the moment of a scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        definition = metrics.LAUNCHER_DEFINITIONS["worker_memory_bytes"]
+        family = GaugeMetricFamily(
+            metrics.full_name("worker_memory_bytes"), definition.help, labels=definition.labels
+        )
+        for kind, value in cgroups.read_memory().items():
+            family.add_metric([kind], value)
+        yield family
+
+
+def _build_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    versions = {
+        "version": _version("kubedet"),
+        "torch": _version("torch"),
+        "python": platform.python_version(),
+    }
+    definition = metrics.LAUNCHER_DEFINITIONS["build_info"]
+    build = Gauge(metrics.full_name("build_info"), definition.help, definition.labels, registry=registry)
+    build.labels(**versions).set(1)
+    registry.register(_MemoryCollector())
+    return registry
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
