@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.torchrun, pytest.mark.timeout(600)]
 
 LAUNCH = """
 import os, sys
-from kubedet_trainer import launch
+from kubedet_trainer.worker import launch
 from kubedet_trainer.logs import configure_logging
 configure_logging()
 sys.exit(launch.run(os.environ, options=launch.Options(rank_module="stub_rank")))

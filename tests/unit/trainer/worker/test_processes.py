@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl
 
 ORPHANAGE = """
 import os, subprocess, sys, time
-from kubedet_trainer import processes
+from kubedet_trainer.worker import processes
 processes.adopt_orphans()
 before = processes.children()
 parent = processes.start_module("{module}", environment=os.environ)
