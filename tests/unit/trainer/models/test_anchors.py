@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ RETINA_SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
 
 
 @pytest.fixture(scope="module")
-def goldens(shared):
+def goldens(shared: Path):
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
 
 
@@ -29,7 +30,7 @@ def _pyramid(height: int, width: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "scales"), [("rpn_r50_fpn", (8,)), ("retinanet_r50_fpn", RETINA_SCALES)])
-def test_base_anchors_equal_the_goldens(goldens, name, scales):
+def test_base_anchors_equal_the_goldens(goldens, name, scales) -> None:
     for stride, expected in zip(goldens[name]["strides"], goldens[name]["base"], strict=True):
         assert base_anchors(stride, scales=scales, ratios=(0.5, 1, 2)).tolist() == expected
 
@@ -43,7 +44,7 @@ def test_base_anchors_equal_the_goldens(goldens, name, scales):
         ("ssd512_voc", (35, 76, 153, 230, 307, 384, 460, 537)),
     ],
 )
-def test_single_shot_anchors_equal_the_goldens(goldens, name, sizes):
+def test_single_shot_anchors_equal_the_goldens(goldens, name, sizes) -> None:
     expected = goldens[name]
     for level, (stride, base) in enumerate(zip(expected["strides"], expected["base"], strict=True)):
         anchors = single_shot_anchors(
@@ -53,13 +54,13 @@ def test_single_shot_anchors_equal_the_goldens(goldens, name, sizes):
         assert anchors.tolist() == base
 
 
-def test_cells_follow_each_other_along_rows(goldens):
+def test_cells_follow_each_other_along_rows(goldens) -> None:
     anchors = _grid((8,))([torch.empty(1, 1, 3, 4)])
 
     assert anchors.tolist() == goldens["rpn_grid_level1_3x4"]
 
 
-def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens):
+def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens) -> None:
     golden = goldens["rpn_inside_counts"]
     anchors = _grid()(_pyramid(320, 320))
 
@@ -68,7 +69,7 @@ def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens):
         assert boxes.inside(anchors, torch.tensor(shape)).sum() == count
 
 
-def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens):
+def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens) -> None:
     golden = goldens["rpn_valid_counts_per_level"]
     pyramid = _pyramid(*golden["batch_hw"])
 
@@ -78,7 +79,7 @@ def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens):
     assert [[level[i].sum().item() for level in per_level] for i in range(3)] == golden["counts"]
 
 
-def test_cells_beyond_the_first_of_two_images_are_not_its_own():
+def test_cells_beyond_the_first_of_two_images_are_not_its_own() -> None:
     within = _grid((8,)).within(torch.tensor([[9, 16], [24, 32]]), [torch.empty(2, 1, 3, 4)])
 
     cells = within.view(2, 3, 4, 3)
@@ -87,11 +88,11 @@ def test_cells_beyond_the_first_of_two_images_are_not_its_own():
     assert cells[1].all()
 
 
-def test_an_image_of_the_zoo_has_268569_anchors():
+def test_an_image_of_the_zoo_has_268569_anchors() -> None:
     assert _grid()(_pyramid(800, 1344)).shape == (268_569, 4)
 
 
-def test_grid_of_a_shape_is_made_once_and_few_shapes_are_kept():
+def test_grid_of_a_shape_is_made_once_and_few_shapes_are_kept() -> None:
     grid = _grid()
     first = grid(_pyramid(64, 64))
     assert grid(_pyramid(64, 64)) is first
@@ -102,5 +103,5 @@ def test_grid_of_a_shape_is_made_once_and_few_shapes_are_kept():
     assert grid(_pyramid(64, 64)) is not first
 
 
-def test_anchors_are_not_in_the_state_dict():
+def test_anchors_are_not_in_the_state_dict() -> None:
     assert not _grid().state_dict()

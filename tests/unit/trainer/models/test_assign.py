@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ ALL = torch.ones(2, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("case", ["rpn", "rcnn", "cascade2", "cascade3", "retina", "ssd"])
-def test_assignment_equals_the_goldens(shared, case):
+def test_assignment_equals_the_goldens(shared: Path, case) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["assigner"]
     expected = golden["cases"][case]
     assigner = MaxIouAssigner(
@@ -34,7 +35,7 @@ def test_assignment_equals_the_goldens(shared, case):
     torch.testing.assert_close(assignment.overlaps, torch.tensor(expected["max_overlaps"]))
 
 
-def test_box_that_takes_no_part_is_ignored_and_is_nobodys_best():
+def test_box_that_takes_no_part_is_ignored_and_is_nobodys_best() -> None:
     candidates = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 4]])
 
     assignment = RPN(candidates, torch.tensor([False, True]), GT_BOXES, ALL)
@@ -42,7 +43,7 @@ def test_box_that_takes_no_part_is_ignored_and_is_nobodys_best():
     assert assignment.targets.tolist() == [IGNORED, 1], "the second is the best of those that take part"
 
 
-def test_without_ground_truth_everything_is_negative():
+def test_without_ground_truth_everything_is_negative() -> None:
     candidates = torch.tensor([[0.0, 0, 9, 9], [50, 50, 59, 59]])
 
     assignment = RPN(candidates, ALL, torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool))
@@ -50,19 +51,19 @@ def test_without_ground_truth_everything_is_negative():
     assert assignment.targets.tolist() == [NEGATIVE, NEGATIVE]
 
 
-def test_later_ground_truth_takes_a_tied_box_from_an_earlier_one():
+def test_later_ground_truth_takes_a_tied_box_from_an_earlier_one() -> None:
     twins = GT_BOXES[[0, 0]]
 
     assert RPN(GT_BOXES[:1], ALL[:1], twins, ALL).targets.tolist() == [2]
 
 
-def test_all_boxes_that_tie_for_the_best_overlap_are_positive():
+def test_all_boxes_that_tie_for_the_best_overlap_are_positive() -> None:
     halves = torch.tensor([[0.0, 0, 9, 4], [0, 5, 9, 9], [0, 0, 9, 3]])
 
     assert RPN(halves, torch.ones(3, dtype=torch.bool), GT_BOXES, ALL).targets.tolist() == [1, 1, IGNORED]
 
 
-def test_only_the_first_of_tied_boxes_is_positive_where_the_best_is_not_shared():
+def test_only_the_first_of_tied_boxes_is_positive_where_the_best_is_not_shared() -> None:
     halves = torch.tensor([[0.0, 0, 9, 3], [0, 0, 9, 4], [0, 5, 9, 9]])
     assigner = MaxIouAssigner(positive_iou=0.6, negative_iou=0.6, min_positive_iou=0, share_best=False)
 

@@ -33,7 +33,7 @@ def _regions(*, labels: list[int]) -> RegionSamples:
     )
 
 
-def test_head_of_convolutions_has_the_published_names_and_no_bias_beside_normalisation():
+def test_head_of_convolutions_has_the_published_names_and_no_bias_beside_normalisation() -> None:
     head = _head(num_convs=2, num_fcs=1, norm="gn")
 
     assert {name: tuple(value.shape) for name, value in head.state_dict().items()} == {
@@ -49,7 +49,7 @@ def test_head_of_convolutions_has_the_published_names_and_no_bias_beside_normali
 
 
 @pytest.mark.parametrize(("class_agnostic", "same"), [(True, True), (False, False)])
-def test_classes_share_the_refinement_only_if_asked_to(class_agnostic, same):
+def test_classes_share_the_refinement_only_if_asked_to(class_agnostic, same) -> None:
     head = _head(class_agnostic=class_agnostic)
     torch.nn.init.normal_(head.fc_reg.bias)
     pooled = torch.randn(2, 4, 2, 2)
@@ -62,7 +62,7 @@ def test_classes_share_the_refinement_only_if_asked_to(class_agnostic, same):
     assert (losses[0] == losses[1]) == same
 
 
-def test_refinement_shared_by_all_classes_gives_each_the_same_box():
+def test_refinement_shared_by_all_classes_gives_each_the_same_box() -> None:
     head = _head(class_agnostic=True, score_threshold=0.0)
     torch.nn.init.normal_(head.fc_reg.bias)
     boxes = torch.tensor([[[2.0, 2.0, 9.0, 9.0]]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,39 +16,39 @@ RCNN_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 @pytest.fixture(scope="module")
-def goldens(shared):
+def goldens(shared: Path):
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
 
 
-def test_iou_counts_inclusive_corners():
+def test_iou_counts_inclusive_corners() -> None:
     assert boxes.pairwise_iou(FIRST[None], SECOND[None]).item() == pytest.approx(0.448718, abs=1e-6)
 
 
-def test_iou_of_many_equals_the_goldens(goldens):
+def test_iou_of_many_equals_the_goldens(goldens) -> None:
     iou = boxes.pairwise_iou(torch.tensor(goldens["iou"]["a"]), torch.tensor(goldens["iou"]["b"]))
 
     torch.testing.assert_close(iou, torch.tensor(goldens["iou"]["iou"]))
 
 
-def test_encode_equals_the_hand_computed_deltas():
+def test_encode_equals_the_hand_computed_deltas() -> None:
     deltas = boxes.encode(FIRST, SECOND, stds=RCNN_STDS)
 
     torch.testing.assert_close(deltas, torch.tensor([-0.5, 2.0, -1.783375, 2.938933]))
 
 
-def test_decode_undoes_encode():
+def test_decode_undoes_encode() -> None:
     deltas = boxes.encode(FIRST, SECOND, stds=RCNN_STDS)
 
     torch.testing.assert_close(boxes.decode(FIRST, deltas, stds=RCNN_STDS), SECOND)
 
 
-def test_extreme_deltas_are_clamped_and_may_end_below_their_beginning():
+def test_extreme_deltas_are_clamped_and_may_end_below_their_beginning() -> None:
     decoded = boxes.decode(FIRST, torch.tensor([0.5, -0.3, 6, -6]), sizes=torch.tensor([800, 1333]))
 
     torch.testing.assert_close(decoded, torch.tensor([0, 29.6, 1332, 29.4]))
 
 
-def test_coder_equals_the_goldens(goldens):
+def test_coder_equals_the_goldens(goldens) -> None:
     golden = {key: torch.tensor(value) for key, value in goldens["coder"].items()}
     proposals, stds = golden["proposals"], tuple(goldens["coder"]["stds"])
 
@@ -55,7 +56,7 @@ def test_coder_equals_the_goldens(goldens):
     torch.testing.assert_close(boxes.decode(proposals, golden["deltas"], stds=stds), golden["decoded"])
 
 
-def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens):
+def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens) -> None:
     golden = goldens["coder"]
     deltas = torch.tensor(golden["multiclass_in"]).view(2, 2, 4)
     proposals = torch.tensor(golden["proposals"])[:2, None]
@@ -65,7 +66,7 @@ def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens):
     torch.testing.assert_close(decoded.view(2, 8), torch.tensor(golden["multiclass_decoded"]))
 
 
-def test_inside_takes_the_size_before_padding():
+def test_inside_takes_the_size_before_padding() -> None:
     candidates = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 9], [0, 0, 9, 10], [-1, 0, 5, 5], [0, -1, 5, 5]])
 
     assert boxes.inside(candidates, torch.tensor([10, 10])).tolist() == [True, False, False, False, False]
@@ -74,7 +75,7 @@ def test_inside_takes_the_size_before_padding():
 @pytest.mark.parametrize(
     ("golden", "sizes"), [("clip_decoded_noshape", None), ("clip_decoded_200x150", torch.tensor([150, 200]))]
 )
-def test_decoded_boxes_are_clipped_only_where_a_size_is_given(goldens, golden, sizes):
+def test_decoded_boxes_are_clipped_only_where_a_size_is_given(goldens, golden, sizes) -> None:
     proposals = torch.tensor(goldens["coder"]["proposals"])
     deltas = torch.tensor(goldens["coder"]["clip_deltas"])
 
@@ -83,7 +84,7 @@ def test_decoded_boxes_are_clipped_only_where_a_size_is_given(goldens, golden, s
     torch.testing.assert_close(decoded, torch.tensor(goldens["coder"][golden]))
 
 
-def test_areas_turn_iou_into_the_golden_share_of_the_first_box(goldens):
+def test_areas_turn_iou_into_the_golden_share_of_the_first_box(goldens) -> None:
     first, second = torch.tensor(goldens["iou"]["a"]), torch.tensor(goldens["iou"]["b"])
     iou = boxes.pairwise_iou(first, second)
     intersection = iou * (boxes.areas(first)[:, None] + boxes.areas(second)) / (1 + iou)

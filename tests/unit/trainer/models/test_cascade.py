@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def _detect(detector, proposals: Proposals):
     return found
 
 
-def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared):
+def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared: Path) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["cascade_refine"]
     rois = torch.tensor(golden["rois"])
     counts = [int((rois[:, 0] == image).sum()) for image in (0, 1)]
@@ -66,14 +67,14 @@ def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared):
         torch.testing.assert_close(found, torch.tensor(refined), rtol=1e-5, atol=1e-4)
 
 
-def test_stages_demand_more_and_more():
+def test_stages_demand_more_and_more() -> None:
     heads = trainer_builders.make_detector("cascade_rcnn").bbox_head
 
     assert [head.region_sampler.assigner.positive_iou for head in heads] == [0.5, 0.6, 0.7]
     assert [head.target_stds for head in heads] == STDS
 
 
-def test_losses_of_each_stage_carry_its_weight():
+def test_losses_of_each_stage_carry_its_weight() -> None:
     detector = trainer_builders.make_detector("cascade_mask_rcnn").train()
     trainer_builders.sample_in_order(detector)
     images = trainer_builders.make_images()
@@ -92,7 +93,7 @@ def test_losses_of_each_stage_carry_its_weight():
         assert after[f"s2.{name}"] == 0
 
 
-def test_each_stage_starts_from_the_boxes_of_the_one_before():
+def test_each_stage_starts_from_the_boxes_of_the_one_before() -> None:
     detector = trainer_builders.make_detector("cascade_rcnn").eval()
     for head in detector.bbox_head:
         _silence(head.fc_cls, bias=[0.0, 5.0, 0.0, 0.0])
@@ -105,7 +106,7 @@ def test_each_stage_starts_from_the_boxes_of_the_one_before():
     torch.testing.assert_close(found.boxes[:1], expected)
 
 
-def test_logits_are_averaged_before_the_softmax_and_masks_after_the_sigmoid():
+def test_logits_are_averaged_before_the_softmax_and_masks_after_the_sigmoid() -> None:
     detector = trainer_builders.make_detector("cascade_mask_rcnn").eval()
     logits = [[0.0, 6.0, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
     outlines = [-3.0, 0.0, 1.0]
@@ -121,6 +122,6 @@ def test_logits_are_averaged_before_the_softmax_and_masks_after_the_sigmoid():
     torch.testing.assert_close(found.masks, probability.expand_as(found.masks))
 
 
-def test_refinement_of_each_class_is_refused():
+def test_refinement_of_each_class_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"model\.box_head\.class_agnostic: got False"):
         CascadeRcnnConfig(box_head=BoxHeadConfig())

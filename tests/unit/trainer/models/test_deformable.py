@@ -81,7 +81,7 @@ def _loop_over_regions(extractor, features, *, levels):
 
 @pytest.mark.parametrize("kind", ["deformable", "modulated"])
 @pytest.mark.parametrize("training", [True, False])
-def test_pooling_equals_loops_over_the_formula(kind, training):
+def test_pooling_equals_loops_over_the_formula(kind, training) -> None:
     extractor, features = _extractor(kind).train(training), _features()
 
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_pooling_equals_loops_over_the_formula(kind, training):
     torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_of_features_and_layers_are_right():
+def test_gradients_of_features_and_layers_are_right() -> None:
     extractor, regions = _extractor("modulated"), torch.tensor(REGIONS, dtype=torch.double)
     names, weights = zip(*extractor.named_parameters(), strict=True)
 
@@ -104,7 +104,7 @@ def test_gradients_of_features_and_layers_are_right():
 
 
 @pytest.mark.parametrize(("kind", "share"), [("deformable", 1.0), ("modulated", 0.5)])
-def test_fresh_layers_leave_bins_in_their_place(kind, share):
+def test_fresh_layers_leave_bins_in_their_place(kind, share) -> None:
     torch.manual_seed(0)
     extractor = build_roi_extractor(
         kind=kind, channels=1, strides=(4,), size=2, finest_roi=56, offset_channels=4
@@ -117,7 +117,7 @@ def test_fresh_layers_leave_bins_in_their_place(kind, share):
     assert pooled[0, 0].tolist() == [[share * 2.25, share * 4.25]] * 2
 
 
-def test_every_level_has_gradients_though_no_region_is_on_it():
+def test_every_level_has_gradients_though_no_region_is_on_it() -> None:
     extractor, features = _extractor("modulated"), _features()
 
     extractor(features, torch.tensor(REGIONS, dtype=torch.double)[:, 1:]).sum().backward()

@@ -24,7 +24,7 @@ def _stages() -> list[torch.Tensor]:
     ]
 
 
-def test_convolved_levels_come_from_the_raw_last_stage_without_activation():
+def test_convolved_levels_come_from_the_raw_last_stage_without_activation() -> None:
     neck, stages = _pyramid(), _stages()
 
     levels = neck(stages)
@@ -36,13 +36,13 @@ def test_convolved_levels_come_from_the_raw_last_stage_without_activation():
     assert sixth.min() < 0, "an activation would show"
 
 
-def test_pooled_levels_are_every_second_cell_of_the_coarsest():
+def test_pooled_levels_are_every_second_cell_of_the_coarsest() -> None:
     levels = _pyramid(start_stage=0, extra_levels="pool")(_stages())
 
     torch.testing.assert_close(levels[4], levels[3][:, :, ::2, ::2])
 
 
-def test_group_normalisation_replaces_the_bias_of_every_convolution():
+def test_group_normalisation_replaces_the_bias_of_every_convolution() -> None:
     neck = _pyramid(norm="gn")
 
     assert {name.split(".", 2)[2] for name in neck.state_dict()} == {"conv.weight", "gn.weight", "gn.bias"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ def _normalise(pixels, sizes, style):
     return normalise(trainer_builders.make_batch(pixels, sizes), STYLES[style].normalisation)
 
 
-def test_padded_image_equals_the_golden(shared):
+def test_padded_image_equals_the_golden(shared: Path) -> None:
     inputs = np.load(shared / "spec/goldens/inputs.npz")
     image, expected = inputs["img0_r320"], torch.from_numpy(inputs["img0_norm_pytorch_padded"])
     height, width = image.shape[:2]
@@ -26,7 +28,7 @@ def test_padded_image_equals_the_golden(shared):
     torch.testing.assert_close(images.pixels[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_caffe_style_keeps_blue_first_and_zero_beyond_each_size():
+def test_caffe_style_keeps_blue_first_and_zero_beyond_each_size() -> None:
     pixels = torch.full((2, 3, 4, 6), 128, dtype=torch.uint8)
 
     images = _normalise(pixels, torch.tensor([[4, 6], [2, 3]]), "caffe")

@@ -42,7 +42,7 @@ def _left_half() -> torch.Tensor:
     return torch.from_numpy(np.packbits(maps, axis=-1))
 
 
-def test_only_the_map_of_the_own_class_is_made():
+def test_only_the_map_of_the_own_class_is_made() -> None:
     head, pooled = _head(), torch.randn(3, 8, 4, 4)
 
     own = head(pooled, torch.tensor([3, 0, 1]))
@@ -51,7 +51,7 @@ def test_only_the_map_of_the_own_class_is_made():
     torch.testing.assert_close(own, torch.stack([every[0, 3], every[1, 0], every[2, 1]]))
 
 
-def test_loss_is_the_mean_over_the_pixels_of_positive_regions():
+def test_loss_is_the_mean_over_the_pixels_of_positive_regions() -> None:
     head, pooled = _head(), torch.randn(3, 8, 4, 4)
 
     loss = head.losses(pooled, _regions(positive=[True, True, False]), _left_half())["loss_mask"]
@@ -62,13 +62,13 @@ def test_loss_is_the_mean_over_the_pixels_of_positive_regions():
     torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logits, wanted))
 
 
-def test_loss_is_zero_without_positive_regions():
+def test_loss_is_zero_without_positive_regions() -> None:
     loss = _head().losses(torch.randn(3, 8, 4, 4), _regions(positive=[False] * 3), _left_half())
 
     assert loss["loss_mask"].item() == 0
 
 
-def test_group_normalisation_takes_the_place_of_the_bias_but_for_the_last_two_layers():
+def test_group_normalisation_takes_the_place_of_the_bias_but_for_the_last_two_layers() -> None:
     names = set(_head(norm="gn").state_dict())
 
     layers = ("convs.0.conv.weight", "convs.0.gn.weight", "convs.0.gn.bias")
@@ -90,7 +90,7 @@ class _Pool(nn.Module):
         return pooled
 
 
-def test_masks_are_pooled_from_the_own_image_at_the_resized_box_and_averaged_as_probabilities():
+def test_masks_are_pooled_from_the_own_image_at_the_resized_box_and_averaged_as_probabilities() -> None:
     heads = [_head(seed=seed) for seed in (0, 1)]
     features = [torch.tensor([5.0, 7.0])[:, None, None, None].expand(2, 1, 3, 3)]
     boxes = torch.tensor([[10.0, 0, 20, 20], [30, 0, 50, 20]])
@@ -108,7 +108,7 @@ def test_masks_are_pooled_from_the_own_image_at_the_resized_box_and_averaged_as_
     torch.testing.assert_close(outlined[1].masks, expected)
 
 
-def test_image_without_detections_gets_no_masks():
+def test_image_without_detections_gets_no_masks() -> None:
     nothing = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
 
     (outlined,) = add_masks([nothing], [torch.zeros(1, 1, 3, 3)], torch.ones(1, 4), [(_Pool(), _head())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ def _resized_by_opencv(plane: np.ndarray, box: np.ndarray, *, size: int) -> np.n
     return cv2.resize(crop, (size, size))
 
 
-def test_targets_equal_the_goldens(shared):
+def test_targets_equal_the_goldens(shared: Path) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["mask_target"]
     y, x = np.mgrid[:256, :320]
     maps = np.zeros((2, 256, 320), np.uint8)
@@ -41,7 +42,7 @@ def test_targets_equal_the_goldens(shared):
 
 @pytest.mark.parametrize("blur", [0, 3, 9], ids=["noise", "fine", "coarse"])
 @pytest.mark.parametrize("size", [14, 28])
-def test_targets_equal_opencv_on_random_masks(blur, size):
+def test_targets_equal_opencv_on_random_masks(blur, size) -> None:
     random = np.random.default_rng(size + blur)
     height, width = 144, 200
     noise = random.random((height, width, 3))
@@ -61,7 +62,7 @@ def test_targets_equal_opencv_on_random_masks(blur, size):
         np.testing.assert_array_equal(target, _resized_by_opencv(planes[slot], box, size=size), str(box))
 
 
-def test_each_image_reads_its_own_masks():
+def test_each_image_reads_its_own_masks() -> None:
     masks = torch.zeros(2, 2, 8, 1, dtype=torch.uint8)
     masks[1, 1] = 255
     whole = torch.tensor([0.0, 0, 7, 7]).expand(2, 2, 4)

@@ -29,7 +29,7 @@ def _losses(detector: nn.Module, architecture: str, targets, *, seed: int = 0) -
     return detector.train()(images, targets, torch.Generator().manual_seed(seed))
 
 
-def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation():
+def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation() -> None:
     backbone = _on_meta("faster_rcnn_r50_fpn_1x").train().backbone
 
     frozen = {name.split(".")[0] for name, weight in backbone.named_parameters() if not weight.requires_grad}
@@ -39,19 +39,19 @@ def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation():
 
 
 @pytest.mark.parametrize(("style", "strides"), [("", [(1, 1), (2, 2)]), ("_caffe", [(2, 2), (1, 1)])])
-def test_style_decides_which_convolution_carries_the_stride(style, strides):
+def test_style_decides_which_convolution_carries_the_stride(style, strides) -> None:
     block = _on_meta(f"faster_rcnn_r50{style}_fpn_1x").backbone.layer2[0]
 
     assert [block.conv1.stride, block.conv2.stride] == strides
 
 
-def test_unknown_architecture_is_refused_with_the_nearest():
+def test_unknown_architecture_is_refused_with_the_nearest() -> None:
     with pytest.raises(InvalidInput, match="Did you mean 'faster_rcnn'"):
         build_model("fastr_rcnn", num_classes=2)
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture):
+def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture) -> None:
     detector = trainer_builders.make_detector(architecture)
     samples = any(hasattr(part, "sampler") or hasattr(part, "region_sampler") for part in detector.modules())
     targets = trainer_builders.make_targets([TWO_OBJECTS, TWO_OBJECTS[:1]])
@@ -66,7 +66,7 @@ def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture)
 
 @pytest.mark.parametrize("architecture", BUILDERS)
 @pytest.mark.parametrize("boxes", [[TWO_OBJECTS, []], [[], []]], ids=["one image empty", "all images empty"])
-def test_every_parameter_takes_part_whatever_the_ground_truth(architecture, boxes):
+def test_every_parameter_takes_part_whatever_the_ground_truth(architecture, boxes) -> None:
     detector = trainer_builders.make_detector(architecture)
 
     sum(_losses(detector, architecture, trainer_builders.make_targets(boxes)).values()).backward()
@@ -77,7 +77,7 @@ def test_every_parameter_takes_part_whatever_the_ground_truth(architecture, boxe
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_empty_slots_change_nothing(architecture):
+def test_empty_slots_change_nothing(architecture) -> None:
     detector = trainer_builders.make_detector(architecture)
     few, many = (trainer_builders.make_targets([TWO_OBJECTS, []], slots=slots) for slots in (2, 9))
     many.boxes[~many.valid] = torch.tensor([0.0, 0.0, 60.0, 60.0])
@@ -102,7 +102,7 @@ class _Shapes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_no_shape_of_the_training_step_depends_on_the_data(architecture):
+def test_no_shape_of_the_training_step_depends_on_the_data(architecture) -> None:
     detector = trainer_builders.make_detector(architecture).train()
     recorded = []
     for seed, boxes in enumerate([[TWO_OBJECTS, TWO_OBJECTS], [TWO_OBJECTS[:1], []], [[], []]]):
@@ -118,7 +118,7 @@ def test_no_shape_of_the_training_step_depends_on_the_data(architecture):
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_detections_are_in_pixels_of_the_original_image_best_first(architecture):
+def test_detections_are_in_pixels_of_the_original_image_best_first(architecture) -> None:
     detector = trainer_builders.make_detector(architecture, num_classes=4).eval()
     if architecture == "retinanet":
         nn.init.zeros_(detector.bbox_head.retina_cls.bias)  # before training nothing scores enough
@@ -137,7 +137,7 @@ def test_detections_are_in_pixels_of_the_original_image_best_first(architecture)
         assert scaled.boxes.max() <= (images.pixels.shape[3] - 1) / factor
 
 
-def test_detection_of_faster_rcnn_is_limited_and_above_the_threshold():
+def test_detection_of_faster_rcnn_is_limited_and_above_the_threshold() -> None:
     detector = trainer_builders.make_detector("faster_rcnn").eval()
     detector.bbox_head.max_detections = 3
 
@@ -150,7 +150,7 @@ def test_detection_of_faster_rcnn_is_limited_and_above_the_threshold():
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_detector_trains_in_lower_precision_with_losses_in_float32(architecture):
+def test_detector_trains_in_lower_precision_with_losses_in_float32(architecture) -> None:
     detector = trainer_builders.make_detector(architecture)
 
     with torch.autocast("cpu", torch.bfloat16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,14 +19,14 @@ def _per_class(boxes, scores, **options):
     return nms.suppress_per_class(boxes, scores, **settings)
 
 
-def test_survivors_are_padded_to_a_fixed_number():
+def test_survivors_are_padded_to_a_fixed_number() -> None:
     kept = nms.suppress(STACK, SCORES, iou_threshold=0.7, slots=5)
 
     assert kept.indices.tolist() == [0, 2, 0, 0, 0]
     assert kept.valid.tolist() == [True, True, False, False, False]
 
 
-def test_only_the_best_survivors_fit():
+def test_only_the_best_survivors_fit() -> None:
     kept = nms.suppress(STACK, SCORES, iou_threshold=1.0, slots=2)
 
     assert kept.indices.tolist() == [0, 1]
@@ -33,12 +34,12 @@ def test_only_the_best_survivors_fit():
 
 
 @pytest.mark.parametrize(("threshold", "kept"), [(0.9, 3), (0.89, 2)])
-def test_overlap_equal_to_the_threshold_does_not_suppress(threshold, kept):
+def test_overlap_equal_to_the_threshold_does_not_suppress(threshold, kept) -> None:
     assert nms.suppress(STACK, SCORES, iou_threshold=threshold, slots=3).valid.sum() == kept
 
 
 @pytest.mark.parametrize(("case", "limit"), [("per_class_top20", 20), ("shared_all", 1000)])
-def test_detections_equal_the_goldens(shared, case, limit):
+def test_detections_equal_the_goldens(shared: Path, case, limit) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["multiclass_nms"]
     scores = torch.tensor(golden["scores"])
     boxes = torch.tensor(golden["boxes"]).view(40, 4, 4)
@@ -57,13 +58,13 @@ def test_detections_equal_the_goldens(shared, case, limit):
     }
 
 
-def test_score_equal_to_the_threshold_is_no_detection():
+def test_score_equal_to_the_threshold_is_no_detection() -> None:
     scores = torch.tensor([[0.0, 0.05], [0.0, 0.06], [0.0, 0.04]])
 
     assert _per_class(STACK[:, None], scores).scores.tolist() == pytest.approx([0.06])
 
 
-def test_classes_do_not_suppress_each_other_and_the_background_is_none():
+def test_classes_do_not_suppress_each_other_and_the_background_is_none() -> None:
     scores = torch.tensor([[0.9, 0.6, 0.1], [0.9, 0.1, 0.7], [0.9, 0.0, 0.0]])
 
     found = _per_class(STACK[:, None], scores, score_threshold=0.5)
@@ -71,7 +72,7 @@ def test_classes_do_not_suppress_each_other_and_the_background_is_none():
     assert found.labels.tolist() == [2, 1]
 
 
-def test_image_without_candidates_has_no_detections():
+def test_image_without_candidates_has_no_detections() -> None:
     found = _per_class(STACK[:, None], torch.zeros(3, 4))
 
     assert found.boxes.shape == (0, 4)

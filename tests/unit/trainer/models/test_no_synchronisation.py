@@ -40,13 +40,13 @@ def _train_step(detector: nn.Module, recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("architecture", models.BUILDERS)
-def test_training_step_never_waits_for_the_device(architecture):
+def test_training_step_never_waits_for_the_device(architecture) -> None:
     detector = trainer_builders.make_detector(architecture).train()
 
     _train_step(detector, trainer_builders.smoke_recipe(architecture))
 
 
-def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch):
+def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = trainer_builders.make_detector("rpn").train()
     detector.neck.register_forward_hook(lambda _module, _inputs, levels: levels[0].sum().item() and None)
 
@@ -77,12 +77,12 @@ SYNCHRONISING = {
 
 
 @pytest.mark.parametrize("name", SYNCHRONISING)
-def test_guard_catches(name):
+def test_guard_catches(name) -> None:
     with pytest.raises(trainer_builders.HostSynchronisation), trainer_builders.forbid_host_synchronisation():
         SYNCHRONISING[name]()
 
 
-def test_guard_catches_an_operator_of_the_backward_pass():
+def test_guard_catches_an_operator_of_the_backward_pass() -> None:
     class Peeks(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):

@@ -25,7 +25,7 @@ def _sample(boxes: list[list[float]], *, empty: int = 0) -> RegionSamples:
     return SAMPLER(proposals, targets, torch.Generator().manual_seed(0))
 
 
-def test_ground_truths_are_positives_that_are_told_from_proposals():
+def test_ground_truths_are_positives_that_are_told_from_proposals() -> None:
     near_second = [62.0, 22.0, 109.0, 79.0]
     regions = _sample([near_second, [0.0, 0, 5, 5]])
 
@@ -48,7 +48,7 @@ def test_ground_truths_are_positives_that_are_told_from_proposals():
     }
 
 
-def test_positives_keep_to_the_first_slots():
+def test_positives_keep_to_the_first_slots() -> None:
     regions = _sample([FIRST] * 6 + [SECOND] * 6 + [[0.0, 0, 5, 5]] * 6)
 
     assert SAMPLER.max_positives == 4
@@ -56,7 +56,7 @@ def test_positives_keep_to_the_first_slots():
     assert not regions.positive[:, 4:].any()
 
 
-def test_only_slots_with_positives_are_given_out_where_counting_them_does_not_wait():
+def test_only_slots_with_positives_are_given_out_where_counting_them_does_not_wait() -> None:
     regions = _sample([[0.0, 0, 5, 5]] * 6)
 
     assert regions.positives(4).positive.tolist() == [[True, True]]
@@ -64,7 +64,7 @@ def test_only_slots_with_positives_are_given_out_where_counting_them_does_not_wa
         assert regions.positives(4).positive.tolist() == [[True, True, False, False]]
 
 
-def test_a_proposal_that_is_empty_is_no_sample():
+def test_a_proposal_that_is_empty_is_no_sample() -> None:
     regions = _sample([[0.0, 0, 5, 5], [0.0, 0, 9, 9]], empty=1)
 
     assert [0.0, 0.0, 9.0, 9.0] not in regions.boxes[regions.used].tolist()

@@ -32,7 +32,7 @@ def _inputs_and_outputs_of_conv2(backbone, *, stage: str):
 
 
 @pytest.mark.parametrize(("groups", "base_width", "widths"), [(32, 4, [128, 256]), (64, 4, [256, 512])])
-def test_width_of_resnext_follows_from_its_groups(groups, base_width, widths):
+def test_width_of_resnext_follows_from_its_groups(groups, base_width, widths) -> None:
     with torch.device("meta"):
         backbone = _backbone(stem_channels=64, groups=groups, base_width=base_width)
 
@@ -49,13 +49,13 @@ def test_width_of_resnext_follows_from_its_groups(groups, base_width, widths):
         ({"base_width": 12, "groups": 5, "norm": "gn", "norm_groups": 4}, "norm_groups"),
     ],
 )
-def test_width_that_cannot_be_built_is_refused(options, field):
+def test_width_that_cannot_be_built_is_refused(options, field) -> None:
     with pytest.raises(InvalidInput, match=f"model.backbone.{field}"):
         ResNetConfig(**{**SMALL, **options})
 
 
 @pytest.mark.parametrize(("deformable", "share"), [("offsets", 1.0), ("modulated", 0.5)])
-def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(deformable, share):
+def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(deformable, share) -> None:
     backbone = _backbone(deformable=deformable, groups=2)
 
     block, entering, leaving = _inputs_and_outputs_of_conv2(backbone, stage="layer2")
@@ -65,7 +65,7 @@ def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(def
     assert backbone.layer1[0].conv2_offset is None
 
 
-def test_offsets_are_pairs_of_dy_and_dx_a_tap_and_modulation_comes_last():
+def test_offsets_are_pairs_of_dy_and_dx_a_tap_and_modulation_comes_last() -> None:
     backbone = _backbone(deformable="modulated")
     block = backbone.layer2[0]
     with torch.no_grad():

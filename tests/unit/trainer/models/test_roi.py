@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ from kubedet_trainer.models.pooling import map_levels
 from kubedet_trainer.models.roi import RoiAlign
 
 
-def test_sides_map_to_levels_at_the_published_borders():
+def test_sides_map_to_levels_at_the_published_borders() -> None:
     sides = torch.tensor([30.0, 56, 111, 112, 223, 224, 447, 448, 900])
     squares = torch.stack([torch.zeros(9), torch.zeros(9), sides - 1, sides - 1], dim=1)
 
     assert map_levels(squares, num_levels=4, finest_roi=56).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_levels_equal_the_goldens(shared):
+def test_levels_equal_the_goldens(shared: Path) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["level_map"]
     regions = torch.tensor(golden["rois"])[:, 1:]
 
@@ -30,7 +31,7 @@ def _ramp(height: int, width: int) -> torch.Tensor:
     return torch.arange(width).float().expand(1, 1, height, width)
 
 
-def test_bins_are_centred_without_half_pixel_shift():
+def test_bins_are_centred_without_half_pixel_shift() -> None:
     pool = RoiAlign(size=2, strides=(4,), finest_roi=56)
 
     pooled = pool([_ramp(8, 16)], torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
@@ -38,7 +39,7 @@ def test_bins_are_centred_without_half_pixel_shift():
     assert pooled[0, 0].tolist() == [[3, 5], [3, 5]], "columns 2 to 6 of the map in two bins"
 
 
-def test_each_region_comes_from_its_own_level_and_image():
+def test_each_region_comes_from_its_own_level_and_image() -> None:
     features = [torch.full((2, 1, 64, 64), 1.0), torch.full((2, 1, 32, 32), 2.0)]
     features[0][1] = 10
     features[1][1] = 20
@@ -51,7 +52,7 @@ def test_each_region_comes_from_its_own_level_and_image():
     assert pooled.flatten().tolist() == [1, 2, 20, 10]
 
 
-def test_gradient_reaches_only_the_level_of_the_region():
+def test_gradient_reaches_only_the_level_of_the_region() -> None:
     features = [torch.zeros(1, 1, size, size, requires_grad=True) for size in (32, 16)]
 
     RoiAlign(size=3, strides=(4, 8), finest_roi=56)(
@@ -62,7 +63,7 @@ def test_gradient_reaches_only_the_level_of_the_region():
     assert features[1].grad.abs().sum() == 0
 
 
-def test_box_that_ends_before_it_begins_has_no_negative_side():
+def test_box_that_ends_before_it_begins_has_no_negative_side() -> None:
     pool = RoiAlign(size=1, strides=(4,), finest_roi=56)
 
     pooled = pool([_ramp(8, 16)], torch.tensor([[[20.0, 23.0, 10.0, 8.0]]]))
@@ -70,7 +71,7 @@ def test_box_that_ends_before_it_begins_has_no_negative_side():
     assert pooled.item() == pytest.approx(5)
 
 
-def test_no_region_gives_no_features():
+def test_no_region_gives_no_features() -> None:
     pool = RoiAlign(size=2, strides=(4,), finest_roi=56)
 
     assert pool([torch.zeros(1, 3, 8, 16)], torch.zeros(1, 0, 4)).shape == (0, 3, 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pytest
 import torch
 
 import trainer_builders
@@ -43,7 +44,7 @@ def _gradients(head, features, value):
     return torch.autograd.grad(value, [*features, *head.parameters()])
 
 
-def test_losses_of_the_samples_have_the_gradients_of_the_whole_maps(monkeypatch):
+def test_losses_of_the_samples_have_the_gradients_of_the_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     head, features = _head(), _features()
     images = trainer_builders.make_images()
     targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
@@ -68,7 +69,7 @@ def test_losses_of_the_samples_have_the_gradients_of_the_whole_maps(monkeypatch)
     assert all(gradient.any() for gradient in gradients)
 
 
-def test_proposals_are_those_of_the_whole_maps():
+def test_proposals_are_those_of_the_whole_maps() -> None:
     head, features = _head(), _features()
 
     output = head(features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from kubedet_trainer.models.ssd import SsdHead
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
+def golden(shared: Path):
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_hnm"]
 
 
@@ -35,12 +36,12 @@ def _mined(golden, *cases: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", ["three_pos_N3", "nine_pos_N9", "no_pos_N1"])
-def test_losses_of_hard_negatives_equal_the_goldens(golden, case):
+def test_losses_of_hard_negatives_equal_the_goldens(golden, case) -> None:
     for name, losses in _mined(golden, case).items():
         assert losses.tolist() == pytest.approx([golden["cases"][case][name]], rel=1e-6)
 
 
-def test_each_image_mines_its_own_negatives_and_all_share_one_divisor(golden):
+def test_each_image_mines_its_own_negatives_and_all_share_one_divisor(golden) -> None:
     cases = ["three_pos_N5", "no_pos_N1", "no_pos_N1"]  # 3 + 1 + 1
 
     for name, losses in _mined(golden, *cases).items():
@@ -48,7 +49,7 @@ def test_each_image_mines_its_own_negatives_and_all_share_one_divisor(golden):
         assert losses.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_object_that_fits_no_anchor_has_exactly_one():
+def test_object_that_fits_no_anchor_has_exactly_one() -> None:
     detector = trainer_builders.make_detector("ssd")
     sources = detector.backbone(trainer_builders.make_images("ssd").pixels[:1])
     head = detector.bbox_head
@@ -64,7 +65,7 @@ def test_object_that_fits_no_anchor_has_exactly_one():
     assert wanted.used.all(), "all others are negative"
 
 
-def test_boxes_return_to_the_original_image_along_each_axis():
+def test_boxes_return_to_the_original_image_along_each_axis() -> None:
     detector = trainer_builders.make_detector("ssd").eval()
     images = trainer_builders.make_images("ssd")
     factors = torch.tensor([0.5, 3.0, 0.5, 3.0]).expand(2, 4)

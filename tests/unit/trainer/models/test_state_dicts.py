@@ -42,7 +42,7 @@ def _published(folder: Path, architecture: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(int(side) for side in re.findall(r"\d+", shape)) for key, shape in pairs}
 
 
-def test_recipes_and_published_architectures_are_the_same_set(shared):
+def test_recipes_and_published_architectures_are_the_same_set(shared: Path) -> None:
     files = {path.stem for path in (shared / "spec/state_dicts").glob("*.txt")}
 
     assert len(PUBLISHED) == 95
@@ -51,7 +51,7 @@ def test_recipes_and_published_architectures_are_the_same_set(shared):
 
 
 @pytest.mark.parametrize("recipe_name", PUBLISHED)
-def test_parameters_are_those_of_the_published_checkpoint(recipe_name, shared):
+def test_parameters_are_those_of_the_published_checkpoint(recipe_name, shared: Path) -> None:
     assert _entries(recipe_name) == _published(shared / "spec/state_dicts", _architecture(recipe_name))
 
 
@@ -66,7 +66,7 @@ def test_parameters_are_those_of_the_published_checkpoint(recipe_name, shared):
         ("ssd512_voc", 27_188_676),
     ],
 )
-def test_parameter_counts_are_the_published_ones(recipe_name, count):
+def test_parameter_counts_are_the_published_ones(recipe_name, count) -> None:
     entries = _entries(recipe_name)
 
     assert sum(math.prod(shape) for key, shape in entries.items() if not key.endswith(STATISTICS)) == count

@@ -24,7 +24,7 @@ def _vgg(**options: Any) -> Vgg:
         (512, [512, 1024, 512, 256, 256, 256, 256], [64, 32, 16, 8, 4, 2, 1]),
     ],
 )
-def test_source_maps_have_the_published_sizes(input_size, channels, sides):
+def test_source_maps_have_the_published_sizes(input_size, channels, sides) -> None:
     with torch.device("meta"):
         sources = _vgg(input_size=input_size)(torch.empty(1, 3, input_size, input_size))
 
@@ -33,7 +33,7 @@ def test_source_maps_have_the_published_sizes(input_size, channels, sides):
     ]
 
 
-def test_first_source_map_is_normalised_and_the_trunk_goes_on_without():
+def test_first_source_map_is_normalised_and_the_trunk_goes_on_without() -> None:
     with torch.device("meta"):
         vgg = _vgg()
 
@@ -44,7 +44,7 @@ def test_first_source_map_is_normalised_and_the_trunk_goes_on_without():
     assert len(vgg.features) == 35
 
 
-def test_group_normalisation_follows_each_convolution_of_the_trunk():
+def test_group_normalisation_follows_each_convolution_of_the_trunk() -> None:
     with torch.device("meta"):
         vgg = _vgg(stage_convs=(1, 1, 1, 1, 1), norm="gn")
 
@@ -53,7 +53,7 @@ def test_group_normalisation_follows_each_convolution_of_the_trunk():
     assert sum(isinstance(layer, nn.GroupNorm) for layer in vgg.features) == 7
 
 
-def test_normalisation_gives_every_pixel_the_length_of_its_weights():
+def test_normalisation_gives_every_pixel_the_length_of_its_weights() -> None:
     x = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     norm = L2Norm(8, initial_scale=20.0)
 
@@ -61,7 +61,7 @@ def test_normalisation_gives_every_pixel_the_length_of_its_weights():
     torch.testing.assert_close(norm(x), norm(x * 7))
 
 
-def test_pixel_without_any_activation_has_no_gradient_instead_of_an_infinite_one():
+def test_pixel_without_any_activation_has_no_gradient_instead_of_an_infinite_one() -> None:
     x = torch.zeros(1, 4, 1, 1, requires_grad=True)
 
     L2Norm(4, initial_scale=20.0)(x).sum().backward()
