@@ -10,7 +10,7 @@ from kubedet_trainer import dist
 from kubedet_trainer.errors import InvalidInput, PeerFailed
 
 
-def test_alone_every_exchange_is_with_oneself():
+def test_alone_every_exchange_is_with_oneself() -> None:
     world = dist.initialise(gpus=0)
     assert (world.rank, world.size, world.device.type) == (0, 1, "cpu")
     assert (dist.rank(), dist.world_size()) == (0, 1)
@@ -25,7 +25,7 @@ def test_alone_every_exchange_is_with_oneself():
     dist.shut_down()
 
 
-def test_an_agreement_answers_one_call_later():
+def test_an_agreement_answers_one_call_later() -> None:
     agreement = dist.Agreement(2)
     assert agreement.exchange([1, 0]) == [0, 0]
     assert agreement.exchange([0, 5]) == [1, 0]
@@ -42,7 +42,7 @@ def test_an_agreement_answers_one_call_later():
         "Broken pipe",
     ],
 )
-def test_what_gloo_and_nccl_say_of_a_lost_peer_becomes_one_error(message: str):
+def test_what_gloo_and_nccl_say_of_a_lost_peer_becomes_one_error(message: str) -> None:
     def fail() -> None:
         with dist.peer_failures():
             raise RuntimeError(message)
@@ -54,7 +54,7 @@ def test_what_gloo_and_nccl_say_of_a_lost_peer_becomes_one_error(message: str):
 @pytest.mark.parametrize(
     "message", ["CUDA error: device-side assert triggered", "NCCL error: unhandled cuda error"]
 )
-def test_other_errors_pass(message: str):
+def test_other_errors_pass(message: str) -> None:
     def fail() -> None:
         with dist.peer_failures():
             raise RuntimeError(message)
@@ -64,6 +64,6 @@ def test_other_errors_pass(message: str):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpus_that_are_not_there_are_refused():
+def test_gpus_that_are_not_there_are_refused() -> None:
     with pytest.raises(InvalidInput, match=r"spec.worker.gpus: got 8, but CUDA sees 0 device"):
         dist.initialise(gpus=8)

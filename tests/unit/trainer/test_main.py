@@ -36,12 +36,12 @@ from kubedet_trainer.errors import InvalidInput, PeerFailed, StorageUnreachable
         (KeyError("name"), ExitCode.UNEXPECTED, "KeyError"),
     ],
 )
-def test_an_error_has_its_code(error: Exception, code: ExitCode, reason: str):
+def test_an_error_has_its_code(error: Exception, code: ExitCode, reason: str) -> None:
     failure = describe(error)
     assert (failure.exitCode, failure.reason) == (code, reason)
 
 
-def test_a_failure_carries_message_and_end_of_the_traceback():
+def test_a_failure_carries_message_and_end_of_the_traceback() -> None:
     try:
         raise ValueError("the cause")
     except ValueError as error:
@@ -51,5 +51,5 @@ def test_a_failure_carries_message_and_end_of_the_traceback():
     assert any("test_main.py" in line for line in failure.lastLines)
 
 
-def test_running_out_of_gpu_memory_says_what_to_change():
+def test_running_out_of_gpu_memory_says_what_to_change() -> None:
     assert "lower data.images_per_process" in describe(torch.OutOfMemoryError("CUDA out of memory.")).message

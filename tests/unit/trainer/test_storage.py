@@ -15,7 +15,7 @@ from kubedet_trainer.settings import StoreCredentials
 @pytest.mark.parametrize(
     "uri", ["pvc://claim/path", "file://host/path", "s3:///prefix", "/just/a/path", "https://host/object"]
 )
-def test_a_uri_of_another_form_is_refused_with_the_right_form(uri: str):
+def test_a_uri_of_another_form_is_refused_with_the_right_form(uri: str) -> None:
     with pytest.raises(InvalidInput, match=r"must be (s3://bucket|file:///)"):
         storage.open_store(uri)
 
@@ -23,42 +23,42 @@ def test_a_uri_of_another_form_is_refused_with_the_right_form(uri: str):
 @pytest.mark.parametrize(
     "endpoint", ["minio:9000", "ftp://minio", "http://user:word@minio", "http://minio/path"]
 )
-def test_an_endpoint_must_be_a_plain_address(endpoint: str):
+def test_an_endpoint_must_be_a_plain_address(endpoint: str) -> None:
     with pytest.raises(InvalidInput, match="must be http://host:port or https://host:port"):
         storage.open_store("s3://bucket", StoreCredentials(endpoint=endpoint))
 
 
-def test_a_certificate_that_is_none_is_refused():
+def test_a_certificate_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"ca\.crt: must be certificates in PEM"):
         storage.open_store("s3://bucket", StoreCredentials(endpoint="https://minio", ca="no certificate"))
 
 
-def test_a_bucket_name_that_cannot_be_is_refused():
+def test_a_bucket_name_that_cannot_be_is_refused() -> None:
     store = storage.open_store("s3://B/prefix", StoreCredentials(endpoint="http://127.0.0.1:9"))
     with pytest.raises(InvalidInput, match=r"s3://B/prefix/key at http://127\.0\.0\.1:9: .*bucket name"):
         store.put_bytes("key", data=b"")
 
 
-def test_a_path_with_a_blank_is_one_folder(tmp_path: Path):
+def test_a_path_with_a_blank_is_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "with a blank"
     storage.open_store(folder.as_uri()).put_bytes("key", data=b"1")
     assert (folder / "key").read_bytes() == b"1"
 
 
-def test_a_key_may_not_leave_the_folder(tmp_path: Path):
+def test_a_key_may_not_leave_the_folder(tmp_path: Path) -> None:
     store = storage.open_store(f"file://{tmp_path}/store")
     with pytest.raises(InvalidInput, match="must stay below"):
         store.put_bytes("../outside", data=b"1")
 
 
-def test_deleting_the_last_object_of_a_folder_removes_the_folder(tmp_path: Path):
+def test_deleting_the_last_object_of_a_folder_removes_the_folder(tmp_path: Path) -> None:
     store = storage.open_store(f"file://{tmp_path}/store")
     store.put_bytes("a/b/key", data=b"1")
     store.delete(["a/b/key"])
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_a_write_that_fails_keeps_the_old_content_and_no_rest(tmp_path: Path):
+def test_a_write_that_fails_keeps_the_old_content_and_no_rest(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
 
@@ -75,7 +75,7 @@ def test_a_write_that_fails_keeps_the_old_content_and_no_rest(tmp_path: Path):
 
 def test_a_full_disk_is_worth_a_retry_and_a_file_in_the_way_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     store = storage.open_store(f"file://{tmp_path}/store")
 
     def full(_: int) -> None:

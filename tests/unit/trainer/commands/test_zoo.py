@@ -31,7 +31,7 @@ def _rows(output: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip()}
 
 
-def test_all_recipes_are_listed_with_their_figures_within_80_columns(list_recipes):
+def test_all_recipes_are_listed_with_their_figures_within_80_columns(list_recipes) -> None:
     output = list_recipes().stdout
     rows = _rows(output)
     assert rows.keys() >= RECIPES.keys()
@@ -41,7 +41,7 @@ def test_all_recipes_are_listed_with_their_figures_within_80_columns(list_recipe
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_a_wide_terminal_has_the_speed_at_batch_8_too(list_recipes):
+def test_a_wide_terminal_has_the_speed_at_batch_8_too(list_recipes) -> None:
     output = list_recipes(columns=120).stdout
     assert _rows(output)["ssd300_voc"] == ["1.20", "0.189", "40.1", "58.0", "77.8"]
     heading, *lines = output.splitlines()
@@ -74,13 +74,13 @@ def test_a_wide_terminal_has_the_speed_at_batch_8_too(list_recipes):
         (["--published", "--method", "rpn", "--backbone", "r50"], {"rpn_r50_fpn_1x", "rpn_r50_fpn_2x"}),
     ],
 )
-def test_recipes_are_chosen_by_what_they_are_of(list_recipes, chosen, expected):
+def test_recipes_are_chosen_by_what_they_are_of(list_recipes, chosen, expected) -> None:
     documents = json.loads(list_recipes("--json", *chosen).stdout)
     assert {document["recipe"] for document in documents} == expected
     assert _rows(list_recipes(*chosen).stdout).keys() >= expected
 
 
-def test_json_has_the_row_and_where_its_weights_lie(list_recipes):
+def test_json_has_the_row_and_where_its_weights_lie(list_recipes) -> None:
     (document,) = json.loads(list_recipes("--json", "--section", "dcn", "--method", "faster_rcnn",
                                           "--backbone", "r101").stdout)  # fmt: skip
     assert document["reference"]["boxAP"] == 42.1
@@ -88,31 +88,31 @@ def test_json_has_the_row_and_where_its_weights_lie(list_recipes):
     assert document["weights"].endswith("/dcn/faster_rcnn_dconv_c3-c5_r101_fpn_1x_20190125-a7e31b65.pth")
 
 
-def test_unknown_choice_is_refused_with_the_nearest(list_recipes):
+def test_unknown_choice_is_refused_with_the_nearest(list_recipes) -> None:
     result = list_recipes("--method", "fastr_rcnn")
     assert result.exit_code == 2
     assert "--method: got 'fastr_rcnn', must be one of rpn, " in result.stderr
     assert "Did you mean 'faster_rcnn'?" in result.stderr
 
 
-def test_a_choice_that_nothing_fits_is_refused(list_recipes):
+def test_a_choice_that_nothing_fits_is_refused(list_recipes) -> None:
     assert list_recipes("--method", "rpn", "--schedule", "3x").exit_code == 2
 
 
-def test_recipe_is_printed_completely_in_either_form(list_recipes):
+def test_recipe_is_printed_completely_in_either_form(list_recipes) -> None:
     name = "faster_rcnn_r50_fpn_1x"
     as_yaml = yaml.safe_load(list_recipes(name).stdout)
     assert as_yaml == json.loads(list_recipes(name, "--json").stdout)
     assert as_yaml["optimizer"]["lr"] == 0.02
 
 
-def test_unknown_recipe_names_the_nearest_and_ends_with_65(list_recipes):
+def test_unknown_recipe_names_the_nearest_and_ends_with_65(list_recipes) -> None:
     result = list_recipes("faster_rcnn_r50_fpn")
     assert result.exit_code == 65
     assert "Did you mean 'faster_rcnn_r50_fpn_" in result.stderr
 
 
-def test_comparison_data_is_the_pages(shared):
+def test_comparison_data_is_the_pages(shared: Path) -> None:
     page = json.loads((shared / "spec/comparison.json").read_text())
     for row, theirs in zip(comparison.ACCURACY, page["accuracy"], strict=True):
         assert (row.method, row.schedule) == (theirs["method"], theirs["schedule"])
@@ -143,7 +143,7 @@ def test_comparison_data_is_the_pages(shared):
             }
 
 
-def test_comparison_shows_what_was_measured_beside_the_others(list_recipes, tmp_path):
+def test_comparison_shows_what_was_measured_beside_the_others(list_recipes, tmp_path: Path) -> None:
     folder = tmp_path / "runs/mask_rcnn_r50_fpn_1x/checkpoints"
     folder.mkdir(parents=True)
     results = {
@@ -163,7 +163,7 @@ def test_comparison_shows_what_was_measured_beside_the_others(list_recipes, tmp_
     assert max(map(len, output.splitlines())) <= 100
 
 
-def test_comparison_refuses_results_of_nobody(list_recipes, tmp_path):
+def test_comparison_refuses_results_of_nobody(list_recipes, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     result = list_recipes("--compare", "--results", str(tmp_path))
     assert result.exit_code == 65

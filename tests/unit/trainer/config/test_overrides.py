@@ -39,7 +39,7 @@ RECIPE = read_recipe("faster_rcnn_r50_fpn_1x")
         ("seed", "7", 7),
     ],
 )
-def test_override_is_parsed_by_the_type_of_its_field(field, text, value):
+def test_override_is_parsed_by_the_type_of_its_field(field, text, value) -> None:
     changed = config.apply_overrides(RECIPE, {field: text})
 
     for name in field.split("."):
@@ -48,7 +48,7 @@ def test_override_is_parsed_by_the_type_of_its_field(field, text, value):
     assert type(changed) is type(value)
 
 
-def test_override_leaves_everything_else_as_it_was():
+def test_override_leaves_everything_else_as_it_was() -> None:
     changed = config.apply_overrides(RECIPE, {"optimizer.lr": "0.01", "seed": "3"})
     restored = config.apply_overrides(changed, {"optimizer.lr": "0.02", "seed": "0"})
 
@@ -56,7 +56,7 @@ def test_override_leaves_everything_else_as_it_was():
     assert restored == RECIPE
 
 
-def test_values_that_fit_only_each_other_can_be_given_in_any_order():
+def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
     overrides = {"model.rpn_head.negative_iou": "0.8", "model.rpn_head.positive_iou": "0.9"}
 
     changed = config.apply_overrides(RECIPE, overrides)
@@ -99,13 +99,13 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order():
         ({"model.box_head.nms_iou": "1.2"}, "model.box_head.nms_iou: got 1.2, must be from 0 to 1"),
     ],
 )
-def test_wrong_override_is_refused_with_path_value_and_rule(overrides, message):
+def test_wrong_override_is_refused_with_path_value_and_rule(overrides, message) -> None:
     with pytest.raises(InvalidInput, match=message):
         config.apply_overrides(RECIPE, overrides)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_can_be_printed_whole(name):
+def test_recipe_can_be_printed_whole(name) -> None:
     document = config.recipe_to_dict(read_recipe(name))
 
     assert json.loads(json.dumps(document)) == document
@@ -122,14 +122,14 @@ def test_recipe_can_be_printed_whole(name):
         (config.BoxHeadConfig, BoxHead),
     ],
 )
-def test_every_option_of_a_part_is_an_argument_of_its_module(part, module):
+def test_every_option_of_a_part_is_an_argument_of_its_module(part, module) -> None:
     from_detector = {"in_channels", "strides", "num_classes", "roi_size"}
     arguments = set(inspect.signature(module.__init__).parameters) - {"self"}
 
     assert {field.name for field in dataclasses.fields(part)} == arguments - from_detector
 
 
-def test_recipes_and_overrides_need_no_torch():
+def test_recipes_and_overrides_need_no_torch() -> None:
     script = (
         "import sys, kubedet_trainer.recipes as r, kubedet_trainer.config as c;"
         "c.recipe_to_dict(c.apply_overrides(r.read_recipe('smoke_rpn'), {'seed': '1'}));"

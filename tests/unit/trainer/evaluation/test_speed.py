@@ -41,7 +41,7 @@ def _batches(count: int, *, size: int = 1) -> Iterator[Batch]:
 @pytest.mark.parametrize(("num_images", "counted"), [(100, 95), (10, 5), (4, 2), (1, 1)])
 def test_the_first_images_warm_up_and_do_not_count(
     monkeypatch: pytest.MonkeyPatch, num_images: int, counted: int
-):
+) -> None:
     detector = Detector()
     seconds = 0.0
     detect = detector.detect
@@ -65,7 +65,7 @@ def test_the_first_images_warm_up_and_do_not_count(
     assert detector.training
 
 
-def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch):
+def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 100.0, 104.0])
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(seconds))
     detector = Detector()
@@ -76,13 +76,13 @@ def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch):
     assert fps == 32 / 4
 
 
-def test_memory_is_named_after_what_is_counted():
+def test_memory_is_named_after_what_is_counted() -> None:
     assert memory.peak_kind(torch.device("cuda"), kind="allocated") == "gpu_peak_allocated"
     assert memory.peak_kind(torch.device("cuda"), kind="reserved") == "gpu_peak_reserved"
     assert memory.peak_kind(torch.device("cpu"), kind="allocated") == "process_peak_resident"
 
 
-def test_without_images_there_is_no_figure():
+def test_without_images_there_is_no_figure() -> None:
     detector = Detector()
     assert (
         speed.measure_fps(

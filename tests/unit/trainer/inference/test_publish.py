@@ -72,7 +72,9 @@ def test_file_is_named_by_recipe_date_and_hash_and_holds_weights_alone(checkpoin
     assert (meta["metrics"], meta["recipe"]["name"]) == ({"ar1000": 41.5}, "smoke_rpn")
 
 
-def test_published_file_is_loaded_as_any_other_and_refused_when_it_changed(checkpoints, tmp_path) -> None:
+def test_published_file_is_loaded_as_any_other_and_refused_when_it_changed(
+    checkpoints, tmp_path: Path
+) -> None:
     file = _publish(checkpoints[0], tmp_path)
     fetched = fetch_weights([file.as_uri()], cache=tmp_path / "cache")
     ours = _model()

@@ -54,23 +54,23 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def page(shared):
+def page(shared: Path):
     rows = json.loads((shared / "spec/model_zoo.json").read_text())["recipes"]
     return {row["recipe"]: row for row in rows}
 
 
-def test_recipes_are_the_95_of_the_zoo_in_its_order_and_the_smoke_ones(page):
+def test_recipes_are_the_95_of_the_zoo_in_its_order_and_the_smoke_ones(page) -> None:
     assert [name for name in RECIPES if not name.startswith("smoke_")] == list(page)
     assert len(page) == 95
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_carries_its_own_name(name):
+def test_recipe_carries_its_own_name(name) -> None:
     assert read_recipe(name).name == name
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_reference_figures_and_memory_counter_are_the_pages(page, name):
+def test_reference_figures_and_memory_counter_are_the_pages(page, name) -> None:
     row, published = page[name], PUBLISHED[name]
 
     assert read_recipe(name).reference == {ours: row[key] for key, ours in FIGURES.items() if key in row}
@@ -85,7 +85,7 @@ def test_reference_figures_and_memory_counter_are_the_pages(page, name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_method_backbone_and_its_weights_are_the_rows(page, name):
+def test_method_backbone_and_its_weights_are_the_rows(page, name) -> None:
     row, recipe = page[name], read_recipe(name)
     backbone = recipe.model.backbone
 
@@ -105,7 +105,7 @@ def test_method_backbone_and_its_weights_are_the_rows(page, name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_optimisation_is_that_of_the_rows_group(page, name):
+def test_optimisation_is_that_of_the_rows_group(page, name) -> None:
     row, recipe = page[name], read_recipe(name)
     optimizer = recipe.optimizer
     ssd = {"coco": (64, 8, 5, 2e-3, 3), "voc": (32, 4, 10, 1e-3, 2)}.get(row["dataset"])
@@ -129,7 +129,7 @@ def test_optimisation_is_that_of_the_rows_group(page, name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_data_and_evaluation_are_those_of_the_method(page, name):
+def test_data_and_evaluation_are_those_of_the_method(page, name) -> None:
     row, recipe = page[name], read_recipe(name)
     data, is_ssd = recipe.data, row["backbone"] == "VGG16"
 
@@ -148,7 +148,7 @@ def test_data_and_evaluation_are_those_of_the_method(page, name):
     assert recipe.evaluation_kind == expected
 
 
-def test_group_normalisation_is_everywhere_but_in_the_rpn():
+def test_group_normalisation_is_everywhere_but_in_the_rpn() -> None:
     model = read_recipe("mask_rcnn_r101_fpn_gn_3x").model
 
     assert (model.backbone.norm, model.neck.norm, model.box_head.norm, model.mask_head.norm) == ("gn",) * 4
@@ -164,13 +164,13 @@ def test_group_normalisation_is_everywhere_but_in_the_rpn():
         ("ssd512_voc", ((35, 76), (460, 537))),
     ],
 )
-def test_anchors_of_ssd_are_laid_out_for_its_size_and_data(name, first_and_last):
+def test_anchors_of_ssd_are_laid_out_for_its_size_and_data(name, first_and_last) -> None:
     sizes = read_recipe(name).model.ssd_head.anchor_sizes
 
     assert (sizes[:2], sizes[-2:]) == first_and_last
 
 
-def test_every_linked_row_has_its_file_and_the_others_none(shared, page):
+def test_every_linked_row_has_its_file_and_the_others_none(shared: Path, page) -> None:
     text = (shared / "spec/zoo.md").read_text()
 
     for name, row in page.items():
@@ -181,7 +181,7 @@ def test_every_linked_row_has_its_file_and_the_others_none(shared, page):
         published_files.published_uri("rpn_r50_caffe_fpn_1x")
 
 
-def test_published_file_is_tried_on_each_mirror_under_the_same_path():
+def test_published_file_is_tried_on_each_mirror_under_the_same_path() -> None:
     found = published_files.addresses(published_files.published_uri("faster_rcnn_r50_fpn_1x"))
 
     file = "mmdetection/models/faster_rcnn_r50_fpn_1x_20181010-3d1b3351.pth"
@@ -189,7 +189,7 @@ def test_published_file_is_tried_on_each_mirror_under_the_same_path():
     assert all(found == published_files.addresses(address) for address in found)
 
 
-def test_own_mirror_stands_for_all_and_keeps_the_path_or_only_the_name():
+def test_own_mirror_stands_for_all_and_keeps_the_path_or_only_the_name() -> None:
     recipe = read_recipe("rpn_r50_fpn_1x")
 
     assert published_files.addresses(recipe.pretrained) == [recipe.pretrained]
@@ -199,17 +199,17 @@ def test_own_mirror_stands_for_all_and_keeps_the_path_or_only_the_name():
     ]
 
 
-def test_every_architecture_has_a_smoke_recipe_for_tests_to_reach_it():
+def test_every_architecture_has_a_smoke_recipe_for_tests_to_reach_it() -> None:
     smoke = {make().model.architecture for name, make in RECIPES.items() if name.startswith("smoke")}
 
     assert smoke >= set(BUILDERS)
 
 
-def test_smoke_recipes_are_compared_with_nothing():
+def test_smoke_recipes_are_compared_with_nothing() -> None:
     assert not read_recipe("smoke_faster_rcnn").reference
 
 
-def test_unknown_recipe_is_refused_with_the_nearest():
+def test_unknown_recipe_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         InvalidInput, match=r"got .faster_rcnn_r50_fpn_1., .*Did you mean .faster_rcnn_r50_fpn_1x."
     ):

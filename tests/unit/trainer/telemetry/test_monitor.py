@@ -15,7 +15,7 @@ def _terms(first: float, second: float) -> dict[str, torch.Tensor]:
     return {"loss_cls": torch.tensor(first), "loss_reg": torch.tensor(second, requires_grad=True)}
 
 
-def test_an_interval_gives_the_mean_of_each_term_and_starts_anew():
+def test_an_interval_gives_the_mean_of_each_term_and_starts_anew() -> None:
     watch = LossMonitor(CPU)
     watch.record(1, _terms(1.0, 4.0))
     watch.record(2, _terms(2.0, 6.0))
@@ -29,7 +29,7 @@ def test_an_interval_gives_the_mean_of_each_term_and_starts_anew():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_the_first_bad_term_is_named_although_it_is_read_later(bad: float):
+def test_the_first_bad_term_is_named_although_it_is_read_later(bad: float) -> None:
     watch = LossMonitor(CPU)
     watch.record(1, _terms(1.0, 1.0))
     watch.record(2, _terms(1.0, bad))
@@ -39,13 +39,13 @@ def test_the_first_bad_term_is_named_although_it_is_read_later(bad: float):
     assert "loss_reg became NaN or infinite at iteration 2" in watch.explain(watch.alarm)
 
 
-def test_of_two_bad_terms_of_one_iteration_the_first_is_named():
+def test_of_two_bad_terms_of_one_iteration_the_first_is_named() -> None:
     watch = LossMonitor(CPU)
     watch.record(1, _terms(float("nan"), float("nan")))
     assert "loss_cls became NaN or infinite at iteration 1" in watch.explain(watch.check())
 
 
-def test_the_larger_alarm_is_that_of_the_rank_where_it_began():
+def test_the_larger_alarm_is_that_of_the_rank_where_it_began() -> None:
     began, followed = LossMonitor(CPU), LossMonitor(CPU)
     for watch, first_bad in ((began, 5), (followed, 6)):
         for iteration in range(1, 8):
@@ -55,7 +55,7 @@ def test_the_larger_alarm_is_that_of_the_rank_where_it_began():
     assert alarm < 2**31  # it travels as int32
 
 
-def test_a_check_within_an_interval_does_not_end_it():
+def test_a_check_within_an_interval_does_not_end_it() -> None:
     watch = LossMonitor(CPU)
     watch.record(1, _terms(1.0, 1.0))
     assert watch.check() == 0
@@ -63,7 +63,7 @@ def test_a_check_within_an_interval_does_not_end_it():
     assert watch.close_interval(2)[0].means["loss_cls"] == 2.0
 
 
-def test_the_timer_takes_waits_apart_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch):
+def test_the_timer_takes_waits_apart_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 3.0, 10.0, 60.0, 61.0, 61.5, 64.0])
     monkeypatch.setattr(monitor.time, "perf_counter", lambda: next(clock))
     timer = StepTimer()
@@ -80,7 +80,7 @@ def test_the_timer_takes_waits_apart_and_leaves_pauses_out(monkeypatch: pytest.M
     assert (mean.seconds, mean.wait_seconds) == (7.0, 1.25)
 
 
-def test_forward_passes_are_timed_without_what_lies_between(monkeypatch: pytest.MonkeyPatch):
+def test_forward_passes_are_timed_without_what_lies_between(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 2.0, 10.0, 14.0])
     monkeypatch.setattr(monitor.time, "perf_counter", lambda: next(moments))
     timer = ForwardTimer(CPU)
@@ -91,13 +91,13 @@ def test_forward_passes_are_timed_without_what_lies_between(monkeypatch: pytest.
     assert timer.close_interval() is None
 
 
-def test_on_a_gpu_only_passes_that_the_device_has_ended_are_read(monkeypatch: pytest.MonkeyPatch):
+def test_on_a_gpu_only_passes_that_the_device_has_ended_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
-        def __init__(self):
+        def __init__(self) -> None:
             self.ended = False
             made.append(self)
 
-        def record(self):
+        def record(self) -> None:
             pass
 
         def query(self) -> bool:

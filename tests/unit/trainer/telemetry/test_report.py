@@ -67,7 +67,7 @@ def _progress(folder: Path) -> dict:
 
 def test_progress_tells_where_the_run_is_and_when_it_ends(
     tmp_path: Path, registry: CollectorRegistry, clock: Clock
-):
+) -> None:
     reporter = _reporter(tmp_path, registry)
     assert _progress(tmp_path) == {
         "progress": {
@@ -104,7 +104,7 @@ def test_progress_tells_where_the_run_is_and_when_it_ends(
 
 def test_every_second_of_rank_0_goes_into_one_phase(
     tmp_path: Path, registry: CollectorRegistry, clock: Clock
-):
+) -> None:
     reporter = _reporter(tmp_path, registry, restarts=0)
     clock.now += 4  # data, model
     clock.now += 3
@@ -142,7 +142,7 @@ def test_every_second_of_rank_0_goes_into_one_phase(
 
 def test_a_rank_0_that_starts_again_goes_on_counting(
     tmp_path: Path, registry: CollectorRegistry, clock: Clock
-):
+) -> None:
     first = _reporter(tmp_path, registry, restarts=0)
     first.set_stage(Stage.TRAINING)
     clock.now += 10
@@ -164,7 +164,9 @@ def test_a_rank_0_that_starts_again_goes_on_counting(
     }
 
 
-def test_progress_is_written_at_most_once_a_second(tmp_path: Path, registry: CollectorRegistry, clock: Clock):
+def test_progress_is_written_at_most_once_a_second(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock
+) -> None:
     reporter = _reporter(tmp_path, registry)
     reporter.begin(Length(total_iterations=100, iterations_per_epoch=100, evaluations=1), iteration=0)
     seen = set()
@@ -175,7 +177,9 @@ def test_progress_is_written_at_most_once_a_second(tmp_path: Path, registry: Col
     assert len(seen) == 7
 
 
-def test_only_rank_0_writes_progress_and_counts_iterations(tmp_path: Path, registry: CollectorRegistry):
+def test_only_rank_0_writes_progress_and_counts_iterations(
+    tmp_path: Path, registry: CollectorRegistry
+) -> None:
     reporter = _reporter(tmp_path, registry, rank=1)
     reporter.record_iteration(1, images=8, seconds=2.0, data_wait_seconds=0.5)
     assert not (tmp_path / contract.PROGRESS_FILE).exists()
@@ -197,7 +201,7 @@ def test_only_a_step_is_expected_to_end_soon(tmp_path: Path, registry: Collector
 
 def test_every_metric_of_the_api_is_recorded_under_its_name(
     tmp_path: Path, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(report.memory, "gpu_bytes", lambda _: {"allocated": 7.0})
     world = World(rank=0, size=1, local_rank=0, device=torch.device("cuda", 0))
     reporter = Reporter(world=world, work_directory=tmp_path, metrics=Metrics(registry))
@@ -245,7 +249,7 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
 
 def test_a_log_line_reads_well_and_carries_its_figures(
     tmp_path: Path, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     reporter = _reporter(tmp_path, registry)
     reporter.begin(Length(total_iterations=400, iterations_per_epoch=100, evaluations=4), iteration=0)
     reporter.record_iteration(150, images=8, seconds=2.0, data_wait_seconds=0.5)
@@ -266,7 +270,7 @@ def test_a_log_line_reads_well_and_carries_its_figures(
     assert caplog.records[-1].losses == {"loss_rpn_cls": 0.25, "loss_reg": 0.5}
 
 
-def test_curves_show_losses_and_scores():
+def test_curves_show_losses_and_scores() -> None:
     training = [
         {"iteration": iteration, "lr": 0.02, "losses": {"loss_cls": 1 / iteration, "loss_reg": 2 / iteration}}
         for iteration in range(10, 100, 10)

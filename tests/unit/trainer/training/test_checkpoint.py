@@ -43,7 +43,7 @@ def _restored(checkpointer: Checkpointer, folder: Path) -> int | None:
     return iteration
 
 
-def test_a_saved_state_is_found_by_the_next_process(tmp_path: Path):
+def test_a_saved_state_is_found_by_the_next_process(tmp_path: Path) -> None:
     status = _checkpointer(tmp_path).save(_snapshot(20))
     assert status.latest == f"file://{tmp_path}/store/step-00000020"
     assert status.iteration == 20
@@ -62,13 +62,13 @@ def test_a_saved_state_is_found_by_the_next_process(tmp_path: Path):
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_without_any_checkpoint_the_run_starts_from_scratch(tmp_path: Path):
+def test_without_any_checkpoint_the_run_starts_from_scratch(tmp_path: Path) -> None:
     assert _checkpointer(tmp_path).fetch(target=tmp_path / "state") is None
 
 
 def test_a_store_that_may_only_be_read_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     checkpointer = _checkpointer(tmp_path)
     checkpointer.require_writable()
     assert list((tmp_path / "store").iterdir()) == []
@@ -83,14 +83,14 @@ def test_a_store_that_may_only_be_read_is_refused_before_training(
 
 def test_a_metric_that_does_not_exist_is_named_with_the_nearest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     checkpointer = _checkpointer(tmp_path, keep_best_metric="boxap")
     checkpointer.save(_snapshot(10))
     checkpointer.add_metrics(10, metrics={"boxAP": 1.0, "ar1000": 2.0})
     assert "keepBest.metric: got 'boxap', must be one of boxAP, ar1000. Did you mean 'boxAP'?" in caplog.text
 
 
-def test_a_state_without_a_manifest_does_not_exist(tmp_path: Path):
+def test_a_state_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(_snapshot(10))
     checkpointer.save(_snapshot(20))
@@ -119,7 +119,7 @@ def _scramble_the_manifest(step: Path) -> None:
 @pytest.mark.parametrize("damage", [_flip_a_bit, _cut_short, _lose_the_state, _scramble_the_manifest])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
-):
+) -> None:
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(_snapshot(10))
     checkpointer.save(_snapshot(20))
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
 
 def test_an_unreachable_store_is_not_taken_for_a_damaged_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(_snapshot(10))
 
@@ -144,14 +144,14 @@ def test_an_unreachable_store_is_not_taken_for_a_damaged_checkpoint(
         _restored(checkpointer, tmp_path)
 
 
-def test_only_the_newest_are_kept(tmp_path: Path):
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     checkpointer = _checkpointer(tmp_path, keep_last=2)
     for iteration in (10, 20, 30, 40):
         checkpointer.save(_snapshot(iteration))
     assert _steps(tmp_path) == [30, 40]
 
 
-def test_the_best_are_kept_besides(tmp_path: Path):
+def test_the_best_are_kept_besides(tmp_path: Path) -> None:
     checkpointer = _checkpointer(tmp_path, keep_last=1, keep_best_metric="boxAP", keep_best_count=2)
     for iteration, score in ((10, 30.0), (20, 50.0), (30, 40.0), (40, 20.0), (50, 10.0)):
         checkpointer.save(_snapshot(iteration))
@@ -160,7 +160,7 @@ def test_the_best_are_kept_besides(tmp_path: Path):
     assert _restored(_checkpointer(tmp_path), tmp_path) == 50
 
 
-def test_the_best_are_known_to_a_later_process(tmp_path: Path):
+def test_the_best_are_known_to_a_later_process(tmp_path: Path) -> None:
     options = {"keep_last": 1, "keep_best_metric": "boxAP"}
     first = _checkpointer(tmp_path, **options)
     first.save(_snapshot(10))
@@ -173,7 +173,7 @@ def test_the_best_are_known_to_a_later_process(tmp_path: Path):
 
 def test_the_only_valid_checkpoint_outlives_a_save_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     checkpointer = _checkpointer(tmp_path, keep_last=1)
     checkpointer.save(_snapshot(10))
     put_bytes = storage._FolderStore.put_bytes
@@ -189,7 +189,9 @@ def test_the_only_valid_checkpoint_outlives_a_save_that_fails(
     assert _restored(_checkpointer(tmp_path), tmp_path) == 10
 
 
-def test_manifests_are_deleted_before_what_they_vouch_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_manifests_are_deleted_before_what_they_vouch_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deleted: list[str] = []
     delete = storage._FolderStore.delete
     checkpointer = _checkpointer(tmp_path, keep_last=1)
@@ -205,7 +207,7 @@ def test_manifests_are_deleted_before_what_they_vouch_for(tmp_path: Path, monkey
     assert deleted == ["step-00000010/manifest.json", "step-00000010/state.pt"]
 
 
-def test_never_starts_from_scratch_and_leaves_what_lies_ahead_alone(tmp_path: Path):
+def test_never_starts_from_scratch_and_leaves_what_lies_ahead_alone(tmp_path: Path) -> None:
     _checkpointer(tmp_path).save(_snapshot(40))
     checkpointer = _checkpointer(tmp_path, resume="Never", keep_last=1)
     assert checkpointer.fetch(target=tmp_path / "state") is None
@@ -214,7 +216,7 @@ def test_never_starts_from_scratch_and_leaves_what_lies_ahead_alone(tmp_path: Pa
     assert _steps(tmp_path) == [20, 40]
 
 
-def test_a_uri_elsewhere_starts_a_run_until_it_has_checkpoints_of_its_own(tmp_path: Path):
+def test_a_uri_elsewhere_starts_a_run_until_it_has_checkpoints_of_its_own(tmp_path: Path) -> None:
     other = tmp_path / "other"
     _checkpointer(other).save(_snapshot(70))
     resume = f"file://{other}/store/step-00000070"
@@ -224,7 +226,7 @@ def test_a_uri_elsewhere_starts_a_run_until_it_has_checkpoints_of_its_own(tmp_pa
     assert _restored(_checkpointer(tmp_path, resume=resume), tmp_path) == 80
 
 
-def test_a_uri_below_its_own_goes_back_to_exactly_that_one(tmp_path: Path):
+def test_a_uri_below_its_own_goes_back_to_exactly_that_one(tmp_path: Path) -> None:
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(_snapshot(10))
     checkpointer.save(_snapshot(20))
@@ -232,7 +234,7 @@ def test_a_uri_below_its_own_goes_back_to_exactly_that_one(tmp_path: Path):
     assert _restored(back, tmp_path) == 10
 
 
-def test_a_uri_of_no_checkpoint_is_missing_input(tmp_path: Path):
+def test_a_uri_of_no_checkpoint_is_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="step-00000099"):
         _checkpointer(tmp_path, resume=f"file://{tmp_path}/store/step-00000099").fetch(target=tmp_path / "x")
 
@@ -244,13 +246,13 @@ def test_a_uri_of_no_checkpoint_is_missing_input(tmp_path: Path):
         (Origin(recipe=ORIGIN.recipe, classes=["cell", "nucleus"]), "classes"),
     ],
 )
-def test_a_checkpoint_of_another_model_or_data_is_refused(tmp_path: Path, origin: Origin, what: str):
+def test_a_checkpoint_of_another_model_or_data_is_refused(tmp_path: Path, origin: Origin, what: str) -> None:
     _checkpointer(tmp_path).save(_snapshot(10))
     with pytest.raises(InvalidInput, match=f"its {what} differ.*checkpoint.resume to Never"):
         _checkpointer(tmp_path, origin=origin).fetch(target=tmp_path / "state")
 
 
-def test_a_snapshot_does_not_change_with_later_steps():
+def test_a_snapshot_does_not_change_with_later_steps() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state = TrainState(

@@ -80,7 +80,7 @@ def _batches(run: Run) -> list[Batch]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_learns_without_waiting_for_the_device(make_run: MakeRun, precision: str):
+def test_a_step_learns_without_waiting_for_the_device(make_run: MakeRun, precision: str) -> None:
     run = make_run(precision=precision)
     batches = iter(_batches(run))
     loop._step(run, batches)  # constants are made once
@@ -95,7 +95,7 @@ def test_a_step_learns_without_waiting_for_the_device(make_run: MakeRun, precisi
     assert len(changed) > len(before) / 2
 
 
-def test_a_step_is_the_mean_over_its_chunks(make_run: MakeRun):
+def test_a_step_is_the_mean_over_its_chunks(make_run: MakeRun) -> None:
     run = make_run(**{"optimizer.clip_norm": "none", "optimizer.weight_decay": "0"})
     batches = _batches(run)[:2]
     expected = _gradients_by_hand(run, batches)
@@ -121,7 +121,7 @@ def _gradients_by_hand(run: Run, batches: list[Batch]) -> dict[str, Any]:
     return sums
 
 
-def test_gradients_are_clipped_before_the_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch):
+def test_gradients_are_clipped_before_the_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(**{"optimizer.clip_norm": "0.001"})
     norms: list[float] = []
     step = run.state.optimizer.step
@@ -136,7 +136,7 @@ def test_gradients_are_clipped_before_the_step(make_run: MakeRun, monkeypatch: p
     assert norms == [pytest.approx(0.001, rel=1e-3)]
 
 
-def test_the_rate_of_a_grown_batch_grows_with_it(make_run: MakeRun):
+def test_the_rate_of_a_grown_batch_grows_with_it(make_run: MakeRun) -> None:
     run = make_run()
     run.data = setup.RunData(
         **{
@@ -167,7 +167,7 @@ def test_evaluation_is_due_at_the_end_of_epochs_and_of_the_run(
     every_epochs: int,
     evaluated: list[int],
     due: bool,
-):
+) -> None:
     run = make_run(**{"schedule.epochs": "12"})
     run.settings = RunSettings(**{**vars(run.settings), "evaluate_every_epochs": every_epochs})
     run.state.iteration = iteration

@@ -22,29 +22,29 @@ def _rate(iteration: int, *, schedule: ScheduleConfig = ONE_X, base: float = 0.0
     ("iteration", "share"),
     [(0, 1 / 3), (49, 0.39867), (250, 2 / 3), (499, 0.99867), (500, 1.0), (7330 * 8 - 1, 1.0)],
 )
-def test_warm_up_rises_as_the_zoo_states(iteration: int, share: float):
+def test_warm_up_rises_as_the_zoo_states(iteration: int, share: float) -> None:
     assert _rate(iteration, base=1.0) == pytest.approx(share, abs=5e-6)
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(7, 0.02), (8, 0.002), (10, 0.002), (11, 0.0002)])
-def test_the_rate_decays_at_the_start_of_its_epochs(epoch: int, rate: float):
+def test_the_rate_decays_at_the_start_of_its_epochs(epoch: int, rate: float) -> None:
     assert _rate(epoch * 7330) == pytest.approx(rate)
     assert _rate((epoch + 1) * 7330 - 1) == pytest.approx(rate)
 
 
-def test_without_warm_up_the_first_rate_is_the_base():
+def test_without_warm_up_the_first_rate_is_the_base() -> None:
     schedule = ScheduleConfig(epochs=1, decay_epochs=(), warmup_iterations=0)
     assert _rate(0, schedule=schedule) == 0.02
 
 
 @pytest.mark.parametrize(("world_size", "steps"), [(1, 8), (2, 4), (4, 2), (8, 1)])
-def test_the_global_batch_is_kept_where_its_chunks_divide(world_size: int, steps: int):
+def test_the_global_batch_is_kept_where_its_chunks_divide(world_size: int, steps: int) -> None:
     plan = optim.plan_batch(global_batch=16, images_per_process=2, world_size=world_size)
     assert (plan.global_batch, plan.accumulation_steps, plan.lr_scale) == (16, steps, 1.0)
 
 
 @pytest.mark.parametrize(("world_size", "batch"), [(3, 18), (5, 20), (16, 32), (24, 48)])
-def test_else_the_rate_follows_the_batch_linearly(world_size: int, batch: int):
+def test_else_the_rate_follows_the_batch_linearly(world_size: int, batch: int) -> None:
     plan = optim.plan_batch(global_batch=16, images_per_process=2, world_size=world_size)
     assert plan.global_batch == batch
     assert plan.accumulation_steps * world_size * 2 == batch
@@ -52,7 +52,7 @@ def test_else_the_rate_follows_the_batch_linearly(world_size: int, batch: int):
 
 
 @pytest.mark.parametrize(("world_size", "batch"), [(1, 2), (8, 16), (24, 48)])
-def test_or_each_process_takes_one_chunk_and_the_rate_follows(world_size: int, batch: int):
+def test_or_each_process_takes_one_chunk_and_the_rate_follows(world_size: int, batch: int) -> None:
     plan = optim.plan_batch(
         global_batch=16,
         images_per_process=2,
@@ -62,14 +62,14 @@ def test_or_each_process_takes_one_chunk_and_the_rate_follows(world_size: int, b
     assert (plan.global_batch, plan.accumulation_steps, plan.lr_scale) == (batch, 1, batch / 16)
 
 
-def test_a_batch_that_chunks_do_not_fill_is_refused():
+def test_a_batch_that_chunks_do_not_fill_is_refused() -> None:
     with pytest.raises(
         InvalidInput, match=r"global_batch: got 15, must be a multiple of data.images_per_process"
     ):
         optim.plan_batch(global_batch=15, images_per_process=2, world_size=1)
 
 
-def test_sgd_decays_every_parameter_and_leaves_frozen_ones():
+def test_sgd_decays_every_parameter_and_leaves_frozen_ones() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     model[0].requires_grad_(False)
     frozen = model[0].weight.clone()
@@ -93,7 +93,7 @@ def test_sgd_decays_every_parameter_and_leaves_frozen_ones():
 
 
 @pytest.mark.parametrize(("max_norm", "after"), [(35.0, 5.0), (1.0, 1.0), (None, 5.0)])
-def test_gradients_are_clipped_by_their_common_norm(max_norm: float | None, after: float):
+def test_gradients_are_clipped_by_their_common_norm(max_norm: float | None, after: float) -> None:
     first, second, unused = (nn.Parameter(torch.zeros(1)) for _ in range(3))
     first.grad, second.grad = torch.tensor([3.0]), torch.tensor([4.0])
     norm = optim.clip_gradients([first, second, unused], max_norm=max_norm)

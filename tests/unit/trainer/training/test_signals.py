@@ -21,14 +21,14 @@ def stop() -> Iterator[StopRequest]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_raises_a_flag_and_nothing_else(stop: StopRequest, number: signal.Signals):
+def test_a_signal_raises_a_flag_and_nothing_else(stop: StopRequest, number: signal.Signals) -> None:
     assert not stop.requested
     os.kill(os.getpid(), number)
     assert stop.requested
     os.kill(os.getpid(), number)
 
 
-def test_watched_work_ends_between_two_items(stop: StopRequest):
+def test_watched_work_ends_between_two_items(stop: StopRequest) -> None:
     done = []
 
     def work() -> None:
@@ -42,7 +42,7 @@ def test_watched_work_ends_between_two_items(stop: StopRequest):
     assert done == [0, 1, 2]
 
 
-def test_who_was_asked_ends_as_stopped_and_who_was_not_as_left_alone(stop: StopRequest):
+def test_who_was_asked_ends_as_stopped_and_who_was_not_as_left_alone(stop: StopRequest) -> None:
     with pytest.raises(
         PeerFailed, match="another worker was asked to stop; the state of iteration 7 is saved"
     ):

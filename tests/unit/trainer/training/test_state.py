@@ -27,7 +27,7 @@ def _step(state: TrainState) -> None:
     state.iteration += 1
 
 
-def test_a_state_that_went_through_a_file_goes_on_as_if_it_had_not():
+def test_a_state_that_went_through_a_file_goes_on_as_if_it_had_not() -> None:
     straight = _state()
     for _ in range(2):
         _step(straight)
@@ -46,7 +46,7 @@ def test_a_state_that_went_through_a_file_goes_on_as_if_it_had_not():
     assert torch.equal(resumed.model.weight, straight.model.weight)
 
 
-def test_with_another_global_batch_it_goes_on_after_as_many_images():
+def test_with_another_global_batch_it_goes_on_after_as_many_images() -> None:
     saved = _state(global_batch=16)
     saved.iteration = 90
     resumed = _state(global_batch=24)
@@ -54,14 +54,14 @@ def test_with_another_global_batch_it_goes_on_after_as_many_images():
     assert resumed.iteration == 60
 
 
-def test_every_chunk_has_a_seed_of_its_own_that_never_changes():
+def test_every_chunk_has_a_seed_of_its_own_that_never_changes() -> None:
     seeds = {chunk_seed(seed, iteration=i, chunk=c) for seed in range(3) for i in range(20) for c in range(8)}
     assert len(seeds) == 3 * 20 * 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert chunk_seed(0, iteration=1, chunk=2) == 603432347784401458
 
 
-def test_a_copy_shares_no_memory():
+def test_a_copy_shares_no_memory() -> None:
     tensor = torch.zeros(2)
     copied = copy_to_host({"a": [tensor, 1], "b": {"c": tensor}})
     tensor += 1

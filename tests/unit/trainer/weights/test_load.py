@@ -31,7 +31,9 @@ def _save(file: Path, content: object, *, legacy: bool = False) -> Path:
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_whole_model_is_loaded_however_it_is_wrapped(tmp_path: Path, key, prefix: str, legacy: bool):
+def test_a_whole_model_is_loaded_however_it_is_wrapped(
+    tmp_path: Path, key, prefix: str, legacy: bool
+) -> None:
     theirs, ours = Detector(), Detector()
     state = OrderedDict((f"{prefix}{name}", value) for name, value in theirs.state_dict().items())
     content = state if key is None else {"meta": {"epoch": 12, "config": "model = dict()"}, key: state}
@@ -40,7 +42,7 @@ def test_a_whole_model_is_loaded_however_it_is_wrapped(tmp_path: Path, key, pref
     assert torch.equal(ours.backbone[0].weight, theirs.backbone[0].weight)
 
 
-def test_a_classifier_of_caffe_fills_the_backbone_and_what_else_it_has_is_left_out(tmp_path: Path):
+def test_a_classifier_of_caffe_fills_the_backbone_and_what_else_it_has_is_left_out(tmp_path: Path) -> None:
     theirs, ours = Detector(), Detector()
     state = {"layer1.conv1.bias": torch.zeros(4), "fc.weight": torch.zeros(9, 4), "fc.bias": torch.zeros(9)}
     state |= theirs.backbone.state_dict()
@@ -51,7 +53,9 @@ def test_a_classifier_of_caffe_fills_the_backbone_and_what_else_it_has_is_left_o
     assert torch.equal(ours.head.weight, head)
 
 
-def test_a_backbone_leaves_what_no_classifier_has_fresh_and_says_so(tmp_path: Path, caplog):
+def test_a_backbone_leaves_what_no_classifier_has_fresh_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ours = Detector()
     ours.backbone.add_module("conv2_offset", nn.Conv2d(4, 18, 3))
     caplog.set_level(logging.INFO)
@@ -59,7 +63,7 @@ def test_a_backbone_leaves_what_no_classifier_has_fresh_and_says_so(tmp_path: Pa
     assert "freshly initialised: backbone.conv2_offset.weight, backbone.conv2_offset.bias" in caplog.text
 
 
-def test_every_difference_is_named_before_anything_is_loaded(tmp_path: Path):
+def test_every_difference_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
     ours = Detector()
     before = ours.backbone[0].weight.clone()
     state = Detector().state_dict()
@@ -85,7 +89,7 @@ class _Payload:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_file_that_would_run_code_is_refused_by_the_name_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     content = {"state_dict": Detector().state_dict(), "meta": {"hook": _Payload()}}
     with pytest.raises(InvalidInput, match=r"it would run posix\.mkdir; nothing in it was run"):
@@ -93,12 +97,12 @@ def test_a_file_that_would_run_code_is_refused_by_the_name_of_it(
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_bare_pickle_is_refused(tmp_path: Path):
+def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"head.weight": _Payload()}, protocol=2))
     with pytest.raises(InvalidInput, match="not a PyTorch file of tensors alone"):
         load.load_weights(Detector(), file=tmp_path / "evil.pth")
 
 
-def test_a_file_of_other_things_is_refused(tmp_path: Path):
+def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="must hold a state dict"):
         load.read_weights(_save(tmp_path / "w.pth", {"epoch": 3}))

@@ -28,13 +28,13 @@ VERSION_1 = {
 )
 def test_file_pages_that_go_first_do_not_count(
     tmp_path: Path, files: dict[str, str], limit: str, expected: dict[str, int]
-):
+) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{text.format(limit)}\n")
     assert cgroups.read_memory(tmp_path) == expected
 
 
-def test_this_machine_can_be_asked():
+def test_this_machine_can_be_asked() -> None:
     found = cgroups.read_memory()
     assert not found or found["working_set"] > 0
