@@ -29,7 +29,7 @@ ARCHITECTURES = (
 
 
 @pytest.fixture(scope="module")
-def checker(shared):
+def checker(shared: Path):
     """The specification's own checker; the millions of weights that it draws again and again are kept."""
     spec = importlib.util.spec_from_file_location("golden_checker", shared / "spec/goldens/check.py")
     module = importlib.util.module_from_spec(spec)
@@ -39,7 +39,9 @@ def checker(shared):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_detector_reproduces_the_goldens(checker, architecture, monkeypatch, capsys):
+def test_detector_reproduces_the_goldens(
+    checker, architecture, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["check.py", "--adapter", str(ADAPTER), "--arch", architecture])
     monkeypatch.setitem(sys.modules, "adapter", None)
 

@@ -33,17 +33,17 @@ each_panel = pytest.mark.parametrize("panel", list(_panels()))
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=list(DASHBOARDS))
 
 
-def test_generated_files_are_current():
+def test_generated_files_are_current() -> None:
     assert build.find_outdated(build.ROOT) == []
 
 
-def test_there_are_the_two_dashboards():
+def test_there_are_the_two_dashboards() -> None:
     assert list(DASHBOARDS) == ["fleet", "job"]
     assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == 2
 
 
 @each_dashboard
-def test_variables_choose_datasource_namespace_and_job(dashboard: dict[str, Any]):
+def test_variables_choose_datasource_namespace_and_job(dashboard: dict[str, Any]) -> None:
     source, namespace, job = dashboard["templating"]["list"]
     assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
     assert source["label"] == "Data source"
@@ -56,7 +56,7 @@ def test_variables_choose_datasource_namespace_and_job(dashboard: dict[str, Any]
 
 
 @each_dashboard
-def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard: dict[str, Any]):
+def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -73,7 +73,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard: dict[str, An
 
 
 @each_panel
-def test_a_panel_has_title_description_unit_and_the_chosen_datasource(panel: Panel):
+def test_a_panel_has_title_description_unit_and_the_chosen_datasource(panel: Panel) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
@@ -84,7 +84,7 @@ def test_a_panel_has_title_description_unit_and_the_chosen_datasource(panel: Pan
 
 
 @each_panel
-def test_a_target_rates_its_counters_over_the_interval_of_the_panel(panel: Panel):
+def test_a_target_rates_its_counters_over_the_interval_of_the_panel(panel: Panel) -> None:
     counters = {metric.name for metric in exposed_metrics() if metric.kind == "counter"}
     for target in panel["targets"]:
         expr = target["expr"]
@@ -101,7 +101,7 @@ def test_a_target_rates_its_counters_over_the_interval_of_the_panel(panel: Panel
 
 
 @each_panel
-def test_a_target_asks_for_the_chosen_jobs_and_for_metrics_that_exist(panel: Panel):
+def test_a_target_asks_for_the_chosen_jobs_and_for_metrics_that_exist(panel: Panel) -> None:
     known = {part for metric in exposed_metrics() for part in metric.parts()}
     of_jobs = {part for metric in exposed_metrics() if metric.source != "operator" for part in metric.parts()}
     for target in panel["targets"]:
@@ -112,7 +112,7 @@ def test_a_target_asks_for_the_chosen_jobs_and_for_metrics_that_exist(panel: Pan
                 assert 'namespace=~"$namespace",name=~"$job"' in selector
 
 
-def test_every_metric_is_documented_with_what_looks_at_it():
+def test_every_metric_is_documented_with_what_looks_at_it() -> None:
     page = (build.ROOT / "docs" / "reference" / "metrics.md").read_text()
     metrics = list(exposed_metrics())
     assert len(metrics) == len(TABLE) + len(JOB_TABLE) + len(DEFINITIONS) + len(LAUNCHER_DEFINITIONS)
@@ -122,7 +122,7 @@ def test_every_metric_is_documented_with_what_looks_at_it():
     assert unused == []
 
 
-def test_labels_that_queries_name_are_those_of_their_metrics():
+def test_labels_that_queries_name_are_those_of_their_metrics() -> None:
     labels = {part: set(metric.labels) for metric in exposed_metrics() for part in metric.parts()}
     from_the_scrape = {"namespace", "name", "pod", "le"}
     for query in check.read_queries(FILES):

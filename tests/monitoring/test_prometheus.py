@@ -23,7 +23,7 @@ def findings(prometheus: Prometheus, view: View) -> list[Finding]:
     return check.check_queries(prometheus, view, files=FILES)
 
 
-def test_every_panel_gets_data_and_every_rule_all_that_it_asks_for(findings: list[Finding]):
+def test_every_panel_gets_data_and_every_rule_all_that_it_asks_for(findings: list[Finding]) -> None:
     lacking = [
         (found.query.where, found.query.expr, found.reason)
         for found in findings
@@ -32,7 +32,7 @@ def test_every_panel_gets_data_and_every_rule_all_that_it_asks_for(findings: lis
     assert lacking == []
 
 
-def test_one_job_s_dashboard_gets_data_with_its_variables(prometheus: Prometheus, view: View):
+def test_one_job_s_dashboard_gets_data_with_its_variables(prometheus: Prometheus, view: View) -> None:
     chosen = dataclasses.replace(view, namespace=fleet_history.NAMESPACE, job=fleet_history.JOB)
     found = check.check_queries(prometheus, chosen, files=FILES)
     lacking = {finding.query.where for finding in found if finding.verdict == "no data"}
@@ -42,7 +42,7 @@ def test_one_job_s_dashboard_gets_data_with_its_variables(prometheus: Prometheus
     assert "job: Images a second" not in empty
 
 
-def test_a_job_that_is_not_there_is_no_excuse(prometheus: Prometheus, view: View):
+def test_a_job_that_is_not_there_is_no_excuse(prometheus: Prometheus, view: View) -> None:
     chosen = dataclasses.replace(view, namespace="nowhere", job="none")
     found = check.check_queries(prometheus, chosen, files=FILES)
     assert "job: Images a second" in {
@@ -52,7 +52,7 @@ def test_a_job_that_is_not_there_is_no_excuse(prometheus: Prometheus, view: View
 
 def test_only_the_alerts_fire_that_the_history_gives_reason_for(
     prometheus: Prometheus, view: View, findings: list[Finding]
-):
+) -> None:
     firing = {found.query.where for found in findings if found.query.kind == "rule" and found.series}
     assert firing == {"rule KubedetRankStraggled"}
     (rule,) = [query for query in check.read_queries(FILES) if query.where == "rule KubedetRankStraggled"]
@@ -61,7 +61,7 @@ def test_only_the_alerts_fire_that_the_history_gives_reason_for(
 
 
 @pytest.mark.parametrize("name", ["fleet", "job"])
-def test_a_dashboard_can_be_drawn(prometheus: Prometheus, view: View, tmp_path: Path, name: str):
+def test_a_dashboard_can_be_drawn(prometheus: Prometheus, view: View, tmp_path: Path, name: str) -> None:
     chosen = view
     if name == "job":
         chosen = dataclasses.replace(view, namespace=fleet_history.NAMESPACE, job=fleet_history.JOB)

@@ -21,20 +21,20 @@ SCENARIOS = yaml.safe_load(TESTS.read_text())["tests"]
 each_alert = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 
 
-def test_the_rule_file_is_one(promtool: Callable[..., str]):
+def test_the_rule_file_is_one(promtool: Callable[..., str]) -> None:
     assert f"{len(ALERTS)} rules found" in promtool("check", "rules", RULES)
 
 
 def test_alerts_fire_where_they_must_and_not_where_they_need_not(
     promtool: Callable[..., str], tmp_path: Path
-):
+) -> None:
     for path in (RULES, TESTS):
         shutil.copy(path, tmp_path)
     assert "SUCCESS" in promtool("test", "rules", TESTS.name, folder=tmp_path)
 
 
 @each_alert
-def test_an_alert_is_tested_both_ways(alert: Alert):
+def test_an_alert_is_tested_both_ways(alert: Alert) -> None:
     asked = [
         case["exp_alerts"]
         for scenario in SCENARIOS
@@ -52,7 +52,7 @@ def test_an_alert_is_tested_both_ways(alert: Alert):
 
 
 @each_alert
-def test_an_alert_is_well_formed_and_has_its_page(alert: Alert):
+def test_an_alert_is_well_formed_and_has_its_page(alert: Alert) -> None:
     assert re.fullmatch(r"Kubedet([A-Z][a-z]+){2,4}", alert.name)
     page = (PAGES / f"{alert.name}.md").read_text()
     assert page.startswith(f"# {alert.name}\n")
@@ -63,7 +63,7 @@ def test_an_alert_is_well_formed_and_has_its_page(alert: Alert):
     assert find_names(alert.expr) <= known
 
 
-def test_every_page_is_of_an_alert_and_links_lead_somewhere():
+def test_every_page_is_of_an_alert_and_links_lead_somewhere() -> None:
     pages = {path.stem: path.read_text() for path in PAGES.glob("*.md")}
     assert pages.keys() == {alert.name for alert in ALERTS} | {"README"}
     for text in pages.values():
@@ -71,6 +71,6 @@ def test_every_page_is_of_an_alert_and_links_lead_somewhere():
             assert (PAGES / target).is_file(), target
 
 
-def test_addresses_of_pages_end_with_their_file():
+def test_addresses_of_pages_end_with_their_file() -> None:
     for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]:
         assert rule["annotations"]["runbook_url"] == f"{RUNBOOKS}/{rule['alert']}.md"

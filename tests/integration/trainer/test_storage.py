@@ -35,7 +35,7 @@ def _credentials(server: s3.S3Server, **changes: str | None) -> StoreCredentials
     return StoreCredentials(**{**values, **changes})
 
 
-def test_what_was_put_is_got_listed_and_deleted(store: Store, tmp_path: Path):
+def test_what_was_put_is_got_listed_and_deleted(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"from a file")
     store.put_file("step-1/state.pt", source=source)
@@ -61,13 +61,13 @@ def test_what_was_put_is_got_listed_and_deleted(store: Store, tmp_path: Path):
     assert not store.exists("step-10")
 
 
-def test_a_second_put_replaces_the_first(store: Store):
+def test_a_second_put_replaces_the_first(store: Store) -> None:
     store.put_bytes("key", data=b"long first value")
     store.put_bytes("key", data=b"second")
     assert store.get_bytes("key") == b"second"
 
 
-def test_an_object_of_several_parts_comes_back_whole(store: Store, tmp_path: Path):
+def test_an_object_of_several_parts_comes_back_whole(store: Store, tmp_path: Path) -> None:
     content = bytes(range(256)) * 4096 * 11  # 11 MiB: more than two parts of an upload to S3
     (tmp_path / "large").write_bytes(content)
     store.put_file("large", source=tmp_path / "large")
@@ -75,7 +75,7 @@ def test_an_object_of_several_parts_comes_back_whole(store: Store, tmp_path: Pat
     assert (tmp_path / "back").read_bytes() == content
 
 
-def test_an_absent_object_is_missing_input_and_leaves_no_file(store: Store, tmp_path: Path):
+def test_an_absent_object_is_missing_input_and_leaves_no_file(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "target" / "file"
     with pytest.raises(MissingInput, match=r"below/here/absent.*there is no such"):
         store.get_file("absent", target=target)
@@ -85,21 +85,21 @@ def test_an_absent_object_is_missing_input_and_leaves_no_file(store: Store, tmp_
     assert list(store.list("absent")) == []
 
 
-def test_one_object_is_fetched_by_its_uri(tmp_path: Path, s3_server: s3.S3Server):
+def test_one_object_is_fetched_by_its_uri(tmp_path: Path, s3_server: s3.S3Server) -> None:
     storage.open_store("s3://ready/models", _credentials(s3_server)).put_bytes("weights.pt", data=b"weights")
     storage.fetch("s3://ready/models/weights.pt", target=tmp_path / "w", credentials=_credentials(s3_server))
     storage.fetch(f"file://{tmp_path}/w", target=tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == b"weights"
 
 
-def test_a_download_that_breaks_off_is_started_again(tmp_path: Path):
+def test_a_download_that_breaks_off_is_started_again(tmp_path: Path) -> None:
     with _breaking_server(complete_from=3) as endpoint:
         store = storage.open_store("s3://bucket/prefix", StoreCredentials(endpoint=endpoint))
         store.get_file("key", target=tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == b"x" * 100
 
 
-def test_a_download_that_always_breaks_off_leaves_nothing(tmp_path: Path):
+def test_a_download_that_always_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     with _breaking_server(complete_from=99) as endpoint:
         store = storage.open_store("s3://bucket/prefix", StoreCredentials(endpoint=endpoint))
         with pytest.raises(StorageUnreachable):
@@ -138,7 +138,7 @@ def _breaking_server(*, complete_from: int) -> Iterator[str]:
         thread.join()
 
 
-def test_a_missing_bucket_is_named(s3_server: s3.S3Server):
+def test_a_missing_bucket_is_named(s3_server: s3.S3Server) -> None:
     store = storage.open_store("s3://no-such-bucket/prefix", _credentials(s3_server))
     for action in (
         lambda: store.put_bytes("a", data=b"1"),
@@ -156,7 +156,7 @@ def test_a_missing_bucket_is_named(s3_server: s3.S3Server):
 )
 def test_refused_credentials_are_said_without_the_secret(
     s3_server: s3.S3Server, access_key: str, secret_key: str
-):
+) -> None:
     store = storage.open_store(
         "s3://ready/prefix", _credentials(s3_server, access_key=access_key, secret_key=secret_key)
     )
@@ -168,14 +168,14 @@ def test_refused_credentials_are_said_without_the_secret(
 
 def test_a_server_that_does_not_answer_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, s3_server: s3.S3Server
-):
+) -> None:
     monkeypatch.setattr(storage, "_RETRY", urllib3.Retry(total=2, backoff_factor=0))
     store = storage.open_store("s3://ready/prefix", _credentials(s3_server, endpoint="http://127.0.0.1:9"))
     with pytest.raises(StorageUnreachable, match=r"http://127\.0\.0\.1:9: no answer"):
         store.put_bytes("a", data=b"1")
 
 
-def test_tls_needs_the_authority_that_signed_the_certificate(tmp_path: Path):
+def test_tls_needs_the_authority_that_signed_the_certificate(tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 "

@@ -73,7 +73,7 @@ def _row(job: Job) -> dict[str, Any]:
     return row
 
 
-def test_a_killed_run_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
+def test_a_killed_run_resumes_bit_by_bit(make_job: MakeJob, straight: Job) -> None:
     job = make_job()
     (rank,) = job.start()
     job.wait_for(lambda: 20 in job.steps(), rank=rank)
@@ -85,7 +85,7 @@ def test_a_killed_run_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
     _assert_same_run(job, straight, history=("training", "evaluations"))
 
 
-def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJob, straight: Job):
+def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJob, straight: Job) -> None:
     job = make_job(environment={"KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS": "1000"})
     (rank,) = job.start()
     job.wait_for(lambda: job.iteration() >= 3, rank=rank)
@@ -99,7 +99,7 @@ def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJo
     _assert_same_run(job, straight, history=("evaluations",))  # a log interval was cut in two
 
 
-def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
+def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job) -> None:
     row = _row(straight)
     assert row == json.loads((straight.checkpoints / "results.json").read_text())
     assert row["hardware"] == {
@@ -136,7 +136,7 @@ def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job):
     assert spent["seconds"].keys() == {"starting", "training", "data_wait", "checkpoint_stall", "evaluating"}
 
 
-def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job):
+def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job) -> None:
     before = straight.state(ITERATIONS)
     row = _row(straight)
     assert straight.run() == [0]
@@ -144,7 +144,7 @@ def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job)
     assert _row(straight)["boxAP"] == row["boxAP"]
 
 
-def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(make_job: MakeJob):
+def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(make_job: MakeJob) -> None:
     job = make_job(environment={"KUBEDET_BENCHMARK_ITERATIONS": "14", "KUBEDET_BENCHMARK_IMAGES": "6"})
     assert job.run() == [0], job.log()[-3000:]
     row = _row(job)
@@ -157,7 +157,7 @@ def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(
     assert json.loads((job.work / "progress.json").read_text())["progress"]["iteration"] == 14
 
 
-def test_two_processes_learn_what_one_learns(make_job: MakeJob, straight: Job):
+def test_two_processes_learn_what_one_learns(make_job: MakeJob, straight: Job) -> None:
     job = make_job(environment={"KUBEDET_PROCS_PER_REPLICA": "2"})
     assert job.run(world_size=2) == [0, 0], job.log(0)[-3000:] + job.log(1)[-3000:]
     assert _row(job)["hardware"]["accumulationSteps"] == 1
@@ -170,7 +170,7 @@ def test_two_processes_learn_what_one_learns(make_job: MakeJob, straight: Job):
     }
 
 
-def test_a_lost_peer_ends_the_others_with_its_code(make_job: MakeJob):
+def test_a_lost_peer_ends_the_others_with_its_code(make_job: MakeJob) -> None:
     job = make_job()
     first, second = job.start(world_size=2)
     job.wait_for(lambda: job.iteration() >= 3, rank=first)
@@ -179,7 +179,7 @@ def test_a_lost_peer_ends_the_others_with_its_code(make_job: MakeJob):
     assert job.failure()["reason"] == "PeerFailed"
 
 
-def test_a_stop_of_one_worker_saves_and_sets_the_others_free(make_job: MakeJob):
+def test_a_stop_of_one_worker_saves_and_sets_the_others_free(make_job: MakeJob) -> None:
     job = make_job()
     first, second = job.start(world_size=2)
     job.wait_for(lambda: job.iteration() >= 3, rank=first)
@@ -189,7 +189,7 @@ def test_a_stop_of_one_worker_saves_and_sets_the_others_free(make_job: MakeJob):
     assert "another worker was asked to stop" in job.failure(0)["message"]
 
 
-def test_a_rank_that_waits_for_a_peer_ends_at_once_when_it_is_stopped(make_job: MakeJob):
+def test_a_rank_that_waits_for_a_peer_ends_at_once_when_it_is_stopped(make_job: MakeJob) -> None:
     job = make_job()
     first, second = job.start(world_size=2)
     second.kill()
@@ -207,7 +207,7 @@ def _is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob):
+def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob) -> None:
     job = make_job(environment={"KUBEDET_PROCS_PER_REPLICA": "2", "KUBEDET_METRICS_PORT": "0"})
     launcher = job.launch()
     job.wait_for(lambda: 20 in job.steps(), rank=launcher)
@@ -226,7 +226,7 @@ def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob):
     assert spent["seconds"].keys() >= {"starting", "training", "restarting", "restoring", "evaluating"}
 
 
-def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob):
+def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob) -> None:
     job = make_job(overrides={"optimizer.lr": "1e30", "optimizer.clip_norm": "none"})
     assert job.run() == [96], job.log()[-3000:]
     failure = job.failure()
@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob):
     assert job.steps() == []
 
 
-def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_server: s3.S3Server):
+def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_server: s3.S3Server) -> None:
     s3_server.make_bucket("training")
     environment = {
         "KUBEDET_CHECKPOINT_URI": "s3://training/job",
@@ -270,7 +270,7 @@ def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_ser
     assert "wrong" not in refused.failure()["message"]
 
 
-def test_a_wrong_recipe_and_a_missing_data_set_end_with_their_codes(make_job: MakeJob):
+def test_a_wrong_recipe_and_a_missing_data_set_end_with_their_codes(make_job: MakeJob) -> None:
     recipe = make_job("recipe", environment={"KUBEDET_RECIPE": "smoke_faster_rcn"})
     assert recipe.run() == [65]
     assert "Did you mean 'smoke_faster_rcnn'?" in recipe.failure()["message"]
