@@ -14,8 +14,8 @@ import time
 RUNS = 9
 COMMANDS = {
     "bare python": ["-c", "pass"],
-    "kubedet --help": ["-m", "kubedet_operator.cli", "--help"],
-    "kubedet recipes": ["-m", "kubedet_operator.cli", "recipes"],
+    "kubedet --help": ["-m", "kubedet_trainer.commands.kubedet", "--help"],
+    "kubedet recipes": ["-m", "kubedet_trainer.commands.kubedet", "recipes"],
 }
 HEAVY = ("torch", "kopf", "kubernetes")
 

@@ -110,7 +110,7 @@ def test_a_job_gives_the_same_figures_here_as_on_the_cluster(
 
     secret = operator.kubectl("get", "secret", "minio", "-n", NAMESPACE, "-o", "yaml")
     (tmp_path / "job.yaml").write_text(job_manifest("here", **short) + "---\n" + secret)
-    command = [sys.executable, "-m", "kubedet_operator.cli", "run", "job.yaml"]
+    command = [sys.executable, "-m", "kubedet_trainer.commands.kubedet", "run", "job.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     here = json.loads(object_store.client().get_object("checkpoints", "here/results.json").read())

@@ -28,7 +28,7 @@ ABSENT = {OPERATOR_IMAGE: {"torch", "cv2", "pip"}, TRAINER_IMAGE: {"kopf", "kube
 """What each image must do without. The trainer's is looked at before anything is mounted into it."""
 
 PROGRAM = """
-import importlib.util, json, os, shutil, sys, kubedet_operator.cli, kubedet_trainer.contract
+import importlib.util, json, os, shutil, sys, kubedet_operator, kubedet_trainer.commands.kubedet
 def is_writable(folder):
     try:
         open(folder + "/written", "w").close()

@@ -94,7 +94,15 @@ def test_a_stop_request_suspends_and_the_same_command_resumes(tmp_path: Path) ->
     variables = {"STUB_ITERATIONS": 60, "STUB_SECONDS": "0.05"}
     job.write_text(yaml.safe_dump(_manifest(variables=variables, worker={"replicas": 2})))
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "kubedet_operator.cli", "run", str(job), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "kubedet_trainer.commands.kubedet",
+        "run",
+        str(job),
+        "--output",
+        str(output),
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         _wait_for(output / "checkpoints" / "state-0")
         _wait_for(output / "checkpoints" / "state-1")
