@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from kubedet_trainer.commands.zoo import recipes
 from kubedet_trainer.recipes import RECIPES, comparison
 from kubedet_trainer.recipes.published import PUBLISHED
 
+ListRecipes = Callable[..., Result]
+"""Runs `kubedet recipes` with arguments, in a terminal of `columns`."""
+
 
 @pytest.fixture
-def list_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def list_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ListRecipes:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, columns: int = 80) -> Result:
@@ -31,7 +35,7 @@ def _rows(output: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip()}
 
 
-def test_all_recipes_are_listed_with_their_figures_within_80_columns(list_recipes) -> None:
+def test_all_recipes_are_listed_with_their_figures_within_80_columns(list_recipes: ListRecipes) -> None:
     output = list_recipes().stdout
     rows = _rows(output)
     assert rows.keys() >= RECIPES.keys()
@@ -41,7 +45,7 @@ def test_all_recipes_are_listed_with_their_figures_within_80_columns(list_recipe
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_a_wide_terminal_has_the_speed_at_batch_8_too(list_recipes) -> None:
+def test_a_wide_terminal_has_the_speed_at_batch_8_too(list_recipes: ListRecipes) -> None:
     output = list_recipes(columns=120).stdout
     assert _rows(output)["ssd300_voc"] == ["1.20", "0.189", "40.1", "58.0", "77.8"]
     heading, *lines = output.splitlines()
@@ -74,13 +78,15 @@ def test_a_wide_terminal_has_the_speed_at_batch_8_too(list_recipes) -> None:
         (["--published", "--method", "rpn", "--backbone", "r50"], {"rpn_r50_fpn_1x", "rpn_r50_fpn_2x"}),
     ],
 )
-def test_recipes_are_chosen_by_what_they_are_of(list_recipes, chosen, expected) -> None:
+def test_recipes_are_chosen_by_what_they_are_of(
+    list_recipes: ListRecipes, chosen: list[str], expected: set[str]
+) -> None:
     documents = json.loads(list_recipes("--json", *chosen).stdout)
     assert {document["recipe"] for document in documents} == expected
     assert _rows(list_recipes(*chosen).stdout).keys() >= expected
 
 
-def test_json_has_the_row_and_where_its_weights_lie(list_recipes) -> None:
+def test_json_has_the_row_and_where_its_weights_lie(list_recipes: ListRecipes) -> None:
     (document,) = json.loads(list_recipes("--json", "--section", "dcn", "--method", "faster_rcnn",
                                           "--backbone", "r101").stdout)  # fmt: skip
     assert document["reference"]["boxAP"] == 42.1
@@ -88,25 +94,25 @@ def test_json_has_the_row_and_where_its_weights_lie(list_recipes) -> None:
     assert document["weights"].endswith("/dcn/faster_rcnn_dconv_c3-c5_r101_fpn_1x_20190125-a7e31b65.pth")
 
 
-def test_unknown_choice_is_refused_with_the_nearest(list_recipes) -> None:
+def test_unknown_choice_is_refused_with_the_nearest(list_recipes: ListRecipes) -> None:
     result = list_recipes("--method", "fastr_rcnn")
     assert result.exit_code == 2
     assert "--method: got 'fastr_rcnn', must be one of rpn, " in result.stderr
     assert "Did you mean 'faster_rcnn'?" in result.stderr
 
 
-def test_a_choice_that_nothing_fits_is_refused(list_recipes) -> None:
+def test_a_choice_that_nothing_fits_is_refused(list_recipes: ListRecipes) -> None:
     assert list_recipes("--method", "rpn", "--schedule", "3x").exit_code == 2
 
 
-def test_recipe_is_printed_completely_in_either_form(list_recipes) -> None:
+def test_recipe_is_printed_completely_in_either_form(list_recipes: ListRecipes) -> None:
     name = "faster_rcnn_r50_fpn_1x"
     as_yaml = yaml.safe_load(list_recipes(name).stdout)
     assert as_yaml == json.loads(list_recipes(name, "--json").stdout)
     assert as_yaml["optimizer"]["lr"] == 0.02
 
 
-def test_unknown_recipe_names_the_nearest_and_ends_with_65(list_recipes) -> None:
+def test_unknown_recipe_names_the_nearest_and_ends_with_65(list_recipes: ListRecipes) -> None:
     result = list_recipes("faster_rcnn_r50_fpn")
     assert result.exit_code == 65
     assert "Did you mean 'faster_rcnn_r50_fpn_" in result.stderr
@@ -143,7 +149,9 @@ def test_comparison_data_is_the_pages(shared: Path) -> None:
             }
 
 
-def test_comparison_shows_what_was_measured_beside_the_others(list_recipes, tmp_path: Path) -> None:
+def test_comparison_shows_what_was_measured_beside_the_others(
+    list_recipes: ListRecipes, tmp_path: Path
+) -> None:
     folder = tmp_path / "runs/mask_rcnn_r50_fpn_1x/checkpoints"
     folder.mkdir(parents=True)
     results = {
@@ -163,7 +171,7 @@ def test_comparison_shows_what_was_measured_beside_the_others(list_recipes, tmp_
     assert max(map(len, output.splitlines())) <= 100
 
 
-def test_comparison_refuses_results_of_nobody(list_recipes, tmp_path: Path) -> None:
+def test_comparison_refuses_results_of_nobody(list_recipes: ListRecipes, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     result = list_recipes("--compare", "--results", str(tmp_path))
     assert result.exit_code == 65

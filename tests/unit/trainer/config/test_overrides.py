@@ -7,8 +7,10 @@ import inspect
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from torch import nn
 
 from kubedet_trainer import config
 from kubedet_trainer.errors import InvalidInput
@@ -39,7 +41,7 @@ RECIPE = read_recipe("faster_rcnn_r50_fpn_1x")
         ("seed", "7", 7),
     ],
 )
-def test_override_is_parsed_by_the_type_of_its_field(field, text, value) -> None:
+def test_override_is_parsed_by_the_type_of_its_field(field: str, text: str, value: object) -> None:
     changed = config.apply_overrides(RECIPE, {field: text})
 
     for name in field.split("."):
@@ -99,13 +101,13 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
         ({"model.box_head.nms_iou": "1.2"}, "model.box_head.nms_iou: got 1.2, must be from 0 to 1"),
     ],
 )
-def test_wrong_override_is_refused_with_path_value_and_rule(overrides, message) -> None:
+def test_wrong_override_is_refused_with_path_value_and_rule(overrides: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         config.apply_overrides(RECIPE, overrides)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_can_be_printed_whole(name) -> None:
+def test_recipe_can_be_printed_whole(name: str) -> None:
     document = config.recipe_to_dict(read_recipe(name))
 
     assert json.loads(json.dumps(document)) == document
@@ -122,7 +124,9 @@ def test_recipe_can_be_printed_whole(name) -> None:
         (config.BoxHeadConfig, BoxHead),
     ],
 )
-def test_every_option_of_a_part_is_an_argument_of_its_module(part, module) -> None:
+def test_every_option_of_a_part_is_an_argument_of_its_module(
+    part: type[Any], module: type[nn.Module]
+) -> None:
     from_detector = {"in_channels", "strides", "num_classes", "roi_size"}
     arguments = set(inspect.signature(module.__init__).parameters) - {"self"}
 

@@ -58,7 +58,9 @@ def _publish(checkpoints: Path, folder: Path) -> Path:
     return file
 
 
-def test_file_is_named_by_recipe_date_and_hash_and_holds_weights_alone(checkpoints, tmp_path: Path) -> None:
+def test_file_is_named_by_recipe_date_and_hash_and_holds_weights_alone(
+    checkpoints: tuple[Path, torch.nn.Module], tmp_path: Path
+) -> None:
     file = _publish(checkpoints[0], tmp_path)
     recipe, date, digest = file.stem.replace("-", "_").rsplit("_", 2)
     assert recipe == "smoke_rpn"
@@ -73,7 +75,7 @@ def test_file_is_named_by_recipe_date_and_hash_and_holds_weights_alone(checkpoin
 
 
 def test_published_file_is_loaded_as_any_other_and_refused_when_it_changed(
-    checkpoints, tmp_path: Path
+    checkpoints: tuple[Path, torch.nn.Module], tmp_path: Path
 ) -> None:
     file = _publish(checkpoints[0], tmp_path)
     fetched = fetch_weights([file.as_uri()], cache=tmp_path / "cache")

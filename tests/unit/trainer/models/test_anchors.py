@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ RETINA_SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
 
 
 @pytest.fixture(scope="module")
-def goldens(shared: Path):
+def goldens(shared: Path) -> dict[str, Any]:
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
 
 
@@ -30,7 +31,9 @@ def _pyramid(height: int, width: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "scales"), [("rpn_r50_fpn", (8,)), ("retinanet_r50_fpn", RETINA_SCALES)])
-def test_base_anchors_equal_the_goldens(goldens, name, scales) -> None:
+def test_base_anchors_equal_the_goldens(
+    goldens: dict[str, Any], name: str, scales: tuple[float, ...]
+) -> None:
     for stride, expected in zip(goldens[name]["strides"], goldens[name]["base"], strict=True):
         assert base_anchors(stride, scales=scales, ratios=(0.5, 1, 2)).tolist() == expected
 
@@ -44,7 +47,9 @@ def test_base_anchors_equal_the_goldens(goldens, name, scales) -> None:
         ("ssd512_voc", (35, 76, 153, 230, 307, 384, 460, 537)),
     ],
 )
-def test_single_shot_anchors_equal_the_goldens(goldens, name, sizes) -> None:
+def test_single_shot_anchors_equal_the_goldens(
+    goldens: dict[str, Any], name: str, sizes: tuple[int, ...]
+) -> None:
     expected = goldens[name]
     for level, (stride, base) in enumerate(zip(expected["strides"], expected["base"], strict=True)):
         anchors = single_shot_anchors(
@@ -54,13 +59,13 @@ def test_single_shot_anchors_equal_the_goldens(goldens, name, sizes) -> None:
         assert anchors.tolist() == base
 
 
-def test_cells_follow_each_other_along_rows(goldens) -> None:
+def test_cells_follow_each_other_along_rows(goldens: dict[str, Any]) -> None:
     anchors = _grid((8,))([torch.empty(1, 1, 3, 4)])
 
     assert anchors.tolist() == goldens["rpn_grid_level1_3x4"]
 
 
-def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens) -> None:
+def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens: dict[str, Any]) -> None:
     golden = goldens["rpn_inside_counts"]
     anchors = _grid()(_pyramid(320, 320))
 
@@ -69,7 +74,7 @@ def test_anchors_inside_an_image_are_as_many_as_the_goldens_count(goldens) -> No
         assert boxes.inside(anchors, torch.tensor(shape)).sum() == count
 
 
-def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens) -> None:
+def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens: dict[str, Any]) -> None:
     golden = goldens["rpn_valid_counts_per_level"]
     pyramid = _pyramid(*golden["batch_hw"])
 

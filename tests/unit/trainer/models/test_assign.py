@@ -16,7 +16,7 @@ ALL = torch.ones(2, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("case", ["rpn", "rcnn", "cascade2", "cascade3", "retina", "ssd"])
-def test_assignment_equals_the_goldens(shared: Path, case) -> None:
+def test_assignment_equals_the_goldens(shared: Path, case: str) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["assigner"]
     expected = golden["cases"][case]
     assigner = MaxIouAssigner(

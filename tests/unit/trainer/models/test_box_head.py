@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Images, Proposals
 
 
-def _head(**options) -> BoxHead:
+def _head(**options: Any) -> BoxHead:
     torch.manual_seed(0)
     config = BoxHeadConfig(fc_channels=8, norm_groups=2, **options)
     return BoxHead(in_channels=4, num_classes=3, roi_size=2, **asdict(config))
@@ -49,7 +50,7 @@ def test_head_of_convolutions_has_the_published_names_and_no_bias_beside_normali
 
 
 @pytest.mark.parametrize(("class_agnostic", "same"), [(True, True), (False, False)])
-def test_classes_share_the_refinement_only_if_asked_to(class_agnostic, same) -> None:
+def test_classes_share_the_refinement_only_if_asked_to(class_agnostic: bool, same: bool) -> None:
     head = _head(class_agnostic=class_agnostic)
     torch.nn.init.normal_(head.fc_reg.bias)
     pooled = torch.randn(2, 4, 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ RCNN_STDS = (0.1, 0.1, 0.2, 0.2)
 
 
 @pytest.fixture(scope="module")
-def goldens(shared: Path):
+def goldens(shared: Path) -> dict[str, Any]:
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
 
 
@@ -24,7 +25,7 @@ def test_iou_counts_inclusive_corners() -> None:
     assert boxes.pairwise_iou(FIRST[None], SECOND[None]).item() == pytest.approx(0.448718, abs=1e-6)
 
 
-def test_iou_of_many_equals_the_goldens(goldens) -> None:
+def test_iou_of_many_equals_the_goldens(goldens: dict[str, Any]) -> None:
     iou = boxes.pairwise_iou(torch.tensor(goldens["iou"]["a"]), torch.tensor(goldens["iou"]["b"]))
 
     torch.testing.assert_close(iou, torch.tensor(goldens["iou"]["iou"]))
@@ -48,7 +49,7 @@ def test_extreme_deltas_are_clamped_and_may_end_below_their_beginning() -> None:
     torch.testing.assert_close(decoded, torch.tensor([0, 29.6, 1332, 29.4]))
 
 
-def test_coder_equals_the_goldens(goldens) -> None:
+def test_coder_equals_the_goldens(goldens: dict[str, Any]) -> None:
     golden = {key: torch.tensor(value) for key, value in goldens["coder"].items()}
     proposals, stds = golden["proposals"], tuple(goldens["coder"]["stds"])
 
@@ -56,7 +57,7 @@ def test_coder_equals_the_goldens(goldens) -> None:
     torch.testing.assert_close(boxes.decode(proposals, golden["deltas"], stds=stds), golden["decoded"])
 
 
-def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens) -> None:
+def test_each_class_of_a_box_is_decoded_by_its_own_deltas(goldens: dict[str, Any]) -> None:
     golden = goldens["coder"]
     deltas = torch.tensor(golden["multiclass_in"]).view(2, 2, 4)
     proposals = torch.tensor(golden["proposals"])[:2, None]
@@ -75,7 +76,9 @@ def test_inside_takes_the_size_before_padding() -> None:
 @pytest.mark.parametrize(
     ("golden", "sizes"), [("clip_decoded_noshape", None), ("clip_decoded_200x150", torch.tensor([150, 200]))]
 )
-def test_decoded_boxes_are_clipped_only_where_a_size_is_given(goldens, golden, sizes) -> None:
+def test_decoded_boxes_are_clipped_only_where_a_size_is_given(
+    goldens: dict[str, Any], golden: str, sizes: torch.Tensor | None
+) -> None:
     proposals = torch.tensor(goldens["coder"]["proposals"])
     deltas = torch.tensor(goldens["coder"]["clip_deltas"])
 
@@ -84,7 +87,7 @@ def test_decoded_boxes_are_clipped_only_where_a_size_is_given(goldens, golden, s
     torch.testing.assert_close(decoded, torch.tensor(goldens["coder"][golden]))
 
 
-def test_areas_turn_iou_into_the_golden_share_of_the_first_box(goldens) -> None:
+def test_areas_turn_iou_into_the_golden_share_of_the_first_box(goldens: dict[str, Any]) -> None:
     first, second = torch.tensor(goldens["iou"]["a"]), torch.tensor(goldens["iou"]["b"])
     iou = boxes.pairwise_iou(first, second)
     intersection = iou * (boxes.areas(first)[:, None] + boxes.areas(second)) / (1 + iou)

@@ -13,9 +13,9 @@ import trainer_builders
 from kubedet_trainer.config import BoxHeadConfig, CascadeRcnnConfig
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.box_head import BoxPrediction
-from kubedet_trainer.models.cascade import hand_on
+from kubedet_trainer.models.cascade import CascadeDetector, hand_on
 from kubedet_trainer.models.regions import RegionSamples
-from kubedet_trainer.structures import Images, Proposals
+from kubedet_trainer.structures import Detections, Images, Proposals
 
 STDS = [(0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)]
 
@@ -32,7 +32,7 @@ def _one_proposal() -> Proposals:
     return Proposals(boxes=box, scores=torch.ones(1, 1), valid=torch.ones(1, 1, dtype=torch.bool))
 
 
-def _detect(detector, proposals: Proposals):
+def _detect(detector: CascadeDetector, proposals: Proposals) -> Detections:
     images = trainer_builders.make_images()
     first = Images(pixels=images.pixels[:1], sizes=images.sizes[:1])
     with torch.no_grad():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from kubedet_trainer.models.deformable import DeformableRoiPool
 from kubedet_trainer.models.roi import build_roi_extractor
 
 CHANNELS, SIZE, STRIDES = 3, 2, (4, 8)
@@ -36,7 +38,7 @@ def _features() -> list[torch.Tensor]:
     ]
 
 
-def _interpolate(channel, h, w):
+def _interpolate(channel: list[list[float]], h: float, w: float) -> float:
     top, left = math.floor(h), math.floor(w)
     bottom, right = math.ceil(h), math.ceil(w)
     upper = channel[top][left] * (1 - w + left) + channel[top][right] * (w - left)
@@ -44,7 +46,9 @@ def _interpolate(channel, h, w):
     return upper * (1 - h + top) + lower * (h - top)
 
 
-def _loop_over_samples(image, region, *, scale, offsets):
+def _loop_over_samples(
+    image: torch.Tensor, region: Sequence[float], *, scale: float, offsets: list[list[list[float]]]
+) -> torch.Tensor:
     """(C, SIZE, SIZE) of one region: `zoo.md` 2.6, line by line."""
     height, width = image.shape[1:]
     x1, y1, x2, y2 = (math.copysign(math.floor(abs(corner) + 0.5), corner) for corner in region)
@@ -65,7 +69,9 @@ def _loop_over_samples(image, region, *, scale, offsets):
     return result
 
 
-def _loop_over_regions(extractor, features, *, levels):
+def _loop_over_regions(
+    extractor: DeformableRoiPool, features: Sequence[torch.Tensor], *, levels: Sequence[int]
+) -> torch.Tensor:
     pooled = []
     for index, level in enumerate(levels):
         image, region = features[level][index // 2], REGIONS[index // 2][index % 2]
@@ -81,7 +87,7 @@ def _loop_over_regions(extractor, features, *, levels):
 
 @pytest.mark.parametrize("kind", ["deformable", "modulated"])
 @pytest.mark.parametrize("training", [True, False])
-def test_pooling_equals_loops_over_the_formula(kind, training) -> None:
+def test_pooling_equals_loops_over_the_formula(kind: str, training: bool) -> None:
     extractor, features = _extractor(kind).train(training), _features()
 
     with torch.no_grad():
@@ -95,7 +101,7 @@ def test_gradients_of_features_and_layers_are_right() -> None:
     extractor, regions = _extractor("modulated"), torch.tensor(REGIONS, dtype=torch.double)
     names, weights = zip(*extractor.named_parameters(), strict=True)
 
-    def pool(*tensors):
+    def pool(*tensors: torch.Tensor) -> torch.Tensor:
         parameters = dict(zip(names, tensors[2:], strict=True))
         return torch.func.functional_call(extractor, parameters, (list(tensors[:2]), regions))
 
@@ -104,7 +110,7 @@ def test_gradients_of_features_and_layers_are_right() -> None:
 
 
 @pytest.mark.parametrize(("kind", "share"), [("deformable", 1.0), ("modulated", 0.5)])
-def test_fresh_layers_leave_bins_in_their_place(kind, share) -> None:
+def test_fresh_layers_leave_bins_in_their_place(kind: str, share: float) -> None:
     torch.manual_seed(0)
     extractor = build_roi_extractor(
         kind=kind, channels=1, strides=(4,), size=2, finest_roi=56, offset_channels=4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -10,7 +12,7 @@ from kubedet_trainer.models.fpn import Fpn
 CHANNELS = (3, 4, 5, 6)
 
 
-def _pyramid(**options) -> Fpn:
+def _pyramid(**options: Any) -> Fpn:
     torch.manual_seed(0)
     defaults = {"start_stage": 1, "extra_levels": "conv", "norm": "none", "norm_groups": 2}
     return Fpn(in_channels=CHANNELS, channels=8, num_levels=5, **{**defaults, **options})

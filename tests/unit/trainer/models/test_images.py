@@ -10,9 +10,10 @@ import torch
 import trainer_builders
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes.common import STYLES
+from kubedet_trainer.structures import Images
 
 
-def _normalise(pixels, sizes, style):
+def _normalise(pixels: torch.Tensor, sizes: torch.Tensor, style: str) -> Images:
     return normalise(trainer_builders.make_batch(pixels, sizes), STYLES[style].normalisation)
 
 

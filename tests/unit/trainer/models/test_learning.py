@@ -12,7 +12,7 @@ STEPS = 15
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_loss_falls_on_the_same_images(architecture) -> None:
+def test_loss_falls_on_the_same_images(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture).train()
     images = trainer_builders.make_images(architecture)
     objects = trainer_builders.TWO_OBJECTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ from kubedet_trainer.models import losses
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path):
+def golden(shared: Path) -> dict[str, Any]:
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["losses"]
 
 
 @pytest.mark.parametrize(
     ("beta", "name"), [(1, "smoothl1_b1_avg7"), (1 / 9, "smoothl1_b1_9_avg7"), (0.11, "smoothl1_b0_11_avg7")]
 )
-def test_smooth_l1_equals_the_goldens(golden, beta, name) -> None:
+def test_smooth_l1_equals_the_goldens(golden: dict[str, Any], beta: float, name: str) -> None:
     x, y, weight = (torch.tensor(golden[key]).view(-1, 1) for key in ("x", "y", "w"))
 
     each = losses.smooth_l1(x, y, used=weight[:, 0] > 0, beta=beta)
@@ -27,7 +28,7 @@ def test_smooth_l1_equals_the_goldens(golden, beta, name) -> None:
     assert each.sum().item() / 7 == pytest.approx(golden[name], rel=1e-6)
 
 
-def test_cross_entropy_equals_the_goldens(golden) -> None:
+def test_cross_entropy_equals_the_goldens(golden: dict[str, Any]) -> None:
     labels, used = torch.tensor([0, 1, 2, 3, 1, 0]), torch.tensor(golden["w"])[:, 0] > 0
 
     each = losses.cross_entropy(torch.tensor(golden["x"]), labels, used=used)
@@ -35,7 +36,7 @@ def test_cross_entropy_equals_the_goldens(golden) -> None:
     assert each.sum().item() / 5 == pytest.approx(golden["ce_avg5"], rel=1e-6)
 
 
-def test_binary_cross_entropy_equals_the_goldens(golden) -> None:
+def test_binary_cross_entropy_equals_the_goldens(golden: dict[str, Any]) -> None:
     x, y, weight = (torch.tensor(golden[key]) for key in ("x", "y", "w"))
 
     each = losses.binary_cross_entropy(x, y > 0, used=weight > 0)
@@ -43,7 +44,7 @@ def test_binary_cross_entropy_equals_the_goldens(golden) -> None:
     assert each.sum().item() / 5 == pytest.approx(golden["bce_avg5"], rel=1e-6)
 
 
-def test_focal_loss_equals_the_goldens(golden) -> None:
+def test_focal_loss_equals_the_goldens(golden: dict[str, Any]) -> None:
     x, y, weight = (torch.tensor(golden[key])[..., None] for key in ("x", "y", "w"))
 
     each = losses.focal(x, (y[..., 0] > 0).long(), used=weight[..., 0] > 0, gamma=2.0, alpha=0.25)
@@ -83,7 +84,7 @@ def test_focal_loss_stays_finite_for_extreme_logits() -> None:
 
 
 @pytest.mark.parametrize(("difference", "loss"), [(0.05, 0.01125), (0.2, 0.144444), (1, 0.944444)])
-def test_smooth_l1_of_the_proposal_network_at_its_knee(difference, loss) -> None:
+def test_smooth_l1_of_the_proposal_network_at_its_knee(difference: float, loss: float) -> None:
     each = losses.smooth_l1(
         torch.tensor([[difference]]), torch.zeros(1, 1), used=torch.tensor([True]), beta=1 / 9
     )

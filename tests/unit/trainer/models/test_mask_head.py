@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -82,7 +84,7 @@ def test_group_normalisation_takes_the_place_of_the_bias_but_for_the_last_two_la
 class _Pool(nn.Module):
     """Stands for a RoI extractor: every region has the features of its image's corner and its own x1."""
 
-    def forward(self, features, boxes):
+    def forward(self, features: Sequence[torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
         assert boxes.shape[0] == 1
         pooled = torch.zeros(boxes.shape[1], 8, 2, 2)
         pooled[:, 0] = features[0][0, 0, 0, 0]

@@ -42,7 +42,7 @@ def test_targets_equal_the_goldens(shared: Path) -> None:
 
 @pytest.mark.parametrize("blur", [0, 3, 9], ids=["noise", "fine", "coarse"])
 @pytest.mark.parametrize("size", [14, 28])
-def test_targets_equal_opencv_on_random_masks(blur, size) -> None:
+def test_targets_equal_opencv_on_random_masks(blur: int, size: int) -> None:
     random = np.random.default_rng(size + blur)
     height, width = 144, 200
     noise = random.random((height, width, 3))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from kubedet_trainer.config import model_options
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models import BUILDERS, build_model
 from kubedet_trainer.recipes import read_recipe
+from kubedet_trainer.structures import Targets
 
 ON_COCO = 81
 TWO_OBJECTS = trainer_builders.TWO_OBJECTS
@@ -24,7 +28,9 @@ def _on_meta(recipe_name: str) -> nn.Module:
         return build_model(model.architecture, num_classes=ON_COCO, **model_options(model))
 
 
-def _losses(detector: nn.Module, architecture: str, targets, *, seed: int = 0) -> dict[str, torch.Tensor]:
+def _losses(
+    detector: nn.Module, architecture: str, targets: Targets, *, seed: int = 0
+) -> dict[str, torch.Tensor]:
     images = trainer_builders.make_images(architecture)
     return detector.train()(images, targets, torch.Generator().manual_seed(seed))
 
@@ -39,7 +45,9 @@ def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation() -> 
 
 
 @pytest.mark.parametrize(("style", "strides"), [("", [(1, 1), (2, 2)]), ("_caffe", [(2, 2), (1, 1)])])
-def test_style_decides_which_convolution_carries_the_stride(style, strides) -> None:
+def test_style_decides_which_convolution_carries_the_stride(
+    style: str, strides: list[tuple[int, int]]
+) -> None:
     block = _on_meta(f"faster_rcnn_r50{style}_fpn_1x").backbone.layer2[0]
 
     assert [block.conv1.stride, block.conv2.stride] == strides
@@ -51,7 +59,7 @@ def test_unknown_architecture_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture) -> None:
+def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture)
     samples = any(hasattr(part, "sampler") or hasattr(part, "region_sampler") for part in detector.modules())
     targets = trainer_builders.make_targets([TWO_OBJECTS, TWO_OBJECTS[:1]])
@@ -66,7 +74,9 @@ def test_losses_are_finite_scalars_that_only_the_generator_decides(architecture)
 
 @pytest.mark.parametrize("architecture", BUILDERS)
 @pytest.mark.parametrize("boxes", [[TWO_OBJECTS, []], [[], []]], ids=["one image empty", "all images empty"])
-def test_every_parameter_takes_part_whatever_the_ground_truth(architecture, boxes) -> None:
+def test_every_parameter_takes_part_whatever_the_ground_truth(
+    architecture: str, boxes: list[list[list[float]]]
+) -> None:
     detector = trainer_builders.make_detector(architecture)
 
     sum(_losses(detector, architecture, trainer_builders.make_targets(boxes)).values()).backward()
@@ -77,7 +87,7 @@ def test_every_parameter_takes_part_whatever_the_ground_truth(architecture, boxe
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_empty_slots_change_nothing(architecture) -> None:
+def test_empty_slots_change_nothing(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture)
     few, many = (trainer_builders.make_targets([TWO_OBJECTS, []], slots=slots) for slots in (2, 9))
     many.boxes[~many.valid] = torch.tensor([0.0, 0.0, 60.0, 60.0])
@@ -93,7 +103,13 @@ class _Shapes(TorchDispatchMode):
         super().__init__()
         self.seen: list[tuple[str, list[tuple[int, ...]]]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if not trainer_builders.may_wait():
             shapes = [tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
@@ -102,7 +118,7 @@ class _Shapes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_no_shape_of_the_training_step_depends_on_the_data(architecture) -> None:
+def test_no_shape_of_the_training_step_depends_on_the_data(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture).train()
     recorded = []
     for seed, boxes in enumerate([[TWO_OBJECTS, TWO_OBJECTS], [TWO_OBJECTS[:1], []], [[], []]]):
@@ -118,7 +134,7 @@ def test_no_shape_of_the_training_step_depends_on_the_data(architecture) -> None
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_detections_are_in_pixels_of_the_original_image_best_first(architecture) -> None:
+def test_detections_are_in_pixels_of_the_original_image_best_first(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture, num_classes=4).eval()
     if architecture == "retinanet":
         nn.init.zeros_(detector.bbox_head.retina_cls.bias)  # before training nothing scores enough
@@ -150,7 +166,7 @@ def test_detection_of_faster_rcnn_is_limited_and_above_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("architecture", BUILDERS)
-def test_detector_trains_in_lower_precision_with_losses_in_float32(architecture) -> None:
+def test_detector_trains_in_lower_precision_with_losses_in_float32(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture)
 
     with torch.autocast("cpu", torch.bfloat16):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from kubedet_trainer.models import nms
+from kubedet_trainer.structures import Detections
 
 STACK = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [50, 50, 59, 59]])
 SCORES = torch.tensor([0.9, 0.8, 0.7])
 
 
-def _per_class(boxes, scores, **options):
+def _per_class(boxes: torch.Tensor, scores: torch.Tensor, **options: Any) -> Detections:
     settings = {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 100} | options
     return nms.suppress_per_class(boxes, scores, **settings)
 
@@ -34,12 +36,12 @@ def test_only_the_best_survivors_fit() -> None:
 
 
 @pytest.mark.parametrize(("threshold", "kept"), [(0.9, 3), (0.89, 2)])
-def test_overlap_equal_to_the_threshold_does_not_suppress(threshold, kept) -> None:
+def test_overlap_equal_to_the_threshold_does_not_suppress(threshold: float, kept: int) -> None:
     assert nms.suppress(STACK, SCORES, iou_threshold=threshold, slots=3).valid.sum() == kept
 
 
 @pytest.mark.parametrize(("case", "limit"), [("per_class_top20", 20), ("shared_all", 1000)])
-def test_detections_equal_the_goldens(shared: Path, case, limit) -> None:
+def test_detections_equal_the_goldens(shared: Path, case: str, limit: int) -> None:
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["multiclass_nms"]
     scores = torch.tensor(golden["scores"])
     boxes = torch.tensor(golden["boxes"]).view(40, 4, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def _train_step(detector: nn.Module, recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("architecture", models.BUILDERS)
-def test_training_step_never_waits_for_the_device(architecture) -> None:
+def test_training_step_never_waits_for_the_device(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture).train()
 
     _train_step(detector, trainer_builders.smoke_recipe(architecture))
@@ -77,7 +78,7 @@ SYNCHRONISING = {
 
 
 @pytest.mark.parametrize("name", SYNCHRONISING)
-def test_guard_catches(name) -> None:
+def test_guard_catches(name: str) -> None:
     with pytest.raises(trainer_builders.HostSynchronisation), trainer_builders.forbid_host_synchronisation():
         SYNCHRONISING[name]()
 
@@ -85,11 +86,11 @@ def test_guard_catches(name) -> None:
 def test_guard_catches_an_operator_of_the_backward_pass() -> None:
     class Peeks(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
             return x * 2
 
         @staticmethod
-        def backward(ctx, gradient):
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * gradient.sum().item()
 
     weight = torch.ones(2, requires_grad=True)

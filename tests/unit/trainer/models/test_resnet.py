@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
@@ -10,17 +11,19 @@ from torch.nn import functional as F
 
 from kubedet_trainer.config import ResNetConfig
 from kubedet_trainer.errors import InvalidInput
-from kubedet_trainer.models.backbones.resnet import ResNet
+from kubedet_trainer.models.backbones.resnet import Bottleneck, ResNet
 
 SMALL = {"stage_blocks": (1, 1, 1, 1), "stem_channels": 8, "frozen_stages": -1}
 
 
-def _backbone(**options) -> ResNet:
+def _backbone(**options: Any) -> ResNet:
     torch.manual_seed(0)
     return ResNet(**asdict(ResNetConfig(**{**SMALL, **options}))).eval()
 
 
-def _inputs_and_outputs_of_conv2(backbone, *, stage: str):
+def _inputs_and_outputs_of_conv2(
+    backbone: ResNet, *, stage: str
+) -> tuple[Bottleneck, torch.Tensor, torch.Tensor]:
     """What enters and leaves the 3x3 convolution of a stage's first block."""
     block = backbone.get_submodule(stage)[0]
     seen = {}
@@ -32,7 +35,7 @@ def _inputs_and_outputs_of_conv2(backbone, *, stage: str):
 
 
 @pytest.mark.parametrize(("groups", "base_width", "widths"), [(32, 4, [128, 256]), (64, 4, [256, 512])])
-def test_width_of_resnext_follows_from_its_groups(groups, base_width, widths) -> None:
+def test_width_of_resnext_follows_from_its_groups(groups: int, base_width: int, widths: list[int]) -> None:
     with torch.device("meta"):
         backbone = _backbone(stem_channels=64, groups=groups, base_width=base_width)
 
@@ -49,13 +52,15 @@ def test_width_of_resnext_follows_from_its_groups(groups, base_width, widths) ->
         ({"base_width": 12, "groups": 5, "norm": "gn", "norm_groups": 4}, "norm_groups"),
     ],
 )
-def test_width_that_cannot_be_built_is_refused(options, field) -> None:
+def test_width_that_cannot_be_built_is_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput, match=f"model.backbone.{field}"):
         ResNetConfig(**{**SMALL, **options})
 
 
 @pytest.mark.parametrize(("deformable", "share"), [("offsets", 1.0), ("modulated", 0.5)])
-def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(deformable, share) -> None:
+def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(
+    deformable: str, share: float
+) -> None:
     backbone = _backbone(deformable=deformable, groups=2)
 
     block, entering, leaving = _inputs_and_outputs_of_conv2(backbone, stage="layer2")

@@ -38,7 +38,7 @@ def _images(*sizes: tuple[int, int]) -> Images:
     return Images(pixels=torch.empty(2, 3, 64, 128), sizes=torch.tensor(sizes))
 
 
-def test_untrained_head_finds_every_object_improbable(head) -> None:
+def test_untrained_head_finds_every_object_improbable(head: RetinaHead) -> None:
     features = [torch.zeros(1, head.retina_cls.in_channels, 4, 4)] * len(head.anchor_grid.strides)
 
     logits = head(features).logits[0]
@@ -46,7 +46,7 @@ def test_untrained_head_finds_every_object_improbable(head) -> None:
     torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.01))
 
 
-def test_cells_beyond_an_images_own_padding_take_no_part(head) -> None:
+def test_cells_beyond_an_images_own_padding_take_no_part(head: RetinaHead) -> None:
     output = _output(head)
     targets = trainer_builders.make_targets([[[5.0, 5, 40, 40]]] * 2)
 
@@ -61,7 +61,9 @@ def test_cells_beyond_an_images_own_padding_take_no_part(head) -> None:
 
 
 @pytest.mark.parametrize(("boxes", "divisor"), [([[], []], 2), ([[[0.0, 0, 31, 31]], []], None)])
-def test_losses_are_divided_by_the_positives_and_by_one_an_image_at_least(head, boxes, divisor) -> None:
+def test_losses_are_divided_by_the_positives_and_by_one_an_image_at_least(
+    head: RetinaHead, boxes: list[list[list[float]]], divisor: int | None
+) -> None:
     output, images = _output(head), _images((64, 128), (64, 128))
     targets = trainer_builders.make_targets(boxes)
     everywhere = torch.ones(2, len(output.anchors), dtype=torch.bool)
@@ -80,7 +82,7 @@ def test_losses_are_divided_by_the_positives_and_by_one_an_image_at_least(head, 
     assert (torch.stack(by_level["loss_reg"]).sum() > 0) == any(boxes)
 
 
-def test_detections_are_those_of_a_plain_computation_in_the_order_of_the_anchors(head) -> None:
+def test_detections_are_those_of_a_plain_computation_in_the_order_of_the_anchors(head: RetinaHead) -> None:
     output, images = _output(head), _images((64, 128), (60, 100))
     head.nms_pre = 10**6
     scale_factors = torch.tensor([[1.0] * 4, [2.0] * 4])
@@ -96,7 +98,7 @@ def test_detections_are_those_of_a_plain_computation_in_the_order_of_the_anchors
         torch.testing.assert_close(image.scores, expected.scores)
 
 
-def test_only_the_most_probable_anchors_of_each_level_become_detections(head) -> None:
+def test_only_the_most_probable_anchors_of_each_level_become_detections(head: RetinaHead) -> None:
     output = _output(head)
     head.nms_pre = 1
     best = [dense.per_anchor(level, NUM_LABELS)[0].sigmoid().amax() for level in output.logits]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import pytest
@@ -31,7 +32,7 @@ def _features() -> list[torch.Tensor]:
     ]
 
 
-def _of_whole_maps(head, features):
+def _of_whole_maps(head: RpnHead, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Logits (B, N, 1) and deltas (B, N, 4) of all anchors, by convolutions with gradients."""
     hidden = [torch.relu(head.rpn_conv(feature)) for feature in features]
     return [
@@ -40,7 +41,9 @@ def _of_whole_maps(head, features):
     ]
 
 
-def _gradients(head, features, value):
+def _gradients(
+    head: RpnHead, features: Sequence[torch.Tensor], value: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     return torch.autograd.grad(value, [*features, *head.parameters()])
 
 
@@ -49,7 +52,7 @@ def test_losses_of_the_samples_have_the_gradients_of_the_whole_maps(monkeypatch:
     images = trainer_builders.make_images()
     targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
 
-    def losses():
+    def losses() -> torch.Tensor:
         terms = head.losses(head(features), images, targets, torch.Generator().manual_seed(0))
         return terms["loss_rpn_cls"] + terms["loss_rpn_reg"]
 
@@ -57,7 +60,7 @@ def test_losses_of_the_samples_have_the_gradients_of_the_whole_maps(monkeypatch:
     gradients = _gradients(head, features, sampled)
     logits, deltas = _of_whole_maps(head, features)
 
-    def take(_features, indices):
+    def take(_features: Sequence[torch.Tensor], indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = indices[..., None]
         return logits.gather(1, chosen).squeeze(2), deltas.gather(1, chosen.expand(-1, -1, 4))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from kubedet_trainer.models.sample import BalancedSampler
+from kubedet_trainer.models.sample import BalancedSampler, Samples
 
 SAMPLER = BalancedSampler(num_samples=8, positive_fraction=0.25)
 
 
-def _sample(assigned: list[int], *, sampler: BalancedSampler = SAMPLER, seed: int = 0):
+def _sample(assigned: list[int], *, sampler: BalancedSampler = SAMPLER, seed: int = 0) -> Samples:
     return sampler(torch.tensor([assigned]), torch.Generator().manual_seed(seed))
 
 

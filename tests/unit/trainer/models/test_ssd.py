@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from kubedet_trainer.models.ssd import SsdHead
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path):
+def golden(shared: Path) -> dict[str, Any]:
     return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_hnm"]
 
 
@@ -23,7 +24,7 @@ def _head() -> SsdHead:
     return trainer_builders.make_detector("ssd").bbox_head
 
 
-def _mined(golden, *cases: str) -> dict[str, torch.Tensor]:
+def _mined(golden: dict[str, Any], *cases: str) -> dict[str, torch.Tensor]:
     """The losses of a batch whose images are these cases of the goldens."""
     labels = torch.tensor([golden["cases"][case]["labels"] for case in cases])
     logits, deltas, wanted = (
@@ -36,12 +37,12 @@ def _mined(golden, *cases: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", ["three_pos_N3", "nine_pos_N9", "no_pos_N1"])
-def test_losses_of_hard_negatives_equal_the_goldens(golden, case) -> None:
+def test_losses_of_hard_negatives_equal_the_goldens(golden: dict[str, Any], case: str) -> None:
     for name, losses in _mined(golden, case).items():
         assert losses.tolist() == pytest.approx([golden["cases"][case][name]], rel=1e-6)
 
 
-def test_each_image_mines_its_own_negatives_and_all_share_one_divisor(golden) -> None:
+def test_each_image_mines_its_own_negatives_and_all_share_one_divisor(golden: dict[str, Any]) -> None:
     cases = ["three_pos_N5", "no_pos_N1", "no_pos_N1"]  # 3 + 1 + 1
 
     for name, losses in _mined(golden, *cases).items():

@@ -51,7 +51,7 @@ def test_recipes_and_published_architectures_are_the_same_set(shared: Path) -> N
 
 
 @pytest.mark.parametrize("recipe_name", PUBLISHED)
-def test_parameters_are_those_of_the_published_checkpoint(recipe_name, shared: Path) -> None:
+def test_parameters_are_those_of_the_published_checkpoint(recipe_name: str, shared: Path) -> None:
     assert _entries(recipe_name) == _published(shared / "spec/state_dicts", _architecture(recipe_name))
 
 
@@ -66,7 +66,7 @@ def test_parameters_are_those_of_the_published_checkpoint(recipe_name, shared: P
         ("ssd512_voc", 27_188_676),
     ],
 )
-def test_parameter_counts_are_the_published_ones(recipe_name, count) -> None:
+def test_parameter_counts_are_the_published_ones(recipe_name: str, count: int) -> None:
     entries = _entries(recipe_name)
 
     assert sum(math.prod(shape) for key, shape in entries.items() if not key.endswith(STATISTICS)) == count

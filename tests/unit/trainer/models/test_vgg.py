@@ -24,7 +24,7 @@ def _vgg(**options: Any) -> Vgg:
         (512, [512, 1024, 512, 256, 256, 256, 256], [64, 32, 16, 8, 4, 2, 1]),
     ],
 )
-def test_source_maps_have_the_published_sizes(input_size, channels, sides) -> None:
+def test_source_maps_have_the_published_sizes(input_size: int, channels: list[int], sides: list[int]) -> None:
     with torch.device("meta"):
         sources = _vgg(input_size=input_size)(torch.empty(1, 3, input_size, input_size))
 

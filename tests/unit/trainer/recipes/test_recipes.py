@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,23 +55,27 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def page(shared: Path):
+def page(shared: Path) -> dict[str, dict[str, Any]]:
     rows = json.loads((shared / "spec/model_zoo.json").read_text())["recipes"]
     return {row["recipe"]: row for row in rows}
 
 
-def test_recipes_are_the_95_of_the_zoo_in_its_order_and_the_smoke_ones(page) -> None:
+def test_recipes_are_the_95_of_the_zoo_in_its_order_and_the_smoke_ones(
+    page: dict[str, dict[str, Any]],
+) -> None:
     assert [name for name in RECIPES if not name.startswith("smoke_")] == list(page)
     assert len(page) == 95
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_carries_its_own_name(name) -> None:
+def test_recipe_carries_its_own_name(name: str) -> None:
     assert read_recipe(name).name == name
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_reference_figures_and_memory_counter_are_the_pages(page, name) -> None:
+def test_reference_figures_and_memory_counter_are_the_pages(
+    page: dict[str, dict[str, Any]], name: str
+) -> None:
     row, published = page[name], PUBLISHED[name]
 
     assert read_recipe(name).reference == {ours: row[key] for key, ours in FIGURES.items() if key in row}
@@ -85,7 +90,7 @@ def test_reference_figures_and_memory_counter_are_the_pages(page, name) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_method_backbone_and_its_weights_are_the_rows(page, name) -> None:
+def test_method_backbone_and_its_weights_are_the_rows(page: dict[str, dict[str, Any]], name: str) -> None:
     row, recipe = page[name], read_recipe(name)
     backbone = recipe.model.backbone
 
@@ -105,7 +110,7 @@ def test_method_backbone_and_its_weights_are_the_rows(page, name) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_optimisation_is_that_of_the_rows_group(page, name) -> None:
+def test_optimisation_is_that_of_the_rows_group(page: dict[str, dict[str, Any]], name: str) -> None:
     row, recipe = page[name], read_recipe(name)
     optimizer = recipe.optimizer
     ssd = {"coco": (64, 8, 5, 2e-3, 3), "voc": (32, 4, 10, 1e-3, 2)}.get(row["dataset"])
@@ -129,7 +134,7 @@ def test_optimisation_is_that_of_the_rows_group(page, name) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_data_and_evaluation_are_those_of_the_method(page, name) -> None:
+def test_data_and_evaluation_are_those_of_the_method(page: dict[str, dict[str, Any]], name: str) -> None:
     row, recipe = page[name], read_recipe(name)
     data, is_ssd = recipe.data, row["backbone"] == "VGG16"
 
@@ -164,13 +169,17 @@ def test_group_normalisation_is_everywhere_but_in_the_rpn() -> None:
         ("ssd512_voc", ((35, 76), (460, 537))),
     ],
 )
-def test_anchors_of_ssd_are_laid_out_for_its_size_and_data(name, first_and_last) -> None:
+def test_anchors_of_ssd_are_laid_out_for_its_size_and_data(
+    name: str, first_and_last: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
     sizes = read_recipe(name).model.ssd_head.anchor_sizes
 
     assert (sizes[:2], sizes[-2:]) == first_and_last
 
 
-def test_every_linked_row_has_its_file_and_the_others_none(shared: Path, page) -> None:
+def test_every_linked_row_has_its_file_and_the_others_none(
+    shared: Path, page: dict[str, dict[str, Any]]
+) -> None:
     text = (shared / "spec/zoo.md").read_text()
 
     for name, row in page.items():

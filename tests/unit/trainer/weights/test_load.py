@@ -32,7 +32,7 @@ def _save(file: Path, content: object, *, legacy: bool = False) -> Path:
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_whole_model_is_loaded_however_it_is_wrapped(
-    tmp_path: Path, key, prefix: str, legacy: bool
+    tmp_path: Path, key: str | None, prefix: str, legacy: bool
 ) -> None:
     theirs, ours = Detector(), Detector()
     state = OrderedDict((f"{prefix}{name}", value) for name, value in theirs.state_dict().items())
