@@ -7,24 +7,27 @@ what each function must return. Its names of architectures are those of recipes 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from torch import Tensor, nn
 
 from kubedet_trainer.config import model_options
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import RECIPES, read_recipe
 
-sys.path.append(str(Path(__file__).resolve().parent))  # the checker knows nothing of our tests
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-import dense_adapter
-import two_stage_adapter
-
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # the checker knows nothing of our tests
 import trainer_builders
+from golden import dense_adapter, two_stage_adapter
+from golden.checker import GoldenBatch, Meta
+from golden.dense_adapter import DenseDetector
+from golden.two_stage_adapter import RegionDetector
 
 COCO_CLASSES, VOC_CLASSES = 81, 21
 """With the background."""
 
 
-def build(arch):
+def build(arch: str) -> nn.Module:
     recipe = read_recipe(recipe_of(arch))
     model = build_model(
         recipe.model.architecture,
@@ -35,32 +38,41 @@ def build(arch):
     return model
 
 
-def recipe_of(arch):
+def recipe_of(arch: str) -> str:
     """The zoo's first recipe of an architecture: ``mask_rcnn_r50_fpn_gn`` has only 2x and 3x ones."""
     name = arch.replace("c3-c5", "c3_c5")
     candidates = [name, *(f"{name}_{schedule}" for schedule in ("1x", "2x", "20e", "3x"))]
     return next(candidate for candidate in candidates if candidate in RECIPES)
 
 
-def features(model, x):
-    return _family(model).features(model, x)
+def features(model: nn.Module, x: Tensor) -> dict[str, Sequence[Tensor]]:
+    if isinstance(model, DenseDetector):
+        return dense_adapter.features(model, x)
+    return two_stage_adapter.features(_region_detector(model), x)
 
 
-def proposals(model, x, meta):
-    return two_stage_adapter.proposals(model, x, meta)
+def proposals(model: nn.Module, x: Tensor, meta: Meta) -> Tensor:
+    return two_stage_adapter.proposals(_region_detector(model), x, meta)
 
 
-def fixed_rois(model, x, rois):
-    return two_stage_adapter.fixed_rois(model, x, rois)
+def fixed_rois(model: nn.Module, x: Tensor, rois: Tensor) -> dict[str, Tensor | list[Tensor]]:
+    return two_stage_adapter.fixed_rois(_region_detector(model), x, rois)
 
 
-def detect(model, x, meta, proposals=None):
-    return _family(model).detect(model, x, meta, proposals)
+def detect(model: nn.Module, x: Tensor, meta: Meta, proposals: Tensor | None = None) -> dict[str, object]:
+    if isinstance(model, DenseDetector):
+        return dense_adapter.detect(model, x, meta)
+    return two_stage_adapter.detect(_region_detector(model), x, meta, proposals)
 
 
-def losses(model, batch, proposals=None):
-    return _family(model).losses(model, batch, proposals)
+def losses(
+    model: nn.Module, batch: GoldenBatch, proposals: list[Tensor] | None = None
+) -> dict[str, Tensor | list[Tensor]]:
+    if isinstance(model, DenseDetector):
+        return dense_adapter.losses(model, batch)
+    return two_stage_adapter.losses(_region_detector(model), batch, proposals)
 
 
-def _family(model):
-    return two_stage_adapter if hasattr(model, "rpn_head") else dense_adapter
+def _region_detector(model: nn.Module) -> RegionDetector:
+    assert isinstance(model, RegionDetector)
+    return model

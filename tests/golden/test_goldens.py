@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2  # noqa: F401 (it and torchvision set environment variables when first imported)
 import pytest
@@ -29,7 +30,7 @@ ARCHITECTURES = (
 
 
 @pytest.fixture(scope="module")
-def checker(shared: Path):
+def checker(shared: Path) -> ModuleType:
     """The specification's own checker; the millions of weights that it draws again and again are kept."""
     spec = importlib.util.spec_from_file_location("golden_checker", shared / "spec/goldens/check.py")
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +41,10 @@ def checker(shared: Path):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_detector_reproduces_the_goldens(
-    checker, architecture, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checker: ModuleType,
+    architecture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["check.py", "--adapter", str(ADAPTER), "--arch", architecture])
     monkeypatch.setitem(sys.modules, "adapter", None)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from golden.checker import GoldenBatch, Meta
 from kubedet_trainer.data import run_lengths
+from kubedet_trainer.models.cascade import CascadeDetector
+from kubedet_trainer.models.rpn import RpnHead, RpnOutput
+from kubedet_trainer.models.two_stage import RoiDetector, Rpn
 from kubedet_trainer.structures import Images, Proposals, Targets
 
+RegionDetector = Rpn | RoiDetector | CascadeDetector
 
-def features(model, x):
+
+def features(model: RegionDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
     stages = model.backbone(x)
     levels = model.neck(stages)
     found = {"backbone": stages, "neck": levels}
@@ -22,15 +30,16 @@ def features(model, x):
     return found
 
 
-def proposals(model, x, meta):
+def proposals(model: RegionDetector, x: Tensor, meta: Meta) -> Tensor:
+    assert model.rpn_head is not None
     images = _images(x, [meta])
     found = model.rpn_head.propose(model.rpn_head(model.extract(images)), images)
     return torch.cat([found.boxes, found.scores[..., None]], dim=-1)[0][found.valid[0]]
 
 
-def fixed_rois(model, x, rois):
+def fixed_rois(model: RegionDetector, x: Tensor, rois: Tensor) -> dict[str, Tensor | list[Tensor]]:
     """Every stage sees the features that the first stage's extractor pools from the same regions."""
-    if not hasattr(model, "bbox_head"):
+    if isinstance(model, Rpn):
         return {}
     boxes = rois[None, :, 1:]
     levels = model.neck(model.backbone(x))
@@ -48,10 +57,10 @@ def fixed_rois(model, x, rois):
     return found
 
 
-def detect(model, x, meta, proposals=None):
+def detect(model: RegionDetector, x: Tensor, meta: Meta, proposals: Tensor | None) -> dict[str, object]:
     images = _images(x, [meta])
     scale_factors = torch.full((1, 4), meta["scale_factor"], dtype=torch.float32)
-    if proposals is None:
+    if proposals is None or isinstance(model, Rpn):
         (found,) = model.detect(images, scale_factors)
     else:
         levels = model.extract(images)
@@ -65,7 +74,9 @@ def detect(model, x, meta, proposals=None):
     return result
 
 
-def losses(model, batch, proposals=None):
+def losses(
+    model: RegionDetector, batch: GoldenBatch, proposals: list[Tensor] | None
+) -> dict[str, Tensor | list[Tensor]]:
     images = _images(batch["img"], batch["metas"])
     targets = _targets(batch)
     generator = torch.Generator()
@@ -81,17 +92,17 @@ def losses(model, batch, proposals=None):
     return result
 
 
-def _stages(module):
+def _stages(module: nn.Module) -> list[nn.Module]:
     """A cascade has a list of each part of its stages, other detectors one part."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
-def _images(pixels, metas):
+def _images(pixels: Tensor, metas: Sequence[Meta]) -> Images:
     sizes = torch.tensor([meta["img_shape"][:2] for meta in metas], device=pixels.device)
     return Images(pixels=pixels, sizes=sizes)
 
 
-def _as_proposals(boxes):
+def _as_proposals(boxes: Sequence[Tensor]) -> Proposals:
     """Boxes of each image (n, 4 or 5 with scores), padded to the most that an image has."""
     slots = max(len(image) for image in boxes)
     padded = torch.zeros(len(boxes), slots, 4)
@@ -102,7 +113,7 @@ def _as_proposals(boxes):
     return Proposals(boxes=padded, scores=torch.where(valid, 0.5, -1.0), valid=valid)
 
 
-def _targets(batch):
+def _targets(batch: GoldenBatch) -> Targets:
     boxes = torch.stack(batch["gt_bboxes"])
     targets = Targets(
         boxes=boxes,
@@ -116,7 +127,7 @@ def _targets(batch):
     return targets
 
 
-def _pack(masks, *, size):
+def _pack(masks: Sequence[NDArray[np.uint8]], *, size: Sequence[int]) -> Tensor:
     """(G, h, w) maps of each image as packed bits, padded to the `size` of the batch."""
     padded = np.zeros((len(masks), len(masks[0]), *size), np.uint8)
     for image, maps in zip(padded, masks, strict=True):
@@ -124,7 +135,9 @@ def _pack(masks, *, size):
     return torch.from_numpy(np.packbits(padded, axis=-1))
 
 
-def _rpn_losses_by_level(head, output, images, targets, generator):
+def _rpn_losses_by_level(
+    head: RpnHead, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
+) -> dict[str, list[Tensor]]:
     """The checker wants the losses of each level apart; a trained model adds them up."""
     each = head.sample_losses(output, images, targets, generator)
     counts = torch.tensor([level[0].numel() for level in output.objectness])
