@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_leaked_environment():
+def _no_leaked_environment() -> Iterator[None]:
     """Fail a test that leaves an environment variable behind for the next one."""
     before = dict(os.environ)
     yield

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -165,7 +166,9 @@ def forbid_host_synchronisation() -> Iterator[None]:
 
 
 class _OperatorGuard(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         name = func.name()
         base = name.split(".")[0]
         if name in _OPERATORS or base in _OPERATORS:
@@ -178,7 +181,9 @@ class _OperatorGuard(TorchDispatchMode):
 
 
 class _MethodGuard(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func in _METHODS:
             _refuse(f"Tensor.{func.__name__}")
         return func(*args, **(kwargs or {}))
