@@ -1,8 +1,8 @@
 """What the operator and the trainer promise each other, named once.
 
-The operator drives the trainer as a program: environment in; exit code, progress record and termination
-message out. Both halves read the names from here. Standard library only, so that the operator's image never
-needs torch.
+The operator runs the trainer as a program: environment variables in; exit code, progress record and
+termination message out. Both halves take the names from here. It uses only the standard library, so that the
+operator's image does not need torch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ TERMINATION_MESSAGE_BYTES = 4096
 """The most of a termination message that a kubelet keeps for one container."""
 
 LAUNCH_MODULE = "kubedet_trainer.worker.launch"
-"""``python -m`` this is the PID 1 of a worker: it starts torchrun and translates its ending."""
+"""``python -m`` this runs PID 1 of a worker, which starts torchrun and turns its ending into an exit code."""
 
 RENDEZVOUS_MODULE = "kubedet_trainer.worker.rendezvous"
-"""``python -m`` this holds the rendezvous store of a job with several workers."""
+"""``python -m`` this runs the rendezvous store of a job with several workers."""
 
 PROGRESS_FILE = "progress.json"
-"""In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Absent where rank 0 is not."""
+"""In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Only rank 0's worker has it."""
 
 RESULTS_FILE = "results.json"
 """In the work directory and beside the checkpoints: the `Results`, written by rank 0 at the end."""
@@ -37,27 +37,27 @@ FAILURES_DIRECTORY = "failures"
 """In the work directory: one `Failure` as JSON for every rank that failed, named by `failure_file`."""
 
 METRICS_DIRECTORY = "metrics"
-"""In the work directory: what this worker's ranks recorded, as prometheus_client's multiprocess files."""
+"""In the work directory: the metrics of this worker's ranks, as prometheus_client's multiprocess files."""
 
 LOGS_DIRECTORY = "logs"
 """In the work directory: standard output and error of every rank."""
 
 DATASET_DIRECTORY = "dataset"
-"""In the work directory: the data set, where it had to be downloaded or generated."""
+"""In the work directory: the data set, if it was downloaded or generated."""
 
 CACHE_DIRECTORY = "cache"
-"""In the work directory: annotations as arrays, and whatever else can be made again."""
+"""In the work directory: annotations as arrays, and other files that can be rebuilt."""
 
 
 def failure_file(rank: int) -> str:
-    """The name below `FAILURES_DIRECTORY` of the record that a failing rank leaves."""
+    """Name of the record that a failed rank leaves in `FAILURES_DIRECTORY`."""
     return f"rank-{rank}.json"
 
 
 class Environment(StrEnum):
     """Every environment variable that the trainer reads; all values are strings.
 
-    `trainer/kubedet_trainer/settings.py` parses them and says what each is for.
+    `trainer/kubedet_trainer/settings.py` parses them and documents each.
     """
 
     JOB_NAME = "KUBEDET_JOB_NAME"
@@ -114,13 +114,13 @@ class BatchPolicy(StrEnum):
     """What stays the same when the number of processes changes; the value of `Environment.BATCH`."""
 
     KEEP_GLOBAL = "KeepGlobal"
-    """The images of a step, as nearly as the processes can share them."""
+    """The images of a step, as far as the processes can divide them evenly."""
     SCALE_LEARNING_RATE = "ScaleLearningRate"
     """The images of each process; the learning rate follows the linear rule of Goyal et al., 2017."""
 
 
 class FailureClass(StrEnum):
-    """Whom a failure is charged to; each class has its own budget in the operator."""
+    """Class that a failure is charged to. Each class has its own limit in the operator."""
 
     PERMANENT = "Permanent"
     APPLICATION = "Application"
@@ -129,46 +129,46 @@ class FailureClass(StrEnum):
 
 
 class ExitCode(IntEnum):
-    """How a worker's PID 1 ends. Up to 127 nothing is gained by a retry, from 128 on it may be."""
+    """Exit code of a worker's PID 1. Up to 127 a retry is pointless; from 128 on it may help."""
 
     DONE = 0
     """The final checkpoint and the results are durable."""
     UNEXPECTED = 1
-    """An error that nothing here understands; its traceback is in the log."""
+    """An unknown error. Its traceback is in the log."""
     USAGE = 2
     """The command or its environment is wrong."""
     INVALID_INPUT = 65
-    """The recipe, an override or the data breaks a rule."""
+    """The recipe, an override or the data set breaks a rule."""
     MISSING_INPUT = 66
-    """A data set, a file or weights are not where they were said to be."""
+    """A data set, a file or weights do not exist at the given location."""
     CREDENTIALS_REFUSED = 77
-    """The object store answered, and refused the credentials."""
+    """The object store refused the credentials."""
     NO_RESTART = 93
-    """The program asks not to be started again."""
+    """The program asks not to be restarted."""
     OUT_OF_GPU_MEMORY = 95
-    """A GPU has less memory than the training takes."""
+    """A GPU has less memory than the training needs."""
     LOSS_NOT_FINITE = 96
     """A term of the loss became NaN or infinite."""
     ABORTED = 134
     """A process aborted (SIGABRT)."""
     KILLED = 137
-    """A process was killed (SIGKILL); `OOMKilled` where the container was out of memory."""
+    """A process was killed (SIGKILL). The reason is `OOMKilled` if the container was out of memory."""
     CRASHED = 139
     """A process crashed (SIGSEGV)."""
     TERMINATED_SAVED = 143
-    """Told to stop (SIGTERM); the state is durable."""
+    """The worker was stopped (SIGTERM) and saved its state."""
     TERMINATED_UNSAVED = 144
-    """Told to stop (SIGTERM); the newest state is lost."""
+    """The worker was stopped (SIGTERM) before it could save its state."""
     RENDEZVOUS_LOST = 150
     """The rendezvous store does not answer."""
     PEER_FAILED = 151
-    """Another worker went away; this one did nothing wrong."""
+    """Another worker failed; this one is not at fault."""
     HANG = 152
-    """A rank gave no sign of life for longer than `spec.failurePolicy` allows."""
+    """A rank made no progress for longer than `spec.failurePolicy` allows."""
     GPU_HARDWARE = 153
-    """A GPU is broken (Xid, ECC, NVLink); its node is excluded."""
+    """A GPU is broken (Xid, ECC, NVLink). Its node is excluded."""
     STORAGE_UNREACHABLE = 154
-    """The object store did not answer, however often it was asked."""
+    """The object store did not answer, despite retries."""
 
 
 _CLASSES: dict[int, FailureClass] = {
@@ -184,7 +184,7 @@ _CLASSES: dict[int, FailureClass] = {
 def failure_class(exit_code: int) -> FailureClass:
     """The class that a non-zero exit code of a worker is charged to.
 
-    Codes outside the table follow PyTorchJob's habit: up to 127 permanent, above it the application's.
+    Codes outside the table follow PyTorchJob's convention: up to 127 Permanent, above that Application.
     """
     if exit_code < 128:
         return FailureClass.PERMANENT
@@ -203,40 +203,40 @@ class Stage(StrEnum):
 
 
 class TimePhase(StrEnum):
-    """What the time of a job goes into. The operator sees its outside, rank 0 what it does itself."""
+    """Phases of a job's time. The operator sees the phases around the training, rank 0 those within it."""
 
     PENDING = "pending"
-    """Waits for quota, or for nodes with room."""
+    """The job waits for quota or for free nodes."""
     STARTING = "starting"
-    """Has its nodes, and does not train yet: images, data, weights."""
+    """The job has its nodes and prepares the training: images, data, weights."""
     RESTORING = "restoring"
-    """Loads a checkpoint."""
+    """Rank 0 loads a checkpoint."""
     TRAINING = "training"
-    """Does an iteration for the first time: goodput is this over the sum of all."""
+    """An iteration is done for the first time. Goodput is this phase divided by the sum of all."""
     DATA_WAIT = "data_wait"
     """An iteration waits for its batch."""
     CHECKPOINT_STALL = "checkpoint_stall"
-    """The training stands still until the state is durable."""
+    """The training pauses while a checkpoint is saved."""
     EVALUATING = "evaluating"
-    """Measures how good and how fast the detector is, and publishes it."""
+    """The detector's precision and speed are measured, and the results published."""
     RESTARTING = "restarting"
-    """From a failure or another number of workers until the training goes on."""
+    """From a failure or a resize until the training continues."""
     LOST = "lost"
-    """Did what had to be done again, or did it again."""
+    """Iterations that had to be repeated, and their repetition."""
     SUSPENDED = "suspended"
-    """Was told to rest."""
+    """The job is suspended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSpent:
-    """What rank 0 spent its time on, added up over the processes of one worker."""
+    """Where rank 0's time went, summed over the processes of one worker."""
 
     since: str
-    """When the count began, UTC, RFC 3339; another value means that another worker counts."""
+    """Time at which the count began, UTC, RFC 3339. A new value means that another worker counts."""
     iterations: int = 0
     """Iterations done since then, repeated ones included."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By phase, as in the status; what does not occur is left out."""
+    """Seconds by phase, as in the status. Phases that did not occur are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,23 +244,23 @@ class Progress:
     """`status.progress` of a DetectionJob, as rank 0 reports it."""
 
     stage: Stage
-    """What rank 0 is doing."""
+    """What rank 0 is doing at present."""
     epoch: int = 0
-    """The epoch in progress."""
+    """Current epoch."""
     iteration: int = 0
-    """Iterations done."""
+    """Iterations completed."""
     totalIterations: int = 0
     """Iterations of the whole training."""
     percentage: int = 0
-    """Iterations done, in percent of all."""
+    """Iterations completed, in percent of all."""
     estimatedRemainingSeconds: int | None = None
-    """Seconds to the end at the present speed."""
+    """Seconds to the end at the current speed."""
     lastProgressTime: str | None = None
-    """When the last iteration ended: UTC, RFC 3339."""
+    """Time at which the last iteration ended: UTC, RFC 3339."""
     goodputPercent: int | None = None
-    """Time spent training, in percent of all of it: in the status of the job's life, else of `time`."""
+    """Training time in percent of all time: of the job's life in its status, elsewhere of `time`."""
     time: TimeSpent | None = None
-    """What the worker of rank 0 spent its time on; None before rank 0 runs."""
+    """Where the time of rank 0's worker went. None before rank 0 runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,15 +270,15 @@ class CheckpointStatus:
     latest: str
     """URI of the newest checkpoint."""
     iteration: int
-    """Iterations done when it was made."""
+    """Iteration at which it was made."""
     time: str
-    """When it became durable: UTC, RFC 3339."""
+    """Time at which it became durable: UTC, RFC 3339."""
     sizeBytes: int
     """Size of all its files."""
     saveSeconds: float
-    """Seconds from the snapshot until it was durable."""
+    """Seconds from the snapshot to durable storage."""
     stallSeconds: float
-    """Seconds for which training stood still for it."""
+    """Seconds for which the training paused for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,31 +296,31 @@ class Results:
     """A row of the model zoo: `status.results` of a DetectionJob. What does not apply is None."""
 
     recipe: str | None = None
-    """Whose row it is."""
+    """Recipe of the row."""
     memoryGB: float | None = None
-    """Peak over ranks, 1 GB = 1024**3 bytes, of what ``hardware.memoryKind`` names."""
+    """Peak memory over all ranks, 1 GB = 1024**3 bytes. ``hardware.memoryKind`` says which memory."""
     secondsPerIteration: float | None = None
-    """Seconds of one training iteration, the first 50 left out."""
+    """Seconds per training iteration, without the first 50."""
     inferenceFps: float | None = None
-    """Images a second at batch size 1, loading and post-processing included."""
+    """Images per second at batch size 1, including loading and post-processing."""
     inferenceFpsBatch8: float | None = None
     """The same at batch size 8, for recipes whose published row has it."""
     boxAP: float | None = None
-    """In percent with one digit, as the zoo prints it; the same to the last digit is among `metrics`."""
+    """Box AP in percent, rounded to one digit as in the zoo. `metrics` has all digits."""
     maskAP: float | None = None
-    """In percent."""
+    """Mask AP in percent."""
     ar1000: float | None = None
-    """Average recall of 1000 proposals an image, in percent."""
+    """Average recall of 1000 proposals per image, in percent."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Every figure of the evaluation, not rounded: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
+    """Every figure of the evaluation, unrounded: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
     hardware: dict[str, Any] = field(default_factory=dict)
-    """``accelerator``, ``worldSize``, ``precision`` and what ``memoryGB`` means, ``memoryKind``."""
+    """``accelerator``, ``worldSize``, ``precision``, and ``memoryKind``: what ``memoryGB`` means."""
     reference: dict[str, float] = field(default_factory=dict)
     """The published figures of the same recipe, under the same names."""
     modelUri: str | None = None
-    """Where the final checkpoint lies."""
+    """URI of the final checkpoint."""
     reportUri: str | None = None
-    """Where the whole report lies."""
+    """URI of the full report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,10 +343,10 @@ def dump_termination_message(
 ) -> str:
     """Results or failure as JSON of at most `TERMINATION_MESSAGE_BYTES` bytes.
 
-    The worker of rank 0 adds the JSON of its newest `ProgressRecord`: nobody can ask for it any more.
+    The worker of rank 0 adds the JSON of its newest `ProgressRecord`, which nobody can request any longer.
 
-    What is too long loses its least telling part first: the oldest of the last lines, then the tail of the
-    message; results lose the progress, then the further metrics.
+    A document that is too long loses its least useful part first: the oldest of the last lines, then the end
+    of the message; results lose the progress, then the additional metrics.
     """
     document: dict[str, Any] = {}
     if results is not None:
@@ -368,7 +368,7 @@ def dump_termination_message(
 
 
 def without_none(value: Any) -> Any:
-    """`value` with every None member of its mappings left out: in the API optional means absent."""
+    """`value` without the None members of its mappings: in the API optional means absent."""
     if isinstance(value, dict):
         return {key: without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The parts of a DetectionJob that say how it runs rather than what it learns: size, failures, scheduling."""
+"""The parts of a DetectionJob that say how it runs, not what it learns: size, failures, scheduling."""
 
 from __future__ import annotations
 
@@ -25,86 +25,93 @@ Gang = Literal["None", "Kueue", "Volcano", "Coscheduling"]
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticPolicy:
-    """Lets the training go on with fewer workers, and take more in while it runs. Needs a checkpoint."""
+    """Lets the training continue with fewer workers, and add workers while it runs. Needs a checkpoint."""
 
     minReplicas: int = bounded(default=1, minimum=1, maximum=1000)
-    """The fewest workers that train; below it the job waits for replacements."""
+    """The fewest workers that train. With fewer the job waits for replacements."""
     maxReplicas: int = bounded(minimum=1, maximum=1000)
     """The most that worker.replicas may be set to."""
     scaleUpDelaySeconds: int = bounded(default=120, minimum=0, maximum=86400)
-    """Seconds that a wish for more workers must last; then the next checkpoint is waited for as well."""
+    """Seconds to wait before more workers join. They join with the next checkpoint after that."""
     batch: Literal["KeepGlobal", "ScaleLearningRate"] = "KeepGlobal"
-    """With another number of processes: the same images per step, or a learning rate in proportion."""
+    """What happens when the number of processes changes. KeepGlobal: the images of a step stay the same.
+    ScaleLearningRate: the images of each process stay the same, and the learning rate scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeExclusion:
-    """Keeps new pods for a while from nodes that failures speak against, as status.excludedNodes says."""
+    """Keeps new pods away from nodes with failures for a while. status.excludedNodes lists the nodes."""
 
     afterFailures: int = bounded(default=2, minimum=1, maximum=10)
-    """Crashes and hangs on a node within ttlSeconds until it is avoided; broken hardware excludes at once."""
+    """Crashes and hangs on a node within ttlSeconds before it is avoided. Broken hardware excludes a node
+    the first time."""
     ttlSeconds: int = bounded(default=3600, minimum=0, maximum=604800)
-    """How long a node is excluded; 0 excludes none."""
+    """Seconds for which a node is excluded. 0 excludes no node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureRule:
-    """What to do about one kind of failures of a worker's container, whatever its exit code usually means."""
+    """What to do about one kind of failure, instead of what its exit code usually means."""
 
     name: str = bounded(
         min_length=1,
         max_length=63,
         pattern=Pattern(regex=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", meaning="lower-case letters, digits and '-'"),
     )
-    """Name of the rule, which status.lastFailure.rule shows."""
+    """Name of the rule. status.lastFailure.rule shows it."""
     onExitCodes: tuple[int, ...] = bounded(default=(), max_items=32, minimum=1, maximum=255)
-    """Exit codes of the worker that the rule is for; none: any code."""
+    """Exit codes of the worker that the rule applies to. None: any code."""
     onMessagePatterns: tuple[str, ...] = bounded(default=(), max_items=16, min_length=1, max_length=256)
-    """Regular expressions, one of which must be found in the failure's message; none: any message."""
+    """RE2 expressions, one of which must match within the failure's message or the end of its log. None: any
+    message."""
     action: RuleAction
-    """FailJob; Restart within backoffLimit; RestartIgnoreLimit and ExcludeNodeAndRestart, beside it."""
+    """FailJob fails the job. Restart counts against backoffLimit. RestartIgnoreLimit and
+    ExcludeNodeAndRestart do not; the latter also excludes the node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:
-    """How often what is restarted, beside backoffLimit, and what is done about nodes."""
+    """Limits for failures that backoffLimit does not count, exceptions by rule, hang detection, and nodes to
+    avoid."""
 
     maxInfrastructureRestarts: int = bounded(default=100, minimum=0, maximum=10000)
-    """Restarts after evictions, lost nodes and the like until the job fails."""
+    """Restarts after disruptions (evictions, lost nodes, preemptions) before the job fails."""
     stopAfterNoProgressRestarts: int | None = bounded(default=None, minimum=0, maximum=1000)
-    """Failures of any class that bring no newer checkpoint; default: backoffLimit, and 3 at least.
+    """Restarts after failures of any class before the job fails, counted since the newest checkpoint.
+    Default: backoffLimit, but at least 3.
 
     Pods that are ended from outside (evicted, preempted, deleted) do not count.
     """
     hangTimeoutSeconds: int = bounded(default=600, minimum=10, maximum=86400)
-    """A worker whose training makes no step for so long ends with code 152, and its stacks in the log."""
+    """Seconds without a training step after which a worker ends with code 152. Its stacks are in the log."""
     hangMedianSteps: int | None = bounded(default=None, minimum=10, maximum=10000)
-    """So does one whose step takes so many times the median of the last 100, and a minute at least."""
+    """The same for a step that takes this many times the median of the last 100 steps, and at least a
+    minute. Absent: not checked."""
     nodeExclusion: NodeExclusion = NodeExclusion()
-    """When nodes are kept clear of."""
+    """When to avoid nodes with failures."""
     rules: tuple[FailureRule, ...] = bounded(default=(), max_items=16, map_key="name")
-    """Exceptions by exit code and message; the first that matches wins."""
+    """Exceptions by exit code and message. The first rule that matches applies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Which nodes the workers of one job should share."""
+    """Which label the nodes of one job's workers should have in common."""
 
     key: str = bounded(min_length=1, max_length=317, pattern=_LABEL_KEY)
-    """Label of nodes whose value the workers' nodes should have in common."""
+    """Key of a node label, such as topology.kubernetes.io/zone. The workers' nodes share its value."""
     mode: Literal["Preferred", "Required"] = "Preferred"
-    """Whether workers that find no such node wait (Required) or go elsewhere."""
+    """When no such node is free. Preferred: use another node. Required: wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulingPolicy:
-    """How the workers get their places. What it names must be installed; nothing here is a dependency."""
+    """How the worker pods are queued and scheduled. What it names must be installed in the cluster."""
 
     queue: str | None = bounded(default=None, min_length=1, max_length=63, pattern=_LABEL_VALUE)
-    """Queue that the workers wait in: Volcano's with gang Volcano, else Kueue's LocalQueue."""
+    """Queue in which the workers wait: a queue of Volcano with gang Volcano, else a LocalQueue of Kueue."""
     priorityClassName: str | None = bounded(default=None, min_length=1, max_length=253, pattern=_CLASS_NAME)
     """PriorityClass of the pods."""
     gang: Gang = "None"
-    """Who starts all workers (of an elastic job: the fewest that can train) together or none."""
+    """Scheduler that starts all workers together or none. For an elastic job: at least minReplicas."""
     topology: Topology | None = None
-    """Which nodes the workers should share."""
+    """Which nodes the workers should share, by a label."""

@@ -1,6 +1,6 @@
-"""The status of a DetectionJob: what the operator has seen, and the row of the zoo it ends with.
+"""The status of a DetectionJob: what the operator has observed, and the row of the zoo at the end.
 
-Progress, checkpoint and results come from the trainer as they are, so their types are the contract's.
+Progress, checkpoint and results come from the trainer unchanged, so their types are those of the contract.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ _MESSAGE_LENGTH = 32768
 HISTORY_LENGTH = 10
 """Failures that `failureHistory` keeps."""
 MAX_EXCLUDED_NODES = 50
-"""Nodes that are excluded at a time: beyond it the oldest exclusion goes."""
+"""Nodes that are excluded at the same time. Beyond this the oldest exclusion is dropped."""
 MAX_LOG_LINES = 20
-"""Lines of the log that `lastFailure` keeps of a pod that is replaced."""
+"""Lines of a replaced pod's log that `lastFailure` keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One aspect of the job's state; never removed, only turned."""
+    """One aspect of the job's state. A condition is never removed; only its status changes."""
 
     type: str = bounded(max_length=316)
     """Suspended, QuotaReserved, Initialized, Running, Restarting, Degraded, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Whether the condition holds."""
     reason: str
-    """Why, in one CamelCase word."""
+    """The reason in one CamelCase word."""
     message: str = bounded(default="", max_length=_MESSAGE_LENGTH)
-    """Why, in one sentence for a person."""
+    """The reason in a sentence, with a remedy where there is one."""
     lastTransitionTime: str = bounded(max_length=64, time=True)
-    """When the status last changed."""
+    """Time of the last change of status."""
     observedGeneration: int | None = None
-    """The generation of the spec that this was decided by."""
+    """Generation of the spec for which this was decided."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerCounts:
-    """The worker pods, counted."""
+    """Numbers of worker pods."""
 
     desired: int = 0
     """Pods that should exist."""
@@ -54,29 +54,29 @@ class WorkerCounts:
     succeeded: int = 0
     """Pods that ended with code 0."""
     failed: int = 0
-    """Pods that ended otherwise."""
+    """Pods that ended with another code."""
     worldSize: int = 0
-    """Processes that train together now."""
+    """Ranks that train together at present."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestartCounts:
-    """Restarts, by whom they are charged to."""
+    """Numbers of restarts, by the class that is charged."""
 
     total: int = 0
-    """Restarts of pods, whoever is charged with them: what the printer column shows."""
+    """Restarts of pods of all classes, as `kubectl get dj` shows them."""
     application: int = 0
-    """Restarts after the application's own failures; pods that fail together count once."""
+    """Restarts after application failures. Pods that fail together count once."""
     infrastructure: int = 0
-    """Restarts after evictions, lost nodes and the like; backoffLimit does not count them."""
+    """Restarts after disruptions such as evictions and lost nodes. backoffLimit does not count them."""
     process: int = 0
-    """Processes restarted within a living pod."""
+    """Restarts of ranks within a running pod."""
     withoutProgress: int = 0
-    """Failures since the newest checkpoint, but for pods ended from outside."""
+    """Failures since the newest checkpoint, without pods that were ended from outside."""
     applicationWithoutProgress: int = 0
-    """Those of them that are the application's own: what backoffLimit limits."""
+    """Application failures since the newest checkpoint, which backoffLimit limits."""
     checkpointIteration: int = 0
-    """Iteration of the newest checkpoint at the last failure that was charged."""
+    """Iteration of the newest checkpoint at the last charged failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,123 +84,123 @@ class FailureRecord:
     """One failure of a worker and its root cause. Parent: `lastFailure`, `failureHistory`."""
 
     time: str = bounded(max_length=64, time=True)
-    """When it ended."""
+    """Time at which the worker ended."""
     # `class` is a keyword of Python: the encoder and the reader of manifests drop the underscore.
     class_: str
-    """Whom it is charged to: Permanent, Application, Infrastructure, StartUp or Peer."""
+    """Class of the failure: Permanent, Application, Infrastructure, StartUp or Peer."""
     reason: str
-    """What happened, in one CamelCase word."""
+    """The cause in one CamelCase word."""
     pod: str | None = None
     """The pod that failed first."""
     node: str | None = None
-    """The node it ran on."""
+    """The node of that pod."""
     rank: int | None = None
     """The rank that failed first."""
     exitCode: int | None = None
-    """How its PID 1 ended."""
+    """Exit code of the worker."""
     message: str | None = bounded(default=None, max_length=_MESSAGE_LENGTH)
-    """The root cause, one line."""
+    """The root cause in one line."""
     rule: str | None = None
-    """The rule of failurePolicy that decided what is done about it."""
+    """The rule of failurePolicy that matched."""
     checkpointIteration: int | None = None
-    """Iteration of the newest checkpoint at the time."""
+    """Iteration of the newest checkpoint at that time."""
     lastLines: tuple[str, ...] = bounded(default=(), max_items=MAX_LOG_LINES)
-    """The end of its log, newest last; of the newest failure only."""
+    """The end of the pod's log, newest line last. Only the newest failure has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExcludedNode:
-    """A node that new pods keep clear of, and why. Parent: `excludedNodes`."""
+    """A node that new pods avoid, and the reason. Parent: `excludedNodes`."""
 
     name: str = bounded(max_length=253)
     """Name of the node."""
     mode: Literal["Preferred", "Required"]
-    """Preferred: pods go there only for want of another node; Required: not at all."""
+    """Preferred: pods go there only if no other node is free. Required: no pod goes there."""
     reason: str
-    """Reason of the newest failure there."""
+    """Reason of the newest failure on the node."""
     message: str = bounded(default="", max_length=_MESSAGE_LENGTH)
-    """What speaks against the node, one line."""
+    """The failures on the node in one line."""
     failures: int = 0
-    """Failures there that count."""
+    """Failures on the node that count."""
     until: str = bounded(max_length=64, time=True)
-    """When it is given another chance."""
+    """Time at which the exclusion ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticStatus:
-    """The size of an elastic job: what it was started with, and which of its workers do not exist for now."""
+    """The size of an elastic job: what it started with, and which of its workers are absent at present."""
 
     replicas: int = 0
-    """Workers wanted, within elasticPolicy."""
+    """Number of workers wanted, within elasticPolicy."""
     minReplicas: int = 0
-    """The fewest that train, as the workers of this attempt know it."""
+    """minReplicas with which this attempt started."""
     maxReplicas: int = 0
-    """The most, likewise."""
+    """maxReplicas with which this attempt started."""
     batch: str | None = bounded(default=None, max_length=64)
-    """What becomes of the batch at another size, likewise."""
+    """elasticPolicy.batch with which this attempt started."""
     absent: tuple[int, ...] = bounded(default=(), max_items=1000)
-    """Indices of those that are not there: no node has room, or they have not joined yet."""
+    """Indices of absent workers: no node has room for them, or they have not joined yet."""
     since: str | None = bounded(default=None, max_length=64, time=True)
-    """Since when; scaleUpDelaySeconds runs from then on."""
+    """Time at which scaleUpDelaySeconds started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Display:
-    """What printer columns show where a bare number would need an explanation. Never read by code."""
+    """Texts for the printer columns, which show no units otherwise. Code never reads them."""
 
     workers: str | None = bounded(default=None, max_length=32)
-    """Workers that are ready or done, of those wanted: ``1/2``."""
+    """Workers that are ready or done, out of those wanted: ``1/2``."""
     progress: str | None = bounded(default=None, max_length=32)
-    """``42%``"""
+    """Progress in percent: ``42%``."""
     remaining: str | None = bounded(default=None, max_length=32)
-    """Estimated time to the end: ``1h05m``."""
+    """Estimated remaining time: ``1h05m``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAccount:
-    """What the job's life went into. The sum of `seconds` says how much of it is accounted for."""
+    """Where the job's time went. The sum of `seconds` says how much of its life is accounted for."""
 
     phase: str = bounded(default=contract.TimePhase.PENDING.value, max_length=32)
-    """What all time after that goes into; running: what rank 0 will say, ended: nothing."""
+    """Phase to which the time from now on is charged. running: rank 0 reports it. ended: none."""
     begins: str = bounded(default=contract.TimePhase.STARTING.value, max_length=32)
-    """What a run goes into until rank 0 trains: starting, or restarting if something has failed before it."""
+    """Phase until rank 0 trains: starting, or restarting after a failure."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """By phase: pending, starting, restoring, training, data_wait, checkpoint_stall, evaluating, restarting,
-    lost, suspended. Training over the sum is the goodput; lost is what had to be done again."""
+    """Seconds by phase: pending, starting, restoring, training, data_wait, checkpoint_stall, evaluating,
+    restarting, lost, suspended. Goodput is training divided by the sum; lost is work that was repeated."""
     reached: int = 0
-    """The most iterations that were ever done: doing them again is no progress."""
+    """The highest iteration reached so far. Repeating iterations up to it is not progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionJobStatus:
-    """What the operator has seen. Decisions read conditions and facts, never the phase."""
+    """What the operator has observed. Decisions read conditions and facts, never the phase."""
 
     observedGeneration: int | None = None
-    """The generation of the spec that this status describes."""
+    """Generation of the spec that this status describes."""
     phase: str | None = None
-    """For people: Pending, Queued, Initializing, Running, Restarting, Suspended, Succeeded or Failed."""
+    """For display: Pending, Queued, Initializing, Running, Restarting, Suspended, Succeeded or Failed."""
     reason: str | None = bounded(default=None, max_length=256)
-    """For people: why the phase is what it is, in one word; the conditions have the sentence."""
+    """For display: the reason of the phase in one word. The conditions explain it in a sentence."""
     conditions: tuple[Condition, ...] = bounded(default=(), max_items=32, map_key="type")
-    """The state of the job, aspect by aspect."""
+    """The state of the job in its aspects."""
     startTime: str | None = bounded(default=None, max_length=64, time=True)
-    """When the operator first created the workers."""
+    """Time at which the operator first created the workers."""
     activeSince: str | None = bounded(default=None, max_length=64, time=True)
-    """Since when the job has been active without a break; absent while suspended, and after its end."""
+    """Time at which the job last became active. Absent while it is suspended and after its end."""
     activeSeconds: int = 0
-    """Seconds that it had been active before that; activeDeadlineSeconds limits the sum of both."""
+    """Seconds of activity before activeSince. activeDeadlineSeconds limits the total."""
     completionTime: str | None = bounded(default=None, max_length=64, time=True)
-    """When the job ended, well or not."""
+    """Time at which the job completed or failed."""
     selector: str | None = None
     """Label selector of the worker pods, for the scale subresource."""
     workers: WorkerCounts | None = None
-    """The worker pods, counted."""
+    """Numbers of worker pods."""
     elastic: ElasticStatus | None = None
     """The size of an elastic job."""
     attempt: int = 0
-    """Number of the current set of workers; part of the rendezvous id."""
+    """Number of the attempt: one set of workers that trains together. It is part of the rendezvous id."""
     restarts: RestartCounts | None = None
-    """Restarts, by whom they are charged to."""
+    """Numbers of restarts, by the class that is charged."""
     lastFailure: FailureRecord | None = None
     """The newest failure."""
     failureHistory: tuple[FailureRecord, ...] = bounded(default=(), max_items=HISTORY_LENGTH)
@@ -208,22 +208,22 @@ class DetectionJobStatus:
     excludedNodes: tuple[ExcludedNode, ...] = bounded(
         default=(), max_items=MAX_EXCLUDED_NODES, map_key="name"
     )
-    """Nodes that new pods keep clear of for a while."""
+    """Nodes that new pods avoid for a while."""
     chargedPods: tuple[str, ...] = bounded(default=(), max_items=2000, max_length=64)
-    """Uids of pods that are not yet gone and whose end is accounted for, so that none is ever charged twice.
+    """Uids of pods that still exist and whose end is already recorded, so that none is charged twice.
 
-    They have failed and are charged, or were told to end: suspended, scaled down, replaced.
+    They failed and are charged, or the operator ended them: suspended, scaled down, replaced.
     """
     progress: contract.Progress | None = None
-    """How far the training is."""
+    """Progress of the training."""
     checkpoint: contract.CheckpointStatus | None = None
     """The newest checkpoint."""
     time: TimeAccount | None = None
-    """What the job's life went into."""
+    """Where the job's time went."""
     display: Display | None = None
-    """The words of the printer columns."""
+    """Texts of the printer columns."""
     results: contract.Results | None = None
-    """The row of the model zoo; measurements are plain numbers, and nothing is decided by them."""
+    """The row of the model zoo. The operator decides nothing by its figures."""
 
 
 def format_seconds(seconds: int) -> str:
@@ -237,7 +237,7 @@ def format_seconds(seconds: int) -> str:
 
 
 def dump_status(status: DetectionJobStatus) -> dict[str, Any]:
-    """`status` as the API has it: what is absent is left out, tuples are lists."""
+    """`status` as the API stores it: absent values are left out, tuples are lists."""
     dumped: dict[str, Any] = _plain(status)
     return dumped
 
@@ -246,7 +246,7 @@ _AS_THEY_ARE = frozenset((str, int, float, bool))
 
 
 def _plain(value: Any) -> Any:
-    # Written for every decision: what is most frequent is asked for first.
+    # Runs for every decision, so the most frequent types are tested first.
     if type(value) in _AS_THEY_ARE:
         return value
     if isinstance(value, Enum):

@@ -1,7 +1,7 @@
-"""The DetectionJob: every field a user may set, with its default, bounds and description.
+"""The DetectionJob: every field that a user may set, with its default, bounds and description.
 
-This is the one place for all of them. `schema` prints the CRD from here, `parse_job` reads manifests by it,
-and `validation` checks values against it; `status` has the other half. Names are the API's, word for word.
+This is the only place for them. `schema` derives the CRD from it, `parse_job` reads manifests by it, and
+`validation` checks values against it. `status` has the operator's half. Names are those of the API.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _QUANTITY = Pattern(
 
 @dataclass(frozen=True, kw_only=True)
 class SecretReference:
-    """A Secret in the job's namespace; only the worker's kubelet reads it, never the operator."""
+    """A Secret in the job's namespace. Only the worker's kubelet reads it; the operator never does."""
 
     name: str = bounded(min_length=1, max_length=253, pattern=_DNS_NAME)
     """Name of the Secret."""
@@ -52,32 +52,33 @@ class SecretReference:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Weights that training starts from, instead of the recipe's own."""
+    """Weights to start from instead of the recipe's own."""
 
     storageUri: str = bounded(min_length=1, pattern=_WEIGHTS_URI)
-    """File of backbone or whole-model weights: s3:// (with the checkpoint's Secret), pvc://, file://, https://."""
+    """File with the weights of a backbone or a whole detector: s3:// (read with the checkpoint's Secret),
+    pvc://, file:// or https://."""
     sha256: str | None = bounded(
         default=None, max_length=64, pattern=Pattern(regex=r"[0-9a-f]{64}", meaning="64 hexadecimal digits")
     )
-    """SHA-256 of the file; other content is refused."""
+    """SHA-256 of the file. A file with another hash is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Where images and annotations lie below the data set's storageUri; default: as published."""
+    """Images and annotations of one split, below the data set's storageUri. Default: the published paths."""
 
     images: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
-    """Folder of the images."""
+    """Folder with the images."""
     annotations: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
     """COCO: the annotation file. VOC: the lists of image names, separated by commas."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """Regions proposed beforehand, which only Fast R-CNN needs; `kubedet propose` writes them."""
+    """Precomputed proposals, which only Fast R-CNN needs. `kubedet propose` writes them."""
 
     storageUri: str = bounded(min_length=1, pattern=_STORE_URI)
-    """Folder of both files: s3:// (with the data set's Secret), pvc:// or file://."""
+    """Folder with both proposal files: s3:// (read with the data set's Secret), pvc:// or file://."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,35 +86,36 @@ class Dataset:
     """The data to train and validate on. Immutable once the job has started."""
 
     storageUri: str = bounded(min_length=1, pattern=_DATASET_URI)
-    """Where the data lies: s3://bucket/prefix, pvc://claim/path, file:///path in the image, synthetic://shapes."""
+    """Location of the data set: s3://bucket/prefix, pvc://claim/path, file:///path (a path in the worker's
+    container) or synthetic://shapes (generated)."""
     format: Literal["COCO", "VOC"] = "COCO"
-    """Layout of the annotations: one JSON file a split, or PASCAL VOC's XML files and lists."""
+    """Format of the annotations. COCO: a JSON file for each split. VOC: PASCAL VOC's XML files and lists."""
     train: Split = Split()
-    """What to train on; default: train2017 of COCO, trainval of VOC 2007 and 2012."""
+    """Split to train on. Default: train2017 of COCO, trainval of VOC 2007 and 2012."""
     val: Split = Split()
-    """What to evaluate on; default: val2017 of COCO, test of VOC 2007."""
+    """Split to evaluate on. Default: val2017 of COCO, test of VOC 2007."""
     proposals: Proposals | None = None
-    """Regions proposed beforehand, for Fast R-CNN."""
+    """Precomputed proposals, for Fast R-CNN."""
     endpoint: str | None = bounded(default=None, pattern=_ENDPOINT)
-    """Address of the object store; default: the Secret's key endpoint, else AWS."""
+    """Address of the object store. Default: the key endpoint of the Secret, else AWS."""
     secretRef: SecretReference | None = None
-    """Secret with the keys accessKey and secretKey, optionally endpoint and ca.crt."""
+    """Secret with the keys accessKey and secretKey, and optionally endpoint and ca.crt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentVariable:
-    """A further environment variable of the worker's container, as in a pod."""
+    """An environment variable to add to the worker's container, as in a pod."""
 
     name: str = bounded(
         min_length=1,
         max_length=253,
         pattern=Pattern(regex=r"[-._a-zA-Z][-._a-zA-Z0-9]*", meaning="the name of an environment variable"),
     )
-    """Name of the variable; KUBEDET_ is reserved."""
+    """Name of the variable. The prefix KUBEDET_ is reserved."""
     value: str | None = bounded(default=None, max_length=32768)
-    """Its value."""
+    """Value of the variable."""
     valueFrom: Mapping[str, Any] | None = None
-    """Where its value comes from, as in a pod."""
+    """Source of the value, as in a pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,66 +123,67 @@ class Toleration:
     """A taint that the worker pods tolerate, as in a pod."""
 
     key: str | None = bounded(default=None, max_length=317)
-    """Key of the taint; absent with operator Exists means every taint."""
+    """Key of the taint. With operator Exists and no key, every taint is tolerated."""
     operator: Literal["Exists", "Equal"] | None = None
-    """How the value is compared; default: Equal."""
+    """How the value is compared. Default: Equal."""
     value: str | None = bounded(default=None, max_length=63)
     """Value of the taint."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; absent means every effect."""
+    """Effect of the taint. Absent: every effect."""
     tolerationSeconds: int | None = None
-    """For how long a NoExecute taint is tolerated."""
+    """Seconds for which a NoExecute taint is tolerated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Compute resources of the worker's container beside its GPUs, as in a pod."""
+    """Compute resources of the worker's container other than its GPUs, as in a pod."""
 
     limits: Mapping[str, Quantity] = bounded(default_factory=dict, max_items=16, pattern=_QUANTITY)
-    """The most the container may use; sharedMemory counts against the memory."""
+    """Upper limits of the container. sharedMemory counts against the memory limit."""
     requests: Mapping[str, Quantity] = bounded(default_factory=dict, max_items=16, pattern=_QUANTITY)
-    """What the scheduler reserves."""
+    """Resources that the scheduler reserves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """The pods that train: how many, how large, and what image."""
+    """The pods that train: number, size and image."""
 
     replicas: int = bounded(default=1, minimum=1, maximum=1000)
-    """Number of worker pods, the scale subresource's field; without elasticPolicy a change restarts all."""
+    """Number of worker pods; `kubectl scale` sets it. Without elasticPolicy a change restarts them all."""
     gpus: int = bounded(default=8, minimum=0, maximum=64)
-    """GPUs of each pod; 0 trains on CPU, with gloo."""
+    """GPUs of each pod. 0 trains on CPUs, with gloo."""
     gpuResource: str = bounded(default="nvidia.com/gpu", min_length=1, max_length=317)
-    """Extended resource that the GPUs are asked for by."""
+    """Extended resource by which the pods request GPUs."""
     procsPerReplica: int | None = bounded(default=None, minimum=1, maximum=64)
-    """Processes of each pod; default: one for each GPU, one on CPU."""
+    """Ranks (training processes) of each pod. Default: one for each GPU; one on CPU."""
     image: str | None = bounded(default=None, min_length=1)
-    """Trainer image; default: the operator's."""
+    """Trainer image. Default: the image that the operator is configured with."""
     imagePullPolicy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled, as in a pod."""
     imagePullSecrets: tuple[SecretReference, ...] = bounded(default=(), max_items=16, map_key="name")
-    """Secrets for the image's registry."""
+    """Secrets to pull the image with."""
     env: tuple[EnvironmentVariable, ...] = bounded(default=(), max_items=64, map_key="name")
-    """Further environment variables."""
+    """Environment variables to add to the container."""
     resources: Resources = Resources()
-    """CPU, memory and whatever else beside the GPUs."""
+    """CPU, memory and any other resource except the GPUs."""
     nodeSelector: Mapping[str, str] = bounded(default_factory=dict, max_items=64, max_length=63)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = bounded(default=(), max_items=64)
-    """Taints that the pods tolerate; node not-ready and unreachable for 30 s unless named here."""
+    """Taints that the pods tolerate. Unless listed here, not-ready and unreachable are tolerated for 30 s."""
     affinity: Mapping[str, Any] | None = None
     """Affinity of the pods, as in a pod."""
     sharedMemory: Quantity | None = bounded(default=None, max_length=32, pattern=_QUANTITY)
-    """Size of the memory volume at /dev/shm, within the memory limit; default: 16Gi with GPUs, 1Gi on CPU."""
+    """Size of the memory volume at /dev/shm, which counts against the memory limit. Default: 16Gi with
+    GPUs, 1Gi on CPU."""
     terminationGracePeriodSeconds: int = bounded(default=120, minimum=1, maximum=86400)
-    """Seconds between SIGTERM and SIGKILL; the state must be saved within them."""
+    """Seconds between SIGTERM and SIGKILL. The worker must save its checkpoint within this time."""
     template: Mapping[str, Any] | None = None
-    """Partial PodTemplateSpec, merged over worker and rendezvous pods last: the expert's way out."""
+    """Partial PodTemplateSpec, merged last over worker and rendezvous pods, for what no other field sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepBest:
-    """Keeps the checkpoints with the best evaluation beside the newest ones."""
+    """Keeps the checkpoints with the best evaluation, in addition to the newest ones."""
 
     metric: str = bounded(
         default="boxAP",
@@ -188,29 +191,30 @@ class KeepBest:
         max_length=64,
         pattern=Pattern(regex=r"[a-zA-Z][a-zA-Z0-9]*", meaning="the name of a metric, such as boxAP"),
     )
-    """Metric to compare, greater is better."""
+    """Metric to compare by. Greater is better."""
     count: int = bounded(default=1, minimum=1, maximum=100)
-    """Number of best checkpoints that are kept."""
+    """Number of best checkpoints to keep."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where and how often the state of the training is kept; by default at the end of every epoch only."""
+    """Where and how often the training saves its state. Default: at the end of every epoch."""
 
     storageUri: str = bounded(min_length=1, pattern=_STORE_URI)
-    """Where to keep them: s3://bucket/prefix, pvc://claim/path, file:///path. Immutable once started."""
+    """Location of the checkpoints: s3://bucket/prefix, pvc://claim/path or file:///path. Immutable once the
+    job has started."""
     endpoint: str | None = bounded(default=None, pattern=_ENDPOINT)
-    """Address of the object store; default: the Secret's key endpoint, else AWS."""
+    """Address of the object store. Default: the key endpoint of the Secret, else AWS."""
     secretRef: SecretReference | None = None
-    """Secret with the keys accessKey and secretKey, optionally endpoint and ca.crt."""
+    """Secret with the keys accessKey and secretKey, and optionally endpoint and ca.crt."""
     intervalSeconds: int | None = bounded(default=None, minimum=1, maximum=604800)
-    """Seconds between two checkpoints; excludes intervalIterations."""
+    """Seconds between two checkpoints. Excludes intervalIterations."""
     intervalIterations: int | None = bounded(default=None, minimum=1, maximum=100000000)
-    """Iterations between two checkpoints; excludes intervalSeconds."""
+    """Iterations between two checkpoints. Excludes intervalSeconds."""
     keepLast: int = bounded(default=3, minimum=1, maximum=1000)
-    """Number of newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     keepBest: KeepBest | None = None
-    """Which best checkpoints are kept beside them."""
+    """Best checkpoints to keep in addition. Default: none."""
     resume: str = bounded(
         default="Auto",
         min_length=1,
@@ -219,63 +223,64 @@ class Checkpoint:
             meaning="Auto, Never or the URI of one checkpoint",
         ),
     )
-    """Auto: from the newest valid checkpoint below storageUri; Never; or the URI of one checkpoint."""
+    """Where to resume from. Auto: the newest valid checkpoint below storageUri. Never: start from scratch.
+    Otherwise the URI of one checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """When the model is evaluated on the validation split."""
+    """When the detector is evaluated on the validation split."""
 
     everyEpochs: int = bounded(default=1, minimum=1, maximum=1000)
-    """Epochs between two evaluations; the last epoch is always evaluated."""
+    """Epochs between two evaluations. The last epoch is always evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Measures inference frames per second at batch size 1, loading and post-processing included."""
+    """Measurement of the frames per second at batch size 1, including loading and post-processing."""
 
     enabled: bool = True
     """Whether to measure."""
     images: int = bounded(default=200, minimum=1, maximum=100000)
-    """Number of validation images that are timed."""
+    """Number of validation images to time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Where workers answer /metrics, /progress and /healthz."""
+    """Where workers serve /metrics, /progress and /healthz."""
 
     port: int = bounded(default=contract.METRICS_PORT, minimum=1024, maximum=65535)
-    """Port of every worker pod."""
+    """Port in every worker pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionJobSpec:
-    """What to train, on what, and with how many pods."""
+    """What to train, on which data set, and with how many pods."""
 
     recipe: str = bounded(
         min_length=1,
         max_length=128,
         pattern=Pattern(regex=r"[a-z0-9][a-z0-9_.-]*", meaning="a name that `kubedet recipes` lists"),
     )
-    """A recipe of the zoo; `kubedet recipes` lists them. Immutable once started."""
+    """Name of a recipe. `kubedet recipes` lists them. Immutable once the job has started."""
     overrides: Mapping[str, str] = bounded(default_factory=dict, max_items=64, max_length=256)
-    """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once started."""
+    """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once the job has started."""
     pretrained: Pretrained | None = None
-    """Weights to start from; default: the recipe's own."""
+    """Weights to start from. Default: the recipe's own."""
     weightsMirror: str | None = bounded(default=None, min_length=1, pattern=_MIRROR_URI)
-    """Base address to fetch published weights from; below it are their paths, or only their names."""
+    """Address of a mirror of the published weights, which has each file by its published path or its name."""
     dataset: Dataset
-    """What to train and validate on. Immutable once started."""
+    """The data to train and validate on. Immutable once the job has started."""
     worker: Worker = field(default_factory=Worker)
     """The pods that train."""
     elasticPolicy: ElasticPolicy | None = None
-    """Between how many workers the job may go on; absent: always with worker.replicas."""
+    """Lets the number of workers change while the job trains. Absent: the number is fixed."""
     backoffLimit: int = bounded(default=3, minimum=0, maximum=1000)
-    """Failures of the application that are retried while no newer checkpoint comes between them."""
+    """Restarts after application failures before the job fails, counted since the newest checkpoint."""
     failurePolicy: FailurePolicy = field(default_factory=FailurePolicy)
-    """What is restarted how often beside that."""
+    """Limits for other failures, exceptions by rule, hang detection and nodes to avoid."""
     suspend: bool = False
-    """Saves the state, gives the pods back and keeps the job; false resumes it from its checkpoint."""
+    """True saves a checkpoint and deletes the pods, but keeps the job. False resumes it."""
     managedBy: str = bounded(
         default=names.MANAGED_BY,
         min_length=1,
@@ -285,25 +290,28 @@ class DetectionJobSpec:
             meaning=f"a domain and a name, such as {names.MANAGED_BY}",
         ),
     )
-    """Controller of this job; one of another name is left alone. Immutable once started."""
+    """Controller of this job. The operator ignores a job that names another one. Immutable once the job has
+    started."""
     activeDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)
-    """Seconds until an unfinished job fails; time suspended does not count."""
+    """Seconds until an unfinished job fails. Suspended time does not count."""
     preRunningDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)
-    """Seconds from the creation of the pods until the workers must run, at the start and after a resume."""
+    """Seconds that the workers may take from the creation of their pods until all run, at the start and
+    after a resume. Then the job fails."""
     ttlSecondsAfterFinished: int | None = bounded(default=None, minimum=0, maximum=MAX_SECONDS)
-    """Seconds after its end when the job is deleted with all of its pods; absent: never."""
+    """Seconds after its end until the job and its pods are deleted. Absent: never."""
     cleanPodPolicy: Literal["Running", "All", "None"] = "Running"
-    """Pods deleted at the end: those that still run; all but the one that explains a failure; none."""
+    """Pods to delete when the job ends. Running: those that still run. All: all except the one that explains
+    a failure. None: no pods."""
     schedulingPolicy: SchedulingPolicy = field(default_factory=SchedulingPolicy)
-    """How the workers get their places."""
+    """How the worker pods are queued and scheduled."""
     checkpoint: Checkpoint | None = None
-    """Where the state is kept; without it a lost pod costs the whole training, and the model with it."""
+    """Where checkpoints are kept. Without it the loss of a pod is the loss of the whole training."""
     evaluation: Evaluation = Evaluation()
-    """When to evaluate."""
+    """When to evaluate the detector."""
     benchmark: Benchmark = Benchmark()
-    """Whether to measure the speed of inference."""
+    """Whether to measure the speed of inference, and on how many images."""
     metrics: Metrics = Metrics()
-    """Where to answer for metrics and progress."""
+    """Where workers serve metrics and progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,23 +330,23 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionJob:
-    """Trains one detector on one data set, and reports its row of the model zoo."""
+    """Trains one detector on one data set and reports its row of the model zoo."""
 
     metadata: Metadata
     spec: DetectionJobSpec
-    """What the user asks for."""
+    """The desired training."""
     status: DetectionJobStatus = field(default_factory=DetectionJobStatus)
-    """What the operator has seen."""
+    """The observed state of the training."""
 
 
 def parse_job(manifest: Mapping[str, Any]) -> DetectionJob:
     """The typed view of a DetectionJob's manifest, defaults filled in.
 
-    The spec is read strictly; metadata and status, which others write too, keep only what kubedet knows.
-    Bounds and cross-field rules are not looked at: `validation.validate` does that.
+    The spec is read strictly. Metadata and status, which others write too, keep only the fields that kubedet
+    knows. Bounds and rules across fields are not checked here: `validation.validate` does that.
 
     Raises:
-        decoding.InvalidManifest: an unknown field, a missing one, or a value of another type; all at once.
+        decoding.InvalidManifest: all unknown fields, missing fields and values of another type.
     """
     found: list[decoding.Violation] = []
     job = decode_job(manifest, found=found)
@@ -348,7 +356,7 @@ def parse_job(manifest: Mapping[str, Any]) -> DetectionJob:
 
 
 def decode_job(manifest: Mapping[str, Any], *, found: list[decoding.Violation]) -> DetectionJob | None:
-    """As `parse_job`, but adds what is wrong to `found` and returns what could be read, if anything."""
+    """Like `parse_job`, but adds violations to `found` and returns what could be read, if anything."""
     for path, expected in (("apiVersion", names.API_VERSION), ("kind", names.KIND)):
         if manifest.get(path) != expected:
             found.append(decoding.Violation(path=path, got=manifest.get(path), rule=f"must be {expected}"))
