@@ -151,9 +151,9 @@ def _recipes() -> Iterator[str]:
     yield _NOTE.format(source="trainer/kubedet_trainer/recipes")
     yield "# Recipes\n"
     yield (
-        f"The {len(published)} rows of the model zoo of February 2019 with their published figures, and small "
-        "recipes for tests and first steps. The figures were measured on 8 V100 with 16 images per step (SSD: "
-        "more). Frames per second are for batch size 1, including loading and post-processing. "
+        f"The {len(published)} rows of the model zoo of February 2019 with their published figures, and "
+        "small recipes for tests and first steps. The figures were measured on 8 V100 with 16 images per "
+        "step (SSD: more). Frames per second are for batch size 1, including loading and post-processing. "
         "`kubedet recipes NAME` prints a recipe in full.\n"
     )
     for section in dict.fromkeys(entry.section for entry in entries):

@@ -1,4 +1,4 @@
-"""Reads manifests into the dataclasses of the API, strictly, and lists everything that is wrong at once."""
+"""Reads manifests strictly into the dataclasses of the API, and collects every violation."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _ABSENT = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """One value that breaks a rule: where, what, why."""
+    """One value that breaks a rule: its path, the value and the rule."""
 
     path: str
     got: Any = None
     rule: str
-    """``must be ...``, and what to do about it."""
+    """``must be ...``, and the remedy."""
     absent: bool = False
-    """There is no value: `got` means nothing."""
+    """There is no value, and `got` has no meaning."""
 
     def __str__(self) -> str:
         return f"{self.path}: {'absent' if self.absent else f'got {_shown(self.got)}'}, {self.rule}"
 
 
 class InvalidManifest(ValueError):
-    """A manifest breaks rules of the API; `violations` has all of them."""
+    """A manifest breaks rules of the API. `violations` lists all of them."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(str(violation) for violation in violations))
@@ -44,10 +44,10 @@ class InvalidManifest(ValueError):
 def decode(
     target: type[T], value: Any, *, path: str, found: list[Violation], strict: bool = True
 ) -> T | None:
-    """`value` as an instance of the dataclass `target`; None where a required part of it cannot be read.
+    """`value` as an instance of the dataclass `target`, or None if a required part cannot be read.
 
-    Every violation below `path` is added to `found`; where there is one the result has defaults in its place,
-    and is good for nothing but looking for more. Unless `strict`, unknown fields are passed over.
+    Adds every violation below `path` to `found` and puts a default in its place. A result with violations
+    serves only to find more of them. Unless `strict`, unknown fields are ignored.
     """
     decoded = _Decoder(found, strict).object(target, value, path)
     return None if decoded is _ABSENT else decoded
@@ -55,7 +55,7 @@ def decode(
 
 @cache
 def field_types(target: type) -> dict[str, Any]:
-    """The resolved annotation of every field of a dataclass, by the name the API has for it."""
+    """The resolved annotation of every field of a dataclass, by field name."""
     hints = typing.get_type_hints(target)
     return {field.name: hints[field.name] for field in dataclasses.fields(target)}
 
@@ -67,16 +67,16 @@ def api_name(field_name: str) -> str:
 
 
 class _Field(NamedTuple):
-    """What is known of a field before any value of it is seen: manifests are read for every decision."""
+    """What decoding must know of a field. Computed once, because manifests are read for every decision."""
 
     name: str
     """The API's."""
     argument: str
     hint: Any
-    """Without the None of what is optional."""
+    """Without the None of an optional field."""
     required: bool
     accepts: Callable[[Any], bool] | None
-    """For plain values that are taken as they are."""
+    """The check of plain values, which are taken unchanged."""
 
 
 @cache
@@ -93,7 +93,7 @@ def _fields(target: type) -> Mapping[str, _Field]:
 
 @cache
 def _kind(hint: Any) -> tuple[Any, Any]:
-    """What has to be done with a value of this type, and the parameter of that."""
+    """How a value of this type is decoded, and the parameter for it."""
     hint = without_optional(hint)
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
@@ -117,7 +117,7 @@ def without_optional(hint: Any) -> Any:
 
 
 class _Decoder:
-    """Walks a value beside the annotation that describes it."""
+    """Decodes a value by the annotation that describes it."""
 
     def __init__(self, found: list[Violation], strict: bool) -> None:
         self._found = found
@@ -198,7 +198,7 @@ class _Decoder:
 
 
 def _stand_in(hint: Any) -> Any:
-    """Takes the place of what must be set and is not, so that the rest can still be looked at."""
+    """Stands in for a required value that is absent, so that the rest can still be checked."""
     if hint is str:
         return ""
     return _Decoder([], strict=False).object(hint, {}, "") if dataclasses.is_dataclass(hint) else _ABSENT

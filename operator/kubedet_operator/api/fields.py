@@ -1,7 +1,7 @@
-"""What the API says about a field beyond its type: bounds and patterns, kept in the dataclass field itself.
+"""Bounds and patterns of the API's fields, kept as metadata of the dataclass field.
 
-The CRD (`schema`), the reader of manifests (`decoding`) and the rules in Python (`validation`) all derive
-from these; there is no second list. A field's description is the docstring below it.
+The CRD (`schema`), the reader of manifests (`decoding`) and the checks in Python (`validation`) all derive
+from them; there is no second list. A field's description is the docstring below it.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from dataclasses import MISSING, dataclass
 from typing import Any, NewType
 
 Quantity = NewType("Quantity", str)
-"""A Kubernetes quantity such as ``16Gi`` or ``500m``; a manifest may write it as a whole number too."""
+"""A Kubernetes quantity such as ``16Gi`` or ``500m``. A manifest may also write it as a whole number."""
 
 _KEY = "kubedet.dev/bounds"
 
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_MAX_ITEMS = 100
-"""Bounds of strings and lists that name none: CEL's cost estimate needs one everywhere."""
+"""Bounds of strings and lists that state none: CEL's cost estimate needs one everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """A regular expression, and the same in words for whoever breaks it."""
+    """A regular expression and its meaning in words, which the error message shows."""
 
     regex: str
-    """RE2 and Python's `re` must read it alike; the whole value has to match."""
+    """Must mean the same to RE2 and to Python's `re`. The whole value has to match."""
     meaning: str
     """Completes the sentence "must be ..."."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The limits of one field. What does not apply to its type is None."""
+    """The limits of one field. Limits that do not apply to its type are None."""
 
     minimum: int | None = None
     maximum: int | None = None
@@ -44,7 +44,7 @@ class Bounds:
     max_items: int = DEFAULT_MAX_ITEMS
     """Of a list or a map."""
     map_key: str | None = None
-    """The list is a map keyed by this field of its items: server-side apply merges it by key."""
+    """Makes the list a map keyed by this field of its items, so that server-side apply merges it by key."""
     time: bool = False
     """The string is a time, RFC 3339."""
 
@@ -63,11 +63,11 @@ def bounded(
 
 
 def bounds_of(field: dataclasses.Field[Any]) -> Bounds:
-    """The limits of a dataclass field, the general ones where it names none."""
+    """The limits of a dataclass field; the general limits if it states none."""
     bounds: Bounds = field.metadata.get(_KEY, _NO_BOUNDS)
     return bounds
 
 
 def is_required(field: dataclasses.Field[Any]) -> bool:
-    """Whether the field has no default, so that a manifest must set it."""
+    """Whether a manifest must set the field, because it has no default."""
     return field.default is MISSING and field.default_factory is MISSING

@@ -1,8 +1,8 @@
-"""Whether a DetectionJob keeps to the API's rules: bounds of its fields, and rules across fields.
+"""Checks a DetectionJob against the API's rules: the bounds of its fields, and rules across fields.
 
-The table of rules holds each one twice, side by side: in CEL, which the CRD carries to the API server, and in
-Python, for local mode and for objects that were stored before the rule was. What an update may change is CEL
-alone, for only the API server sees both versions.
+The table `RULES` states each rule twice: in CEL for the API server, which gets it with the CRD, and in Python
+for local mode and for objects that were stored before the rule existed. Rules about updates are in CEL only,
+because only the API server sees both versions.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Rule:
     """Path of the object that `cel` sees as ``self``; empty for the whole DetectionJob."""
     cel: str
     meaning: str
-    """Completes "PATH: got VALUE, ..."; the API server's message too."""
+    """Completes "PATH: got VALUE, ...". The API server shows the same text."""
     breaches: Callable[[types.DetectionJob], Iterator[Breach]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """A field that may not change once the job has started, that is once `status.startTime` is set."""
+    """A field that must not change once the job has started: once `status.startTime` is set."""
 
     field: str
     """Path below the DetectionJob."""
@@ -131,8 +131,9 @@ RULES = (
         scope="",
         cel=f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters: lower-case "
-        "letters, digits and '-', first a letter, last no '-' (pods are called after it)",
+        meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters, all of them "
+        "lower-case letters, digits or '-'; it must start with a letter and not end with '-', because it "
+        "becomes part of the names of pods",
         breaches=_name,
     ),
     Rule(
@@ -146,7 +147,7 @@ RULES = (
         cel="!has(self.sharedMemory) || !has(self.resources) || !has(self.resources.limits) || "
         "!('memory' in self.resources.limits) || "
         "!quantity(string(self.sharedMemory)).isGreaterThan(quantity(string(self.resources.limits['memory'])))",
-        meaning="sharedMemory must be at most resources.limits.memory, which it counts against; "
+        meaning="sharedMemory counts against resources.limits.memory and must not exceed it; "
         "raise the limit or lower sharedMemory",
         breaches=_shared_memory,
     ),
@@ -155,13 +156,13 @@ RULES = (
         cel="!has(self.resources) || "
         "((!has(self.resources.limits) || !(self.gpuResource in self.resources.limits)) && "
         "(!has(self.resources.requests) || !(self.gpuResource in self.resources.requests)))",
-        meaning="resources must not name the GPUs; set worker.gpus instead",
+        meaning="resources must not contain the GPUs; set worker.gpus instead",
         breaches=_gpus_twice,
     ),
     Rule(
         scope="spec.worker.env[]",
         cel=f"!self.name.startsWith('{RESERVED_PREFIX}')",
-        meaning=f"the name of a variable must not start with {RESERVED_PREFIX}, which is the operator's; "
+        meaning=f"the name of a variable must not start with {RESERVED_PREFIX}, which is reserved; "
         "set the field of the spec instead",
         breaches=_reserved_variables,
     ),
@@ -182,29 +183,28 @@ RULES = (
     Rule(
         scope="spec",
         cel="!has(self.elasticPolicy) || has(self.checkpoint)",
-        meaning="an elastic job must have a checkpoint, from which it goes on at another size; "
+        meaning="an elastic job must have a checkpoint to continue from when its size changes; "
         "set checkpoint.storageUri",
         breaches=_elastic_state,
     ),
     Rule(
         scope="spec.schedulingPolicy",
         cel="!has(self.gang) || self.gang != 'Kueue' || has(self.queue)",
-        meaning="gang Kueue must have a queue, the name of a LocalQueue in the job's namespace",
+        meaning="gang Kueue must have a queue; set queue to a LocalQueue in the job's namespace",
         breaches=_no_queue,
     ),
     Rule(
         scope="spec.failurePolicy.rules[]",
         cel="(has(self.onExitCodes) && size(self.onExitCodes) > 0) || "
         "(has(self.onMessagePatterns) && size(self.onMessagePatterns) > 0)",
-        meaning="a rule must have onExitCodes or onMessagePatterns, else it would be for every failure",
+        meaning="a rule must have onExitCodes or onMessagePatterns; without both it would match any failure",
         breaches=_empty_rules,
     ),
     Rule(
         scope="spec.failurePolicy.rules[]",
         cel="!has(self.onMessagePatterns) || self.onMessagePatterns.all(pattern, "
         "''.matches(pattern) || !''.matches(pattern))",
-        meaning="a pattern must be a regular expression that RE2 knows, which has no backreferences and no "
-        "look-around",
+        meaning="a pattern must be a valid RE2 expression; RE2 has neither backreferences nor look-around",
         breaches=_bad_patterns,
     ),
 )
@@ -225,14 +225,14 @@ IMMUTABLE_ONCE_STARTED = (
     ),
     Transition(field="spec.managedBy", unchanged="self.spec.managedBy == oldSelf.spec.managedBy"),
 )
-"""What makes a run what it is: with another value it would be another run, continued from this state."""
+"""The fields that identify a training. With another value the job would continue a different training."""
 
 
 def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
-    """The typed view of a manifest that keeps to every rule.
+    """The typed view of a valid manifest.
 
     Raises:
-        InvalidManifest: everything that is wrong with it, at once.
+        InvalidManifest: with every violation that was found.
     """
     found: list[Violation] = []
     job = types.decode_job(manifest, found=found)
@@ -245,13 +245,13 @@ def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
 
 
 def validate(job: types.DetectionJob) -> list[Violation]:
-    """Every bound and rule that `job` breaks; none for a job that can be run."""
+    """Every bound and rule that `job` breaks; empty for a valid job."""
     found = list(_check_bounds(job.spec, "spec"))
     broken = {violation.path for violation in found}
     for rule in RULES:
         scope = rule.scope.rstrip("[]")
         if scope and any(_is_below(path, (scope,)) for path in broken):
-            continue  # the rule may rely on values within bounds
+            continue  # a rule may rely on values that are within their bounds
         found += [
             Violation(path=breach.path, got=breach.got, rule=rule.meaning) for breach in rule.breaches(job)
         ]
@@ -271,7 +271,7 @@ _SUFFIXES: dict[str, Decimal] = {
 
 
 def parse_quantity(text: str) -> Decimal:
-    """The number that a Kubernetes quantity stands for, in base units (bytes, cores)."""
+    """The value of a Kubernetes quantity in base units (bytes, cores)."""
     number = text.rstrip("kmKMGTPi")
     return Decimal(number) * _SUFFIXES[text[len(number) :]]
 
