@@ -1,27 +1,22 @@
-"""Detectors by architecture. Each is plain torch with plain arguments and offers the same two methods.
-
-``forward(images, targets, generator)`` gives the losses by name in training, with static shapes and without
-waiting for the device; ``detect(images, scale_factors)`` gives one `structures.Detections` an image.
-"""
+"""Detectors by architecture: plain torch with plain arguments."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 from kubedet_trainer.errors import InvalidInput, did_you_mean
 from kubedet_trainer.models.cascade import CascadeDetector
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.retinanet import RetinaNet
 from kubedet_trainer.models.ssd import Ssd
 from kubedet_trainer.models.two_stage import RoiDetector, Rpn
 
 
-def _build_rpn(*, num_classes: int, **options: Mapping[str, Any]) -> nn.Module:
+def _build_rpn(*, num_classes: int, **options: Mapping[str, Any]) -> Detector:
     """A proposal network does not tell classes apart."""
     return Rpn(**options)
 
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
+BUILDERS: dict[str, Callable[..., Detector]] = {
     "rpn": _build_rpn,
     "fast_rcnn": RoiDetector,
     "fast_mask_rcnn": RoiDetector,
@@ -35,7 +30,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 """Architecture to what builds it from `num_classes` and its options."""
 
 
-def build_model(architecture: str, *, num_classes: int, **options: Any) -> nn.Module:
+def build_model(architecture: str, *, num_classes: int, **options: Any) -> Detector:
     """A detector with freshly initialised weights.
 
     `num_classes` counts the background; `options` are those of `config.model_options`.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kubedet_trainer.models.backbones.resnet import ResNet
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.fpn import Fpn
 from kubedet_trainer.structures import Images
 
@@ -15,7 +16,7 @@ _FIRST_STRIDE = 4
 """Stride of the backbone's first stage; each further one doubles it."""
 
 
-class PyramidDetector(nn.Module):
+class PyramidDetector(Detector):
     """A ResNet and a feature pyramid on it."""
 
     def __init__(self, *, backbone: Mapping[str, Any], neck: Mapping[str, Any]) -> None:

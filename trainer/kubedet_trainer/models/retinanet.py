@@ -42,7 +42,7 @@ class RetinaNet(PyramidDetector):
             in_channels=neck["channels"], num_classes=num_classes, strides=self.strides, **retina_head
         )
 
-    def forward(self, images: Images, targets: Targets, _generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; nothing is random."""
         output = self.bbox_head(self.extract(images))
         by_level = self.bbox_head.level_losses(output, images, targets)

@@ -14,12 +14,13 @@ from kubedet_trainer.models.anchors import AnchorGrid, single_shot_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.backbones.vgg import Vgg
 from kubedet_trainer.models.dense import DenseOutput, DenseTargets, PostProcessing
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Detections, Images, Targets
 
 _REGRESSION_BETA = 1.0
 
 
-class Ssd(nn.Module):
+class Ssd(Detector):
     """A head on each source map of VGG-16 (Liu et al., 2015), for square images of one size."""
 
     def __init__(self, *, num_classes: int, backbone: Mapping[str, Any], ssd_head: Mapping[str, Any]) -> None:
@@ -28,7 +29,7 @@ class Ssd(nn.Module):
         self.backbone = Vgg(**backbone)
         self.bbox_head = SsdHead(in_channels=self.backbone.out_channels, num_classes=num_classes, **ssd_head)
 
-    def forward(self, images: Images, targets: Targets, _generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; nothing is random."""
         output = self.bbox_head(self.backbone(images.pixels))
         by_image = self.bbox_head.image_losses(output, targets)
