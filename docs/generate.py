@@ -113,7 +113,7 @@ def _object(path: str, found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _exit_codes() -> Iterator[str]:
-    yield _NOTE.format(source="trainer/kubedet_trainer/contract.py")
+    yield _NOTE.format(source="trainer/kubedet_trainer/contract/codes.py")
     yield "# Exit codes\n"
     yield (
         "Exit codes of workers and of the `kubedet` commands. Up to 127 a retry is pointless. From 128 on it "

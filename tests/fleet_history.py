@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -16,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from kubedet_operator.telemetry.metrics import JOB_TABLE
 from kubedet_operator.telemetry.metrics import Metrics as OperatorMetrics
+from kubedet_trainer.contract.times import format_unix_time
 from kubedet_trainer.telemetry.metrics import LAUNCHER_DEFINITIONS, full_name
 from kubedet_trainer.telemetry.metrics import Metrics as TrainerMetrics
 
@@ -158,7 +158,7 @@ class Fleet:
         trainer.set("checkpoint_bytes", 355e6)
 
     def _time(self, elapsed: float) -> str:
-        return datetime.fromtimestamp(self.start + elapsed, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return format_unix_time(self.start + elapsed)
 
 
 class _Launcher:

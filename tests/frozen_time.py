@@ -9,7 +9,7 @@ from typing import Any
 
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.control.workqueue import Timer, WorkQueue
-from kubedet_operator.decision import facts
+from kubedet_trainer.contract.times import format_time
 from simulation import BEGINNING
 
 
@@ -91,14 +91,14 @@ class TimelessCache(Cache):
     def _read_condition(self, uid: str, condition: Mapping[str, Any]) -> dict[str, Any]:
         stamp = condition.get("lastTransitionTime") or ""
         turned = self._see(uid, condition["type"], condition["status"], stamp)
-        return {**condition, "lastTransitionTime": facts.format_time(turned)}
+        return {**condition, "lastTransitionTime": format_time(turned)}
 
     def _read_metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         uid = metadata["uid"]
-        read = {**metadata, "creationTimestamp": facts.format_time(self._see(uid, "creation"))}
+        read = {**metadata, "creationTimestamp": format_time(self._see(uid, "creation"))}
         if "deletionTimestamp" in metadata:
             grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
-            read["deletionTimestamp"] = facts.format_time(self._see(uid, "deletion") + grace)
+            read["deletionTimestamp"] = format_time(self._see(uid, "deletion") + grace)
         return read
 
     def _see(self, *what: str) -> datetime:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import builders
@@ -20,10 +19,10 @@ from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.cluster.client import CORE, JOBS, Cluster
 from kubedet_operator.cluster.events import Events
 from kubedet_operator.control.reconcile import Reconciler
-from kubedet_operator.decision import facts
 from kubedet_operator.decision.policies.lost import EVICTED_FROM_LOST_NODE
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.metrics import Metrics
+from kubedet_trainer.contract.times import format_now, format_time
 from simulation import ROUNDS, make_progress
 
 NAME = "demo"
@@ -331,12 +330,12 @@ class RealWorld:
         return self._ground.call(self._kube.ask(*arguments, **options))
 
     def _time(self) -> str:
-        return facts.format_time(self._clock.now())
+        return format_time(self._clock.now())
 
 
 def _stamp() -> str:
     """The cluster's time, by which its controllers tell fresh conditions from stale ones."""
-    return facts.format_time(datetime.now(UTC))
+    return format_now()
 
 
 def _template(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from kubedet_operator.decision.policies import accounting
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
+from kubedet_trainer.contract.times import format_time, parse_time
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 ROUNDS = 40
@@ -165,7 +166,7 @@ class Simulation:
         pod = self.pods[name]
         if "deletionTimestamp" not in pod["metadata"]:
             grace = timedelta(seconds=pod["spec"]["terminationGracePeriodSeconds"])
-            pod["metadata"]["deletionTimestamp"] = facts.format_time(self.now + grace)
+            pod["metadata"]["deletionTimestamp"] = format_time(self.now + grace)
             pod["metadata"]["deletionGracePeriodSeconds"] = pod["spec"]["terminationGracePeriodSeconds"]
 
     def _kubelet(self) -> None:
@@ -238,7 +239,7 @@ class Simulation:
         record = make_progress(iteration, checkpoint, world_size=world_size, time=self._time())
         lived = (self.now - self._ran_at).total_seconds()
         spent = contract.TimeSpent(
-            since=facts.format_time(self._ran_at), iterations=int(lived), seconds={"training": lived}
+            since=format_time(self._ran_at), iterations=int(lived), seconds={"training": lived}
         )
         self.progress = replace(record, progress=replace(record.progress, time=spent))
 
@@ -280,7 +281,7 @@ class Simulation:
         assert not fallen, f"{fallen} of {self._seconds} fell: {exposed}"
         self._seconds = exposed
         ended = self.status.get("completionTime")
-        end = facts.parse_time(ended) if ended else self.now
+        end = parse_time(ended) if ended else self.now
         life = (end - BEGINNING).total_seconds()
         assert sum(exposed.values()) <= life + 0.01, f"{exposed} of a life of {life} s"
         assert not ended or sum(exposed.values()) >= life - 0.01, f"{exposed} of a life of {life} s"
@@ -303,7 +304,7 @@ class Simulation:
         pod["status"] = {"phase": phase, "containerStatuses": [container], "conditions": kept}
 
     def _time(self) -> str:
-        return facts.format_time(self.now)
+        return format_time(self.now)
 
 
 def _index(pod: Mapping[str, Any]) -> int:

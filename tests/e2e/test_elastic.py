@@ -7,13 +7,13 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster_jobs import NAMESPACE, condition_of, pod_uids, status_of, wait_for, worker_process
+from kubedet_trainer.contract.times import parse_time
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OPERATORS = "app.kubernetes.io/name=kubedet,app.kubernetes.io/component=operator"
@@ -91,7 +91,7 @@ def test_an_elastic_job_grows_shrinks_rests_and_ends(
     print(json.dumps({"resumed_at": resumed_at, **status["results"]}, indent=1))
     assert status["results"]["boxAP"] > 0
     created = operator.get("dj", name)["metadata"]["creationTimestamp"]
-    life = (_moment(status["completionTime"]) - _moment(created)).total_seconds()
+    life = (parse_time(status["completionTime"]) - parse_time(created)).total_seconds()
     seconds = status["time"]["seconds"]
     print(json.dumps({"life": life, "sum": sum(seconds.values()), **seconds}, indent=1))
     assert sum(seconds.values()) == pytest.approx(life, rel=0.01)
@@ -135,10 +135,6 @@ def _await_world(cluster: Any, name: str, size: int) -> None:
         return found.get("ready", 0), found.get("worldSize", 0)
 
     wait_for(lambda: workers() == (size, size), 240, f"world of {size} workers")
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def _checkpoint(cluster: Any, name: str) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import ClassVar
 
 from kubedet_trainer.contract import ExitCode
@@ -67,9 +65,3 @@ class StorageUnreachable(TrainerError):
     """The object store did not answer, however often it was asked."""
 
     exit_code = ExitCode.STORAGE_UNREACHABLE
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the known name nearest to `name`, or nothing where none is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from datetime import UTC, datetime
 from typing import TextIO
+
+from kubedet_trainer.contract.times import format_unix_time
 
 
 def configure_logging(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
@@ -35,8 +36,7 @@ def _json_handler(stream: TextIO) -> logging.Handler:
 
     class Formatter(JsonFormatter):
         def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-            moment = datetime.fromtimestamp(record.created, UTC)
-            return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            return format_unix_time(record.created, timespec="milliseconds")
 
     rank = os.environ.get("RANK")
     handler = logging.StreamHandler(stream)

@@ -7,12 +7,12 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from kubedet_operator.api.fields import Quantity, is_required
+from kubedet_trainer.contract.nearest import did_you_mean
 
 T = TypeVar("T")
 _ABSENT = object()
@@ -186,8 +186,7 @@ class _Decoder:
         for name in value:
             if name in known:
                 continue
-            near = get_close_matches(str(name), known, n=1)
-            remedy = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(known))}."
+            remedy = did_you_mean(str(name), known) or f" Known: {', '.join(sorted(known))}."
             self._found.append(
                 Violation(path=f"{path}.{name}", got=value[name], rule=f"there is no such field.{remedy}")
             )

@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from kubedet_operator.api import names
@@ -16,6 +15,7 @@ from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.telemetry.metrics import Metrics
+from kubedet_trainer.contract.times import format_now
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Events:
             await asyncio.sleep(1 / PER_SECOND)
 
     async def _write(self, metadata: Mapping[str, Any], occurrence: Occurrence) -> None:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = format_now()
         key = (metadata["uid"], occurrence)
         if known := self._written.pop(key, None):
             name, count = known

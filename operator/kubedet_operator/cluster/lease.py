@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.client import Cluster
+from kubedet_trainer.contract.times import format_now
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Election:
             return {"metadata": self._metadata}
 
     def _renew(self, lease: dict[str, Any], *, is_new: bool) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = format_now(timespec="microseconds")
         spec = {
             **(lease.get("spec") or {}),
             "holderIdentity": self._identity,

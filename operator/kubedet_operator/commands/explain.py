@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from kubedet_operator.api import names, schema
+from kubedet_trainer.contract.nearest import nearest
 
 _LIMITS = (
     ("minimum", ">="),
@@ -93,9 +93,8 @@ def _indented(lines: list[str], *, width: int) -> Iterator[str]:
 
 
 def _instead(field: str, *, above: str, known: list[str]) -> str:
-    near = get_close_matches(field, known, n=1)
-    if near:
-        return f"did you mean '{'.'.join(filter(None, [above, near[0]]))}'?"
+    if near := nearest(field, known):
+        return f"did you mean '{'.'.join(filter(None, [above, near]))}'?"
     if not known:
         return f"{above} has no fields of its own"
     return f"{above or names.KIND} has {', '.join(known)}"

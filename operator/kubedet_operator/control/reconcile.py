@@ -23,6 +23,7 @@ from kubedet_operator.decision.decide import decide
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.metrics import Metrics
+from kubedet_trainer.contract.times import parse_time
 
 logger = logging.getLogger(__name__)
 
@@ -292,12 +293,12 @@ class Reconciler:
             self._metrics["restarts"].labels(field.title()).inc(max(new[field] - old.get(field, 0), 0))
         now = self._clock()
         if became(ConditionType.RUNNING, "True") and not (new["application"] or new["infrastructure"]):
-            created = facts.parse_time(manifest["metadata"]["creationTimestamp"])
+            created = parse_time(manifest["metadata"]["creationTimestamp"])
             self._metrics["time_to_running"].observe((now - created).total_seconds())
         has_failed = before.get(ConditionType.RESTARTING, {}).get("reason") in _FAILURES
         if has_failed and became(ConditionType.RESTARTING, "False") and "completionTime" not in status:
             failure = status["lastFailure"]
-            seconds = (now - facts.parse_time(failure["time"])).total_seconds()
+            seconds = (now - parse_time(failure["time"])).total_seconds()
             self._metrics["recovery"].labels(failure["class"]).observe(max(seconds, 0.0))
 
 

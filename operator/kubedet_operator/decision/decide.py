@@ -17,7 +17,7 @@ from kubedet_operator.api.status import (
 )
 from kubedet_operator.children import environment, placement
 from kubedet_operator.children.children import build_children
-from kubedet_operator.decision.facts import Facts, format_time, is_newer
+from kubedet_operator.decision.facts import Facts, is_newer
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Draft, Plan
 from kubedet_operator.decision.policies import (
     accounting,
@@ -35,6 +35,7 @@ from kubedet_operator.decision.policies import (
 )
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer.contract import ProgressRecord
+from kubedet_trainer.contract.times import format_time
 
 Policy = Callable[[Facts, Draft], Draft]
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from kubedet_operator.api import decoding, names, types, validation
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_trainer import contract
+from kubedet_trainer.contract.times import parse_time
 
 _ENDED_PHASES = ("Succeeded", "Failed")
 
@@ -255,16 +256,6 @@ def _read_message(pod: PodFacts) -> dict[str, Any]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def parse_time(text: str) -> datetime:
-    """A time of the API, RFC 3339, as an aware datetime."""
-    return datetime.fromisoformat(text)
-
-
-def format_time(time: datetime) -> str:
-    """`time` as the API writes it: UTC, whole seconds."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from kubedet_operator.api.status import MAX_LOG_LINES
 from kubedet_operator.decision import facts
 from kubedet_operator.decision.facts import Ending, PodFacts
 from kubedet_trainer.contract import ExitCode, FailureClass, failure_class
+from kubedet_trainer.contract.times import parse_time
 
 _DISRUPTIONS = (
     "Evicted",
@@ -139,7 +140,7 @@ def _ended(pod: PodFacts, ending: Ending, now: datetime) -> PodFailure:
 def _recorded_time(recorded: Any) -> datetime | None:
     """When the first rank failed: its pod ends later, and with it in another order than its peers."""
     try:
-        time = facts.parse_time(recorded)
+        time = parse_time(recorded)
     except (TypeError, ValueError):
         return None
     return time if time.tzinfo else None

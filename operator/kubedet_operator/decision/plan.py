@@ -10,7 +10,8 @@ from typing import Any, Self
 from kubedet_operator.api import conditions
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.status import DetectionJobStatus
-from kubedet_operator.decision.facts import PodFacts, parse_time
+from kubedet_operator.decision.facts import PodFacts
+from kubedet_trainer.contract.times import parse_time
 
 
 @dataclass(frozen=True, kw_only=True)

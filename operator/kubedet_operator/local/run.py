@@ -36,6 +36,7 @@ from kubedet_operator.local.pods import LocalPods
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
+from kubedet_trainer.contract.times import format_now
 
 _POLL_SECONDS = 0.3
 
@@ -105,7 +106,7 @@ def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
     ]
     if claims or elsewhere:
         raise InvalidManifest([*claims, *elsewhere])
-    created = facts.format_time(datetime.now(UTC))
+    created = format_now()
     metadata = {"namespace": "default", **(manifest.get("metadata") or {}), "creationTimestamp": created}
     return {**manifest, "spec": spec, "metadata": {**metadata, "uid": str(uuid.uuid4())}, "status": {}}
 

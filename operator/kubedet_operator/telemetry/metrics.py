@@ -20,9 +20,9 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from kubedet_operator.api import types
 from kubedet_operator.api.conditions import Phase
-from kubedet_operator.decision import facts
 from kubedet_operator.decision.policies import accounting
 from kubedet_trainer.contract import FailureClass
+from kubedet_trainer.contract.times import parse_time
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _MINUTES = (1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800, 3600)
@@ -315,7 +315,7 @@ def _gpus(spec: Mapping[str, Any], status: Mapping[str, Any]) -> int:
 
 
 def _seconds(time: str) -> float:
-    return facts.parse_time(time).timestamp()
+    return parse_time(time).timestamp()
 
 
 @dataclass

@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import yaml
 
 import builders
 import install
+from kubedet_trainer.contract.times import format_now
 from throwaway import await_definition, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -116,7 +116,7 @@ class Job:
 
     def run(self, index: int = 0) -> None:
         """Have the container of a worker run."""
-        self._set_state(index, "Running", {"running": {"startedAt": _now()}}, ready=True)
+        self._set_state(index, "Running", {"running": {"startedAt": format_now()}}, ready=True)
 
     def block(self, reason: str, message: str, index: int = 0) -> None:
         """Have a worker wait before its container can start."""
@@ -128,8 +128,8 @@ class Job:
             "exitCode": code,
             "reason": reason or ("Completed" if code == 0 else "Error"),
             "message": message,
-            "startedAt": _now(),
-            "finishedAt": _now(),
+            "startedAt": format_now(),
+            "finishedAt": format_now(),
         }
         self._set_state(index, "Failed" if code else "Succeeded", {"terminated": ended})
 
@@ -140,10 +140,6 @@ class Job:
         patch = json.dumps({"status": {**status, "containerStatuses": [container]}})
         pod = f"{self.name}-worker-{index}"
         self.cluster.kubectl("patch", "pod", pod, "-n", NAMESPACE, "--subresource=status", "-p", patch)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from kubedet_trainer import contract
+from kubedet_trainer.contract.times import format_now
 from kubedet_trainer.settings import RunSettings, read_settings
 
 
@@ -103,7 +104,7 @@ class _Stub:
             iteration=self.iteration,
             totalIterations=self.total,
             percentage=100 * self.iteration // self.total,
-            lastProgressTime=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            lastProgressTime=format_now(),
         )
         return contract.ProgressRecord(progress=progress, worldSize=self.settings.max_replicas)
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from kubedet_trainer import contract
+from kubedet_trainer.contract.times import format_now
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -67,7 +67,7 @@ def test_a_job_runs_reports_progress_and_completes_with_its_row(
         totalIterations=100,
         percentage=42,
         estimatedRemainingSeconds=58,
-        lastProgressTime=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        lastProgressTime=format_now(),
     )
     record.update(asdict(contract.ProgressRecord(progress=progress, worldSize=2)))
     wait(lambda: job.status().get("progress", {}).get("percentage") == 42, "the progress")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import distribution
 from typing import Any
 
@@ -64,8 +63,9 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = arguments[0]
         if name not in self._entries and not name.startswith("-"):
-            near = get_close_matches(name, self._entries, n=1)
-            context.fail(f"No such command '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""))
+            from kubedet_trainer.contract.nearest import did_you_mean  # `--help` does without
+
+            context.fail(f"No such command '{name}'.{did_you_mean(name, self._entries)}")
         return super().resolve_command(context, arguments)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

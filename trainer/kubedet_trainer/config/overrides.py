@@ -9,7 +9,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kubedet_trainer.config.recipe import Recipe
-from kubedet_trainer.errors import InvalidInput, did_you_mean
+from kubedet_trainer.contract.nearest import did_you_mean
+from kubedet_trainer.errors import InvalidInput
 
 
 def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:

@@ -21,10 +21,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
 
 from kubedet_trainer import storage
+from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.data import synthetic, voc
 from kubedet_trainer.data.synthetic import ShapesDataset
 from kubedet_trainer.data.table import Problem
-from kubedet_trainer.errors import InvalidInput, MissingInput, did_you_mean
+from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage import Store, StoredObject
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kubedet_trainer.errors import InvalidInput, did_you_mean
+from kubedet_trainer.contract.nearest import did_you_mean
+from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.cascade import CascadeDetector
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.retinanet import RetinaNet

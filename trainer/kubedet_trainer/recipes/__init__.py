@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.errors import InvalidInput, did_you_mean
+from kubedet_trainer.contract.nearest import did_you_mean
+from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.recipes import smoke
 from kubedet_trainer.recipes.cascade import cascade_mask_rcnn, cascade_rcnn
 from kubedet_trainer.recipes.dcn import deformable_convolution, deformable_pooling

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.errors import UsageError, did_you_mean
+from kubedet_trainer.contract.nearest import did_you_mean
+from kubedet_trainer.errors import UsageError
 from kubedet_trainer.recipes import RECIPES
 from kubedet_trainer.recipes.published import PUBLISHED, SECTIONS, PublishedRow
 from kubedet_trainer.recipes.published_files import has_published_file, published_uri

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from kubedet_trainer import contract
@@ -25,6 +25,7 @@ from kubedet_trainer.contract import (
     TimePhase,
     TimeSpent,
 )
+from kubedet_trainer.contract.times import format_unix_time
 from kubedet_trainer.dist import World
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.heartbeat import Heartbeat
@@ -238,7 +239,7 @@ class Reporter:
             pause = time.time() - self._progress_file.stat().st_mtime
         again = before is not None or self._world.restarts > 0
         phase = TimePhase.RESTARTING if again else TimePhase.STARTING
-        since = _rfc3339(time.time(), timespec="milliseconds")
+        since = format_unix_time(time.time(), timespec="milliseconds")
         sheet = Timesheet(phase=phase, now=time.monotonic(), since=since, before=before, pause=pause)
         return sheet, phase
 
@@ -256,7 +257,7 @@ class Reporter:
                 totalIterations=total,
                 percentage=100 * self._iteration // total if total else 0,
                 estimatedRemainingSeconds=self._remaining_seconds(),
-                lastProgressTime=_rfc3339(self._last_step) if self._last_step else None,
+                lastProgressTime=format_unix_time(self._last_step) if self._last_step else None,
                 goodputPercent=round(100 * self._time.goodput()) if self._last_step else None,
                 time=self._time.spent(),
             ),
@@ -282,7 +283,3 @@ def _read_time(file: Path) -> TimeSpent | None:
     except (FileNotFoundError, KeyError):
         return None
     return TimeSpent(**found)
-
-
-def _rfc3339(moment: float, *, timespec: str = "seconds") -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")

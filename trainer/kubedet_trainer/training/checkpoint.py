@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ import torch
 
 from kubedet_trainer import storage
 from kubedet_trainer.contract import CheckpointStatus
-from kubedet_trainer.errors import InvalidInput, MissingInput, did_you_mean
+from kubedet_trainer.contract.nearest import did_you_mean
+from kubedet_trainer.contract.times import format_now
+from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.training.state import TrainState, copy_to_host
 
@@ -140,7 +141,7 @@ class Checkpointer:
             classes=self._origin.classes,
             attempt=self._origin.attempt,
             worldSize=self._origin.world_size,
-            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            time=format_now(),
         )
         self._commit(manifest)
         self._prune(newest=snapshot.iteration)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kubedet_trainer.contract import ExitCode, Failure, FailureClass, failure_class
+from kubedet_trainer.contract.times import format_unix_time, parse_time
 from kubedet_trainer.errors import TrainerError
 
 AGENT_MODULE = "kubedet_trainer.worker.agent"
@@ -152,9 +154,7 @@ def translate(
         return _stopped(ending)
     if ending.outcome in _RENDEZVOUS:
         code, message = _RENDEZVOUS[ending.outcome]
-        return Failure(
-            exitCode=code, reason=reason_of(code), message=_joined(message, ending.message), time=now()
-        )
+        return _failure(code, _joined(message, ending.message))
     if ending.outcome is Outcome.HUNG:
         return _hang(ending)
     by_rank = {record.rank: record for record in records}
@@ -171,9 +171,7 @@ def root_cause(failures: Iterable[Failure]) -> Failure | None:
             blame = 2
         elif failure_class(failure.exitCode) is FailureClass.PEER:
             blame = 1
-        return blame, datetime.fromisoformat(failure.time) if failure.time else datetime.max.replace(
-            tzinfo=UTC
-        )
+        return blame, parse_time(failure.time) if failure.time else datetime.max.replace(tzinfo=UTC)
 
     return min(failures, key=order, default=None)
 
@@ -192,13 +190,8 @@ def read_failures(directory: Path) -> list[Failure]:
 def failure_of(error: BaseException, *, last_lines: Sequence[str] = ()) -> Failure:
     """The failure that an exception means; what is no `TrainerError` is unexpected."""
     code = error.exit_code if isinstance(error, TrainerError) else ExitCode.UNEXPECTED
-    return Failure(
-        exitCode=code,
-        reason=type(error).__name__,
-        message=str(error) or type(error).__name__,
-        time=now(),
-        lastLines=list(last_lines),
-    )
+    kind = type(error).__name__
+    return _failure(code, str(error) or kind, reason=kind, last_lines=last_lines)
 
 
 def is_worth_a_restart(exit_codes: Iterable[int], *, crashes_in_a_row: int) -> bool:
@@ -224,27 +217,29 @@ def reason_of(code: int) -> str:
         return "Exited"
 
 
-def now() -> str:
-    """This moment in UTC as RFC 3339."""
-    return rfc3339(datetime.now(UTC).timestamp())
-
-
-def rfc3339(unix_time: float) -> str:
-    """A UNIX time in UTC as RFC 3339, with milliseconds so that failures can be ordered."""
-    text = datetime.fromtimestamp(unix_time, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+def _failure(
+    code: int,
+    message: str,
+    *,
+    reason: str | None = None,
+    rank: RankEnding | None = None,
+    last_lines: Sequence[str] = (),
+) -> Failure:
+    """A failure of `rank`, when it ended, or else of this worker, now; `reason` is that of the exit code."""
+    return Failure(
+        exitCode=code,
+        reason=reason or reason_of(code),
+        message=f"rank {rank.rank}: {message}" if rank else message,
+        rank=rank.rank if rank else None,
+        # Milliseconds, so that the failures of several ranks can be ordered.
+        time=format_unix_time(rank.time if rank else time.time(), timespec="milliseconds"),
+        lastLines=list(last_lines),
+    )
 
 
 def _rank_failure(ending: RankEnding, memory_limit_hit: bool) -> Failure:
     code, reason, message = _describe(ending.exit_code, memory_limit_hit)
-    return Failure(
-        exitCode=code,
-        reason=reason,
-        message=f"rank {ending.rank}: {message}",
-        rank=ending.rank,
-        time=rfc3339(ending.time),
-        lastLines=ending.last_lines,
-    )
+    return _failure(code, message, reason=reason, rank=ending, last_lines=ending.last_lines)
 
 
 def _describe(exit_code: int, memory_limit_hit: bool) -> tuple[int, str, str]:
@@ -260,14 +255,8 @@ def _describe(exit_code: int, memory_limit_hit: bool) -> tuple[int, str, str]:
 
 def _hang(ending: AgentEnding) -> Failure:
     [rank] = ending.ranks
-    return Failure(
-        exitCode=rank.exit_code,
-        reason=reason_of(rank.exit_code),
-        message=f"rank {rank.rank}: {ending.message}; the stacks of its threads are in the worker's log",
-        rank=rank.rank,
-        time=rfc3339(rank.time),
-        lastLines=rank.last_lines[:_STACK_LINES],
-    )
+    message = f"{ending.message}; the stacks of its threads are in the worker's log"
+    return _failure(rank.exit_code, message, rank=rank, last_lines=rank.last_lines[:_STACK_LINES])
 
 
 def _stopped(ending: AgentEnding) -> Failure:
@@ -277,23 +266,17 @@ def _stopped(ending: AgentEnding) -> Failure:
     if lost:
         code, reason, _ = _describe(lost[0].exit_code, False)
         return _unsaved(f"rank {lost[0].rank} did not save its state in time (code {code}, {reason})")
-    code = ExitCode.TERMINATED_SAVED
-    return Failure(
-        exitCode=code, reason=reason_of(code), message="stopped as asked; the state is saved", time=now()
-    )
+    return _failure(ExitCode.TERMINATED_SAVED, "stopped as asked; the state is saved")
 
 
 def _unsaved(why: str) -> Failure:
-    code = ExitCode.TERMINATED_UNSAVED
     message = f"stopped as asked; {why}; the run resumes from the checkpoint before"
-    return Failure(exitCode=code, reason=reason_of(code), message=message, time=now())
+    return _failure(ExitCode.TERMINATED_UNSAVED, message)
 
 
 def _crash(ending: AgentEnding, memory_limit_hit: bool) -> Failure:
     code, reason, message = _describe(ending.exit_code or ExitCode.UNEXPECTED, memory_limit_hit)
-    return Failure(
-        exitCode=code, reason=reason, message=_joined(f"torchrun: {message}", ending.message), time=now()
-    )
+    return _failure(code, _joined(f"torchrun: {message}", ending.message), reason=reason)
 
 
 def _joined(message: str, detail: str) -> str:

@@ -20,9 +20,10 @@ from typing import Any
 
 from kubedet_operator.api.conditions import ConditionType, Reason, find_condition
 from kubedet_operator.api.status import TimeAccount
-from kubedet_operator.decision.facts import Facts, parse_time
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import Draft
 from kubedet_trainer.contract import Progress, TimePhase, TimeSpent
+from kubedet_trainer.contract.times import parse_time
 
 RUNNING = "running"
 """The workers run: rank 0 says what the time goes into."""

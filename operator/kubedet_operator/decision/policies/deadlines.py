@@ -7,8 +7,9 @@ from datetime import timedelta
 
 from kubedet_operator.api.conditions import ConditionType, Reason, find_condition
 from kubedet_operator.api.types import DetectionJobSpec
-from kubedet_operator.decision.facts import Facts, parse_time
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import DeleteJob, Draft
+from kubedet_trainer.contract.times import parse_time
 
 
 def judge(facts: Facts, draft: Draft) -> Draft:

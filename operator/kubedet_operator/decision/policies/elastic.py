@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.policies import ElasticPolicy
 from kubedet_operator.api.status import ElasticStatus
-from kubedet_operator.decision.facts import Facts, PodFacts, parse_time
+from kubedet_operator.decision.facts import Facts, PodFacts
 from kubedet_operator.decision.plan import Draft
+from kubedet_trainer.contract.times import parse_time
 
 PLACEMENT_SECONDS = 60
 """How long the scheduler may look for a node while other workers can train without that one."""

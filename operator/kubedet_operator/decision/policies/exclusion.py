@@ -11,9 +11,10 @@ from datetime import timedelta
 
 from kubedet_operator.api.policies import FailurePolicy
 from kubedet_operator.api.status import MAX_EXCLUDED_NODES, ExcludedNode, FailureRecord
-from kubedet_operator.decision.facts import Facts, format_time, parse_time
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import Draft
 from kubedet_trainer.contract import ExitCode
+from kubedet_trainer.contract.times import format_time, parse_time
 
 _SUSPICIOUS = (ExitCode.ABORTED, ExitCode.CRASHED, ExitCode.HANG)
 

@@ -17,10 +17,11 @@ from kubedet_operator.api import names
 from kubedet_operator.api.conditions import ConditionType, Reason, find_condition
 from kubedet_operator.api.policies import FailurePolicy
 from kubedet_operator.api.status import HISTORY_LENGTH, FailureRecord, RestartCounts
-from kubedet_operator.decision.facts import Facts, format_time, parse_time
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.failures import PodFailure, read_failure
 from kubedet_operator.decision.plan import Draft
 from kubedet_trainer.contract import ExitCode, FailureClass
+from kubedet_trainer.contract.times import format_time, parse_time
 
 SETTLE_SECONDS = 2
 """How long the endings of peers are waited for before the root cause of an incident is chosen."""

@@ -1,0 +1,72 @@
+"""What the operator and the trainer promise each other, named once.
+
+The operator runs the trainer as a program: environment variables in; exit code, progress record and
+termination message out. Both halves take the names from here. It uses only the standard library, so that the
+operator's image does not need torch.
+"""
+
+from kubedet_trainer.contract.codes import (
+    ExitCode,
+    FailureClass,
+    failure_class,
+)
+from kubedet_trainer.contract.environment import (
+    CACHE_DIRECTORY,
+    DATASET_DIRECTORY,
+    FAILURES_DIRECTORY,
+    LAUNCH_MODULE,
+    LOGS_DIRECTORY,
+    METRICS_DIRECTORY,
+    METRICS_PORT,
+    PROGRESS_FILE,
+    RENDEZVOUS_MODULE,
+    RENDEZVOUS_PORT,
+    RESULTS_FILE,
+    BatchPolicy,
+    Environment,
+    failure_file,
+)
+from kubedet_trainer.contract.records import (
+    TERMINATION_MESSAGE_BYTES,
+    CheckpointStatus,
+    Failure,
+    Progress,
+    ProgressRecord,
+    Results,
+    Stage,
+    TimePhase,
+    TimeSpent,
+    dump_termination_message,
+    without_none,
+)
+
+__all__ = [
+    "CACHE_DIRECTORY",
+    "DATASET_DIRECTORY",
+    "FAILURES_DIRECTORY",
+    "LAUNCH_MODULE",
+    "LOGS_DIRECTORY",
+    "METRICS_DIRECTORY",
+    "METRICS_PORT",
+    "PROGRESS_FILE",
+    "RENDEZVOUS_MODULE",
+    "RENDEZVOUS_PORT",
+    "RESULTS_FILE",
+    "TERMINATION_MESSAGE_BYTES",
+    "BatchPolicy",
+    "CheckpointStatus",
+    "Environment",
+    "ExitCode",
+    "Failure",
+    "FailureClass",
+    "Progress",
+    "ProgressRecord",
+    "Results",
+    "Stage",
+    "TimePhase",
+    "TimeSpent",
+    "dump_termination_message",
+    "failure_class",
+    "failure_file",
+    "without_none",
+]
