@@ -21,8 +21,8 @@ from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.contract import Environment, ExitCode, Failure, FailureClass
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import read_settings
+from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry.metrics import Metrics
-from kubedet_trainer.telemetry.report import write_json
 from kubedet_trainer.training.loop import train
 from kubedet_trainer.worker import endings
 

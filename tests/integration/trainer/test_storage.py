@@ -15,19 +15,20 @@ import pytest
 import urllib3
 
 import s3
-from kubedet_trainer import storage
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import StoreCredentials
-from kubedet_trainer.storage import Store, StoredObject
+from kubedet_trainer.storage import s3 as s3_store
+from kubedet_trainer.storage.store import Store, StoredObject
+from kubedet_trainer.storage.uris import fetch_object, open_store
 
 
 @pytest.fixture(params=["file", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "file":
-        return storage.open_store(f"file://{tmp_path}/below/here")
+        return open_store(f"file://{tmp_path}/below/here")
     server = request.getfixturevalue("s3_server")
     bucket = server.make_bucket(f"b{hashlib.sha1(str(tmp_path).encode()).hexdigest()[:20]}")
-    return storage.open_store(f"s3://{bucket}/below/here/", _credentials(server))
+    return open_store(f"s3://{bucket}/below/here/", _credentials(server))
 
 
 def _credentials(server: s3.S3Server, **changes: str | None) -> StoreCredentials:
@@ -86,22 +87,22 @@ def test_an_absent_object_is_missing_input_and_leaves_no_file(store: Store, tmp_
 
 
 def test_one_object_is_fetched_by_its_uri(tmp_path: Path, s3_server: s3.S3Server) -> None:
-    storage.open_store("s3://ready/models", _credentials(s3_server)).put_bytes("weights.pt", data=b"weights")
-    storage.fetch("s3://ready/models/weights.pt", target=tmp_path / "w", credentials=_credentials(s3_server))
-    storage.fetch(f"file://{tmp_path}/w", target=tmp_path / "again")
+    open_store("s3://ready/models", _credentials(s3_server)).put_bytes("weights.pt", data=b"weights")
+    fetch_object("s3://ready/models/weights.pt", target=tmp_path / "w", credentials=_credentials(s3_server))
+    fetch_object(f"file://{tmp_path}/w", target=tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == b"weights"
 
 
 def test_a_download_that_breaks_off_is_started_again(tmp_path: Path) -> None:
     with _breaking_server(complete_from=3) as endpoint:
-        store = storage.open_store("s3://bucket/prefix", StoreCredentials(endpoint=endpoint))
+        store = open_store("s3://bucket/prefix", StoreCredentials(endpoint=endpoint))
         store.get_file("key", target=tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == b"x" * 100
 
 
 def test_a_download_that_always_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     with _breaking_server(complete_from=99) as endpoint:
-        store = storage.open_store("s3://bucket/prefix", StoreCredentials(endpoint=endpoint))
+        store = open_store("s3://bucket/prefix", StoreCredentials(endpoint=endpoint))
         with pytest.raises(StorageUnreachable):
             store.get_file("key", target=tmp_path / "folder" / "target")
     assert list((tmp_path / "folder").iterdir()) == []
@@ -139,7 +140,7 @@ def _breaking_server(*, complete_from: int) -> Iterator[str]:
 
 
 def test_a_missing_bucket_is_named(s3_server: s3.S3Server) -> None:
-    store = storage.open_store("s3://no-such-bucket/prefix", _credentials(s3_server))
+    store = open_store("s3://no-such-bucket/prefix", _credentials(s3_server))
     for action in (
         lambda: store.put_bytes("a", data=b"1"),
         lambda: list(store.list()),
@@ -157,7 +158,7 @@ def test_a_missing_bucket_is_named(s3_server: s3.S3Server) -> None:
 def test_refused_credentials_are_said_without_the_secret(
     s3_server: s3.S3Server, access_key: str, secret_key: str
 ) -> None:
-    store = storage.open_store(
+    store = open_store(
         "s3://ready/prefix", _credentials(s3_server, access_key=access_key, secret_key=secret_key)
     )
     with pytest.raises(CredentialsRefused, match="check accessKey and secretKey") as caught:
@@ -169,8 +170,8 @@ def test_refused_credentials_are_said_without_the_secret(
 def test_a_server_that_does_not_answer_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, s3_server: s3.S3Server
 ) -> None:
-    monkeypatch.setattr(storage, "_RETRY", urllib3.Retry(total=2, backoff_factor=0))
-    store = storage.open_store("s3://ready/prefix", _credentials(s3_server, endpoint="http://127.0.0.1:9"))
+    monkeypatch.setattr(s3_store, "_RETRY", urllib3.Retry(total=2, backoff_factor=0))
+    store = open_store("s3://ready/prefix", _credentials(s3_server, endpoint="http://127.0.0.1:9"))
     with pytest.raises(StorageUnreachable, match=r"http://127\.0\.0\.1:9: no answer"):
         store.put_bytes("a", data=b"1")
 
@@ -185,13 +186,13 @@ def test_tls_needs_the_authority_that_signed_the_certificate(tmp_path: Path) -> 
         capture_output=True,
     )
     with s3.run_s3_server(tmp_path / "server", certificate=certificate, key=key) as server:
-        trusting = storage.open_store(
+        trusting = open_store(
             "s3://ready/x", _credentials(server, endpoint=server.tls_endpoint, ca=certificate.read_text())
         )
         trusting.put_bytes("a", data=b"1")
         assert trusting.get_bytes("a") == b"1"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(storage, "_RETRY", urllib3.Retry(total=1, backoff_factor=0))
-            doubting = storage.open_store("s3://ready/x", _credentials(server, endpoint=server.tls_endpoint))
+            patch.setattr(s3_store, "_RETRY", urllib3.Retry(total=1, backoff_factor=0))
+            doubting = open_store("s3://ready/x", _credentials(server, endpoint=server.tls_endpoint))
             with pytest.raises(InvalidInput, match=r"certificate is not trusted.*'ca.crt'"):
                 doubting.get_bytes("a")

@@ -6,16 +6,14 @@ becomes private by being looked at, as Python objects do when their reference co
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kubedet_trainer.storage.files import make_folder
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,12 +24,7 @@ def cached_arrays(folder: Path, make: Callable[[], Arrays]) -> dict[str, NDArray
     Of several processes that ask at once, one makes them and the others wait for it. The folder appears whole
     or not at all.
     """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                _write(folder, make())
+    make_folder(folder, lambda scratch: _write(scratch, make()))
     return map_arrays(folder)
 
 
@@ -41,10 +34,5 @@ def map_arrays(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def _write(folder: Path, arrays: Arrays) -> None:
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
-    try:
-        for name, array in arrays.items():
-            np.save(scratch / f"{name}.npy", array)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)

@@ -7,27 +7,23 @@ torch.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlsplit
 
-from kubedet_trainer import storage
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.data import synthetic, voc
 from kubedet_trainer.data.synthetic import ShapesDataset
 from kubedet_trainer.data.table import Problem
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
-from kubedet_trainer.storage import Store, StoredObject
+from kubedet_trainer.storage.files import locked, make_folder
+from kubedet_trainer.storage.store import Store, StoredObject
+from kubedet_trainer.storage.uris import open_store
 
 _DOWNLOAD_THREADS = 16
 """Enough to hide the answer time of a store; small images are not limited by bandwidth."""
@@ -97,16 +93,7 @@ def _prepare_voc(settings: DatasetSettings, directory: Path) -> LocalDataset:
     sets = ",".join(map(str, (*train, "", *val)))
     identity = hashlib.sha256(f"{root}\n{sets}\n{voc.fingerprint(root, (*train, *val))}".encode()).hexdigest()
     folder = directory / f"voc-{identity[:12]}"
-    if not folder.is_dir():
-        with _locked(folder):
-            if not folder.is_dir():
-                scratch = Path(tempfile.mkdtemp(dir=directory, prefix=f"{folder.name}."))
-                try:
-                    voc.convert(root, train=train, val=val, target=scratch)
-                    scratch.chmod(0o755)
-                    scratch.replace(folder)
-                finally:
-                    shutil.rmtree(scratch, ignore_errors=True)
+    make_folder(folder, lambda scratch: voc.convert(root, train=train, val=val, target=scratch))
     return LocalDataset(
         train=LocalSplit(images=root, annotations=folder / "train.json"),
         val=LocalSplit(images=root, annotations=folder / "val.json"),
@@ -120,15 +107,6 @@ def _image_sets(settings: DatasetSettings) -> tuple[list[PurePosixPath], list[Pu
         voc.image_sets(settings.train_annotations, field="dataset.train.annotations"),
         voc.image_sets(settings.val_annotations, field="dataset.val.annotations"),
     )
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Of several processes that would make `target`, one at a time; the folder around it is there then."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
@@ -146,15 +124,14 @@ def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
     # Settings that name other files of the same prefix make another folder: what is there is then complete.
     identity = hashlib.sha256("\n".join((settings.uri, *_wanted(settings))).encode()).hexdigest()[:12]
     root = directory / identity
+    if parts.scheme == "synthetic":
+        make_folder(root, lambda scratch: synthetic.write_shapes(parse_shapes(settings.uri), folder=scratch))
+        return root
     done = directory / f"{identity}.complete"
-    if not done.exists():
-        with _locked(root):
-            if not done.exists():
-                if parts.scheme == "s3":
-                    _download(settings, root)
-                else:
-                    _generate(parse_shapes(settings.uri), root)
-                done.touch()
+    with locked(root):
+        if not done.exists():
+            _download(settings, root)
+            done.touch()
     return root
 
 
@@ -192,14 +169,6 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _generate(dataset: ShapesDataset, root: Path) -> None:
-    scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix=f"{root.name}."))
-    shutil.rmtree(root, ignore_errors=True)
-    synthetic.write_shapes(dataset, folder=scratch)
-    scratch.chmod(0o755)
-    scratch.replace(root)
-
-
 def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
     """Keys and prefixes that training needs: a bucket often holds test images too, which are not fetched."""
     if settings.format == "VOC":
@@ -211,7 +180,7 @@ def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
 
 
 def _download(settings: DatasetSettings, root: Path) -> None:
-    store = storage.open_store(settings.uri, settings.credentials)
+    store = open_store(settings.uri, settings.credentials)
     objects: dict[str, StoredObject] = {}
     for prefix in _wanted(settings):
         listed = [item for item in store.list(prefix.removeprefix("./")) if not item.key.endswith("/")]

@@ -7,7 +7,6 @@ so that all processes of a node share it. Imports no torch.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import zipfile
 from dataclasses import asdict, dataclass
@@ -18,11 +17,13 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer import contract, storage
+from kubedet_trainer import contract
 from kubedet_trainer.data import array_cache, proposal_pickle
 from kubedet_trainer.data.coco import Annotations
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
+from kubedet_trainer.storage.files import locked
+from kubedet_trainer.storage.uris import open_store
 
 SPLITS = ("train", "val")
 """Base names of the two files."""
@@ -97,13 +98,11 @@ def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str)
         found = [Path(unquote(parts.path), split + suffix) for suffix in _SUFFIXES]
         return next((file for file in found if file.is_file()), None) or _refuse_absent(uri, split)
     root = directory / f"proposals-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root):
         for suffix in _SUFFIXES:
             if (file := root / f"{split}{suffix}").is_file():
                 return file
-        store = storage.open_store(uri, settings.credentials)
+        store = open_store(uri, settings.credentials)
         for suffix in _SUFFIXES:
             if store.exists(split + suffix):
                 store.get_file(split + suffix, target=root / f"{split}{suffix}")

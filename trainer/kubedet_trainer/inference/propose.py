@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kubedet_trainer import contract, storage
+from kubedet_trainer import contract
 from kubedet_trainer.config import RpnConfig
 from kubedet_trainer.data import coco, loader, proposals
 from kubedet_trainer.data.prepare import LocalSplit, prepare_dataset
@@ -21,6 +21,7 @@ from kubedet_trainer.evaluation import recall
 from kubedet_trainer.evaluation.evaluate import detect
 from kubedet_trainer.inference.trained import Detector
 from kubedet_trainer.settings import DatasetSettings
+from kubedet_trainer.storage.uris import open_store
 
 _RECALL_LIMIT = 1000
 """Best proposals of an image that count for the recall, as many as Fast R-CNN uses."""
@@ -63,7 +64,7 @@ def propose_dataset(
     model = detector.recipe.model
     if type(model) is not RpnConfig:  # all detectors with a proposal network derive from it
         raise InvalidInput(f"recipe: {detector.recipe.name} is a {model.architecture}, must be an rpn")
-    store = storage.open_store(output, dataset.credentials)
+    store = open_store(output, dataset.credentials)
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
     written = []
     for name, files in zip(proposals.SPLITS, (local.train, local.val), strict=True):

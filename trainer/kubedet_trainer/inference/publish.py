@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from kubedet_trainer import config
 from kubedet_trainer.inference import trained
 from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.storage.files import replacing
 
 _HASH_DIGITS = 8
 
@@ -50,15 +51,11 @@ def publish_checkpoint(settings: CheckpointSettings, *, output: Path, scratch: P
         },
         "state_dict": {name: value.detach() for name, value in detector.model.state_dict().items()},
     }
-    output.mkdir(parents=True, exist_ok=True)
-    unnamed = output / f".{detector.recipe.name}.pth"
-    try:
-        torch.save(document, unnamed)
-        with unnamed.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        date = manifest.time[:10].replace("-", "")
-        target = output / f"{detector.recipe.name}_{date}-{digest[:_HASH_DIGITS]}.pth"
-        os.replace(unnamed, target)
-    finally:
-        unnamed.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.save(document, content)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    date = manifest.time[:10].replace("-", "")
+    target = output / f"{detector.recipe.name}_{date}-{digest[:_HASH_DIGITS]}.pth"
+    with replacing(target) as file:
+        file.write(content.getbuffer())
     return target

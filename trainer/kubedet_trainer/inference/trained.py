@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kubedet_trainer import config, contract, recipes, storage
+from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.data import coco, loader, proposals, splits
 from kubedet_trainer.data.prepare import prepare_dataset
@@ -22,6 +22,7 @@ from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import published_files
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings
+from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.training.checkpoint import MANIFEST_FILE, Checkpointer, Located, Manifest, Origin
 from kubedet_trainer.weights.fetch import fetch_weights
 from kubedet_trainer.weights.load import load_weights
@@ -50,7 +51,7 @@ def locate_checkpoint(settings: CheckpointSettings) -> Located:
         MissingInput: there is none.
         InvalidInput: its manifest is none.
     """
-    store = storage.open_store(settings.uri, settings.credentials)
+    store = open_store(settings.uri, settings.credentials)
     suffix = f"/{MANIFEST_FILE}"
     key = MANIFEST_FILE
     if not store.exists(MANIFEST_FILE):

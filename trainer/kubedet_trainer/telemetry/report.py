@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from kubedet_trainer.contract import (
 )
 from kubedet_trainer.contract.times import format_unix_time
 from kubedet_trainer.dist import World
+from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.heartbeat import Heartbeat
 from kubedet_trainer.telemetry.metrics import Metrics
@@ -266,14 +266,6 @@ class Reporter:
             processRestarts=self._world.restarts,
         )
         write_json(self._progress_file, contract.without_none(asdict(record)))
-
-
-def write_json(file: Path, document: Mapping[str, object]) -> None:
-    """Write `file` so that a reader sees the old or the new document, never half of one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(document))
-    temporary.replace(file)
 
 
 def _read_time(file: Path) -> TimeSpent | None:

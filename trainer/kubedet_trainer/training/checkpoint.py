@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from kubedet_trainer import storage
 from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.contract.times import format_now
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.training.state import TrainState, copy_to_host
 
 MANIFEST_FILE = "manifest.json"
@@ -115,7 +115,7 @@ class Checkpointer:
         self._settings = settings
         self._origin = origin
         self._scratch = scratch
-        self._store = storage.open_store(settings.uri, settings.credentials)
+        self._store = open_store(settings.uri, settings.credentials)
         self._known: dict[int, Manifest | None] = {}
         """Manifests read or written before, by iteration; None: there is one that nobody can read."""
 
@@ -197,7 +197,7 @@ class Checkpointer:
             return own
         if resume == "Auto":
             return None
-        store = storage.open_store(resume, self._settings.credentials)
+        store = open_store(resume, self._settings.credentials)
         manifest = _parse_manifest(store.get_bytes(MANIFEST_FILE))
         if manifest is None:
             raise MissingInput(
@@ -216,7 +216,7 @@ class Checkpointer:
         """
         manifest = located.manifest
         self._require_same_model(located)
-        storage.open_store(located.uri, self._settings.credentials).get_file(STATE_FILE, target=target)
+        open_store(located.uri, self._settings.credentials).get_file(STATE_FILE, target=target)
         if target.stat().st_size != manifest.sizeBytes or _sha256(target) != manifest.sha256:
             target.unlink()
             raise MissingInput(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import cv2
 import torch
 
-from kubedet_trainer import contract, dist, storage
+from kubedet_trainer import contract, dist
 from kubedet_trainer.contract import Results, Stage
 from kubedet_trainer.data import images, loader
 from kubedet_trainer.data.loader import Loader
@@ -20,8 +20,9 @@ from kubedet_trainer.evaluation.evaluate import Evaluation
 from kubedet_trainer.pictures import curves, drawing
 from kubedet_trainer.pictures.drawing import Comparison, Marks
 from kubedet_trainer.recipes.published import PUBLISHED
+from kubedet_trainer.storage.files import write_json
+from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.telemetry.report import write_json
 from kubedet_trainer.training.setup import Run
 
 CURVES_FILE = "curves.png"
@@ -178,7 +179,7 @@ def _publish(run: Run, row: Results) -> None:
 
 def _put(run: Run, name: str, content: bytes) -> None:
     target = run.settings.checkpoint
-    storage.open_store(target.uri, target.credentials).put_bytes(name, data=content)
+    open_store(target.uri, target.credentials).put_bytes(name, data=content)
 
 
 def _val_loader(run: Run, *, rank: int, world_size: int, images_per_batch: int = 1) -> Loader:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import urllib3
 
-from kubedet_trainer import storage
 from kubedet_trainer.errors import (
     CredentialsRefused,
     InvalidInput,
@@ -25,6 +22,8 @@ from kubedet_trainer.errors import (
     TrainerError,
 )
 from kubedet_trainer.settings import StoreCredentials
+from kubedet_trainer.storage.files import locked
+from kubedet_trainer.storage.uris import fetch_object
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 """The habit of torchvision and OpenMMLab: the SHA-256 of ``resnet50-0676ba61.pth`` starts with 0676ba61."""
@@ -62,9 +61,8 @@ def fetch_weights(
     # A name with its hash says all; others may name different files at different addresses.
     key = "" if in_name else f"{hashlib.sha256(addresses[0].encode()).hexdigest()[:16]}-"
     target = cache / f"{key}{name}"
-    cache.mkdir(parents=True, exist_ok=True)
     failures: dict[str, TrainerError] = {}
-    with _locked(target.with_name(f".{target.name}.lock")):
+    with locked(target):
         if target.exists():
             _require_hash(target, expected, address=str(target))
             return target
@@ -101,7 +99,7 @@ def _fetch(address: str, *, target: Path, expected: str, credentials: StoreCrede
         _require_hash(part, expected, address=address)
         os.replace(part, target)
     else:
-        storage.fetch(address, target=target, credentials=credentials)
+        fetch_object(address, target=target, credentials=credentials)
         _require_hash(target, expected, address=address)
 
 
@@ -113,13 +111,6 @@ def _require_hash(file: Path, expected: str, *, address: str) -> None:
         raise InvalidInput(
             f"pretrained: {address} has SHA-256 {found}, must begin with {expected}; correct sha256 or file"
         )
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(url: str, *, part: Path) -> None:

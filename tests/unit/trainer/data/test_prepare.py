@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kubedet_trainer.data import coco, prepare
+from kubedet_trainer.data import coco, prepare, synthetic
 from kubedet_trainer.data.synthetic import ShapesDataset
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
@@ -62,12 +62,22 @@ def test_preparing_again_changes_nothing(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
 
 
-def test_what_an_interrupted_generation_left_is_made_anew(tmp_path: Path) -> None:
-    root = prepared_root(SHAPES, tmp_path)
-    whole = content(root)
-    (tmp_path / f"{root.name}.complete").unlink()
-    (root / "train2017/000001.jpg").unlink()
-    assert content(prepared_root(SHAPES, tmp_path)) == whole
+def test_a_generation_that_is_interrupted_leaves_nothing_and_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = content(prepared_root(SHAPES, tmp_path / "whole"))
+    write_shapes = synthetic.write_shapes
+
+    def break_off(dataset: ShapesDataset, *, folder: Path) -> None:
+        write_shapes(dataset, folder=folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthetic, "write_shapes", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        prepared_root(SHAPES, tmp_path / "broken")
+    assert [path.name for path in (tmp_path / "broken").iterdir() if path.is_dir()] == []
+    monkeypatch.undo()
+    assert content(prepared_root(SHAPES, tmp_path / "broken")) == whole
 
 
 def test_a_mounted_folder_is_used_as_it_is(tmp_path: Path) -> None:

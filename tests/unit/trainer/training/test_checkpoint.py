@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from kubedet_trainer import storage
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.storage import files
+from kubedet_trainer.storage import folder as folder_store
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin, Snapshot, take_snapshot
 from kubedet_trainer.training.state import TrainState
 
@@ -76,7 +77,7 @@ def test_a_store_that_may_only_be_read_is_refused_before_training(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(storage.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(CredentialsRefused, match="Permission denied"):
         checkpointer.require_writable()
 
@@ -139,7 +140,7 @@ def test_an_unreachable_store_is_not_taken_for_a_damaged_checkpoint(
     def unreachable(*_: object, **__: object) -> None:
         raise StorageUnreachable("gone")
 
-    monkeypatch.setattr(storage._FolderStore, "get_file", unreachable)
+    monkeypatch.setattr(folder_store._FolderStore, "get_file", unreachable)
     with pytest.raises(StorageUnreachable):
         _restored(checkpointer, tmp_path)
 
@@ -176,14 +177,14 @@ def test_the_only_valid_checkpoint_outlives_a_save_that_fails(
 ) -> None:
     checkpointer = _checkpointer(tmp_path, keep_last=1)
     checkpointer.save(_snapshot(10))
-    put_bytes = storage._FolderStore.put_bytes
+    put_bytes = folder_store._FolderStore.put_bytes
 
     def fails_on_the_manifest(self: Any, key: str, *, data: bytes) -> None:
         if key == "step-00000020/manifest.json":
             raise StorageUnreachable("gone")
         put_bytes(self, key, data=data)
 
-    monkeypatch.setattr(storage._FolderStore, "put_bytes", fails_on_the_manifest)
+    monkeypatch.setattr(folder_store._FolderStore, "put_bytes", fails_on_the_manifest)
     with pytest.raises(StorageUnreachable):
         checkpointer.save(_snapshot(20))
     assert _restored(_checkpointer(tmp_path), tmp_path) == 10
@@ -193,7 +194,7 @@ def test_manifests_are_deleted_before_what_they_vouch_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted: list[str] = []
-    delete = storage._FolderStore.delete
+    delete = folder_store._FolderStore.delete
     checkpointer = _checkpointer(tmp_path, keep_last=1)
     checkpointer.save(_snapshot(10))
 
@@ -202,7 +203,7 @@ def test_manifests_are_deleted_before_what_they_vouch_for(
         deleted.extend(key for key in keys if self.exists(key))
         delete(self, keys)
 
-    monkeypatch.setattr(storage._FolderStore, "delete", note)
+    monkeypatch.setattr(folder_store._FolderStore, "delete", note)
     checkpointer.save(_snapshot(20))
     assert deleted == ["step-00000010/manifest.json", "step-00000010/state.pt"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from kubedet_trainer import storage
 from kubedet_trainer.errors import InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import StoreCredentials
+from kubedet_trainer.storage import files
+from kubedet_trainer.storage.uris import open_store
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from kubedet_trainer.settings import StoreCredentials
 )
 def test_a_uri_of_another_form_is_refused_with_the_right_form(uri: str) -> None:
     with pytest.raises(InvalidInput, match=r"must be (s3://bucket|file:///)"):
-        storage.open_store(uri)
+        open_store(uri)
 
 
 @pytest.mark.parametrize(
@@ -25,63 +25,48 @@ def test_a_uri_of_another_form_is_refused_with_the_right_form(uri: str) -> None:
 )
 def test_an_endpoint_must_be_a_plain_address(endpoint: str) -> None:
     with pytest.raises(InvalidInput, match="must be http://host:port or https://host:port"):
-        storage.open_store("s3://bucket", StoreCredentials(endpoint=endpoint))
+        open_store("s3://bucket", StoreCredentials(endpoint=endpoint))
 
 
 def test_a_certificate_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"ca\.crt: must be certificates in PEM"):
-        storage.open_store("s3://bucket", StoreCredentials(endpoint="https://minio", ca="no certificate"))
+        open_store("s3://bucket", StoreCredentials(endpoint="https://minio", ca="no certificate"))
 
 
 def test_a_bucket_name_that_cannot_be_is_refused() -> None:
-    store = storage.open_store("s3://B/prefix", StoreCredentials(endpoint="http://127.0.0.1:9"))
+    store = open_store("s3://B/prefix", StoreCredentials(endpoint="http://127.0.0.1:9"))
     with pytest.raises(InvalidInput, match=r"s3://B/prefix/key at http://127\.0\.0\.1:9: .*bucket name"):
         store.put_bytes("key", data=b"")
 
 
 def test_a_path_with_a_blank_is_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "with a blank"
-    storage.open_store(folder.as_uri()).put_bytes("key", data=b"1")
+    open_store(folder.as_uri()).put_bytes("key", data=b"1")
     assert (folder / "key").read_bytes() == b"1"
 
 
 def test_a_key_may_not_leave_the_folder(tmp_path: Path) -> None:
-    store = storage.open_store(f"file://{tmp_path}/store")
+    store = open_store(f"file://{tmp_path}/store")
     with pytest.raises(InvalidInput, match="must stay below"):
         store.put_bytes("../outside", data=b"1")
 
 
 def test_deleting_the_last_object_of_a_folder_removes_the_folder(tmp_path: Path) -> None:
-    store = storage.open_store(f"file://{tmp_path}/store")
+    store = open_store(f"file://{tmp_path}/store")
     store.put_bytes("a/b/key", data=b"1")
     store.delete(["a/b/key"])
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_a_write_that_fails_keeps_the_old_content_and_no_rest(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-
-    def break_off() -> None:
-        with storage.replacing(target) as file:
-            file.write(b"half of the ne")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        break_off()
-    assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
 def test_a_full_disk_is_worth_a_retry_and_a_file_in_the_way_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = storage.open_store(f"file://{tmp_path}/store")
+    store = open_store(f"file://{tmp_path}/store")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(StorageUnreachable, match="No space left on device"):
         store.put_bytes("key", data=b"1")
     (tmp_path / "store" / "name").write_text("")

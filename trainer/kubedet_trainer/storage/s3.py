@@ -1,23 +1,14 @@
-"""Where objects lie: one interface over a folder (``file://``) and an S3 bucket (``s3://``).
-
-Every operation either happens wholly or raises one of three errors that say what to do: the store refused the
-credentials, the object or bucket is not there, or the store does not answer although it was asked repeatedly.
-No secret is ever part of a message. Imports no torch: the launcher downloads data sets with it.
-"""
+"""A prefix of a bucket as a store, on any server that speaks S3."""
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import ssl
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from typing import IO, TypeVar
+from urllib.parse import urlsplit
 
 import certifi
 import minio
@@ -27,6 +18,8 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import StoreCredentials
+from kubedet_trainer.storage.files import replacing
+from kubedet_trainer.storage.store import Store, StoredObject
 
 DEFAULT_ENDPOINT = "https://s3.amazonaws.com"
 
@@ -55,177 +48,15 @@ _REFUSED = {
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchUpload", "ResourceNotFound"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredObject:
-    """One object as a listing shows it."""
-
-    key: str
-    """Relative to the store's URI."""
-    size: int
-    """Bytes."""
-
-
-class Store(Protocol):
-    """Objects below one URI; keys are relative paths with ``/``.
-
-    All methods raise `CredentialsRefused`, `MissingInput` or `StorageUnreachable`; `delete` and `exists` do
-    not mind an absent object. A reader sees an object whole or not at all.
-    """
-
-    uri: str
-    """The URI without a trailing slash."""
-
-    def put_bytes(self, key: str, *, data: bytes) -> None:
-        """Store `data` under `key`, durably once this returns."""
-
-    def put_file(self, key: str, *, source: Path) -> None:
-        """Store the content of `source` under `key`, durably once this returns."""
-
-    def get_bytes(self, key: str) -> bytes:
-        """The whole object."""
-
-    def get_file(self, key: str, *, target: Path) -> None:
-        """Write the object to `target`, making its folder; `target` is never seen half-written."""
-
-    def exists(self, key: str) -> bool:
-        """Whether there is an object under exactly this key."""
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete in the order given."""
-
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Every object whose key starts with `prefix`, sorted by key."""
-
-
-def open_store(uri: str, credentials: StoreCredentials | None = None) -> Store:
-    """The store at `uri`; no connection is made yet.
+def open_prefix(uri: str, credentials: StoreCredentials) -> Store:
+    """The prefix of a bucket at ``s3://bucket/prefix``; no connection is made yet.
 
     Raises:
         InvalidInput: the URI, the endpoint or the authority's certificate is malformed.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise InvalidInput(f"{uri}: must be file:///absolute/path")
-        return _FolderStore(uri=uri.rstrip("/"), root=Path(unquote(parts.path)))
-    if parts.scheme == "s3":
-        if not parts.netloc:
-            raise InvalidInput(f"{uri}: must be s3://bucket/prefix")
-        return _S3Store(uri=uri.rstrip("/"), credentials=credentials or StoreCredentials())
-    raise InvalidInput(f"{uri}: got scheme '{parts.scheme}', must be s3://bucket/prefix or file:///path")
-
-
-def fetch(uri: str, *, target: Path, credentials: StoreCredentials | None = None) -> None:
-    """Write the one object that `uri` names to `target`.
-
-    Raises:
-        InvalidInput: the URI is malformed or names no object.
-    """
-    parent, _, key = uri.rpartition("/")
-    if not key or parent.endswith(("/", ":")):
-        raise InvalidInput(f"{uri}: must name one object, s3://bucket/path/name or file:///path/name")
-    open_store(parent, credentials).get_file(key, target=target)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `target` at the end, whole and on disk, or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # a temporary file is private; what it becomes is not
-            os.replace(file.name, target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while chunk := source.read(_CHUNK_BYTES):
-        target.write(chunk)
-
-
-class _FolderStore:
-    """A folder of a local or mounted file system."""
-
-    def __init__(self, *, uri: str, root: Path) -> None:
-        self.uri = uri
-        self._root = root
-
-    def put_bytes(self, key: str, *, data: bytes) -> None:
-        with self._explained(key), replacing(self._path(key)) as file:
-            file.write(data)
-
-    def put_file(self, key: str, *, source: Path) -> None:
-        with self._explained(key), source.open("rb") as content, replacing(self._path(key)) as file:
-            _copy(content, file)
-
-    def get_bytes(self, key: str) -> bytes:
-        with self._explained(key):
-            return self._path(key).read_bytes()
-
-    def get_file(self, key: str, *, target: Path) -> None:
-        with self._explained(key), self._path(key).open("rb") as content, replacing(target) as file:
-            _copy(content, file)
-
-    def exists(self, key: str) -> bool:
-        with self._explained(key):
-            return self._path(key).is_file()
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            with self._explained(key):
-                path = self._path(key)
-                path.unlink(missing_ok=True)
-                self._remove_empty(path.parent)
-
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        with self._explained(prefix):
-            found = [
-                StoredObject(key=path.relative_to(self._root).as_posix(), size=path.stat().st_size)
-                for path in self._path(prefix[: prefix.rfind("/") + 1]).rglob("*")
-                if path.is_file() and not path.name.startswith(".")
-            ]
-        yield from sorted((item for item in found if item.key.startswith(prefix)), key=lambda item: item.key)
-
-    def _path(self, key: str) -> Path:
-        if ".." in PurePosixPath(key).parts or key.startswith("/"):
-            raise InvalidInput(f"{self.uri}: key '{key}' must stay below the store's folder")
-        return self._root / key
-
-    def _remove_empty(self, folder: Path) -> None:
-        """Remove the folders that a deleted object leaves empty: S3 has no folders, so neither has this."""
-        while folder != self._root and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
-
-    @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise MissingInput(
-                f"{self.uri}/{key}: there is no such file; check the URI and the mount"
-            ) from error
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise CredentialsRefused(
-                    f"{self.uri}/{key}: {reason}; make it accessible to user {os.getuid()}"
-                ) from error
-            raise StorageUnreachable(f"{self.uri}/{key}: {reason}; check the disk or the mount") from error
+    if not urlsplit(uri).netloc:
+        raise InvalidInput(f"{uri}: must be s3://bucket/prefix")
+    return _S3Store(uri=uri.rstrip("/"), credentials=credentials)
 
 
 class _S3Store:
