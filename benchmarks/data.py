@@ -70,8 +70,10 @@ def measure_images(files: Sequence[bytes]) -> dict[str, Any]:
         return pixels
 
     def resize(data: bytes, *, flip: bool = False) -> Item:
-        sample = transforms.transform(decode(data), boxes=boxes, pipeline=pipeline, flip=flip)
-        return Item(image_id=1, sample=sample, labels=labels)
+        pixels = decode(data)
+        sample = transforms.transform(pixels, boxes=boxes, pipeline=pipeline, flip=flip)
+        height, width = pixels.shape[:2]
+        return Item(image_id=1, original_size=(height, width), sample=sample, labels=labels)
 
     def augment(data: bytes) -> Item:
         # Every second image is flipped, as in training.

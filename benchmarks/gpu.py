@@ -110,7 +110,7 @@ def make_step(
         with torch.autocast(batch.pixels.device.type, dtype=dtype, enabled=dtype is not None):
             terms = model(images, batch.targets, generator)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
         optimizer.step()
 
     return step

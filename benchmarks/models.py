@@ -61,30 +61,40 @@ class Case:
 
 def _their_backbone(**options: Any) -> nn.Module:
     """As torchvision trains it from pretrained weights, which only its builders of pretrained models do."""
-    return resnet_fpn_backbone(
+    backbone: nn.Module = resnet_fpn_backbone(
         backbone_name="resnet50",
         weights=None,
         norm_layer=FrozenBatchNorm2d,
         trainable_layers=3,
         **options,
     )
+    return backbone
 
 
 def _their_faster_rcnn() -> nn.Module:
-    return detection.FasterRCNN(_their_backbone(), _NUM_CLASSES, **_PROPOSALS, **_scale(320, 416))
+    detector: nn.Module = detection.FasterRCNN(
+        _their_backbone(), _NUM_CLASSES, **_PROPOSALS, **_scale(320, 416)
+    )
+    return detector
 
 
 def _their_mask_rcnn() -> nn.Module:
-    return detection.MaskRCNN(_their_backbone(), _NUM_CLASSES, **_PROPOSALS, **_scale(320, 416))
+    detector: nn.Module = detection.MaskRCNN(
+        _their_backbone(), _NUM_CLASSES, **_PROPOSALS, **_scale(320, 416)
+    )
+    return detector
 
 
 def _their_retinanet() -> nn.Module:
     backbone = _their_backbone(returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(2048, 256))
-    return detection.RetinaNet(backbone, _NUM_CLASSES - 1, detections_per_img=100, **_scale(320, 416))
+    detector: nn.Module = detection.RetinaNet(
+        backbone, _NUM_CLASSES - 1, detections_per_img=100, **_scale(320, 416)
+    )
+    return detector
 
 
 def _their_ssd() -> nn.Module:
-    return detection.ssd300_vgg16(
+    detector: nn.Module = detection.ssd300_vgg16(
         weights=None,
         weights_backbone=None,
         num_classes=_NUM_CLASSES,
@@ -92,6 +102,7 @@ def _their_ssd() -> nn.Module:
         nms_thresh=0.45,
         detections_per_img=200,
     )
+    return detector
 
 
 def _scale(shorter: int, longer: int) -> dict[str, int]:
@@ -298,7 +309,7 @@ def _sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def _update(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor]) -> None:
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses)).sum().backward()
+    torch.autograd.backward(torch.stack(list(losses)).sum())
     optimizer.step()
 
 

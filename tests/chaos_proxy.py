@@ -203,10 +203,8 @@ def _tls(config: dict[str, Any]) -> ssl.SSLContext:
     authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
     context = ssl.create_default_context(cadata=authority)
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for part in ("client-certificate-data", "client-key-data"):
-            path = Path(folder) / part
-            path.write_bytes(base64.b64decode(user[part]))
-            paths.append(path)
-        context.load_cert_chain(*paths)
+        certificate, key = Path(folder) / "certificate", Path(folder) / "key"
+        certificate.write_bytes(base64.b64decode(user["client-certificate-data"]))
+        key.write_bytes(base64.b64decode(user["client-key-data"]))
+        context.load_cert_chain(certificate, key)
     return context

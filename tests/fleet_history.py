@@ -165,7 +165,7 @@ class _Launcher:
     """What the launcher of a worker tells beside its ranks."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        values = {
+        values: dict[str, list[tuple[str, ...]]] = {
             "build_info": [("0.1.0", "2.9.0", "3.11.2")],
             "worker_memory_bytes": [("working_set",), ("limit",)],
         }

@@ -15,16 +15,25 @@ _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 class World(Protocol):
     """One job and its cluster. Beside these it has a method for every other verb of `scenario`."""
 
-    name: str
-    """Of the job."""
-    job: Mapping[str, Any] | None
-    """The manifest; None once it is deleted."""
-    pods: Mapping[str, Mapping[str, Any]]
-    """By name."""
-    others: Mapping[str, Mapping[str, Any]]
-    """Children that are no pods, by kind."""
-    writes: int
-    """Times that the status was written."""
+    @property
+    def name(self) -> str:
+        """Of the job."""
+
+    @property
+    def job(self) -> Mapping[str, Any] | None:
+        """The manifest; None once it is deleted."""
+
+    @property
+    def pods(self) -> Mapping[str, Mapping[str, Any]]:
+        """By name."""
+
+    @property
+    def others(self) -> Mapping[str, Mapping[str, Any]]:
+        """Children that are no pods, by kind."""
+
+    @property
+    def writes(self) -> int:
+        """Times that the status was written."""
 
     def settle(self) -> None:
         """Return once the operator has done everything that it wants to do now."""

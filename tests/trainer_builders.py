@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -19,6 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kubedet_trainer.config import Recipe, model_options
 from kubedet_trainer.models import build_model, regions
+from kubedet_trainer.models.box_head import BoxHead
+from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.rpn import RpnHead
 from kubedet_trainer.recipes import RECIPES
 from kubedet_trainer.structures import Batch, Images, Proposals, Targets
 
@@ -31,7 +34,17 @@ def smoke_recipe(architecture: str) -> Recipe:
     return next(recipe for recipe in made if recipe.model.architecture == architecture)
 
 
-def make_detector(architecture: str, *, num_classes: int = 4, seed: int = 0) -> nn.Module:
+DetectorT = TypeVar("DetectorT", bound=Detector)
+
+
+def make_one(kind: type[DetectorT], architecture: str, *, num_classes: int = 4) -> DetectorT:
+    """`make_detector` for a test that looks into a detector of this `kind`."""
+    detector = make_detector(architecture, num_classes=num_classes)
+    assert isinstance(detector, kind)
+    return detector
+
+
+def make_detector(architecture: str, *, num_classes: int = 4, seed: int = 0) -> Detector:
     """The small detector of `smoke_recipe`, with weights drawn from `seed`."""
     torch.manual_seed(seed)
     return build_model(
@@ -42,9 +55,9 @@ def make_detector(architecture: str, *, num_classes: int = 4, seed: int = 0) -> 
 def sample_in_order(detector: nn.Module) -> None:
     """Let `detector` sample the first candidates instead of random ones, as the goldens do."""
     for module in detector.modules():
-        if hasattr(module, "sampler"):
+        if isinstance(module, RpnHead):
             module.sampler = replace(module.sampler, priority=_first_come)
-        if hasattr(module, "region_sampler"):
+        if isinstance(module, BoxHead):
             sampler = replace(module.region_sampler.sampler, priority=_first_come)
             module.region_sampler = replace(module.region_sampler, sampler=sampler)
 
@@ -161,11 +174,11 @@ def as_on_gpu() -> Iterator[None]:
 @contextmanager
 def forbid_host_synchronisation() -> Iterator[None]:
     """Forward, backward and optimiser raise `HostSynchronisation` within it where a GPU is waited for."""
-    with as_on_gpu(), _MethodGuard(), _OperatorGuard():
+    with as_on_gpu(), _MethodGuard(), _OperatorGuard():  # type: ignore[no-untyped-call]  # torch's
         yield
 
 
-class _OperatorGuard(TorchDispatchMode):
+class _OperatorGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook of subclasses
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -175,7 +188,7 @@ class _OperatorGuard(TorchDispatchMode):
             _refuse(name)
         if base in _INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
             _refuse(f"{name} with a boolean index")
-        if base == "aten::_to_copy" and kwargs.get("device", args[0].device) != args[0].device:
+        if base == "aten::_to_copy" and (kwargs or {}).get("device", args[0].device) != args[0].device:
             _refuse(f"{name} to another device")
         return func(*args, **(kwargs or {}))
 

@@ -134,7 +134,10 @@ def test_the_operator_can_set_every_variable_of_the_contract() -> None:
 
 def test_defaults_of_the_api_are_defaults_of_the_trainer() -> None:
     """The least a user may write means the same in a cluster and under `kubedet train`."""
-    least = {Environment.RECIPE: "smoke_faster_rcnn", Environment.DATASET_URI: "synthetic://shapes"}
+    least: dict[str, str] = {
+        Environment.RECIPE: "smoke_faster_rcnn",
+        Environment.DATASET_URI: "synthetic://shapes",
+    }
     alone = read_settings({**least, Environment.CHECKPOINT_URI: "file:///c"})
     written = read_settings(_environment(checkpoint={"storageUri": "file:///c"}))
     same = (

@@ -69,7 +69,7 @@ def cluster(shared: Path) -> Iterator[throwaway.Cluster]:
 @pytest.fixture
 def cluster_desk(desk: Desk, cluster: throwaway.Cluster) -> Desk:
     """A desk at the cluster. Its kubeconfig is a copy: commands change the current namespace."""
-    kubeconfig = shutil.copy(cluster.kubeconfig, desk.folder / "kubeconfig")
+    kubeconfig = str(shutil.copy(cluster.kubeconfig, desk.folder / "kubeconfig"))
     environment = {**desk.environment, "KUBECONFIG": kubeconfig, "NODE": "fake-0"}
     environment["PATH"] = f"{cluster.programs}:{environment['PATH']}"
     return Desk(desk.folder, environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -56,9 +57,7 @@ def test_broken_jobs_say_what_to_do(operator: Any, apply_job: Callable[..., str]
     }
     for name, (condition, word) in expected.items():
         status = "True" if condition == "Failed" else "False"
-        found = wait_for(
-            lambda n=name, c=condition, s=status, w=word: condition_of(operator, n, c, s, w), 180, name
-        )
+        found = wait_for(functools.partial(condition_of, operator, name, condition, status, word), 180, name)
         print(f"\n{name}: {condition}={status} {found['reason']}: {found['message']}")
     operator.picture("broken jobs")
 

@@ -7,7 +7,7 @@ what each function must return. Its names of architectures are those of recipes 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ def detect(model: nn.Module, x: Tensor, meta: Meta, proposals: Tensor | None = N
 
 def losses(
     model: nn.Module, batch: GoldenBatch, proposals: list[Tensor] | None = None
-) -> dict[str, Tensor | list[Tensor]]:
+) -> Mapping[str, Tensor | list[Tensor]]:
     if isinstance(model, DenseDetector):
         return dense_adapter.losses(model, batch)
     return two_stage_adapter.losses(_region_detector(model), batch, proposals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def detect(model: DenseDetector, x: Tensor, meta: Meta) -> dict[str, object]:
     return {"boxes": torch.cat([found.boxes, found.scores[:, None]], dim=1), "labels": found.labels - 1}
 
 
-def losses(model: DenseDetector, batch: GoldenBatch) -> dict[str, Tensor | list[Tensor]]:
+def losses(model: DenseDetector, batch: GoldenBatch) -> Mapping[str, list[Tensor]]:
     """Lists by level for a pyramid and by image for source maps, as the 2019 code logged them."""
     images = _images(batch["img"], batch["metas"])
     boxes = torch.stack(batch["gt_bboxes"])

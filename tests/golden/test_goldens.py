@@ -33,9 +33,11 @@ ARCHITECTURES = (
 def checker(shared: Path) -> ModuleType:
     """The specification's own checker; the millions of weights that it draws again and again are kept."""
     spec = importlib.util.spec_from_file_location("golden_checker", shared / "spec/goldens/check.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.golden_weight = functools.cache(module.golden_weight)
+    vars(module)["golden_weight"] = functools.cache(vars(module)["golden_weight"])
     return module
 
 

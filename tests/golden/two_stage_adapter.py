@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,17 +60,17 @@ def fixed_rois(model: RegionDetector, x: Tensor, rois: Tensor) -> dict[str, Tens
 
 def detect(model: RegionDetector, x: Tensor, meta: Meta, proposals: Tensor | None) -> dict[str, object]:
     images = _images(x, [meta])
-    scale_factors = torch.full((1, 4), meta["scale_factor"], dtype=torch.float32)
+    scale_factors = torch.full((1, 4), float(meta["scale_factor"]), dtype=torch.float32)
     if proposals is None or isinstance(model, Rpn):
         (found,) = model.detect(images, scale_factors)
     else:
         levels = model.extract(images)
         (found,) = model.roi_detect(levels, _as_proposals([proposals]), images, scale_factors)
     boxes = torch.cat([found.boxes, found.scores[:, None]], dim=1)
-    result = {"boxes": boxes, "labels": found.labels - 1}
+    result: dict[str, object] = {"boxes": boxes, "labels": found.labels - 1}
     if found.masks is not None:
-        size = tuple(meta["ori_shape"][:2])
-        counts = run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size)
+        height, width, _ = meta["ori_shape"]
+        counts = run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=(height, width))
         result |= {"prob28": found.masks, "areas": run_lengths.areas(list(counts))}
     return result
 
@@ -81,18 +82,20 @@ def losses(
     targets = _targets(batch)
     generator = torch.Generator()
     levels = model.extract(images)
-    result = {}
+    result: dict[str, Tensor | list[Tensor]] = {}
+    given = batch.get("proposals_in") if proposals is None else proposals
+    found = None if given is None else _as_proposals(given)
     if model.rpn_head is not None:
         output = model.rpn_head(levels)
-        result = _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
-    if hasattr(model, "bbox_head"):
-        given = batch.get("proposals_in") if proposals is None else proposals
-        found = model.rpn_head.propose(output, images) if given is None else _as_proposals(given)
+        result |= _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
+        found = found or model.rpn_head.propose(output, images)
+    if not isinstance(model, Rpn):
+        assert found is not None
         result |= model.roi_losses(levels, found, images, targets, generator)
     return result
 
 
-def _stages(module: nn.Module) -> list[nn.Module]:
+def _stages(module: nn.Module) -> list[Any]:
     """A cascade has a list of each part of its stages, other detectors one part."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 

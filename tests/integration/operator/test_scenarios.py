@@ -51,13 +51,15 @@ def ground(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> It
 @pytest.fixture(scope="module")
 def plays(request: pytest.FixtureRequest, ground: Ground) -> Iterator[dict[str, Future[None]]]:
     """All scenarios that were selected, while they are played."""
+    functions = (item for item in request.session.items if isinstance(item, pytest.Function))
     chosen = [
         item.callspec.params["scenario"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item, "callspec")
+        for item in functions
+        if item.module is request.module and hasattr(item, "callspec")
     ]
+    scenarios = [scenario for scenario in chosen if isinstance(scenario, Scenario)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {scenario.name: pool.submit(_play, ground, scenario) for scenario in chosen}
+        yield {scenario.name: pool.submit(_play, ground, scenario) for scenario in scenarios}
         pool.shutdown(cancel_futures=True)
 
 

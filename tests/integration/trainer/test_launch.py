@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -231,11 +232,13 @@ def steps(worker: Worker) -> list[str]:
 
 def await_new_steps(*workers: Worker) -> None:
     """Wait until ranks that did not run before have trained on every worker."""
+
+    def has_trained_or_ended(worker: Worker, known: set[str]) -> bool:
+        return not known.issuperset(steps(worker)) or worker.process.poll() is not None
+
     before = [set(steps(worker)) for worker in workers]
     for worker, known in zip(workers, before, strict=True):
-        await_true(
-            lambda worker=worker, known=known: set(steps(worker)) - known or worker.process.poll() is not None
-        )
+        await_true(functools.partial(has_trained_or_ended, worker, known))
         assert worker.process.poll() is None, worker.output()
 
 

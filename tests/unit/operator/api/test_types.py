@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from builders import make_manifest
@@ -11,7 +13,7 @@ from kubedet_operator.api.status import Condition, DetectionJobStatus, FailureRe
 from kubedet_trainer import contract
 
 
-def _violations(manifest: dict) -> list[str]:
+def _violations(manifest: dict[str, Any]) -> list[str]:
     with pytest.raises(InvalidManifest) as caught:
         types.parse_job(manifest)
     return [str(violation) for violation in caught.value.violations]
@@ -58,7 +60,7 @@ def test_null_counts_as_absent() -> None:
         ({"checkpoint": "s3://x"}, "spec.checkpoint: got 's3://x', must be an object"),
     ],
 )
-def test_what_cannot_be_read_is_named(spec: dict, expected: str) -> None:
+def test_what_cannot_be_read_is_named(spec: dict[str, Any], expected: str) -> None:
     assert _violations(make_manifest(**spec)) == [expected]
 
 

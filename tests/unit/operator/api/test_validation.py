@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,9 @@ from kubedet_operator.api.decoding import InvalidManifest
 )
 def test_bounds_are_checked(path: str, value: object, rule: str) -> None:
     valid = {"checkpoint": {"storageUri": "s3://bucket/x"}, "pretrained": {"storageUri": "s3://bucket/w.pth"}}
-    spec: object = value
-    for name in reversed(path.split(".")):
+    *parents, field = path.split(".")
+    spec: dict[str, Any] = {field: value}
+    for name in reversed(parents):
         spec = {name: spec}
     violations = validation.validate(make_job(**merge(valid, spec)))
     assert [violation.path for violation in violations] == [f"spec.{path}"]
@@ -46,7 +48,7 @@ def test_items_of_a_keyed_list_are_unique() -> None:
 
 
 @pytest.mark.parametrize(("spec", "path"), BROKEN_RULES)
-def test_rules_across_fields_are_checked(spec: dict, path: str) -> None:
+def test_rules_across_fields_are_checked(spec: dict[str, Any], path: str) -> None:
     assert [violation.path for violation in validation.validate(make_job(**spec))] == [path]
 
 

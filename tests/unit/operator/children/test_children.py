@@ -65,7 +65,9 @@ def test_children_belong_to_the_job_once_it_is_stored(uid: str | None) -> None:
         ({"gpus": 2, "gpuResource": "amd.com/gpu", "procsPerReplica": 1}, {"amd.com/gpu": "2"}, "1"),
     ],
 )
-def test_gpus_become_limits_and_processes(worker: dict, limits: dict | None, processes: str) -> None:
+def test_gpus_become_limits_and_processes(
+    worker: dict[str, Any], limits: dict[str, str] | None, processes: str
+) -> None:
     pod = _worker(worker=worker)
     assert _container(pod)["resources"].get("limits") == limits
     assert _environment(pod)["KUBEDET_PROCS_PER_REPLICA"] == processes
@@ -81,7 +83,7 @@ def test_gpus_become_limits_and_processes(worker: dict, limits: dict | None, pro
         ({"gpus": 8, "sharedMemory": "3Gi"}, "3Gi"),
     ],
 )
-def test_shared_memory_fits_the_memory_limit(worker: dict, size: str) -> None:
+def test_shared_memory_fits_the_memory_limit(worker: dict[str, Any], size: str) -> None:
     volumes = {volume["name"]: volume for volume in _worker(worker=worker)["spec"]["volumes"]}
     assert volumes["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": size}
 
@@ -161,7 +163,9 @@ def test_a_disabled_benchmark_times_no_image() -> None:
         ([{"operator": "Exists"}], [None]),
     ],
 )
-def test_a_lost_node_is_tolerated_for_30_s_unless_the_user_says_otherwise(given: list, keys: list) -> None:
+def test_a_lost_node_is_tolerated_for_30_s_unless_the_user_says_otherwise(
+    given: list[dict[str, Any]], keys: list[str | None]
+) -> None:
     tolerations = _worker(worker={"tolerations": given})["spec"]["tolerations"]
     assert [toleration.get("key") for toleration in tolerations] == keys
     assert tolerations[: len(given)] == given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kubedet_operator.children.merge import merge
 
 POD = {
@@ -15,8 +17,9 @@ POD = {
 }
 
 
-def _over(spec: dict) -> dict:
-    return merge(POD, {"spec": spec})["spec"]
+def _over(spec: dict[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = merge(POD, {"spec": spec})["spec"]
+    return merged
 
 
 def test_lists_of_named_objects_are_merged_by_name() -> None:

@@ -28,7 +28,7 @@ JOBS = SimpleNamespace(plural=names.PLURAL)
 def test_kopf_has_the_seam_that_watches_are_put_into() -> None:
     known = set(inspect.signature(queueing.watcher).parameters)
     assert {"settings", "resource", "namespace"} <= known
-    assert orchestration.queueing is queueing
+    assert vars(orchestration)["queueing"] is queueing
     assert "coro=queueing.watcher(" in inspect.getsource(orchestration)
     assert {"settings", "resource", "namespace"} <= set(inspect.signature(watching.infinite_watch).parameters)
     assert "yield json.loads(" in inspect.getsource(api.stream)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -40,7 +41,7 @@ def test_render_knows_the_operators_image(job_file: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [jobs.render, jobs.run])
-def test_an_invalid_job_ends_with_65_and_every_violation(tmp_path: Path, command: object) -> None:
+def test_an_invalid_job_ends_with_65_and_every_violation(tmp_path: Path, command: click.Command) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(make_manifest(recpe="x", worker={"replicas": 0})))
     result = CliRunner().invoke(command, [str(path)])
@@ -60,7 +61,7 @@ def test_run_without_its_secret_ends_with_66(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [jobs.render, jobs.run])
-def test_a_missing_file_is_a_usage_error(command: object) -> None:
+def test_a_missing_file_is_a_usage_error(command: click.Command) -> None:
     result = CliRunner().invoke(command, ["nowhere.yaml"])
     assert result.exit_code == 2
     assert "nowhere.yaml" in result.stderr

@@ -16,7 +16,7 @@ from kubedet_operator.settings import OperatorSettings
 
 
 def _command(
-    tmp_path: Path, *, rendezvous: bool = False, secrets: dict | None = None, **spec: Any
+    tmp_path: Path, *, rendezvous: bool = False, secrets: dict[str, Any] | None = None, **spec: Any
 ) -> Command:
     job = make_job(**spec)
     settings = OperatorSettings()
@@ -87,7 +87,9 @@ def test_secrets_are_resolved_and_optional_keys_may_be_absent(tmp_path: Path) ->
         ),
     ],
 )
-def test_what_only_a_cluster_has_is_refused(tmp_path: Path, spec: dict, secrets: dict, said: str) -> None:
+def test_what_only_a_cluster_has_is_refused(
+    tmp_path: Path, spec: dict[str, Any], secrets: dict[str, Any], said: str
+) -> None:
     with pytest.raises(CannotRunHere, match=said):
         _command(tmp_path, secrets=secrets, **spec)
 

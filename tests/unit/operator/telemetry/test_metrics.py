@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kubedet_operator.telemetry import endpoint
 from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE, Health, Metrics
 
-JOB = {
+JOB: dict[str, Any] = {
     "metadata": {"namespace": "team-a", "name": "mask"},
     "spec": {
         "recipe": "mask_rcnn_r50_fpn_1x",

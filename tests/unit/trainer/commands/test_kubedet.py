@@ -80,7 +80,7 @@ def test_every_command_of_both_tables_is_there_under_its_name() -> None:
 def test_a_table_is_named_after_an_extra_that_pip_knows() -> None:
     tables = entry_points(group="kubedet.commands")
     assert {table.name for table in tables} == {"operator", "trainer"}
-    assert tables.names <= set(metadata("kubedet").get_all("Provides-Extra"))
+    assert tables.names <= set(metadata("kubedet").get_all("Provides-Extra", []))
 
 
 def test_unknown_command_names_the_nearest() -> None:

@@ -11,9 +11,9 @@ from kubedet_trainer.commands import terminal
 
 
 def render(item: object) -> list[str]:
-    console = Console(file=io.StringIO(), width=100)
-    console.print(item)
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    output = io.StringIO()
+    Console(file=output, width=100).print(item)
+    return output.getvalue().splitlines()
 
 
 def test_row_of_the_zoo_has_its_decimals_and_no_empty_column() -> None:

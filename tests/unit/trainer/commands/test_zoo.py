@@ -136,13 +136,13 @@ def test_comparison_data_is_the_pages(shared: Path) -> None:
         (comparison.TRAINING_SECONDS, "train_s_per_iter", "seconds_per_iteration"),
         (comparison.INFERENCE_FPS, "inference_fps", "inference_fps"),
     ):
-        for row, theirs in zip(rows, page[table], strict=True):
-            zoo = PUBLISHED[f"{row.method}_r50_fpn_1x"]
+        for speed, theirs in zip(rows, page[table], strict=True):
+            zoo = PUBLISHED[f"{speed.method}_r50_fpn_1x"]
             ours = {
-                "detectron_p100": row.detectron_p100,
-                "detectron_pytorch_xp": row.detectron_pytorch_xp,
+                "detectron_p100": speed.detectron_p100,
+                "detectron_pytorch_xp": speed.detectron_pytorch_xp,
                 "mmdetection_v100": getattr(zoo, figure),
-                "mmdetection_xp": row.zoo_xp,
+                "mmdetection_xp": speed.zoo_xp,
             }
             assert {name: value for name, value in ours.items() if value} == {
                 name: value for name, value in theirs.items() if name != "method"

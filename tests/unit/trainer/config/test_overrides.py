@@ -63,6 +63,7 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
 
     changed = config.apply_overrides(RECIPE, overrides)
 
+    assert isinstance(changed.model, config.RpnConfig)
     assert changed.model.rpn_head.negative_iou == 0.8
 
 

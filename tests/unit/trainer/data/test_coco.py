@@ -84,7 +84,8 @@ def test_a_changed_file_is_parsed_anew(tmp_path: Path) -> None:
         record = annotation_record(1, image=1, bbox=bbox)
         file = write_annotations(tmp_path / "x.json", images=[image_record(1)], annotations=[record])
         os.utime(file, ns=(0, int(bbox[0])))
-        return coco.load_annotations(file, cache=tmp_path / "cache").boxes.tolist()
+        boxes: list[list[float]] = coco.load_annotations(file, cache=tmp_path / "cache").boxes.tolist()
+        return boxes
 
     assert load((1, 2, 3, 4)) == [[1, 2, 3, 5]]
     assert load((2, 2, 3, 4)) == [[2, 2, 4, 5]]

@@ -56,6 +56,7 @@ def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path:
     assert batch.targets.boxes.shape == (2, 8, 4)
     for place, image_id in enumerate(batch.image_ids.tolist()):
         pixels = cv2.imread(str(tmp_path / "images" / f"{image_id}.jpg"))
+        assert pixels is not None
         height, width = batch.sizes[place].tolist()
         factor = batch.scale_factors[place, 0].item()
         assert factor == pytest.approx(min(96 / max(pixels.shape), 64 / 48))

@@ -22,8 +22,8 @@ FIRST = np.array([[1, 2, 30, 40, 0.9], [3, 4, 10, 12, 0.5], [0, 0, 5, 5, 0.1]], 
 THIRD = np.array([[7, 8, 20, 21, 0.25]], np.float32)
 
 
-@pytest.fixture
-def annotations(tmp_path: Path) -> Annotations:
+@pytest.fixture(name="annotations")
+def _annotations(tmp_path: Path) -> Annotations:
     """Three images, 30, 10 and 20 in the file's order."""
     images = [image_record(number) for number in (30, 10, 20)]
     file = write_annotations(tmp_path / "instances.json", images=images, annotations=[])

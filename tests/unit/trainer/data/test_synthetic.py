@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kubedet_trainer.data import coco, run_lengths, synthetic
+from kubedet_trainer.data import coco, images, run_lengths, synthetic
 from kubedet_trainer.data.synthetic import ShapesDataset
 
 
@@ -29,7 +29,9 @@ def shapes_that_stand_alone(folder: Path) -> list[tuple[NDArray[np.uint8], dict[
     for image in content["images"]:
         own = [record for record in content["annotations"] if record["image_id"] == image["id"]]
         if len(own) == 1:
-            found.append((cv2.imread(str(folder / "train2017" / image["file_name"])), own[0]))
+            pixels = images.decode((folder / "train2017" / image["file_name"]).read_bytes())
+            assert isinstance(pixels, np.ndarray)
+            found.append((pixels, own[0]))
     return found
 
 

@@ -191,7 +191,10 @@ def test_shapes_are_not_voc() -> None:
 
 
 def test_the_lists_of_the_zoo_are_the_defaults() -> None:
-    variables = {Environment.DATASET_URI: "s3://bucket/voc", Environment.DATASET_FORMAT: "VOC"}
+    variables: dict[str, str] = {
+        Environment.DATASET_URI: "s3://bucket/voc",
+        Environment.DATASET_FORMAT: "VOC",
+    }
     settings = read_dataset_settings(variables)
     assert (settings.format, settings.train_annotations, settings.val_annotations) == (
         "VOC",

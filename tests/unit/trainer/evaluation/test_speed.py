@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -52,7 +53,7 @@ def test_the_first_images_warm_up_and_do_not_count(
         return detect(images, scale_factors)
 
     monkeypatch.setattr(detector, "detect", slow_at_first)
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: seconds)
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds)
     fps = speed.measure_fps(
         detector,
         _batches(200),
@@ -67,7 +68,7 @@ def test_the_first_images_warm_up_and_do_not_count(
 
 def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 100.0, 104.0])
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     detector = Detector()
     fps = speed.measure_fps(
         detector, _batches(9, size=8), num_images=40, normalisation=NORMALISATION, device=torch.device("cpu")

@@ -19,7 +19,8 @@ RETINA_SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
 
 @pytest.fixture(scope="module")
 def goldens(shared: Path) -> dict[str, Any]:
-    return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
+    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
+    return content
 
 
 def _grid(strides: Sequence[int] = STRIDES) -> AnchorGrid:
@@ -80,7 +81,7 @@ def test_cells_that_begin_in_an_image_are_as_many_as_the_goldens_count(goldens: 
 
     within = _grid().within(torch.tensor(golden["pad_shapes"]), pyramid)
 
-    per_level = within.split([3 * feature.numel() for feature in pyramid], dim=1)
+    per_level = torch.split(within, [3 * feature.numel() for feature in pyramid], dim=1)
     assert [[level[i].sum().item() for level in per_level] for i in range(3)] == golden["counts"]
 
 

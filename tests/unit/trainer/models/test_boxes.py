@@ -18,7 +18,8 @@ RCNN_STDS = (0.1, 0.1, 0.2, 0.2)
 
 @pytest.fixture(scope="module")
 def goldens(shared: Path) -> dict[str, Any]:
-    return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
+    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
+    return content
 
 
 def test_iou_counts_inclusive_corners() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 import trainer_builders
 from kubedet_trainer.config import BoxHeadConfig, CascadeRcnnConfig
 from kubedet_trainer.errors import InvalidInput
-from kubedet_trainer.models.box_head import BoxPrediction
+from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
 from kubedet_trainer.models.cascade import CascadeDetector, hand_on
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections, Images, Proposals
@@ -24,7 +24,14 @@ def _silence(layer: nn.Linear | nn.Conv2d, *, bias: list[float] | float) -> None
     """Let `layer` give `bias` whatever it sees."""
     nn.init.zeros_(layer.weight)
     with torch.no_grad():
-        layer.bias.copy_(torch.tensor(bias).expand_as(layer.bias))
+        own = layer.get_parameter("bias")
+        own.copy_(torch.tensor(bias).expand_as(own))
+
+
+def _box_heads(detector: CascadeDetector) -> list[BoxHead]:
+    heads = [head for head in detector.bbox_head if isinstance(head, BoxHead)]
+    assert len(heads) == 3
+    return heads
 
 
 def _one_proposal() -> Proposals:
@@ -44,8 +51,10 @@ def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared: Pat
     golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["cascade_refine"]
     rois = torch.tensor(golden["rois"])
     counts = [int((rois[:, 0] == image).sum()) for image in (0, 1)]
-    boxes = nn.utils.rnn.pad_sequence(rois[:, 1:].split(counts), batch_first=True)
-    deltas = nn.utils.rnn.pad_sequence(torch.tensor(golden["deltas"]).split(counts), batch_first=True)
+    boxes = nn.utils.rnn.pad_sequence(list(torch.split(rois[:, 1:], counts)), batch_first=True)
+    deltas = nn.utils.rnn.pad_sequence(
+        list(torch.split(torch.tensor(golden["deltas"]), counts)), batch_first=True
+    )
     used = torch.arange(boxes.shape[1]) < torch.tensor(counts)[:, None]
     from_gt = torch.zeros_like(used)
     for image, flags in enumerate(golden["pos_is_gt"]):
@@ -56,7 +65,7 @@ def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared: Pat
         used=used,
         from_gt=from_gt,
     )
-    head = trainer_builders.make_detector("cascade_rcnn").bbox_head[0]
+    head, *_ = _box_heads(trainer_builders.make_one(CascadeDetector, "cascade_rcnn"))
     images = Images(pixels=torch.zeros(2, 3, 1, 1), sizes=torch.tensor([golden["img_shape"]] * 2))
 
     moved = head.move(boxes, BoxPrediction(logits=deltas, deltas=deltas[:, :, None]), images)
@@ -68,14 +77,14 @@ def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared: Pat
 
 
 def test_stages_demand_more_and_more() -> None:
-    heads = trainer_builders.make_detector("cascade_rcnn").bbox_head
+    heads = _box_heads(trainer_builders.make_one(CascadeDetector, "cascade_rcnn"))
 
     assert [head.region_sampler.assigner.positive_iou for head in heads] == [0.5, 0.6, 0.7]
     assert [head.target_stds for head in heads] == STDS
 
 
 def test_losses_of_each_stage_carry_its_weight() -> None:
-    detector = trainer_builders.make_detector("cascade_mask_rcnn").train()
+    detector = trainer_builders.make_one(CascadeDetector, "cascade_mask_rcnn").train()
     trainer_builders.sample_in_order(detector)
     images = trainer_builders.make_images()
     targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
@@ -94,8 +103,8 @@ def test_losses_of_each_stage_carry_its_weight() -> None:
 
 
 def test_each_stage_starts_from_the_boxes_of_the_one_before() -> None:
-    detector = trainer_builders.make_detector("cascade_rcnn").eval()
-    for head in detector.bbox_head:
+    detector = trainer_builders.make_one(CascadeDetector, "cascade_rcnn").eval()
+    for head in _box_heads(detector):
         _silence(head.fc_cls, bias=[0.0, 5.0, 0.0, 0.0])
         _silence(head.fc_reg, bias=[1.0, -1.0, 0.0, 0.0])
 
@@ -107,18 +116,22 @@ def test_each_stage_starts_from_the_boxes_of_the_one_before() -> None:
 
 
 def test_logits_are_averaged_before_the_softmax_and_masks_after_the_sigmoid() -> None:
-    detector = trainer_builders.make_detector("cascade_mask_rcnn").eval()
+    detector = trainer_builders.make_one(CascadeDetector, "cascade_mask_rcnn").eval()
     logits = [[0.0, 6.0, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
     outlines = [-3.0, 0.0, 1.0]
-    for stage in range(3):
-        _silence(detector.bbox_head[stage].fc_cls, bias=logits[stage])
-        _silence(detector.mask_head[stage].conv_logits, bias=outlines[stage])
+    for head, bias in zip(_box_heads(detector), logits, strict=True):
+        _silence(head.fc_cls, bias=bias)
+    for stage, outline in enumerate(outlines):
+        layer = detector.get_submodule(f"mask_head.{stage}.conv_logits")
+        assert isinstance(layer, nn.Conv2d)
+        _silence(layer, bias=outline)
 
     found = _detect(detector, _one_proposal())
 
     scores = torch.tensor(logits).mean(dim=0).softmax(dim=0)
     torch.testing.assert_close(found.scores, scores[1:].sort(descending=True).values)
     probability = torch.tensor(outlines).sigmoid().mean()
+    assert found.masks is not None
     torch.testing.assert_close(found.masks, probability.expand_as(found.masks))
 
 

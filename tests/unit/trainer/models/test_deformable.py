@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from kubedet_trainer.models.deformable import DeformableRoiPool
+from kubedet_trainer.models.deformable import DeformableRoiPool, _Guide
 from kubedet_trainer.models.roi import build_roi_extractor
 
 CHANNELS, SIZE, STRIDES = 3, 2, (4, 8)
@@ -19,12 +19,13 @@ REGIONS = [
 """Of two images: halves, an edge on the limit of the map, one that leaves it, one below a pixel."""
 
 
-def _extractor(kind: str, *, seed: int = 0) -> torch.nn.Module:
+def _extractor(kind: str, *, seed: int = 0) -> DeformableRoiPool:
     """Its layers say something else than zero."""
     torch.manual_seed(seed)
     extractor = build_roi_extractor(
         kind=kind, channels=CHANNELS, strides=STRIDES, size=SIZE, finest_roi=20, offset_channels=5
     )
+    assert isinstance(extractor, DeformableRoiPool)
     for parameter in extractor.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return extractor.double()
@@ -77,6 +78,7 @@ def _loop_over_regions(
         image, region = features[level][index // 2], REGIONS[index // 2][index % 2]
         scale = 1 / STRIDES[level]
         layers = extractor.roi_layers[level]
+        assert isinstance(layers, _Guide)
         nowhere = [[[0.0] * SIZE] * SIZE] * 2
         plain = _loop_over_samples(image, region, scale=scale, offsets=nowhere).flatten()
         offsets = layers.offset_fc(plain).view(2, SIZE, SIZE).tolist()
@@ -103,7 +105,8 @@ def test_gradients_of_features_and_layers_are_right() -> None:
 
     def pool(*tensors: torch.Tensor) -> torch.Tensor:
         parameters = dict(zip(names, tensors[2:], strict=True))
-        return torch.func.functional_call(extractor, parameters, (list(tensors[:2]), regions))
+        pooled: torch.Tensor = torch.func.functional_call(extractor, parameters, (list(tensors[:2]), regions))
+        return pooled
 
     leaves = [feature.requires_grad_() for feature in _features()]
     assert torch.autograd.gradcheck(pool, (*leaves, *weights), fast_mode=True)
@@ -128,5 +131,5 @@ def test_every_level_has_gradients_though_no_region_is_on_it() -> None:
 
     extractor(features, torch.tensor(REGIONS, dtype=torch.double)[:, 1:]).sum().backward()
 
-    coarse = extractor.roi_layers[1]
+    coarse = extractor.get_submodule("roi_layers.1")
     assert all(weight.grad is not None and not weight.grad.any() for weight in coarse.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models.fpn import Fpn
@@ -31,7 +32,9 @@ def test_convolved_levels_come_from_the_raw_last_stage_without_activation() -> N
 
     levels = neck(stages)
 
-    first, second = (neck.fpn_convs[index].conv for index in (3, 4))
+    first, second = (neck.get_submodule(f"fpn_convs.{index}.conv") for index in (3, 4))
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
     sixth = F.conv2d(stages[-1], first.weight, first.bias, stride=2, padding=1)
     torch.testing.assert_close(levels[3], sixth)
     torch.testing.assert_close(levels[4], F.conv2d(sixth, second.weight, second.bias, stride=2, padding=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes.common import STYLES
 from kubedet_trainer.structures import Images
 
+Style = Literal["pytorch", "caffe"]
 
-def _normalise(pixels: torch.Tensor, sizes: torch.Tensor, style: str) -> Images:
+
+def _normalise(pixels: torch.Tensor, sizes: torch.Tensor, style: Style) -> Images:
     return normalise(trainer_builders.make_batch(pixels, sizes), STYLES[style].normalisation)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,10 +17,10 @@ from kubedet_trainer.structures import Detections
 LABELS = torch.tensor([[2, 1, 0]])
 
 
-def _head(*, norm: str = "none", seed: int = 0) -> MaskHead:
+def _head(*, norm: Literal["none", "gn"] = "none", seed: int = 0) -> MaskHead:
     torch.manual_seed(seed)
     head = MaskHead(in_channels=8, num_classes=4, num_convs=2, channels=8, norm=norm, norm_groups=2)
-    nn.init.normal_(head.conv_logits.bias)
+    nn.init.normal_(head.get_parameter("conv_logits.bias"))
     return head
 
 
@@ -103,11 +104,14 @@ def test_masks_are_pooled_from_the_own_image_at_the_resized_box_and_averaged_as_
 
     outlined = add_masks(found, features, torch.tensor([[0.5] * 4, [2.0] * 4]), [(_Pool(), h) for h in heads])
 
-    assert [image.masks.shape for image in outlined] == [(2, 4, 4), (1, 4, 4)]
+    first, second = (image.masks for image in outlined)
+    assert first is not None
+    assert second is not None
+    assert (first.shape, second.shape) == ((2, 4, 4), (1, 4, 4))
     pooled = torch.zeros(1, 8, 2, 2)
     pooled[:, 0], pooled[:, 1] = 7, 20
     expected = sum(head(pooled, torch.tensor([2])).sigmoid() for head in heads) / 2
-    torch.testing.assert_close(outlined[1].masks, expected)
+    torch.testing.assert_close(second, expected)
 
 
 def test_image_without_detections_gets_no_masks() -> None:
@@ -115,4 +119,5 @@ def test_image_without_detections_gets_no_masks() -> None:
 
     (outlined,) = add_masks([nothing], [torch.zeros(1, 1, 3, 3)], torch.ones(1, 4), [(_Pool(), _head())])
 
+    assert outlined.masks is not None
     assert outlined.masks.shape == (0, 4, 4)

@@ -51,7 +51,9 @@ def test_targets_equal_opencv_on_random_masks(blur: int, size: int) -> None:
     begin = random.random((200, 2)) * [width - 1, height - 1]
     end = np.minimum(begin + random.random((200, 2)) ** 3 * 200, [width - 1, height - 1])
     boxes = np.concatenate([begin, end], axis=1).astype(np.float32)
-    boxes[:3] = [[5, 7, 4 + size, 6 + size], [9, 2, 8 + 2 * size, 1 + 2 * size], [20.9, 30, 20.1, 29.5]]
+    boxes[0] = 5, 7, 4 + size, 6 + size
+    boxes[1] = 9, 2, 8 + 2 * size, 1 + 2 * size
+    boxes[2] = 20.9, 30, 20.1, 29.5
     slots = random.integers(0, 3, 200)
 
     (found,) = mask_targets(

@@ -15,6 +15,10 @@ import trainer_builders
 from kubedet_trainer.config import model_options
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models import BUILDERS, build_model
+from kubedet_trainer.models.backbones.resnet import Bottleneck
+from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.retinanet import RetinaNet
+from kubedet_trainer.models.two_stage import RoiDetector
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Targets
 
@@ -22,7 +26,7 @@ ON_COCO = 81
 TWO_OBJECTS = trainer_builders.TWO_OBJECTS
 
 
-def _on_meta(recipe_name: str) -> nn.Module:
+def _on_meta(recipe_name: str) -> Detector:
     model = read_recipe(recipe_name).model
     with torch.device("meta"):
         return build_model(model.architecture, num_classes=ON_COCO, **model_options(model))
@@ -32,11 +36,12 @@ def _losses(
     detector: nn.Module, architecture: str, targets: Targets, *, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     images = trainer_builders.make_images(architecture)
-    return detector.train()(images, targets, torch.Generator().manual_seed(seed))
+    losses: dict[str, torch.Tensor] = detector.train()(images, targets, torch.Generator().manual_seed(seed))
+    return losses
 
 
 def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation() -> None:
-    backbone = _on_meta("faster_rcnn_r50_fpn_1x").train().backbone
+    backbone = _on_meta("faster_rcnn_r50_fpn_1x").train().get_submodule("backbone")
 
     frozen = {name.split(".")[0] for name, weight in backbone.named_parameters() if not weight.requires_grad}
     assert frozen == {"conv1", "bn1", "layer1"}
@@ -48,8 +53,9 @@ def test_stem_and_first_stage_are_frozen_and_statistics_stay_in_evaluation() -> 
 def test_style_decides_which_convolution_carries_the_stride(
     style: str, strides: list[tuple[int, int]]
 ) -> None:
-    block = _on_meta(f"faster_rcnn_r50{style}_fpn_1x").backbone.layer2[0]
+    block = _on_meta(f"faster_rcnn_r50{style}_fpn_1x").get_submodule("backbone.layer2.0")
 
+    assert isinstance(block, Bottleneck)
     assert [block.conv1.stride, block.conv2.stride] == strides
 
 
@@ -79,7 +85,8 @@ def test_every_parameter_takes_part_whatever_the_ground_truth(
 ) -> None:
     detector = trainer_builders.make_detector(architecture)
 
-    sum(_losses(detector, architecture, trainer_builders.make_targets(boxes)).values()).backward()
+    losses = _losses(detector, architecture, trainer_builders.make_targets(boxes))
+    torch.autograd.backward(list(losses.values()))
 
     for name, weight in detector.named_parameters():
         assert weight.grad is not None, f"{name} would stall distributed training"
@@ -96,16 +103,16 @@ def test_empty_slots_change_nothing(architecture: str) -> None:
     torch.testing.assert_close(_losses(detector, architecture, few), _losses(detector, architecture, many))
 
 
-class _Shapes(TorchDispatchMode):
+class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook of subclasses
     """Records the shapes that operators give out, suppression's own excepted."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.seen: list[tuple[str, list[tuple[int, ...]]]] = []
 
     def __torch_dispatch__(
         self,
-        func: torch._ops.OpOverload,
+        func: Any,
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
@@ -121,13 +128,15 @@ class _Shapes(TorchDispatchMode):
 def test_no_shape_of_the_training_step_depends_on_the_data(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture).train()
     recorded = []
-    for seed, boxes in enumerate([[TWO_OBJECTS, TWO_OBJECTS], [TWO_OBJECTS[:1], []], [[], []]]):
+    scenes: list[list[list[list[float]]]] = [[TWO_OBJECTS, TWO_OBJECTS], [TWO_OBJECTS[:1], []], [[], []]]
+    for seed, boxes in enumerate(scenes):
         images = trainer_builders.make_images(architecture, seed=seed)
         targets = trainer_builders.make_targets(boxes)
         detector(images, targets, torch.Generator().manual_seed(0))
         detector.zero_grad()
         with trainer_builders.as_on_gpu(), _Shapes() as shapes:
-            sum(detector(images, targets, torch.Generator().manual_seed(0)).values()).backward()
+            losses = detector(images, targets, torch.Generator().manual_seed(0))
+            torch.autograd.backward(list(losses.values()))
         recorded.append(shapes.seen)
 
     assert recorded[0] == recorded[1] == recorded[2]
@@ -136,8 +145,8 @@ def test_no_shape_of_the_training_step_depends_on_the_data(architecture: str) ->
 @pytest.mark.parametrize("architecture", BUILDERS)
 def test_detections_are_in_pixels_of_the_original_image_best_first(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture, num_classes=4).eval()
-    if architecture == "retinanet":
-        nn.init.zeros_(detector.bbox_head.retina_cls.bias)  # before training nothing scores enough
+    if isinstance(detector, RetinaNet):  # before training nothing scores enough
+        nn.init.zeros_(detector.get_parameter("bbox_head.retina_cls.bias"))
     images = trainer_builders.make_images(architecture)
 
     resized = detector.detect(images, torch.ones(2, 4))
@@ -154,7 +163,7 @@ def test_detections_are_in_pixels_of_the_original_image_best_first(architecture:
 
 
 def test_detection_of_faster_rcnn_is_limited_and_above_the_threshold() -> None:
-    detector = trainer_builders.make_detector("faster_rcnn").eval()
+    detector = trainer_builders.make_one(RoiDetector, "faster_rcnn").eval()
     detector.bbox_head.max_detections = 3
 
     (found, _) = detector.detect(trainer_builders.make_images(), torch.ones(2, 4))

@@ -21,14 +21,22 @@ def _backbone(**options: Any) -> ResNet:
     return ResNet(**asdict(ResNetConfig(**{**SMALL, **options}))).eval()
 
 
+def _first_block(backbone: ResNet, stage: str) -> Bottleneck:
+    block = backbone.get_submodule(f"{stage}.0")
+    assert isinstance(block, Bottleneck)
+    return block
+
+
 def _inputs_and_outputs_of_conv2(
     backbone: ResNet, *, stage: str
 ) -> tuple[Bottleneck, torch.Tensor, torch.Tensor]:
     """What enters and leaves the 3x3 convolution of a stage's first block."""
-    block = backbone.get_submodule(stage)[0]
-    seen = {}
-    block.bn1.register_forward_hook(lambda _module, _inputs, out: seen.update(entering=out))
-    block.bn2.register_forward_pre_hook(lambda _module, inputs: seen.update(leaving=inputs[0].clone()))
+    block = _first_block(backbone, stage)
+    seen: dict[str, torch.Tensor] = {}
+    block.get_submodule("bn1").register_forward_hook(lambda _module, _inputs, out: seen.update(entering=out))
+    block.get_submodule("bn2").register_forward_pre_hook(
+        lambda _module, inputs: seen.update(leaving=inputs[0].clone())
+    )
     with torch.no_grad():
         backbone(torch.randn(1, 3, 64, 96))
     return block, F.relu(seen["entering"]), seen["leaving"]
@@ -39,7 +47,7 @@ def test_width_of_resnext_follows_from_its_groups(groups: int, base_width: int, 
     with torch.device("meta"):
         backbone = _backbone(stem_channels=64, groups=groups, base_width=base_width)
 
-    blocks = [backbone.layer1[0], backbone.layer2[0]]
+    blocks = [_first_block(backbone, stage) for stage in ("layer1", "layer2")]
     assert [block.conv2.out_channels for block in blocks] == widths
     assert [block.conv2.groups for block in blocks] == [groups] * 2
     assert [block.conv3.out_channels for block in blocks] == [256, 512]
@@ -67,16 +75,17 @@ def test_deformable_convolution_starts_as_a_plain_one_beyond_the_first_stage(
 
     plain = F.conv2d(entering, block.conv2.weight, stride=2, padding=1, groups=2)
     torch.testing.assert_close(leaving, plain * share)
-    assert backbone.layer1[0].conv2_offset is None
+    assert _first_block(backbone, "layer1").conv2_offset is None
 
 
 def test_offsets_are_pairs_of_dy_and_dx_a_tap_and_modulation_comes_last() -> None:
     backbone = _backbone(deformable="modulated")
-    block = backbone.layer2[0]
+    block = _first_block(backbone, "layer2")
     with torch.no_grad():
         block.conv2.weight.zero_()[:, :, 0, 1] = 1  # the second tap alone
-        block.conv2_offset.bias[2:4] = torch.tensor([2.0, 1.0])
-        block.conv2_offset.bias[18 + 1] = 30
+        offset_bias = block.get_parameter("conv2_offset.bias")
+        offset_bias[2:4] = torch.tensor([2.0, 1.0])
+        offset_bias[18 + 1] = 30
 
     _, entering, leaving = _inputs_and_outputs_of_conv2(backbone, stage="layer2")
 

@@ -9,7 +9,7 @@ import trainer_builders
 from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import dense
 from kubedet_trainer.models.dense import DenseOutput
-from kubedet_trainer.models.retinanet import RetinaHead
+from kubedet_trainer.models.retinanet import RetinaHead, RetinaNet
 from kubedet_trainer.structures import Images
 
 NUM_LABELS = 3
@@ -17,7 +17,7 @@ NUM_LABELS = 3
 
 @pytest.fixture
 def head() -> RetinaHead:
-    return trainer_builders.make_detector("retinanet", num_classes=NUM_LABELS + 1).bbox_head
+    return trainer_builders.make_one(RetinaNet, "retinanet", num_classes=NUM_LABELS + 1).bbox_head
 
 
 def _output(head: RetinaHead, *, height: int = 64, width: int = 128) -> DenseOutput:
@@ -51,18 +51,18 @@ def test_cells_beyond_an_images_own_padding_take_no_part(head: RetinaHead) -> No
     targets = trainer_builders.make_targets([[[5.0, 5, 40, 40]]] * 2)
 
     losses = head.level_losses(output, _images((50, 65), (64, 128)), targets)
-    torch.stack(losses["loss_cls"]).sum().backward()
+    gradients = torch.autograd.grad(torch.stack(losses["loss_cls"]).sum(), output.logits)
 
-    for stride, logits in zip(head.anchor_grid.strides, output.logits, strict=True):
+    for stride, gradient in zip(head.anchor_grid.strides, gradients, strict=True):
         beyond = 96 // stride  # 65 columns are padded to 96
-        assert logits.grad[0, ..., beyond:].abs().sum() == 0
-        assert logits.grad[0, ..., beyond - 1].abs().sum() > 0
-        assert logits.grad[1, ..., beyond:].abs().sum() > 0
+        assert gradient[0, ..., beyond:].abs().sum() == 0
+        assert gradient[0, ..., beyond - 1].abs().sum() > 0
+        assert gradient[1, ..., beyond:].abs().sum() > 0
 
 
-@pytest.mark.parametrize(("boxes", "divisor"), [([[], []], 2), ([[[0.0, 0, 31, 31]], []], None)])
+@pytest.mark.parametrize(("boxes", "divisor"), [([[], []], 2), ([[[0.0, 0, 31, 31]], []], 16 + 1)])
 def test_losses_are_divided_by_the_positives_and_by_one_an_image_at_least(
-    head: RetinaHead, boxes: list[list[list[float]]], divisor: int | None
+    head: RetinaHead, boxes: list[list[list[float]]], divisor: int
 ) -> None:
     output, images = _output(head), _images((64, 128), (64, 128))
     targets = trainer_builders.make_targets(boxes)
@@ -76,7 +76,7 @@ def test_losses_are_divided_by_the_positives_and_by_one_an_image_at_least(
     right = torch.where(own, logits, -logits).sigmoid()
     each = torch.where(own, 0.25, 0.75) * (1 - right) ** 2 * -right.log()
     positives = wanted.positive.sum(dim=1).clamp(min=1).sum()
-    assert positives == divisor or divisor is None
+    assert positives == divisor
     expected = each[wanted.used].sum() / positives
     assert torch.stack(by_level["loss_cls"]).sum().item() == pytest.approx(expected.item(), rel=1e-5)
     assert (torch.stack(by_level["loss_reg"]).sum() > 0) == any(boxes)
@@ -105,5 +105,5 @@ def test_only_the_most_probable_anchors_of_each_level_become_detections(head: Re
 
     (found, _) = head.detect(output, _images((64, 128), (64, 128)), torch.ones(2, 4))
 
-    assert len(found.boxes.unique(dim=0)) <= len(best)
+    assert len({tuple(box) for box in found.boxes.tolist()}) <= len(best)
     assert found.scores[0] == max(best)

@@ -59,8 +59,11 @@ def test_gradient_reaches_only_the_level_of_the_region() -> None:
         features, torch.tensor([[[0.0, 0, 60, 60]]])
     ).sum().backward()
 
-    assert features[0].grad.sum().item() == pytest.approx(9, rel=1e-5)
-    assert features[1].grad.abs().sum() == 0
+    first, second = (level.grad for level in features)
+    assert first is not None
+    assert second is not None
+    assert first.sum().item() == pytest.approx(9, rel=1e-5)
+    assert second.abs().sum() == 0
 
 
 def test_box_that_ends_before_it_begins_has_no_negative_side() -> None:

@@ -12,16 +12,17 @@ import torch
 import trainer_builders
 from kubedet_trainer.models import dense
 from kubedet_trainer.models.dense import DenseTargets
-from kubedet_trainer.models.ssd import SsdHead
+from kubedet_trainer.models.ssd import Ssd, SsdHead
 
 
 @pytest.fixture(scope="module")
 def golden(shared: Path) -> dict[str, Any]:
-    return json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_hnm"]
+    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_hnm"]
+    return content
 
 
 def _head() -> SsdHead:
-    return trainer_builders.make_detector("ssd").bbox_head
+    return trainer_builders.make_one(Ssd, "ssd").bbox_head
 
 
 def _mined(golden: dict[str, Any], *cases: str) -> dict[str, torch.Tensor]:
@@ -51,7 +52,7 @@ def test_each_image_mines_its_own_negatives_and_all_share_one_divisor(golden: di
 
 
 def test_object_that_fits_no_anchor_has_exactly_one() -> None:
-    detector = trainer_builders.make_detector("ssd")
+    detector = trainer_builders.make_one(Ssd, "ssd")
     sources = detector.backbone(trainer_builders.make_images("ssd").pixels[:1])
     head = detector.bbox_head
     anchors = head(sources).anchors
@@ -67,7 +68,7 @@ def test_object_that_fits_no_anchor_has_exactly_one() -> None:
 
 
 def test_boxes_return_to_the_original_image_along_each_axis() -> None:
-    detector = trainer_builders.make_detector("ssd").eval()
+    detector = trainer_builders.make_one(Ssd, "ssd").eval()
     images = trainer_builders.make_images("ssd")
     factors = torch.tensor([0.5, 3.0, 0.5, 3.0]).expand(2, 4)
     detector.bbox_head.post_processing = dense.PostProcessing(

@@ -66,4 +66,5 @@ def test_pixel_without_any_activation_has_no_gradient_instead_of_an_infinite_one
 
     L2Norm(4, initial_scale=20.0)(x).sum().backward()
 
+    assert x.grad is not None
     assert torch.isfinite(x.grad).all()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kubedet_trainer.data import run_lengths
 from kubedet_trainer.pictures import drawing
@@ -62,8 +63,9 @@ def test_a_mask_lies_over_its_object_with_a_bright_edge(longest: int | None) -> 
     picture = drawing.draw_detections(GREY, marks=found, classes=["cell"], longest=longest)
     factor = picture.shape[1] // 200
 
-    def pixel(x: int, y: int) -> np.ndarray:
-        return picture[y * factor, x * factor].astype(float)
+    def pixel(x: int, y: int) -> NDArray[np.float64]:
+        colour: NDArray[np.float64] = picture[y * factor, x * factor].astype(np.float64)
+        return colour
 
     colour = np.array(drawing.class_colour(1))
     np.testing.assert_allclose(pixel(70, 90), 0.55 * 128 + 0.45 * colour, atol=1.5)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from kubedet_trainer.config.recipe import NormalisationConfig
+from kubedet_trainer.config import (
+    MaskRcnnConfig,
+    NormalisationConfig,
+    Recipe,
+    ResNetConfig,
+    RoiConfig,
+    SsdHeadConfig,
+    VggConfig,
+)
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models import BUILDERS
 from kubedet_trainer.recipes import RECIPES, published_files, read_recipe
@@ -54,6 +62,16 @@ WEIGHTS = {
 }
 
 
+Part = TypeVar("Part")
+
+
+def _part(recipe: Recipe, name: str, kind: type[Part]) -> Part:
+    """A part of the recipe's model, which must be of this `kind`."""
+    part = getattr(recipe.model, name)
+    assert isinstance(part, kind)
+    return part
+
+
 @pytest.fixture(scope="module")
 def page(shared: Path) -> dict[str, dict[str, Any]]:
     rows = json.loads((shared / "spec/model_zoo.json").read_text())["recipes"]
@@ -92,21 +110,21 @@ def test_reference_figures_and_memory_counter_are_the_pages(
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_method_backbone_and_its_weights_are_the_rows(page: dict[str, dict[str, Any]], name: str) -> None:
     row, recipe = page[name], read_recipe(name)
-    backbone = recipe.model.backbone
 
     assert recipe.model.architecture == row["method"].rstrip("0123456789")
     weights = WEIGHTS[row["backbone"], row.get("pretrained", row["style"])]
-    assert recipe.pretrained.endswith(f"/{weights}.pth")
+    assert Path(recipe.pretrained or "").name == f"{weights}.pth"
     if row["backbone"] == "VGG16":
-        assert f"ssd{backbone.input_size}" == row["method"]
+        assert f"ssd{_part(recipe, 'backbone', VggConfig).input_size}" == row["method"]
         return
+    backbone = _part(recipe, "backbone", ResNetConfig)
     assert (backbone.stage_blocks, backbone.groups, backbone.base_width) == BACKBONES[row["backbone"]]
     assert (backbone.style, backbone.norm) == (row["style"], row.get("norm", "bn"))
     kinds = {None: "none", "dconv(c3-c5)": "offsets", "mdconv(c3-c5)": "modulated"}
     assert backbone.deformable == kinds[row.get("deform_conv")]
     if hasattr(recipe.model, "box_roi"):
         kinds = {None: "align", "dpool": "deformable", "mdpool": "modulated"}
-        assert recipe.model.box_roi.kind == kinds[row.get("deform_pool")]
+        assert _part(recipe, "box_roi", RoiConfig).kind == kinds[row.get("deform_pool")]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -116,7 +134,8 @@ def test_optimisation_is_that_of_the_rows_group(page: dict[str, dict[str, Any]],
     ssd = {"coco": (64, 8, 5, 2e-3, 3), "voc": (32, 4, 10, 1e-3, 2)}.get(row["dataset"])
 
     assert (recipe.schedule.epochs, recipe.schedule.decay_epochs) == SCHEDULES[row["schedule"]]
-    assert (recipe.schedule.warmup_iterations, recipe.schedule.warmup_ratio) == (500, pytest.approx(1 / 3))
+    assert recipe.schedule.warmup_iterations == 500
+    assert recipe.schedule.warmup_ratio == pytest.approx(1 / 3)
     found = (
         recipe.global_batch,
         recipe.data.images_per_process,
@@ -156,6 +175,7 @@ def test_data_and_evaluation_are_those_of_the_method(page: dict[str, dict[str, A
 def test_group_normalisation_is_everywhere_but_in_the_rpn() -> None:
     model = read_recipe("mask_rcnn_r101_fpn_gn_3x").model
 
+    assert isinstance(model, MaskRcnnConfig)
     assert (model.backbone.norm, model.neck.norm, model.box_head.norm, model.mask_head.norm) == ("gn",) * 4
     assert (model.box_head.num_convs, model.box_head.num_fcs) == (4, 1)
 
@@ -172,7 +192,7 @@ def test_group_normalisation_is_everywhere_but_in_the_rpn() -> None:
 def test_anchors_of_ssd_are_laid_out_for_its_size_and_data(
     name: str, first_and_last: tuple[tuple[int, int], tuple[int, int]]
 ) -> None:
-    sizes = read_recipe(name).model.ssd_head.anchor_sizes
+    sizes = _part(read_recipe(name), "ssd_head", SsdHeadConfig).anchor_sizes
 
     assert (sizes[:2], sizes[-2:]) == first_and_last
 
@@ -199,10 +219,11 @@ def test_published_file_is_tried_on_each_mirror_under_the_same_path() -> None:
 
 
 def test_own_mirror_stands_for_all_and_keeps_the_path_or_only_the_name() -> None:
-    recipe = read_recipe("rpn_r50_fpn_1x")
+    weights = read_recipe("rpn_r50_fpn_1x").pretrained
 
-    assert published_files.addresses(recipe.pretrained) == [recipe.pretrained]
-    assert published_files.addresses(recipe.pretrained, mirror="s3://weights/zoo/") == [
+    assert weights is not None
+    assert published_files.addresses(weights) == [weights]
+    assert published_files.addresses(weights, mirror="s3://weights/zoo/") == [
         "s3://weights/zoo/models/resnet50-0676ba61.pth",
         "s3://weights/zoo/resnet50-0676ba61.pth",
     ]

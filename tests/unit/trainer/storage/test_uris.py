@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from kubedet_trainer.errors import InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import StoreCredentials
-from kubedet_trainer.storage import files
 from kubedet_trainer.storage.uris import open_store
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_is_worth_a_retry_and_a_file_in_the_way_is_not(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageUnreachable, match="No space left on device"):
         store.put_bytes("key", data=b"1")
     (tmp_path / "store" / "name").write_text("")

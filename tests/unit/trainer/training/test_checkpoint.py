@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from torch import nn
 
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import CheckpointSettings
-from kubedet_trainer.storage import files
 from kubedet_trainer.storage import folder as folder_store
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin, Snapshot, take_snapshot
 from kubedet_trainer.training.state import TrainState
@@ -77,7 +77,7 @@ def test_a_store_that_may_only_be_read_is_refused_before_training(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(CredentialsRefused, match="Permission denied"):
         checkpointer.require_writable()
 
@@ -162,7 +162,7 @@ def test_the_best_are_kept_besides(tmp_path: Path) -> None:
 
 
 def test_the_best_are_known_to_a_later_process(tmp_path: Path) -> None:
-    options = {"keep_last": 1, "keep_best_metric": "boxAP"}
+    options: dict[str, Any] = {"keep_last": 1, "keep_best_metric": "boxAP"}
     first = _checkpointer(tmp_path, **options)
     first.save(_snapshot(10))
     first.add_metrics(10, metrics={"boxAP": 70.0})

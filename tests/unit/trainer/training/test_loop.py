@@ -17,9 +17,10 @@ from kubedet_trainer.dist import World
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry.metrics import Metrics
-from kubedet_trainer.training import loop, optim, setup
+from kubedet_trainer.training import loop, optim, results, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
+from kubedet_trainer.training.state import chunk_seed
 from trainer_builders import forbid_host_synchronisation
 
 TINY = {
@@ -112,9 +113,9 @@ def _gradients_by_hand(run: Run, batches: list[Batch]) -> dict[str, Any]:
     sums: dict[str, Any] = {name: 0 for name, _ in run.state.model.named_parameters()}
     for chunk, batch in enumerate(batches):
         run.state.model.zero_grad()
-        run.generator.manual_seed(loop.chunk_seed(run.recipe.seed, iteration=0, chunk=chunk))
+        run.generator.manual_seed(chunk_seed(run.recipe.seed, iteration=0, chunk=chunk))
         losses = loop._forward(run, batch)
-        sum(losses.values()).backward()
+        torch.autograd.backward(list(losses.values()))
         for name, value in run.state.model.named_parameters():
             sums[name] = sums[name] + value.grad
     run.state.model.zero_grad()
@@ -174,6 +175,6 @@ def test_evaluation_is_due_at_the_end_of_epochs_and_of_the_run(
     for one in evaluated:
         run.state.history.note_evaluation(one, {"boxAP": 1.0})
     calls: list[Run] = []
-    monkeypatch.setattr(loop.results, "evaluate_run", calls.append)
+    monkeypatch.setattr(results, "evaluate_run", calls.append)
     loop._evaluate_if_due(run)
     assert bool(calls) is due

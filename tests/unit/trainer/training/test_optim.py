@@ -70,26 +70,26 @@ def test_a_batch_that_chunks_do_not_fill_is_refused() -> None:
 
 
 def test_sgd_decays_every_parameter_and_leaves_frozen_ones() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    model[0].requires_grad_(False)
-    frozen = model[0].weight.clone()
-    weight, bias = model[1].weight.detach().clone(), model[1].bias.detach().clone()
+    first, second = nn.Linear(2, 2), nn.Linear(2, 1)
+    model = nn.Sequential(first.requires_grad_(False), second)
+    frozen = first.weight.clone()
+    weight, bias = second.weight.detach().clone(), second.bias.detach().clone()
     optimizer = optim.build_optimizer(model, config=OptimizerConfig(lr=1.0, momentum=0.9, weight_decay=0.1))
     optim.set_learning_rate(optimizer, 0.5)
-    velocity = torch.zeros_like(weight), torch.zeros_like(bias)
+    velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
     for _ in range(3):
         optimizer.zero_grad()
         model(torch.ones(1, 2)).sum().backward()
-        gradients = model[1].weight.grad.clone(), model[1].bias.grad.clone()
+        gradients = [part.grad.clone() for part in second.parameters() if part.grad is not None]
         optimizer.step()
-        velocity = tuple(
+        velocity = [
             0.9 * speed + gradient + 0.1 * value
             for speed, gradient, value in zip(velocity, gradients, (weight, bias), strict=True)
-        )
+        ]
         weight, bias = weight - 0.5 * velocity[0], bias - 0.5 * velocity[1]
-    torch.testing.assert_close(model[1].weight.detach(), weight)
-    torch.testing.assert_close(model[1].bias.detach(), bias)
-    assert torch.equal(model[0].weight, frozen)
+    torch.testing.assert_close(second.weight.detach(), weight)
+    torch.testing.assert_close(second.bias.detach(), bias)
+    assert torch.equal(first.weight, frozen)
 
 
 @pytest.mark.parametrize(("max_norm", "after"), [(35.0, 5.0), (1.0, 1.0), (None, 5.0)])

@@ -122,9 +122,9 @@ def test_the_error_names_every_address_that_was_tried(site: Site, tmp_path: Path
     with pytest.raises(MissingInput, match="none of 2 addresses has the file") as caught:
         fetch.fetch_weights(places, cache=tmp_path)
     assert all(f"{place} answers 404" in str(caught.value) for place in places)
-    with pytest.raises(StorageUnreachable, match="answers 404") as caught:  # it may be worth another try
+    with pytest.raises(StorageUnreachable, match="answers 404") as unreachable:  # worth another try
         fetch.fetch_weights([*places, "http://127.0.0.1:9/nobody.pth"], cache=tmp_path)
-    assert "http://127.0.0.1:9/nobody.pth: no answer" in str(caught.value)
+    assert "http://127.0.0.1:9/nobody.pth: no answer" in str(unreachable.value)
 
 
 def _at_once(action: Callable[[], object], *, times: int) -> None:

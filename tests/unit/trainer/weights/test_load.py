@@ -39,7 +39,7 @@ def test_a_whole_model_is_loaded_however_it_is_wrapped(
     content = state if key is None else {"meta": {"epoch": 12, "config": "model = dict()"}, key: state}
     load.load_weights(ours, file=_save(tmp_path / "w.pth", content, legacy=legacy))
     assert torch.equal(ours.head.weight, theirs.head.weight)
-    assert torch.equal(ours.backbone[0].weight, theirs.backbone[0].weight)
+    assert torch.equal(ours.backbone.get_parameter("0.weight"), theirs.backbone.get_parameter("0.weight"))
 
 
 def test_a_classifier_of_caffe_fills_the_backbone_and_what_else_it_has_is_left_out(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_classifier_of_caffe_fills_the_backbone_and_what_else_it_has_is_left_o
     state.pop("1.num_batches_tracked")  # files of before 2018 have none
     head = ours.head.weight.clone()
     load.load_weights(ours, file=_save(tmp_path / "w.pth", state, legacy=True))
-    assert torch.equal(ours.backbone[0].weight, theirs.backbone[0].weight)
+    assert torch.equal(ours.backbone.get_parameter("0.weight"), theirs.backbone.get_parameter("0.weight"))
     assert torch.equal(ours.head.weight, head)
 
 
@@ -65,7 +65,7 @@ def test_a_backbone_leaves_what_no_classifier_has_fresh_and_says_so(
 
 def test_every_difference_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
     ours = Detector()
-    before = ours.backbone[0].weight.clone()
+    before = ours.backbone.get_parameter("0.weight").clone()
     state = Detector().state_dict()
     del state["head.bias"]
     state["head.weight"] = torch.zeros(7, 4)
@@ -78,7 +78,7 @@ def test_every_difference_is_named_before_anything_is_loaded(tmp_path: Path) -> 
         "1 misshapen (head.weight is (7, 4), must be (2, 4))",
     ):
         assert part in str(caught.value)
-    assert torch.equal(ours.backbone[0].weight, before)
+    assert torch.equal(ours.backbone.get_parameter("0.weight"), before)
 
 
 class _Payload:

@@ -32,7 +32,7 @@ def record(code: int, *, number: int = 0, second: int = 0, reason: str = "Record
     )
 
 
-ENDINGS = {
+ENDINGS: dict[str, tuple[AgentEnding, dict[str, Any], tuple[int, str] | None]] = {
     "done": (AgentEnding(outcome=Outcome.FINISHED), {}, None),
     "python exception": (failed(rank(1)), {"records": [record(1, reason="ValueError")]}, (1, "ValueError")),
     "usage": (failed(rank(2)), {"records": [record(2)]}, (2, "Recorded")),

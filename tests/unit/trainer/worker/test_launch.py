@@ -38,12 +38,15 @@ def message(environment: dict[str, str]) -> dict[str, Any]:
     return document
 
 
+Prepare = Callable[[Callable[[], object]], None]
+
+
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
     """Replace the preparation of the data set."""
 
-    def replace(action: Callable[[], None]) -> None:
-        monkeypatch.setattr(launch.prepare, "prepare_dataset", lambda *_: action())
+    def replace(action: Callable[[], object]) -> None:
+        monkeypatch.setattr("kubedet_trainer.data.prepare.prepare_dataset", lambda *_: action())
 
     return replace
 
@@ -67,7 +70,7 @@ def agents(monkeypatch: pytest.MonkeyPatch) -> list[AgentEnding]:
 )
 def test_what_is_asked_wrongly_ends_before_any_work(
     environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     changes: dict[str, str],
     code: int,
     text: str,
@@ -83,7 +86,7 @@ def test_what_is_asked_wrongly_ends_before_any_work(
 )
 def test_errors_of_the_data_set_end_with_their_code(
     environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     error: Exception,
     code: int,
 ) -> None:
@@ -95,9 +98,7 @@ def test_errors_of_the_data_set_end_with_their_code(
     assert message(environment)["failure"]["reason"] == type(error).__name__
 
 
-def test_an_unexpected_error_leaves_its_traceback(
-    environment: dict[str, str], prepare: Callable[[Callable[[], None]], None]
-) -> None:
+def test_an_unexpected_error_leaves_its_traceback(environment: dict[str, str], prepare: Prepare) -> None:
     prepare(lambda: 1 // 0)
     assert launch.run(environment) == 1
     failure = message(environment)["failure"]
@@ -106,7 +107,7 @@ def test_an_unexpected_error_leaves_its_traceback(
 
 
 def test_sigterm_ends_the_preparation_at_once_with_nothing_lost(
-    environment: dict[str, str], prepare: Callable[[Callable[[], None]], None], agents: list[AgentEnding]
+    environment: dict[str, str], prepare: Prepare, agents: list[AgentEnding]
 ) -> None:
     def terminate() -> None:
         try:
@@ -124,7 +125,7 @@ def test_sigterm_ends_the_preparation_at_once_with_nothing_lost(
 
 def test_progress_says_initializing_and_earlier_records_are_gone(
     environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     agents: list[AgentEnding],
     tmp_path: Path,
 ) -> None:
@@ -148,7 +149,7 @@ def test_progress_says_initializing_and_earlier_records_are_gone(
 
 def test_results_become_the_termination_message(
     environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -171,7 +172,7 @@ def store_environment(environment: dict[str, str], monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("endpoint", ["localhost:1", "no-such-host.invalid:29400"])
 def test_store_that_never_answers_loses_the_rendezvous(
     store_environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     agents: list[AgentEnding],
     monkeypatch: pytest.MonkeyPatch,
     endpoint: str,
@@ -187,7 +188,7 @@ def test_store_that_never_answers_loses_the_rendezvous(
 
 def test_lost_store_starts_the_agent_again_until_it_is_done(
     store_environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     agents: list[AgentEnding],
 ) -> None:
     prepare(lambda: None)
@@ -201,7 +202,7 @@ def test_lost_store_starts_the_agent_again_until_it_is_done(
 
 def test_store_that_answers_and_fails_is_given_up_after_the_patience(
     store_environment: dict[str, str],
-    prepare: Callable[[Callable[[], None]], None],
+    prepare: Prepare,
     agents: list[AgentEnding],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
