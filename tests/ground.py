@@ -12,7 +12,8 @@ from kubedet_operator.api import names
 from kubedet_operator.cluster import watches
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import CORE, Cluster
-from kubedet_operator.telemetry.metrics import Health, Metrics
+from kubedet_operator.telemetry.health import Health
+from kubedet_operator.telemetry.metrics import Metrics
 
 SECONDS = 60
 """No single step takes longer, however slow the machine is."""

@@ -25,17 +25,18 @@ from kubedet_operator.cluster import errors, orphans, watches
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events
-from kubedet_operator.cluster.lease import Election
+from kubedet_operator.cluster.lease import Election, Leadership
 from kubedet_operator.control.progress import ProgressPoller
 from kubedet_operator.control.reconcile import GATHER_SECONDS, Reconciler
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.settings import InvalidSetting, OperatorSettings, read_settings
 from kubedet_operator.telemetry import endpoint
-from kubedet_operator.telemetry.metrics import Health, Metrics
+from kubedet_operator.telemetry.health import Health
+from kubedet_operator.telemetry.metrics import Metrics
 
 logger = logging.getLogger("kubedet_operator")
 
-SETTLE_SECONDS = 5.0
+COLLECTION_SECONDS = 5.0
 """How long after the world was read orphans are looked for: the garbage collector may be at work."""
 
 FIRST_RETRY_SECONDS = 1.0
@@ -52,14 +53,15 @@ class Operator:
         self._metrics = Metrics()
         self._queue: WorkQueue[Key] = WorkQueue()
         self._cache = Cache(self._queue.add, lambda key: self._queue.add_after(key, GATHER_SECONDS))
-        self._cluster = Cluster(self._metrics)
+        self._leadership = Leadership()
+        self._cluster = Cluster(self._metrics, may_write=self._leadership.holds)
         self._election = Election(
             self._cluster,
+            self._leadership,
             namespace=settings.lease_namespace or _own_namespace(settings),
             name=names.LEASE,
             identity=f"{socket.gethostname()}_{uuid.uuid4()}",
         )
-        self._cluster.may_write = self._election.is_leading
         self._events = Events(self._cluster, metrics=self._metrics)
         self._reconciler = Reconciler(
             self._cluster,
@@ -82,7 +84,7 @@ class Operator:
             OSError: the port of the metrics is taken.
         """
         # A standby knows the same jobs: they must not be counted twice.
-        self._metrics.expose_jobs(lambda: self._cache.jobs() if self._election.leading.is_set() else ())
+        self._metrics.expose_jobs(lambda: self._cache.jobs() if self._leadership.held.is_set() else ())
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
         logger.info("metrics and health on port %d", server.server_port)
         # kopf ends what was started after it: our own tasks come first.
@@ -97,8 +99,8 @@ class Operator:
             server.shutdown()
 
     def _parts(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        workers = [partial(self._reconciler.work, self._election.leading)] * self._settings.concurrency
-        poll = partial(self._poller.run, self._election.leading)
+        workers = [partial(self._reconciler.work, self._leadership.held)] * self._settings.concurrency
+        poll = partial(self._poller.run, self._leadership.held)
         return [self._beat, self._campaign, self._sweep, poll, self._events.run, *workers]
 
     async def _serve(self) -> None:
@@ -161,7 +163,7 @@ class Operator:
             self._health.loop_at = time.monotonic()
             self._metrics["event_loop_lag"].set(max(self._health.loop_at - due, 0.0))
             self._metrics["queue_depth"].set(len(self._queue))
-            self._metrics["leader"].set(self._election.is_leading())
+            self._metrics["leader"].set(self._leadership.holds())
             for resource, age in self._health.ages().items():
                 self._metrics["watch_age"].labels(resource).set(age)
 
@@ -174,8 +176,8 @@ class Operator:
         """Look for orphans whenever the world has been read as a whole."""
         while True:
             await self._listed.wait()
-            await self._election.leading.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
+            await self._leadership.held.wait()
+            await asyncio.sleep(COLLECTION_SECONDS)
             self._listed.clear()
             try:
                 await orphans.sweep(self._cluster, self._cache)

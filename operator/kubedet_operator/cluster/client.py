@@ -82,7 +82,8 @@ _TIMEOUTS = {"leases": aiohttp.ClientTimeout(total=LEASE_SECONDS)}
 class Cluster:
     """One connection to the API server; made at the first request, and again after a refused login."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, may_write: Callable[[], bool] = lambda: True) -> None:
+        """`may_write` is asked before every write, but for that of the Lease: whether this process acts."""
         self._requests = metrics["api_requests"]
         self._configuration: Configuration | None = None
         self._clients: dict[bool, RESTClientObject] = {}
@@ -91,8 +92,7 @@ class Cluster:
         self._busy_until = 0.0
         self.echoes = Echoes()
         """Writes of what is watched, which the watches have yet to show."""
-        self.may_write: Callable[[], bool] = lambda: True
-        """Whether this process is the one that acts: asked before every write."""
+        self._may_write = may_write
 
     async def credentials(self) -> Credentials:
         """The credentials of now; tokens are read again where they expire.
@@ -258,7 +258,7 @@ class Cluster:
         """Keep back what must not be sent now: writes of a standby, anything while we were asked to wait."""
         if call.resource == "leases":
             return
-        if call.verb not in _READS and not self.may_write():
+        if call.verb not in _READS and not self._may_write():
             raise errors.NotLeading("another replica leads")
         wait = self._busy_until - time.monotonic()
         if wait > 0:

@@ -54,8 +54,8 @@ class Occurrence:
     message: str
 
 
-def tell(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Occurrence]:
-    """What a new status tells that the one before it did not: a restart, and the most telling condition."""
+def compare_statuses(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Occurrence]:
+    """What happened between two statuses: a restart, and the most telling condition that turned."""
     failure = after.get("lastFailure") or {}
     if _restarts(after) > _restarts(before) and failure:
         where = (

@@ -30,35 +30,50 @@ RETRY_SECONDS = 1.5
 """Between two looks of a standby, and after a renewal that failed."""
 
 
+class Leadership:
+    """Whether this replica is the one that acts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        """Seconds that never go back."""
+        self.held = asyncio.Event()
+        """Set from the moment at which the Lease is taken until it is lost."""
+        self._renewed_at = float("-inf")
+
+    def holds(self) -> bool:
+        """Whether the Lease is ours beyond doubt, at this very moment."""
+        if self.held.is_set() and self.clock() - self._renewed_at > GIVE_UP_SECONDS:
+            self.lose(f"it could not be renewed for {GIVE_UP_SECONDS} s")
+        return self.held.is_set()
+
+    def renew(self, at: float) -> None:
+        """Note that the Lease is ours, by a request that was sent `at` this time of the clock."""
+        self._renewed_at = at
+        if not self.held.is_set():
+            self.held.set()
+            logger.info("this replica leads: it holds the Lease")
+
+    def lose(self, cause: str) -> None:
+        """Note that the Lease is not ours any more."""
+        self.held.clear()
+        logger.warning("this replica leads no more: %s", cause)
+
+
 class Election:
     """Campaigns for one Lease, for as long as `run` runs."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        *,
-        namespace: str,
-        name: str,
-        identity: str,
-        clock: Callable[[], float] = time.monotonic,
+        self, cluster: Cluster, leadership: Leadership, *, namespace: str, name: str, identity: str
     ) -> None:
         self._cluster = cluster
+        self._leadership = leadership
+        self._clock = leadership.clock
         self._metadata = {"namespace": namespace, "name": name}
         self._identity = identity
-        self._clock = clock
-        self._renewed_at = float("-inf")
         self._held: dict[str, Any] | None = None
         """The Lease as it was last written by us: the next renewal needs no look at it."""
         self._seen: dict[str, Any] = {}
         self._seen_at = 0.0
-        self.leading = asyncio.Event()
-        """Set while this replica is the one that acts."""
-
-    def is_leading(self) -> bool:
-        """Whether the Lease is ours beyond doubt, at this very moment."""
-        if self.leading.is_set() and self._clock() - self._renewed_at > GIVE_UP_SECONDS:
-            self._step_down(f"it could not be renewed for {GIVE_UP_SECONDS} s")
-        return self.leading.is_set()
 
     async def run(self) -> None:
         """Take the Lease when it is free and renew it, for ever; give it back when cancelled."""
@@ -66,15 +81,15 @@ class Election:
             while True:
                 try:
                     await self._try()
-                    pause = RENEW_SECONDS if self.leading.is_set() else RETRY_SECONDS
+                    pause = RENEW_SECONDS if self._leadership.held.is_set() else RETRY_SECONDS
                 except errors.OperatorError as error:
                     self._complain(error)
                     pause = RETRY_SECONDS
-                self.is_leading()
+                self._leadership.holds()
                 await asyncio.sleep(pause)
         finally:
-            if self.leading.is_set():
-                self._step_down("this process ends")
+            if self._leadership.held.is_set():
+                self._leadership.lose("this process ends")
                 await self._release()
 
     async def _try(self) -> None:
@@ -87,8 +102,8 @@ class Election:
         holder = spec.get("holderIdentity")
         duration = spec.get("leaseDurationSeconds") or DURATION_SECONDS
         if holder not in (None, "", self._identity):
-            if self.leading.is_set():
-                self._step_down(f"{holder} has taken it")
+            if self._leadership.held.is_set():
+                self._leadership.lose(f"{holder} has taken it")
             if self._clock() - self._seen_at < duration:
                 return
         try:
@@ -96,10 +111,7 @@ class Election:
         except errors.Conflict:
             return  # somebody was faster
         self._held = written
-        self._renewed_at = asked_at
-        if not self.leading.is_set():
-            self.leading.set()
-            logger.info("this replica leads: it holds the Lease %(namespace)s/%(name)s", self._metadata)
+        self._leadership.renew(asked_at)
 
     async def _read(self) -> dict[str, Any]:
         try:
@@ -134,10 +146,6 @@ class Election:
                 await self._cluster.write_lease(lease)
         except errors.OperatorError as error:
             logger.info("the Lease was not given back: %s", error)
-
-    def _step_down(self, cause: str) -> None:
-        self.leading.clear()
-        logger.warning("this replica leads no more: %s", cause)
 
     def _complain(self, error: errors.OperatorError) -> None:
         # An API server that is away is told of by whoever watches it.

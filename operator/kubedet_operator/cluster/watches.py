@@ -18,7 +18,7 @@ from kubedet_operator.api import names
 from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.echoes import Echoes
-from kubedet_operator.telemetry.metrics import Health
+from kubedet_operator.telemetry.health import Health
 
 logger = logging.getLogger(__name__)
 

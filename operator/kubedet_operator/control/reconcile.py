@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from kubedet_operator.api import names, types
-from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.api.conditions import Reason
 from kubedet_operator.children.service import build_service
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Cache, Key, read_shape
 from kubedet_operator.cluster.client import Cluster
-from kubedet_operator.cluster.events import Events, tell
+from kubedet_operator.cluster.events import Events
+from kubedet_operator.control.report import Reporter
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import facts
 from kubedet_operator.decision.decide import decide
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.metrics import Metrics
-from kubedet_trainer.contract.times import parse_time
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,6 @@ COMPANY_SECONDS = 3.0
 REMEMBERED_SPECS = 100
 """Jobs whose spec is kept as it was read; an idle one can be read again."""
 
-_FAILURES = (Reason.WORKER_FAILED, Reason.WORKER_LOST)
-"""Why a job restarts, unless somebody wants it to."""
-
 _ON_THE_WAY = (Reason.WAITING_FOR_PODS, Reason.PODS_CREATED)
 """Of a start that goes well only the end is urgent: most workers run soon after they are placed."""
 
@@ -53,6 +50,22 @@ _MINOR_PROGRESS = ("iteration", "estimatedRemainingSeconds", "lastProgressTime",
 def utc_now() -> datetime:
     """The time that decisions are made by."""
     return datetime.now(UTC)
+
+
+@dataclass
+class _Memory:
+    """What one reconciliation of a job leaves for the next."""
+
+    rejection: str | None = None
+    """What the API server said when it last refused a child."""
+    complaint: str | None = None
+    """The problem that was logged last."""
+    written_at: float = float("-inf")
+    """When the status was last written."""
+    changed_at: float | None = None
+    """When a change of the status was first seen that is not written yet."""
+    uncertain: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+    """The job before and the status of a write that may have succeeded although no answer came."""
 
 
 class Reconciler:
@@ -74,16 +87,10 @@ class Reconciler:
         self._queue = queue
         self._metrics = metrics
         self._settings = settings
-        self._events = events
+        self._reporter = Reporter(metrics, events, clock)
         self._clock = clock
-        self._rejections: dict[Key, str] = {}
-        self._complaints: dict[Key, str] = {}
-        self._written_at: dict[Key, float] = {}
-        self._changed_at: dict[Key, float] = {}
-        """When a change was first seen that is not written yet."""
-        self._uncertain: dict[Key, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-        """The job before and the status of a write that may have been done, whatever the answer was."""
-        self._parsed: OrderedDict[Key, tuple[tuple[str, int] | None, facts.Parsed | None]] = OrderedDict()
+        self._memories: dict[Key, _Memory] = {}
+        self._parsed: OrderedDict[Key, tuple[tuple[str, int], facts.Parsed]] = OrderedDict()
 
     async def work(self, leading: asyncio.Event) -> None:
         """Reconcile one job after the other while `leading` is set, for ever; run several of these."""
@@ -107,17 +114,20 @@ class Reconciler:
             return
         if "deletionTimestamp" in manifest["metadata"]:
             return  # its children go with it
-        if key in self._uncertain and manifest["status"] == self._uncertain[key][1]:
-            self._report(key, *self._uncertain.pop(key))
+        memory = self._remember(key)
+        if memory.uncertain is not None and manifest["status"] == memory.uncertain[1]:
+            self._reporter.report(key, *memory.uncertain)
+            memory.uncertain = None
+        parsed = self._parse(key, manifest)
         seen = facts.observe(
             manifest,
-            parsed=self._parse(key, manifest),
+            parsed=parsed,
             pods=self._cache.pods(key),
             progress=self._cache.progress.get(key),
-            rejection=self._rejections.get(key),
+            rejection=memory.rejection,
+            repair=self._is_broken(key, parsed.job),
             now=self._clock(),
         )
-        seen = replace(seen, repair=self._is_broken(key, seen.job))
         plan = decide(seen, self._settings)
         if self._is_due(key, manifest["status"], plan.status) and not await self._write_status(
             key, manifest, plan.status
@@ -145,14 +155,14 @@ class Reconciler:
 
     def _is_due(self, key: Key, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
         """Whether a status is to be written now; one that can wait for others is seen to later."""
+        memory = self._remember(key)
         if before == after:
-            self._changed_at.pop(key, None)
+            memory.changed_at = None
             return False
         now = self._queue.time()
-        due = max(
-            self._written_at.get(key, float("-inf")) + MINOR_SECONDS,
-            self._changed_at.setdefault(key, now) + COMPANY_SECONDS,
-        )
+        if memory.changed_at is None:
+            memory.changed_at = now
+        due = max(memory.written_at + MINOR_SECONDS, memory.changed_at + COMPANY_SECONDS)
         if now >= due or _without_minor(before) != _without_minor(after):
             return True
         self._queue.add_after(key, due - now)
@@ -174,12 +184,14 @@ class Reconciler:
             self._metrics["reconcile_errors"].labels("Unexpected").inc()
             logger.exception("%s/%s: this is a bug of the operator; tried again in %.1f s", *key, delay)
         else:
-            self._complaints.pop(key, None)
+            if key in self._memories:
+                self._memories[key].complaint = None
             self._queue.succeed(key)
         self._metrics["queue_depth"].set(len(self._queue))
 
     async def _write_status(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
         """Write the status; False if the job has changed or gone meanwhile, so that the plan is void."""
+        memory = self._remember(key)
         try:
             with self._cache.writing(key, status):
                 written = await self._cluster.write_status(manifest, status)
@@ -195,12 +207,11 @@ class Reconciler:
             self._queue.add(key)
             return False
         except errors.ApiUnreachable:
-            self._uncertain[key] = manifest, status
+            memory.uncertain = manifest, status
             raise
-        self._uncertain.pop(key, None)
-        self._written_at[key] = self._queue.time()
-        self._changed_at.pop(key, None)
-        self._report(key, manifest, status)
+        memory.uncertain = memory.changed_at = None
+        memory.written_at = self._queue.time()
+        self._reporter.report(key, manifest, status)
         return True
 
     async def _act(self, key: Key, plan: Plan, *, is_new: bool) -> None:
@@ -209,10 +220,9 @@ class Reconciler:
         if not failures:
             failures = await self._carry_out_all(key, plan.actions, is_new=is_new)
         rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
-        had_rejection = self._rejections.pop(key, None)
-        if rejections:
-            self._rejections[key] = rejections[0]
-        elif had_rejection and not failures:
+        memory = self._remember(key)
+        was_rejected, memory.rejection = memory.rejection, next(iter(rejections), None)
+        if was_rejected and not failures:
             self._queue.add(key)  # the condition that told of it is to be turned
         for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
             raise failure
@@ -240,70 +250,22 @@ class Reconciler:
         else:
             await self._cluster.delete(names.PLURAL, *key, uid=action.uid)
 
+    def _remember(self, key: Key) -> _Memory:
+        return self._memories.setdefault(key, _Memory())
+
     def _forget(self, key: Key) -> None:
         self._queue.forget(key)
-        memories: tuple[MutableMapping[Key, Any], ...] = (
-            self._rejections,
-            self._complaints,
-            self._written_at,
-            self._changed_at,
-            self._uncertain,
-            self._parsed,
-        )
-        for memory in memories:
-            memory.pop(key, None)
+        self._memories.pop(key, None)
+        self._parsed.pop(key, None)
 
     def _complain(self, key: Key, message: str, delay: float) -> None:
         """One line for a new problem; the same one again is only counted."""
-        if self._complaints.get(key) != message:
-            self._complaints[key] = message
+        memory = self._remember(key)
+        if memory.complaint != message:
+            memory.complaint = message
             logger.warning(
                 "%s/%s: %s; tried again in %.1f s and then with growing delays", *key, message, delay
             )
-
-    def _report(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Log and count what the new status says for the first time."""
-        before, after = _conditions(manifest["status"]), _conditions(status)
-        for kind, condition in after.items():
-            turned = before.get(kind, {}).get("status") != condition["status"]
-            if turned and (condition["status"] == "True" or kind in before):
-                line = f"{condition['reason']}: {condition['message']}"
-                logger.info("%s/%s: %s=%s %s", *key, kind, condition["status"], line)
-        for occurrence in tell(manifest["status"], status):
-            self._events.record(manifest, occurrence)
-        self._count(manifest, status, before, after)
-
-    def _count(
-        self,
-        manifest: Mapping[str, Any],
-        status: Mapping[str, Any],
-        before: Mapping[str, Mapping[str, Any]],
-        after: Mapping[str, Mapping[str, Any]],
-    ) -> None:
-        def became(kind: ConditionType, value: str) -> bool:
-            return bool(
-                before.get(kind, {}).get("status") != value and after.get(kind, {}).get("status") == value
-            )
-
-        for kind in (ConditionType.COMPLETE, ConditionType.FAILED):
-            if became(kind, "True"):
-                self._metrics["finished"].labels(kind.value).inc()
-        old, new = manifest["status"].get("restarts") or {}, status["restarts"]
-        for field in ("application", "infrastructure"):
-            self._metrics["restarts"].labels(field.title()).inc(max(new[field] - old.get(field, 0), 0))
-        now = self._clock()
-        if became(ConditionType.RUNNING, "True") and not (new["application"] or new["infrastructure"]):
-            created = parse_time(manifest["metadata"]["creationTimestamp"])
-            self._metrics["time_to_running"].observe((now - created).total_seconds())
-        has_failed = before.get(ConditionType.RESTARTING, {}).get("reason") in _FAILURES
-        if has_failed and became(ConditionType.RESTARTING, "False") and "completionTime" not in status:
-            failure = status["lastFailure"]
-            seconds = (now - parse_time(failure["time"])).total_seconds()
-            self._metrics["recovery"].labels(failure["class"]).observe(max(seconds, 0.0))
-
-
-def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {condition["type"]: condition for condition in status.get("conditions") or ()}
 
 
 def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
             startTime=status.startTime or draft.now, activeSince=status.activeSince or draft.now
         )
     return Plan(
-        status=dump_status(_conclude(facts, draft, creations)),
+        status=dump_status(_complete_status(facts, draft, creations)),
         preparations=tuple(action for action in creations if _goes_first(action)),
         actions=(*_deletions(facts, draft), *(action for action in creations if not _goes_first(action))),
         next_check_seconds=_next_check(facts, draft),
@@ -163,7 +163,7 @@ def _goes_first(action: ApplyChild) -> bool:
     return bool(action.manifest["kind"] == placement.POD_GROUP)
 
 
-def _conclude(facts: Facts, draft: Draft, creations: Iterable[ApplyChild]) -> DetectionJobStatus:
+def _complete_status(facts: Facts, draft: Draft, creations: Iterable[ApplyChild]) -> DetectionJobStatus:
     """The final status: what is counted and derived, over what the policies decided.
 
     Workers that are created right after it is written count already: another write would only say so.

@@ -102,7 +102,7 @@ class Facts:
     written_status: Mapping[str, Any] = field(default_factory=dict)
     """The status as it is, with what others may have written."""
     repair: bool = False
-    """Whether children that are not watched are to be applied again though nothing seems to be missing."""
+    """Whether the Service is missing, or somebody has made something else of it."""
     now: datetime
 
     @property
@@ -316,7 +316,11 @@ def _lost_at(
 
 
 def read_version(metadata: Mapping[str, Any]) -> int:
-    """The resource version as a number: larger is newer within one cluster."""
+    """The resource version as a number: of two versions of one kind in one cluster, the larger is newer.
+
+    Kubernetes allows clients to compare them so (KEP-5504, stable since 1.35, which states what API servers
+    have always done: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
+    """
     return _number(metadata.get("resourceVersion")) or 0
 
 

@@ -10,7 +10,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import prometheus_client
 
-from kubedet_operator.telemetry.metrics import Health, Metrics
+from kubedet_operator.telemetry.health import Health
+from kubedet_operator.telemetry.metrics import Metrics
 
 Answer = tuple[str, str]
 

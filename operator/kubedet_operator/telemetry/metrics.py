@@ -1,4 +1,4 @@
-"""Every metric of the operator in one table, and the state of the process that the health endpoints tell.
+"""Every metric of the operator in one table.
 
 Figures of single jobs are read from the cache when Prometheus asks, so a job that is gone leaves no series.
 """
@@ -6,10 +6,9 @@ Figures of single jobs are read from the cache when Prometheus asks, so a job th
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Literal
@@ -316,39 +315,6 @@ def _gpus(spec: Mapping[str, Any], status: Mapping[str, Any]) -> int:
 
 def _seconds(time: str) -> float:
     return parse_time(time).timestamp()
-
-
-@dataclass
-class Health:
-    """When the parts of the process last gave a sign of life, in seconds of the monotonic clock."""
-
-    loop_seconds: float = 30
-    """The event loop is stuck if it gave no sign for this long."""
-    watch_seconds: float = 200
-    """A watch is dead after this long: it is renewed every 10 s."""
-    loop_at: float = field(default_factory=time.monotonic)
-    watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
-    """By resource and namespace; empty while no watch is supposed to run: the API server is away, say."""
-    ready: bool = False
-    """The world has been read: this replica reconciles jobs, or can take over at once."""
-
-    def ages(self) -> dict[str, float]:
-        """Seconds since the watch of each resource that was silent for longest gave a sign of life."""
-        now = time.monotonic()
-        ages: dict[str, float] = {}
-        for (resource, _), at in list(self.watched_at.items()):
-            ages[resource] = max(ages.get(resource, 0.0), now - at)
-        return ages
-
-    def complaint(self) -> str | None:
-        """What a restart of the process would mend, or None if it is well."""
-        stuck = time.monotonic() - self.loop_at
-        if stuck > self.loop_seconds:
-            return f"the event loop has been stuck for {stuck:.0f} s"
-        for resource, age in self.ages().items():
-            if age > self.watch_seconds:
-                return f"the watch of {resource} has been silent for {age:.0f} s"
-        return None
 
 
 def _create(series: Series, registry: CollectorRegistry) -> Any:

@@ -23,7 +23,7 @@ from kubedet_operator.decision.plan import Draft
 from kubedet_trainer.contract import ExitCode, FailureClass
 from kubedet_trainer.contract.times import format_time, parse_time
 
-SETTLE_SECONDS = 2
+INCIDENT_SECONDS = 2
 """How long the endings of peers are waited for before the root cause of an incident is chosen."""
 
 LEAST_WITHOUT_PROGRESS = 3
@@ -43,7 +43,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     if consequences:
         draft = _replace_pods(facts, draft, consequences)
     if incident:
-        settled = min(failure.time for failure in incident) + timedelta(seconds=SETTLE_SECONDS)
+        settled = min(failure.time for failure in incident) + timedelta(seconds=INCIDENT_SECONDS)
         dated = any(failure.is_dated for failure in incident)
         if dated and facts.now < settled and len(facts.workers) > 1:
             return replace(draft, create_from=settled).check(settled)

@@ -184,7 +184,7 @@ async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
 
 
 async def test_a_standby_reads_and_campaigns_but_writes_nothing(cluster: Cluster, server: Server) -> None:
-    cluster.may_write = lambda: False
+    cluster._may_write = lambda: False
     pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}}
     for write in (cluster.apply(pod), cluster.create(pod), cluster.delete("pods", "n", "a", uid="u")):
         with pytest.raises(errors.NotLeading):

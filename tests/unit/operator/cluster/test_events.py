@@ -10,7 +10,7 @@ import pytest
 
 from kubedet_operator.cluster import errors, events
 from kubedet_operator.cluster.client import Cluster
-from kubedet_operator.cluster.events import Events, Occurrence, tell
+from kubedet_operator.cluster.events import Events, Occurrence, compare_statuses
 from kubedet_operator.telemetry.metrics import Metrics
 
 JOB = {"metadata": {"name": "demo", "namespace": "n", "uid": "u", "resourceVersion": "7"}}
@@ -63,7 +63,7 @@ def status(restarts: int = 0, failure: dict[str, Any] | None = None, **condition
 def test_a_change_is_told_by_what_matters_most_of_it(
     before: dict[str, Any], after: dict[str, Any], told: list[str]
 ) -> None:
-    assert [occurrence.reason for occurrence in tell(before, after)] == told
+    assert [occurrence.reason for occurrence in compare_statuses(before, after)] == told
 
 
 async def _record(recorder: Recorder, times: int, until: int, monkeypatch: pytest.MonkeyPatch) -> Metrics:

@@ -19,7 +19,7 @@ from kubedet_operator.api import names
 from kubedet_operator.cluster import watches
 from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.cluster.echoes import OVERDUE_SECONDS, Echoes
-from kubedet_operator.telemetry.metrics import Health
+from kubedet_operator.telemetry.health import Health
 
 PODS = SimpleNamespace(plural="pods")
 JOBS = SimpleNamespace(plural=names.PLURAL)

@@ -70,8 +70,8 @@ def make_job(*, version: int = 1) -> dict[str, Any]:
     return manifest
 
 
-class Told(Events):
-    """Keeps what is told."""
+class RecordedEvents(Events):
+    """Keeps the reasons of what is recorded."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -88,7 +88,7 @@ class World:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.cache = Cache(self.queue.add, self.queue.add)
         self.metrics = Metrics()
-        self.events = Told()
+        self.events = RecordedEvents()
         self.reconciler = Reconciler(
             cast(Cluster, self.cluster),
             self.cache,
@@ -214,7 +214,9 @@ async def test_an_ending_is_counted_though_the_answer_to_its_write_was_lost(worl
         await world.settle()
     world.queue.done(KEY)
     assert world.count("kubedet_operator_finished_total", result="Failed") == 0
-    _, status = world.reconciler._uncertain[KEY]
+    uncertain = world.reconciler._memories[KEY].uncertain
+    assert uncertain is not None
+    _, status = uncertain
     world.cache.store_job({**job, "metadata": {**job["metadata"], "resourceVersion": "9"}, "status": status})
     await world.settle()
     assert world.count("kubedet_operator_finished_total", result="Failed") == 1

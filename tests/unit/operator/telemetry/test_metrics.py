@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kubedet_operator.telemetry import endpoint
-from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE, Health, Metrics
+from kubedet_operator.telemetry.health import Health
+from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE, Metrics
 
 JOB: dict[str, Any] = {
     "metadata": {"namespace": "team-a", "name": "mask"},
