@@ -1,13 +1,13 @@
-"""The golden checker's view of detectors that look at all anchors at once."""
+"""What detectors that look at all anchors at once compute, in the form of the goldens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from golden.checker import GoldenBatch, Meta
+from golden.records import Found, GoldenBatch, Meta
 from kubedet_trainer.models.retinanet import RetinaNet
 from kubedet_trainer.models.ssd import Ssd
 from kubedet_trainer.structures import Images, Targets
@@ -20,6 +20,7 @@ def _images(pixels: Tensor, metas: Sequence[Meta]) -> Images:
 
 
 def features(model: DenseDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
+    """The levels of each part, and the raw outputs of the head."""
     stages = model.backbone(x)
     result = {"backbone": stages}
     if isinstance(model, RetinaNet):
@@ -28,14 +29,15 @@ def features(model: DenseDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
     return result | {"head_cls": output.logits, "head_reg": output.deltas}
 
 
-def detect(model: DenseDetector, x: Tensor, meta: Meta) -> dict[str, object]:
+def detect(model: DenseDetector, x: Tensor, meta: Meta) -> Found:
+    """The detections of one image."""
     scale_factors = torch.as_tensor(meta["scale_factor"], dtype=torch.float32).expand(1, 4)
     (found,) = model.detect(_images(x, [meta]), scale_factors)
-    return {"boxes": torch.cat([found.boxes, found.scores[:, None]], dim=1), "labels": found.labels - 1}
+    return Found(boxes=torch.cat([found.boxes, found.scores[:, None]], dim=1), labels=found.labels - 1)
 
 
-def losses(model: DenseDetector, batch: GoldenBatch) -> Mapping[str, list[Tensor]]:
-    """Lists by level for a pyramid and by image for source maps, as the 2019 code logged them."""
+def losses(model: DenseDetector, batch: GoldenBatch) -> dict[str, list[Tensor]]:
+    """By level for a pyramid and by image for source maps, as the 2019 code logged them."""
     images = _images(batch["img"], batch["metas"])
     boxes = torch.stack(batch["gt_bboxes"])
     targets = Targets(

@@ -1,4 +1,4 @@
-"""The golden checker's view of detectors that look at regions."""
+"""What detectors that look at regions compute, in the form of the goldens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from golden.checker import GoldenBatch, Meta
+from golden.records import Found, GoldenBatch, Meta, Regions
 from kubedet_trainer.data import run_lengths
 from kubedet_trainer.models.cascade import CascadeDetector
 from kubedet_trainer.models.rpn import RpnHead, RpnOutput
@@ -22,6 +21,7 @@ RegionDetector = Rpn | RoiDetector | CascadeDetector
 
 
 def features(model: RegionDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
+    """The levels of backbone and pyramid, and the raw outputs of the proposal head."""
     stages = model.backbone(x)
     levels = model.neck(stages)
     found = {"backbone": stages, "neck": levels}
@@ -32,66 +32,68 @@ def features(model: RegionDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
 
 
 def proposals(model: RegionDetector, x: Tensor, meta: Meta) -> Tensor:
+    """(n, 5) boxes in resized pixels and scores, best first."""
     assert model.rpn_head is not None
     images = _images(x, [meta])
     found = model.rpn_head.propose(model.rpn_head(model.extract(images)), images)
-    return torch.cat([found.boxes, found.scores[..., None]], dim=-1)[0][found.valid[0]]
+    boxes = torch.cat([found.boxes, found.scores[..., None]], dim=-1)[0]
+    return boxes[found.valid[0]]
 
 
-def fixed_rois(model: RegionDetector, x: Tensor, rois: Tensor) -> dict[str, Tensor | list[Tensor]]:
-    """Every stage sees the features that the first stage's extractor pools from the same regions."""
-    if isinstance(model, Rpn):
-        return {}
+def fixed_regions(model: RoiDetector | CascadeDetector, x: Tensor, rois: Tensor) -> Regions:
+    """Every stage sees what the first stage's extractor pools from `rois` (n, image and corners)."""
     boxes = rois[None, :, 1:]
     levels = model.neck(model.backbone(x))
     pooled = _stages(model.bbox_roi_extractor)[0](levels, boxes)
     predictions = [head(pooled, boxes) for head in _stages(model.bbox_head)]
-    found = {
-        "roi_feat": pooled,
-        "cls": [prediction.logits[0] for prediction in predictions],
-        "reg": [prediction.deltas[0].flatten(1) for prediction in predictions],
-    }
+    masks = []
     if model.mask_head is not None:
-        pooled = _stages(model.mask_roi_extractor)[0](levels, boxes)
-        heads = _stages(model.mask_head)
-        found["mask_logits"] = [head.conv_logits(head.upsampled(pooled)) for head in heads]
-    return found
+        regions = _stages(model.mask_roi_extractor)[0](levels, boxes)
+        masks = [head.conv_logits(head.upsampled(regions)) for head in _stages(model.mask_head)]
+    return Regions(
+        features=pooled,
+        classes=[prediction.logits[0] for prediction in predictions],
+        deltas=[prediction.deltas[0].flatten(1) for prediction in predictions],
+        masks=masks,
+    )
 
 
-def detect(model: RegionDetector, x: Tensor, meta: Meta, proposals: Tensor | None) -> dict[str, object]:
+def detect(model: RegionDetector, x: Tensor, meta: Meta, proposals: Tensor | None = None) -> Found:
+    """The detections of one image, on `proposals` (n, 5) instead of its own where given."""
     images = _images(x, [meta])
-    scale_factors = torch.full((1, 4), float(meta["scale_factor"]), dtype=torch.float32)
+    scale_factors = torch.as_tensor(meta["scale_factor"], dtype=torch.float32).expand(1, 4)
     if proposals is None or isinstance(model, Rpn):
         (found,) = model.detect(images, scale_factors)
     else:
         levels = model.extract(images)
         (found,) = model.roi_detect(levels, _as_proposals([proposals]), images, scale_factors)
     boxes = torch.cat([found.boxes, found.scores[:, None]], dim=1)
-    result: dict[str, object] = {"boxes": boxes, "labels": found.labels - 1}
-    if found.masks is not None:
-        height, width, _ = meta["ori_shape"]
-        counts = run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=(height, width))
-        result |= {"prob28": found.masks, "areas": run_lengths.areas(list(counts))}
-    return result
+    result = Found(boxes=boxes, labels=found.labels - 1)
+    if found.masks is None:
+        return result
+    height, width = meta["ori_shape"][:2]
+    counts = run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=(height, width))
+    return replace(result, masks=found.masks, areas=run_lengths.areas(list(counts)).tolist())
 
 
 def losses(
-    model: RegionDetector, batch: GoldenBatch, proposals: list[Tensor] | None
-) -> dict[str, Tensor | list[Tensor]]:
+    model: RegionDetector, batch: GoldenBatch, proposals: Sequence[Tensor] | None = None
+) -> dict[str, list[Tensor]]:
+    """Those of the proposal head by level, as the 2019 code logged them, and one value of each other."""
     images = _images(batch["img"], batch["metas"])
     targets = _targets(batch)
     generator = torch.Generator()
     levels = model.extract(images)
-    result: dict[str, Tensor | list[Tensor]] = {}
+    result: dict[str, list[Tensor]] = {}
     given = batch.get("proposals_in") if proposals is None else proposals
-    found = None if given is None else _as_proposals(given)
     if model.rpn_head is not None:
         output = model.rpn_head(levels)
-        result |= _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
-        found = found or model.rpn_head.propose(output, images)
+        result = _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
+        found = model.rpn_head.propose(output, images)
     if not isinstance(model, Rpn):
-        assert found is not None
-        result |= model.roi_losses(levels, found, images, targets, generator)
+        regions = found if given is None else _as_proposals(given)
+        region_losses = model.roi_losses(levels, regions, images, targets, generator)
+        result |= {name: [value] for name, value in region_losses.items()}
     return result
 
 
@@ -101,8 +103,7 @@ def _stages(module: nn.Module) -> list[Any]:
 
 
 def _images(pixels: Tensor, metas: Sequence[Meta]) -> Images:
-    sizes = torch.tensor([meta["img_shape"][:2] for meta in metas], device=pixels.device)
-    return Images(pixels=pixels, sizes=sizes)
+    return Images(pixels=pixels, sizes=torch.tensor([meta["img_shape"][:2] for meta in metas]))
 
 
 def _as_proposals(boxes: Sequence[Tensor]) -> Proposals:
@@ -130,18 +131,18 @@ def _targets(batch: GoldenBatch) -> Targets:
     return targets
 
 
-def _pack(masks: Sequence[NDArray[np.uint8]], *, size: Sequence[int]) -> Tensor:
+def _pack(masks: Sequence[Tensor], *, size: Sequence[int]) -> Tensor:
     """(G, h, w) maps of each image as packed bits, padded to the `size` of the batch."""
     padded = np.zeros((len(masks), len(masks[0]), *size), np.uint8)
     for image, maps in zip(padded, masks, strict=True):
-        image[:, : maps.shape[1], : maps.shape[2]] = maps
+        image[:, : maps.shape[1], : maps.shape[2]] = maps.numpy()
     return torch.from_numpy(np.packbits(padded, axis=-1))
 
 
 def _rpn_losses_by_level(
     head: RpnHead, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
 ) -> dict[str, list[Tensor]]:
-    """The checker wants the losses of each level apart; a trained model adds them up."""
+    """The goldens have the losses of each level; a trained model adds them up."""
     each = head.sample_losses(output, images, targets, generator)
     counts = torch.tensor([level[0].numel() for level in output.objectness])
     level_of_sample = torch.bucketize(each.samples.indices, counts.cumsum(0), right=True)

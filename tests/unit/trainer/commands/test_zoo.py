@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+import golden_files
 from kubedet_trainer.commands.zoo import recipes
 from kubedet_trainer.recipes import RECIPES, comparison
 from kubedet_trainer.recipes.published import PUBLISHED
@@ -118,8 +119,8 @@ def test_unknown_recipe_names_the_nearest_and_ends_with_65(list_recipes: ListRec
     assert "Did you mean 'faster_rcnn_r50_fpn_" in result.stderr
 
 
-def test_comparison_data_is_the_pages(shared: Path) -> None:
-    page = json.loads((shared / "spec/comparison.json").read_text())
+def test_comparison_data_is_the_pages() -> None:
+    page = golden_files.read_page("comparison")
     for row, theirs in zip(comparison.ACCURACY, page["accuracy"], strict=True):
         assert (row.method, row.schedule) == (theirs["method"], theirs["schedule"])
         for key in ("detectron", "detectron_pytorch"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import golden_files
 from kubedet_trainer.config import DataConfig, NormalisationConfig
 from kubedet_trainer.data import augment
 from kubedet_trainer.data.augment import Augmented
@@ -35,11 +34,11 @@ class Legacy:
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_each_golden_case_is_reproduced(shared: Path, number: int) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_aug"]
+def test_each_golden_case_is_reproduced(number: int) -> None:
+    golden = golden_files.read_unit("ssd_aug")
     case = golden["cases"][number]
     found = augment.augment(
-        np.load(shared / "spec/goldens/inputs.npz")["img0"],
+        golden_files.read_inputs()["img0"],
         boxes=np.array(golden["boxes"], np.float32),
         fill=FILL,
         random=Legacy(case["seed"]),

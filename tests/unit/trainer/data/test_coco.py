@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import golden_files
 from dataset_builders import annotation_record, image_record, make_image, write_annotations
 from kubedet_trainer.data import coco
 from kubedet_trainer.errors import InvalidInput, MissingInput
 
 
-def test_annotations_are_parsed_as_the_zoo_did(shared: Path, tmp_path: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["coco_parse"]
+def test_annotations_are_parsed_as_the_zoo_did(tmp_path: Path) -> None:
+    golden = golden_files.read_unit("coco_parse")
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(golden["json"]))
     annotations = coco.load_annotations(file, cache=tmp_path / "cache")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -12,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+import golden_files
 from kubedet_trainer.data import run_lengths
 
 
-def test_masks_are_pasted_as_the_zoo_did(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["mask_paste"]
+def test_masks_are_pasted_as_the_zoo_did() -> None:
+    golden = golden_files.read_unit("mask_paste")
     x, y = np.meshgrid(np.arange(28), np.arange(28))
     probabilities = np.stack(
         [

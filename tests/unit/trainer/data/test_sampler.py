@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import golden_files
 from kubedet_trainer.data import sampler
 from kubedet_trainer.data.sampler import ChunkSampler, Plan, SampleKey
 from kubedet_trainer.errors import InvalidInput
@@ -38,8 +37,8 @@ def take(plan: Plan, *, world_size: int, start: int = 0, end: int) -> list[list[
     ]
 
 
-def test_epochs_are_the_zoos(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["group_sampler"]
+def test_epochs_are_the_zoos() -> None:
+    golden = golden_files.read_unit("group_sampler")
     plan = Plan(
         aspect_groups=np.array(golden["flag"]),
         images_per_process=golden["samples_per_gpu"],
@@ -60,8 +59,8 @@ def test_epochs_are_the_zoos(shared: Path) -> None:
             assert {key.epoch for chunk in chunks for key in chunk} == {int(epoch)}
 
 
-def test_an_epoch_of_one_process_holds_what_the_old_sampler_of_one_process_took(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["group_sampler"]
+def test_an_epoch_of_one_process_holds_what_the_old_sampler_of_one_process_took() -> None:
+    golden = golden_files.read_unit("group_sampler")
     groups, size = np.array(golden["flag"]), golden["samples_per_gpu"]
     plan = Plan(aspect_groups=groups, images_per_process=size, global_batch=size)
     old = np.array(golden["group_sampler_np_seed0"]).reshape(-1, size)

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+import golden_files
 from kubedet_trainer.data import transforms
 from kubedet_trainer.data.transforms import Pipeline
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
 
 
-@pytest.fixture(scope="module")
-def goldens(shared: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
-    return content
-
-
-def test_sizes_and_factors_are_the_zoos(goldens: dict[str, Any]) -> None:
-    for height, width, longest, shortest, new_height, new_width, factor in goldens["rescale"]["rows"]:
+def test_sizes_and_factors_are_the_zoos() -> None:
+    rows = golden_files.read_unit("rescale")["rows"]
+    for height, width, longest, shortest, new_height, new_width, factor in rows:
         found = transforms.scale_factor((height, width), scale=(longest, shortest))
         assert found == pytest.approx(factor, rel=1e-8)
         assert transforms.scaled_size((height, width), factor=found) == (new_height, new_width)
 
 
 @pytest.mark.parametrize("name", ["img0", "img1"])
-def test_resized_pixels_are_the_zoos_bytes(shared: Path, goldens: dict[str, Any], name: str) -> None:
-    inputs = np.load(shared / "spec/goldens/inputs.npz")
+def test_resized_pixels_are_the_zoos_bytes(name: str) -> None:
+    inputs = golden_files.read_inputs()
     sample = transforms.transform(
         inputs[name], boxes=_NO_BOXES, pipeline=Pipeline(scale=(320, 256)), flip=False
     )
-    assert zlib.crc32(sample.pixels.tobytes()) == goldens["images"][name]["resized_crc32"]
+    assert zlib.crc32(sample.pixels.tobytes()) == golden_files.read_unit("images")[name]["resized_crc32"]
     np.testing.assert_array_equal(sample.pixels, inputs[f"{name}_r320"])
 
 
 @pytest.mark.parametrize("side", [300, 512])
-def test_stretched_pixels_are_the_zoos_bytes(shared: Path, side: int) -> None:
-    inputs = np.load(shared / "spec/goldens/inputs.npz")
+def test_stretched_pixels_are_the_zoos_bytes(side: int) -> None:
+    inputs = golden_files.read_inputs()
     pipeline = Pipeline(scale=(side, side), keep_aspect=False)
     sample = transforms.transform(inputs["img0"], boxes=_NO_BOXES, pipeline=pipeline, flip=False)
     np.testing.assert_array_equal(sample.pixels, inputs[f"img0_r{side}"])
@@ -62,10 +55,8 @@ def test_stretched_boxes_are_scaled_by_axis_and_mirrored_within_the_new_width() 
 
 
 @pytest.mark.parametrize(("flip", "expected"), [(True, "flipped"), (False, "noflip")])
-def test_boxes_are_scaled_flipped_and_clipped_as_the_zoo_did(
-    goldens: dict[str, Any], flip: bool, expected: str
-) -> None:
-    golden = goldens["flip"]
+def test_boxes_are_scaled_flipped_and_clipped_as_the_zoo_did(flip: bool, expected: str) -> None:
+    golden = golden_files.read_unit("flip")
     sample = transforms.transform(
         np.zeros((256, 208, 3), np.uint8),
         boxes=np.array(golden["boxes"], np.float32),
@@ -79,8 +70,8 @@ def test_boxes_are_scaled_flipped_and_clipped_as_the_zoo_did(
     assert list(padded) == golden["pad_shape"][:2]
 
 
-def test_flipped_pixels_are_mirrored(shared: Path) -> None:
-    pixels = np.load(shared / "spec/goldens/inputs.npz")["img0"]
+def test_flipped_pixels_are_mirrored() -> None:
+    pixels = golden_files.read_inputs()["img0"]
     both = [
         transforms.transform(pixels, boxes=_NO_BOXES, pipeline=Pipeline(scale=(320, 256)), flip=flip).pixels
         for flip in (False, True)

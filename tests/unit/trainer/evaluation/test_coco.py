@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.data import run_lengths
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
@@ -85,9 +86,8 @@ def test_no_detection_at_all_scores_zero(published: Path, kind: EvaluationKind, 
     assert set(metrics.values()) == {0.0}
 
 
-def test_results_have_the_zoos_json(shared: Path) -> None:
-    goldens = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())
-    golden = goldens["det2json"]
+def test_results_have_the_zoos_json() -> None:
+    golden = golden_files.read_unit("det2json")
     rows = [(int(label) + 1, *row) for label, found in golden["dets"].items() for row in found]
     table = DetectionTable(
         image_ids=np.full(len(rows), golden["img_id"]),
@@ -95,7 +95,8 @@ def test_results_have_the_zoos_json(shared: Path) -> None:
         boxes=np.array([row[1:5] for row in rows], np.float32),
         scores=np.array([row[5] for row in rows], np.float32),
     )
-    category_ids = [category["id"] for category in goldens["coco_parse"]["json"]["categories"]]
+    categories = golden_files.read_unit("coco_parse")["json"]["categories"]
+    category_ids = [category["id"] for category in categories]
     found = table.to_coco(category_ids)
     assert [
         {**record, "score": pytest.approx(record["score"], rel=1e-8)} for record in golden["json"]

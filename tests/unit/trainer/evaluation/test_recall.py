@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import golden_files
 from kubedet_trainer.evaluation import recall
 
 BOX = [0, 0, 9, 9]
@@ -19,8 +17,8 @@ def boxes(*rows: list[int]) -> np.ndarray:
     return np.array(rows, np.float32).reshape(-1, 4)
 
 
-def test_recall_equals_the_zoos(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["recall_fast"]
+def test_recall_equals_the_zoos() -> None:
+    golden = golden_files.read_unit("recall_fast")
     for limit, recalls, expected in zip(golden["nums"], golden["recalls"], golden["ar"], strict=True):
         matched = []
         for truth, proposals in zip(golden["gts"], golden["proposals"], strict=True):

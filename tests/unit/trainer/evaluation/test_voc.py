@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import golden_files
 from dataset_builders import annotation_record, image_record, write_annotations
 from kubedet_trainer.evaluation import voc
 from kubedet_trainer.evaluation.detections import DetectionTable
@@ -44,9 +44,8 @@ def write_truth(folder: Path, rows: Sequence[tuple[int, int, Sequence[float], in
 
 
 @pytest.fixture
-def golden(shared: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["voc_ap"]
-    return content
+def golden() -> dict[str, Any]:
+    return golden_files.read_unit("voc_ap")
 
 
 def golden_found(golden: dict[str, Any]) -> DetectionTable:

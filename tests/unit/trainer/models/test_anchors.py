@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.models import boxes
 from kubedet_trainer.models.anchors import AnchorGrid, base_anchors, pyramid_anchors, single_shot_anchors
 
@@ -18,9 +17,8 @@ RETINA_SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
 
 
 @pytest.fixture(scope="module")
-def goldens(shared: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["anchors"]
-    return content
+def goldens() -> dict[str, Any]:
+    return golden_files.read_unit("anchors")
 
 
 def _grid(strides: Sequence[int] = STRIDES) -> AnchorGrid:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.models.assign import IGNORED, NEGATIVE, MaxIouAssigner
 
 RPN = MaxIouAssigner(positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3)
@@ -16,8 +14,8 @@ ALL = torch.ones(2, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("case", ["rpn", "rcnn", "cascade2", "cascade3", "retina", "ssd"])
-def test_assignment_equals_the_goldens(shared: Path, case: str) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["assigner"]
+def test_assignment_equals_the_goldens(case: str) -> None:
+    golden = golden_files.read_unit("assigner")
     expected = golden["cases"][case]
     assigner = MaxIouAssigner(
         positive_iou=expected["cfg"]["pos_iou_thr"],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
+import golden_files
 import trainer_builders
 from kubedet_trainer.config import BoxHeadConfig, CascadeRcnnConfig
 from kubedet_trainer.errors import InvalidInput
@@ -47,8 +45,8 @@ def _detect(detector: CascadeDetector, proposals: Proposals) -> Detections:
     return found
 
 
-def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["cascade_refine"]
+def test_boxes_handed_on_equal_the_goldens_without_the_ground_truths() -> None:
+    golden = golden_files.read_unit("cascade_refine")
     rois = torch.tensor(golden["rois"])
     counts = [int((rois[:, 0] == image).sum()) for image in (0, 1)]
     boxes = nn.utils.rnn.pad_sequence(list(torch.split(rois[:, 1:], counts)), batch_first=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
+import golden_files
 import trainer_builders
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes.common import STYLES
@@ -20,8 +19,8 @@ def _normalise(pixels: torch.Tensor, sizes: torch.Tensor, style: Style) -> Image
     return normalise(trainer_builders.make_batch(pixels, sizes), STYLES[style].normalisation)
 
 
-def test_padded_image_equals_the_golden(shared: Path) -> None:
-    inputs = np.load(shared / "spec/goldens/inputs.npz")
+def test_padded_image_equals_the_golden() -> None:
+    inputs = golden_files.read_inputs()
     image, expected = inputs["img0_r320"], torch.from_numpy(inputs["img0_norm_pytorch_padded"])
     height, width = image.shape[:2]
     pixels = torch.full((1, 3, *expected.shape[1:]), 7, dtype=torch.uint8)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.models import losses
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["losses"]
-    return content
+def golden() -> dict[str, Any]:
+    return golden_files.read_unit("losses")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.models.mask_targets import mask_targets
 
 
@@ -24,8 +22,8 @@ def _resized_by_opencv(plane: np.ndarray, box: np.ndarray, *, size: int) -> np.n
     return cv2.resize(crop, (size, size))
 
 
-def test_targets_equal_the_goldens(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["mask_target"]
+def test_targets_equal_the_goldens() -> None:
+    golden = golden_files.read_unit("mask_target")
     y, x = np.mgrid[:256, :320]
     maps = np.zeros((2, 256, 320), np.uint8)
     maps[0, 40:150, 30:140] = 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.models import nms
 from kubedet_trainer.structures import Detections
 
@@ -41,8 +40,8 @@ def test_overlap_equal_to_the_threshold_does_not_suppress(threshold: float, kept
 
 
 @pytest.mark.parametrize(("case", "limit"), [("per_class_top20", 20), ("shared_all", 1000)])
-def test_detections_equal_the_goldens(shared: Path, case: str, limit: int) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["multiclass_nms"]
+def test_detections_equal_the_goldens(case: str, limit: int) -> None:
+    golden = golden_files.read_unit("multiclass_nms")
     scores = torch.tensor(golden["scores"])
     boxes = torch.tensor(golden["boxes"]).view(40, 4, 4)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.models.pooling import map_levels
 from kubedet_trainer.models.roi import RoiAlign
 
@@ -19,8 +17,8 @@ def test_sides_map_to_levels_at_the_published_borders() -> None:
     assert map_levels(squares, num_levels=4, finest_roi=56).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_levels_equal_the_goldens(shared: Path) -> None:
-    golden = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["level_map"]
+def test_levels_equal_the_goldens() -> None:
+    golden = golden_files.read_unit("level_map")
     regions = torch.tensor(golden["rois"])[:, 1:]
 
     assert map_levels(regions, num_levels=4, finest_roi=56).tolist() == golden["levels"]

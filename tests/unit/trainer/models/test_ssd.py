@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import golden_files
 import trainer_builders
 from kubedet_trainer.models import dense
 from kubedet_trainer.models.dense import DenseTargets
@@ -16,9 +15,8 @@ from kubedet_trainer.models.ssd import Ssd, SsdHead
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((shared / "spec/goldens/unit_goldens.json").read_text())["ssd_hnm"]
-    return content
+def golden() -> dict[str, Any]:
+    return golden_files.read_unit("ssd_hnm")
 
 
 def _head() -> SsdHead:

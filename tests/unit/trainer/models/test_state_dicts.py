@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
+import golden_files
 from kubedet_trainer.config import ModelConfig, model_options
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import RECIPES, read_recipe
@@ -36,23 +36,17 @@ def _entries_of(config: ModelConfig, *, num_classes: int) -> dict[str, tuple[int
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def _published(folder: Path, architecture: str) -> dict[str, tuple[int, ...]]:
-    lines = (folder / f"{architecture}.txt").read_text().splitlines()
-    pairs = (line.split(" ", 1) for line in lines)
-    return {key: tuple(int(side) for side in re.findall(r"\d+", shape)) for key, shape in pairs}
-
-
-def test_recipes_and_published_architectures_are_the_same_set(shared: Path) -> None:
-    files = {path.stem for path in (shared / "spec/state_dicts").glob("*.txt")}
+def test_recipes_and_published_architectures_are_the_same_set() -> None:
+    listed = golden_files.list_state_dicts()
 
     assert len(PUBLISHED) == 95
-    assert {_architecture(name) for name in PUBLISHED} == files
-    assert len(files) == 48
+    assert sorted({_architecture(name) for name in PUBLISHED}) == listed
+    assert len(listed) == 48
 
 
 @pytest.mark.parametrize("recipe_name", PUBLISHED)
-def test_parameters_are_those_of_the_published_checkpoint(recipe_name: str, shared: Path) -> None:
-    assert _entries(recipe_name) == _published(shared / "spec/state_dicts", _architecture(recipe_name))
+def test_parameters_are_those_of_the_published_checkpoint(recipe_name: str) -> None:
+    assert _entries(recipe_name) == golden_files.read_state_dict(_architecture(recipe_name))
 
 
 @pytest.mark.parametrize(

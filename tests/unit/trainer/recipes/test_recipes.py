@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+import golden_files
 from kubedet_trainer.config import (
     MaskRcnnConfig,
     NormalisationConfig,
@@ -22,6 +22,7 @@ from kubedet_trainer.models import BUILDERS
 from kubedet_trainer.recipes import RECIPES, published_files, read_recipe
 from kubedet_trainer.recipes.published import PUBLISHED
 
+ROOT = Path(__file__).resolve().parents[4]
 FIGURES = {
     "memory_gb": "memoryGB",
     "train_s_per_iter": "secondsPerIteration",
@@ -73,8 +74,8 @@ def _part(recipe: Recipe, name: str, kind: type[Part]) -> Part:
 
 
 @pytest.fixture(scope="module")
-def page(shared: Path) -> dict[str, dict[str, Any]]:
-    rows = json.loads((shared / "spec/model_zoo.json").read_text())["recipes"]
+def page() -> dict[str, dict[str, Any]]:
+    rows = golden_files.read_page("model_zoo")["recipes"]
     return {row["recipe"]: row for row in rows}
 
 
@@ -197,10 +198,8 @@ def test_anchors_of_ssd_are_laid_out_for_its_size_and_data(
     assert (sizes[:2], sizes[-2:]) == first_and_last
 
 
-def test_every_linked_row_has_its_file_and_the_others_none(
-    shared: Path, page: dict[str, dict[str, Any]]
-) -> None:
-    text = (shared / "spec/zoo.md").read_text()
+def test_every_linked_row_has_its_file_and_the_others_none(page: dict[str, dict[str, Any]]) -> None:
+    text = (ROOT / "docs" / "zoo.md").read_text()
 
     for name, row in page.items():
         assert published_files.has_published_file(name) is row["published_model"]
