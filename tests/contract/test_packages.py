@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = (ROOT / "operator" / "kubedet_operator", ROOT / "trainer" / "kubedet_trainer")
+OPERATOR, TRAINER = PACKAGES = (
+    ROOT / "operator" / "kubedet_operator",
+    ROOT / "trainer" / "kubedet_trainer",
+)
 FOLDERS = (
     *PACKAGES,
     *(ROOT / name for name in ("benchmarks", "charts", "docs", "images", "manifests")),
 )
 SOURCES = sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))
+ROOMS = {OPERATOR: 12, TRAINER: 20}
+"""The most that a newcomer has to look through at the top of each package."""
 MODULE_LINES = 400
 FUNCTION_LINES = 60
 
@@ -31,6 +36,13 @@ def test_operator_is_the_standard_librarys() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists()
     assert not (ROOT / "trainer" / "__init__.py").exists()
     assert _python("import operator; print(operator.add(1, 2))") == "3"
+
+
+@pytest.mark.parametrize(("package", "most"), ROOMS.items(), ids=lambda value: getattr(value, "name", None))
+def test_a_package_has_few_entries_at_its_top(package: Path, most: int) -> None:
+    found = {path.relative_to(package).parts[0] for path in package.rglob("*.py")} - {"__init__.py"}
+    assert len(found) <= most, sorted(found)
+    assert 2 * len([name for name in found if (package / name).is_dir()]) > len(found), "most are folders"
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
