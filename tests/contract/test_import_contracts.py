@@ -147,7 +147,8 @@ def _subclasses(base: type[Detector]) -> set[type[Detector]]:
 
 
 def _ruff(path: Path, text: str) -> bool:
-    command = [PROGRAMS / "ruff", "check", "--no-cache", "--select", "TID251", "--stdin-filename", path, "-"]
+    options = ["--no-cache", "--select", "TID251", "--stdin-filename", str(path)]
+    command = [str(PROGRAMS / "ruff"), "check", *options, "-"]
     done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True)
     return done.returncode == 1 and "TID251" in done.stdout
 

@@ -1,0 +1,187 @@
+"""Private names of libraries that the packages use, each with the test that fails when it changes."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2  # noqa: F401 (it and torchvision set environment variables when first imported)
+import pytest
+import torchvision  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = {
+    ".".join(path.relative_to(ROOT / half).with_suffix("").parts).removesuffix(".__init__"): path
+    for half in ("operator", "trainer")
+    for path in sorted((ROOT / half / f"kubedet_{half}").rglob("*.py"))
+}
+_PRIVATE = re.compile(r"_[a-zA-Z]\w*")
+_PRIVATE_MODULE = re.compile(r"[a-z]\w*(\.\w+)*\._[a-z]\w*(\.\w+)*")
+
+_WATCHES = "tests/unit/operator/cluster/test_watches.py::test_kopf_has_the_seam_that_watches_are_put_into"
+_LAUNCH = "tests/integration/trainer/test_launch.py"
+_RESTARTS = f"{_LAUNCH}::test_killed_and_crashed_ranks_start_again_in_the_same_worker"
+_ENDINGS = f"{_LAUNCH}::test_permanent_failure_of_one_rank_ends_the_worker_with_its_record"
+_GRACE = f"{_LAUNCH}::test_sigterm_reaches_the_ranks_and_their_verdict_counts"
+_LOSSES = f"{_LAUNCH}::test_elastic_worker_takes_a_second_one_in_and_goes_on_without_it"
+_PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
+
+SEAMS: dict[str, dict[str, str]] = {
+    "kubedet_operator.cluster.client": {
+        "_create_pool_manager": "tests/unit/operator/cluster/test_client.py"
+        "::test_a_child_is_applied_server_side_by_our_field_manager",
+    },
+    "kubedet_operator.cluster.watches": {
+        "kopf._cogs": _WATCHES,
+        "kopf._cogs.clients": _WATCHES,
+        "kopf._core.reactor": _WATCHES,
+        "kopf._core.reactor.running": _WATCHES,
+    },
+    "kubedet_trainer.data.proposal_pickle": {"numpy._core.multiarray": _PICKLES},
+    "kubedet_trainer.worker.agent": {
+        "_monitor_workers": _RESTARTS,
+        "_pcontext": _ENDINGS,
+        "_remaining_restarts": _ENDINGS,
+        "_shutdown": _GRACE,
+        "_shutdown_timeout": _GRACE,
+        "_start_workers": _RESTARTS,
+        "_state_holder": _LOSSES,
+        "_stop_workers": _RESTARTS,
+    },
+}
+"""By module, each private name and the test that holds its seam."""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_listed_private_names_of_others_are_used(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    assert _borrowed(tree) | _inherited(tree, module) == set(SEAMS.get(module, ()))
+
+
+@pytest.mark.parametrize("test", sorted({test for names in SEAMS.values() for test in names.values()}))
+def test_the_test_of_each_seam_exists(test: str) -> None:
+    path, _, name = test.partition("::")
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    assert name in {
+        node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, functions)
+    }
+
+
+def test_listed_modules_exist() -> None:
+    assert SEAMS.keys() <= MODULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import torch._dynamo", {"torch._dynamo"}),
+        ("from kopf._core.reactor import queueing", {"kopf._core.reactor"}),
+        ("from minio.helpers import _parse", {"_parse"}),
+        ("from kubedet_trainer.storage import _parse", {"_parse"}),
+        ("client._pool.clear()", {"_pool"}),
+        ("getattr(client, '_pool')", {"_pool"}),
+        ("logging.getLogger('kopf._core.engines')", {"kopf._core.engines"}),
+        ("class A(Base):\n    def f(self): return self._inherited", {"_inherited"}),
+        ("class A:\n    def __init__(self): self._own = 1\n    def f(self, other): return other._own", set()),
+        ("class A:\n    _own: int\n\ndef f(a): return a._own", set()),
+        ("import os\nos._exit(1)", set()),
+        ("from os import _exit", set()),
+        ("_own = 1\nprint(__name__)", set()),
+    ],
+)
+def test_a_private_name_from_elsewhere_is_noticed(text: str, names: set[str]) -> None:
+    assert _borrowed(ast.parse(text)) == names
+
+
+def test_a_private_name_that_a_base_class_has_too_is_noticed() -> None:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(_Tokens)))
+    assert _shared(tree, _Parameters) == {"_parameters"}
+
+
+class _Parameters:
+    def __init__(self) -> None:
+        self._parameters: list[str] = []
+
+
+class _Tokens(_Parameters):
+    def __init__(self) -> None:
+        super().__init__()
+        self._parameters = ["a"]
+        self._own = 1
+
+
+def _borrowed(tree: ast.Module) -> set[str]:
+    """Private modules, imported private names, and private attributes that this module does not define."""
+    own, standard = set(_defined(tree)), set(_standard_modules(tree))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found |= {name.name for name in names if _PRIVATE_MODULE.fullmatch(name.name)}
+            case ast.ImportFrom(module=str(module), names=names) if not _is_standard(module):
+                found |= {module} if _PRIVATE_MODULE.fullmatch(module) else set()
+                found |= {name.name for name in names if _PRIVATE.fullmatch(name.name)}
+            case ast.Attribute(value=ast.Name(id=name)) if name in standard:
+                pass
+            case ast.Attribute(attr=name) if _PRIVATE.fullmatch(name):
+                found |= {name} - own
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(str(name)), *_]
+            ):
+                found |= {name} - own if _PRIVATE.fullmatch(name) else set()
+            case ast.Constant(value=str(text)) if _PRIVATE_MODULE.fullmatch(text):
+                found.add(text)
+    return found
+
+
+def _inherited(tree: ast.Module, module: str) -> set[str]:
+    """Private names that a class of this module has in common with a base class of a library."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.bases:
+            for base in getattr(importlib.import_module(module), node.name).__mro__:
+                if not _is_standard(base.__module__) and not base.__module__.startswith("kubedet_"):
+                    found |= _shared(node, base)
+    return found
+
+
+def _shared(node: ast.AST, base: type) -> set[str]:
+    return {name for name in _defined(node) if _PRIVATE.fullmatch(name)} & _names_of(base)
+
+
+@functools.cache
+def _names_of(base: type) -> frozenset[str]:
+    names = set(vars(base))
+    with contextlib.suppress(OSError):  # it is compiled
+        names.update(_defined(ast.parse(textwrap.dedent(inspect.getsource(base)))))
+    return frozenset(names)
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    """Functions, classes, variables, and attributes that are assigned to ``self``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                yield name
+
+
+def _standard_modules(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.asname or name.name for name in node.names if _is_standard(name.name))
+
+
+def _is_standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names
