@@ -1,4 +1,4 @@
-"""The single shot detector's augmentation: other colours, zoom out, crop, in the zoo's order (`zoo.md` 1.5).
+"""The single shot detector's augmentation: colours, zoom out, crop, in the zoo's order (`docs/zoo.md`, 1.5).
 
 All choices about an image are drawn before any pixel is touched, in the order in which the zoo drew them.
 Colours are then changed only where the crop leaves the image visible, and no canvas is made that is cropped

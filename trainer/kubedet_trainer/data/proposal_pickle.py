@@ -1,4 +1,4 @@
-"""Reads the proposal files of 2019, which are pickles, without letting them run anything (`zoo.md` 1.4).
+"""Reads the proposal files of 2019, pickles, without letting them run anything (`docs/zoo.md`, 1.4).
 
 A pickle is a program: it may name any function of any module and call it. Here no name reaches the function
 it stands for. The few that NumPy's float arrays consist of are answered by stand-ins of this module, which

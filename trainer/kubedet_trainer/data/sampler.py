@@ -1,9 +1,9 @@
 """Which images make up which batch: grouped by aspect, reproducible, and the same at any number of processes.
 
-The zoo's distributed group sampler, in its order: an epoch's permutation depends on the epoch (and the seed)
-alone. The global batch of an iteration is what the zoo's processes would have taken together at that
-iteration; here its chunks are dealt to the processes that there are. So a run may stop at any iteration and
-go on with more or fewer processes, and sees exactly the images it would have seen.
+The zoo's distributed group sampler (`docs/zoo.md`, 1.3), in its order: an epoch's permutation depends on the
+epoch (and the seed) alone. The global batch of an iteration is what the zoo's processes would have taken
+together at that iteration; here its chunks are dealt to the processes that there are. So a run may stop at
+any iteration and go on with more or fewer processes, and sees exactly the images it would have seen.
 """
 
 from __future__ import annotations

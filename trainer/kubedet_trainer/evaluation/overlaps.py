@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 def box_iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, M) intersection over union of (N, 4) and (M, 4) boxes, xyxy with inclusive corners."""
+    """(N, M) intersection over union of (N, 4) and (M, 4) boxes, xyxy with inclusive corners.
+
+    Source: `docs/zoo.md`, 0.4.
+    """
     # Corner by corner: with both axes in one array NumPy needs five times as long.
     (x1, y1, x2, y2), (other_x1, other_y1, other_x2, other_y2) = boxes.T[..., None], others.T
     widths = np.minimum(x2, other_x2) - np.maximum(x1, other_x1) + 1

@@ -1,4 +1,4 @@
-"""How many objects proposals find, by the zoo's own fast matching (`zoo.md` 10, ``proposal_fast``).
+"""How many objects proposals find, by the zoo's own fast matching (``proposal_fast``: `docs/zoo.md`, 10).
 
 In each image the pair of object and proposal that overlaps most is taken, then the best pair of the rest, and
 so on. Crowds do not count. COCOeval's recall differs by a few tenths: it matches by score, and one

@@ -1,4 +1,4 @@
-"""Anchors: integer boxes around every cell of every pyramid level (`zoo.md` 4.2, 8)."""
+"""Anchors: integer boxes around every cell of every pyramid level (`docs/zoo.md`, 4.2 and 8)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def pyramid_anchors(
 
 
 def single_shot_anchors(stride: int, *, size: int, next_size: int, largest_ratio: int) -> Tensor:
-    """The anchors (2 * largest_ratio, 4) of the single shot detector in the cell at the origin (`zoo.md` 8).
+    """The anchors (2 * largest_ratio, 4) of the single shot detector in the cell at the origin.
 
     First come the square of side `size` and the one between it and `next_size`, then those of the first one's
-    area with the ratios 1/2, 2, 1/3, 3, up to `largest_ratio`.
+    area with the ratios 1/2, 2, 1/3, 3, up to `largest_ratio` (`docs/zoo.md`, 8).
     """
     ratios = [ratio for whole in range(2, largest_ratio + 1) for ratio in (1 / whole, whole)]
     roots = torch.tensor([1, 1, *ratios], dtype=torch.float32).sqrt()

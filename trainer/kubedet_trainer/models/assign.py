@@ -1,4 +1,4 @@
-"""Which ground truth, if any, each box stands for, by overlap (`zoo.md` 4.3)."""
+"""Which ground truth, if any, each box stands for, by overlap (`docs/zoo.md`, 4.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes of the 2019 zoo: xyxy, inclusive pixel corners, so that width = x2 - x1 + 1 (`zoo.md` 4.4).
+"""Boxes of the 2019 zoo: xyxy, inclusive pixel corners, so that width = x2 - x1 + 1 (`docs/zoo.md`, 0.4).
 
 Every function works on any leading dimensions, in float32, and keeps all shapes static.
 """
@@ -14,7 +14,7 @@ UNIT_STDS = (1.0, 1.0, 1.0, 1.0)
 """Regression targets left as they are, as region proposal networks have them."""
 
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
-"""Decoded sides differ from the box's by at most this, in natural logarithms."""
+"""Decoded sides differ from the box's by at most this, in natural logarithms (`docs/zoo.md`, 4.4)."""
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -45,7 +45,10 @@ def exclusive_corners(boxes: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, targets: Tensor, *, stds: tuple[float, ...] = UNIT_STDS) -> Tensor:
-    """The deltas dx, dy, dw, dh (..., 4) that move `boxes` onto `targets`, each divided by its std."""
+    """The deltas dx, dy, dw, dh (..., 4) that move `boxes` onto `targets`, each divided by its std.
+
+    Source: Ren et al., 2015; `docs/zoo.md`, 4.4.
+    """
     centres, sides = _centres_and_sides(boxes)
     target_centres, target_sides = _centres_and_sides(targets)
     deltas = torch.cat([(target_centres - centres) / sides, torch.log(target_sides / sides)], dim=-1)
@@ -57,7 +60,7 @@ def decode(
 ) -> Tensor:
     """`boxes` moved by `deltas`, both (..., 4); clipped to `sizes` (..., 2), height and width.
 
-    Sides below one pixel give x2 < x1, as the published models expect.
+    Sides below one pixel give x2 < x1, as the published models expect (`docs/zoo.md`, 4.4).
     """
     dx, dy, dw, dh = (delta * std for delta, std in zip(deltas.unbind(-1), stds, strict=True))
     centres, sides = _centres_and_sides(boxes)

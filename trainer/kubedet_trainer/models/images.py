@@ -1,4 +1,4 @@
-"""From the pixels of a loader to what a detector sees (`zoo.md` 1.1)."""
+"""From the pixels of a loader to what a detector sees (`docs/zoo.md`, 1.1)."""
 
 from __future__ import annotations
 

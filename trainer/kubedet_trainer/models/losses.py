@@ -10,22 +10,30 @@ from torch.nn import functional as F
 
 
 def binary_cross_entropy(logits: Tensor, positive: Tensor, *, used: Tensor) -> Tensor:
-    """Cross entropy of (...) `logits` against bool `positive`, where bool `used`: (...)."""
+    """Cross entropy of (...) `logits` against bool `positive`, where bool `used`: (...).
+
+    Source: `docs/zoo.md`, 4.5.
+    """
     losses = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
     return torch.where(used, losses, 0)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, used: Tensor) -> Tensor:
-    """Softmax cross entropy of (..., C) `logits` against int64 `labels` (...), where bool `used`: (...)."""
+    """Softmax cross entropy of (..., C) `logits` against int64 `labels` (...), where bool `used`: (...).
+
+    Source: `docs/zoo.md`, 5.3 and 8.
+    """
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
     return torch.where(used, losses.view(labels.shape), 0)
 
 
 def focal(logits: Tensor, labels: Tensor, *, used: Tensor, gamma: float, alpha: float) -> Tensor:
-    """Sum over C classes of the sigmoid focal loss (Lin et al., 2017; `zoo.md` 7), where bool `used`: (...).
+    """Sum over C classes of the sigmoid focal loss, where bool `used`: (...).
 
     Column i of (..., C) `logits` is of label i + 1; int64 `labels` (...) are 0 for the background. `logits`
     may be any view of a map: nothing here copies it into another order.
+
+    Source: Lin et al., 2017; `docs/zoo.md`, 7.
     """
     own_label = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
     each = _FocalLoss.apply(logits, labels[..., None] == own_label, gamma, alpha)
@@ -36,6 +44,8 @@ def smooth_l1(deltas: Tensor, targets: Tensor, *, used: Tensor, beta: float) -> 
     """Sum over the last dimension of d^2 / (2 beta) below `beta` and d - beta / 2 above: (...).
 
     `targets` may be anything, infinite too, where (...) `used` is False.
+
+    Source: Girshick, 2015; `docs/zoo.md`, 4.5.
     """
     finite_targets = torch.where(used[..., None], targets, 0)
     losses = F.smooth_l1_loss(deltas, finite_targets, reduction="none", beta=beta).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""What the mask of a region should be: its part of the ground truth's mask, resized (`zoo.md` 5.5).
+"""What the mask of a region should be: its part of the ground truth's mask, resized (`docs/zoo.md`, 5.5).
 
 The zoo did this on the host, with ``cv2.resize(crop, (size, size))`` of a uint8 map of zeros and ones. Here
 the same fixed-point arithmetic runs on the device, on packed bits and with static shapes, and its result is

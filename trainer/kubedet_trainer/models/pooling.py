@@ -77,7 +77,7 @@ class Samples:
 def map_levels(boxes: Tensor, *, num_levels: int, finest_roi: float) -> Tensor:
     """The level of each of (..., 4) `boxes`, int64 from 0, the finest: one coarser for each doubled side.
 
-    Level 0 takes regions of a side below ``2 * finest_roi`` pixels (`zoo.md` 5.1).
+    Level 0 takes regions of a side below ``2 * finest_roi`` pixels (Lin et al., 2016; `docs/zoo.md`, 5.1).
     """
     octaves = torch.log2(box_ops.areas(boxes).sqrt() / finest_roi + 1e-6).floor()
     return octaves.clamp(0, num_levels - 1).nan_to_num(0).long()

@@ -1,4 +1,4 @@
-"""Which proposals the second stage trains on, and what each should become (`zoo.md` 5.3)."""
+"""Which proposals the second stage trains on, and what each should become (`docs/zoo.md`, 5.3)."""
 
 from __future__ import annotations
 

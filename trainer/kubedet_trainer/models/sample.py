@@ -1,4 +1,4 @@
-"""A fixed number of boxes to compute a loss on, positives first (`zoo.md` 4.3, 5.3)."""
+"""A fixed number of boxes to compute a loss on, positives first (`docs/zoo.md`, 4.3 and 5.3)."""
 
 from __future__ import annotations
 

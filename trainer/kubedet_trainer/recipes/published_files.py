@@ -1,6 +1,6 @@
 """Where the zoo's files of weights are published: a file for each recipe, and the hosts that have them all.
 
-Source: the links of the reference page (`zoo.md`, appendix A). The rows of caffe's style were never linked.
+Source: the links of the reference page (`docs/zoo.md`, appendix A), which has none for rows of caffe style.
 """
 
 from __future__ import annotations

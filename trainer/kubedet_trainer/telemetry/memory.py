@@ -32,7 +32,7 @@ def peak_kind(device: torch.device, *, kind: Kind) -> str:
 
 
 def peak_bytes(device: torch.device, *, kind: Kind = "reserved") -> int:
-    """The most memory this process has held so far: what the zoo's memory column counts (`zoo.md` 10).
+    """The most memory this process has held so far: what the zoo's memory column counts (`docs/zoo.md`, 10).
 
     On a GPU that is the peak of this `kind`, most of its tables have the reserved one; on a CPU the process's
     peak resident set, its loader workers not included.

@@ -120,7 +120,7 @@ class Lap:
     """Wall time of one iteration, or the mean of several."""
 
     seconds: float
-    """From the end of the iteration before to the end of this one (`zoo.md` 10)."""
+    """From the end of the iteration before to the end of this one (`docs/zoo.md`, 10)."""
     wait_seconds: float
     """The part of it that was spent waiting for data."""
 

@@ -38,8 +38,8 @@ from kubedet_trainer.training.state import chunk_seed
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _UNTIMED_ITERATIONS = 50
-"""The zoo's record: it took the mean of all but the first (`zoo.md` 10), so the first iterations of a process
-do not count; of a run of less than two records its first half does not."""
+"""The zoo's record: it took the mean of all but the first (`docs/zoo.md`, 10), so the first iterations of a
+process do not count; of a run of less than two records its first half does not."""
 
 
 def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results | None:

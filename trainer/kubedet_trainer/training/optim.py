@@ -52,7 +52,7 @@ def plan_batch(
 
 
 def build_optimizer(model: nn.Module, *, config: OptimizerConfig) -> torch.optim.SGD:
-    """SGD over all parameters in one group, weight decay on each (`zoo.md` 9.1).
+    """SGD over all parameters in one group, weight decay on each (`docs/zoo.md`, 9.1).
 
     Frozen parameters take part without a gradient. The fused kernels also let a gradient scaler skip a step
     without asking the device.
@@ -73,7 +73,7 @@ def learning_rate(
 
     A step schedule: times `decay_factor` at the start of each of `decay_epochs`. During the first
     `warmup_iterations` the rate rises linearly from `warmup_ratio` of that: ``rate * (1 - (1 - t / T) *
-    (1 - ratio))`` (`zoo.md` 9.1).
+    (1 - ratio))`` (`docs/zoo.md`, 9.1).
     """
     epoch = iteration // iterations_per_epoch
     decays = sum(epoch >= start for start in schedule.decay_epochs)
@@ -92,7 +92,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float | None) -> Tensor:
     """Scale all gradients so that their common L2 norm is at most `max_norm`; None only measures.
 
-    Returns the norm before, a scalar on the device that nothing waits for.
+    Returns the norm before, a scalar on the device that nothing waits for. The zoo clipped all gradients
+    together (`docs/zoo.md`, 9.1).
     """
     learning = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in learning if parameter.grad is not None])

@@ -1,8 +1,8 @@
 """What other times called the same tensors: names and class order of MMDetection to those of early 2019.
 
 Ours are the names of the zoo's first files. Later ones renamed parts; version 2 moved the background from the
-first class to the last and dropped its unused boxes and masks (`zoo.md` 11). What version 2 trained was also
-measured with other anchors and another pooling, so that its detectors lose some tenths of AP here.
+first class to the last and dropped its unused boxes and masks (`docs/zoo.md`, 11). What version 2 trained was
+also measured with other anchors and another pooling, so that its detectors lose some tenths of AP here.
 """
 
 from __future__ import annotations
