@@ -19,17 +19,11 @@ _POINTS = 240
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One curve."""
+    """One series that a query found."""
 
     labels: Mapping[str, str]
-    times: tuple[float, ...]
-    """UNIX times."""
-    values: tuple[float, ...]
-
-    @property
-    def newest(self) -> float:
-        """The last value."""
-        return self.values[-1]
+    newest: float
+    """Its last value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +103,5 @@ class Prometheus:
 
 
 def _series(labels: Mapping[str, str], points: list[Any]) -> list[Series]:
-    known = [(float(time), float(value)) for time, value in points if not math.isnan(float(value))]
-    if not known:
-        return []
-    times, values = zip(*known, strict=True)
-    return [Series(labels=labels, times=times, values=values)]
+    known = [float(value) for _, value in points if not math.isnan(float(value))]
+    return [Series(labels=labels, newest=known[-1])] if known else []
