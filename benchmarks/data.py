@@ -24,8 +24,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kubedet_trainer.data import batches, coco, images, transforms
+from kubedet_trainer.data import arrays, batches, images, transforms
 from kubedet_trainer.data.batches import Item
+from kubedet_trainer.data.coco import CocoFile
+from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.transforms import Pipeline
 
 _SIZE = (480, 640)
@@ -178,7 +180,10 @@ def _load(file: Path, barrier: Barrier, reports: multiprocessing.Queue[dict[str,
     before = _proportional_bytes()
     peak_before = _peak_bytes()
     started, processor_started = time.perf_counter(), time.process_time()
-    annotations = coco.load_annotations(file, cache=file.parent / "cache")
+    source = CocoFile(file=file, images=file.parent)
+    annotations = arrays.load_annotations(
+        LocalSplit(sources=(source,), name=str(file)), cache=file.parent / "cache"
+    )
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor_started
     peak = _peak_bytes() - peak_before
     assert len(annotations) == _COCO_IMAGES

@@ -10,9 +10,51 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kubedet_trainer.data import coco, splits
+from kubedet_trainer.config import DataConfig, NormalisationConfig
+from kubedet_trainer.data import arrays, check, splits
+from kubedet_trainer.data.arrays import Annotations, Reading, Truth
+from kubedet_trainer.data.coco import CocoFile
+from kubedet_trainer.data.prepare import LocalDataset
+from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.settings import DatasetSettings
+
+PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
+"""Pixels as they are."""
+
+DATA = DataConfig(normalisation=PLAIN)
+"""What most recipes ask of a data set."""
+
+
+def coco_split(*files: Path, images: Path | None = None) -> LocalSplit:
+    """The split that these COCO files make; the images lie in ``images`` beside the first, or in `images`."""
+    folder = images or files[0].parent / "images"
+    sources = tuple(CocoFile(file=file, images=folder) for file in files)
+    return LocalSplit(sources=sources, name=str(files[0]))
+
+
+def load_coco(file: Path, *, cache: Path, images: Path | None = None, **reading: Any) -> Annotations:
+    """The annotations of one COCO file; `reading` are fields of `Reading`."""
+    return arrays.load_annotations(coco_split(file, images=images), cache=cache, reading=Reading(**reading))
+
+
+def load_truth(file: Path, *, cache: Path, masks: bool = False) -> Truth:
+    """What evaluation compares with, of one COCO file."""
+    truth = load_coco(file, cache=cache, truth=True, masks=masks).truth
+    assert truth is not None
+    return truth
+
+
+def problems_of(file: Path, *, images: Path, data: DataConfig = DATA) -> list[str]:
+    """What `kubedet check-data` lists of a split that is trained on and evaluated.
+
+    That it has nothing to learn is left out: most of these splits have one fault and little else.
+    """
+    split = coco_split(file, images=images)
+    lines: list[str] = []
+    local = LocalDataset(train=split, val=split)
+    check.check_dataset(local, data, report=lines.append, find_proposals=lambda *_: None)
+    return [line for line in dict.fromkeys(lines) if "image has a box" not in line]
 
 
 def make_image(folder: Path, name: str, *, width: int = 64, height: int = 48, seed: int = 0) -> Path:
@@ -72,7 +114,7 @@ def make_split(root: Path, *, sizes: Sequence[tuple[int, int]], empty: Sequence[
         crowd = int(number - 1 in empty)
         annotations.append(annotation_record(number, image=number, bbox=(number, 5, 20, 10), iscrowd=crowd))
     file = write_annotations(root / "instances.json", images=images, annotations=annotations)
-    return splits.training_split(coco.load_annotations(file, cache=root / "cache"), folder=root / "images")
+    return splits.training_split(load_coco(file, cache=root / "cache"), folder=root / "images", data=DATA)
 
 
 def voc_object(name: str, corners: Sequence[float], *, more: str = "") -> str:
@@ -99,6 +141,7 @@ def write_voc(
         (root / file).write_text("".join(f"{name}\n" for name in content_by_name))
         folder = (root / file).parents[2] / "Annotations"
         folder.mkdir(exist_ok=True)
+        (folder.parent / "JPEGImages").mkdir(exist_ok=True)
         for name, content in content_by_name.items():
             (folder / f"{name}.xml").write_text(f"<annotation>{size}{content}</annotation>")
     *train, val = sets
@@ -126,5 +169,6 @@ def convert_to_voc(folder: Path, *, splits: Sequence[str], root: Path) -> Datase
         }
         size = {"width": content["images"][0]["width"], "height": content["images"][0]["height"]}
     settings = write_voc(root, sets=sets, **size)
+    (root / "VOC2007/JPEGImages").rmdir()
     (root / "VOC2007/JPEGImages").symlink_to(folder / "images")
     return settings

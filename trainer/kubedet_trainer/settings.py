@@ -33,7 +33,8 @@ class DatasetSettings:
     uri: str
     """``s3://bucket/prefix``, ``file:///path`` (a mounted claim too) or ``synthetic://shapes``."""
     format: str = "COCO"
-    """``COCO``, or ``VOC``, whose annotations are lists of image sets and whose images lie beside these."""
+    """``COCO``; ``VOC``, whose annotations are lists of image sets and whose images lie beside these; or
+    ``YOLO``, whose annotations are the file ``data.yaml``, which says where all else lies."""
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
@@ -53,8 +54,16 @@ DATASET_DEFAULTS: Mapping[str, DatasetSettings] = {
         val_images="",
         val_annotations="VOC2007/ImageSets/Main/test.txt",
     ),
+    "YOLO": DatasetSettings(
+        uri="",
+        format="YOLO",
+        train_images="",
+        train_annotations="data.yaml",
+        val_images="",
+        val_annotations="data.yaml",
+    ),
 }
-"""By format, the paths of the published data set: COCO of 2017, and VOC of 2007 and 2012."""
+"""By format, the usual paths: those of COCO 2017, of VOC 2007 and 2012, and of any YOLO data set."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dataset_builders import annotation_record, image_record, write_annotations
+from dataset_builders import annotation_record, image_record, load_truth, write_annotations
 from kubedet_trainer import dist
 from kubedet_trainer.config import NormalisationConfig
+from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.structures import Batch, Detections, Images, Targets
@@ -49,7 +50,7 @@ def share(rank: int) -> Iterator[Batch]:
         )
 
 
-def evaluate_on(rank: int, port: int, annotations: Path, stop_after: int | None) -> None:
+def evaluate_on(rank: int, port: int, annotations: Path, truth: Truth, stop_after: int | None) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
@@ -68,7 +69,7 @@ def evaluate_on(rank: int, port: int, annotations: Path, stop_after: int | None)
         _Finder(),
         batches,
         num_images=_IMAGES,
-        scorer=build_scorer("segm", annotations=annotations),
+        scorer=build_scorer("segm", truth=truth),
         normalisation=NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False),
         device=torch.device("cpu"),
         should_stop=should_stop,
@@ -99,11 +100,14 @@ def test_ranks_with_unequal_shares_score_together_and_stop_together(
             for number in range(1, _IMAGES + 1)
         ],
     )
+    truth = load_truth(file, cache=tmp_path / "cache", masks=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=evaluate_on, args=(rank, port, file, stop_after)) for rank in range(2)]
+    ranks = [
+        context.Process(target=evaluate_on, args=(rank, port, file, truth, stop_after)) for rank in range(2)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:

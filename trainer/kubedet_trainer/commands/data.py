@@ -8,13 +8,31 @@ from pathlib import Path
 
 import click
 
-from kubedet_trainer import contract
+from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.commands import options
 from kubedet_trainer.settings import read_dataset_settings
 
+_DEFAULT_RECIPE = "faster_rcnn_r50_fpn_1x"
+
 
 @click.command("check-data")
+@click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
 @options.dataset_options
+@options.proposals_option
+@click.option(
+    "--recipe",
+    default=_DEFAULT_RECIPE,
+    show_default=True,
+    metavar="RECIPE",
+    help="Whose rules count: a Mask R-CNN needs outlines, a Fast R-CNN proposals.",
+)
+@click.option(
+    "--images/--no-images",
+    "decode",
+    default=True,
+    show_default=True,
+    help="Decode every image, or only look whether it is there.",
+)
 @click.option(
     "--work-directory",
     type=click.Path(path_type=Path),
@@ -23,28 +41,39 @@ from kubedet_trainer.settings import read_dataset_settings
     help="Where an s3:// data set is downloaded to.",
 )
 @options.ends_with_contract_code
-def check_data(work_directory: Path, **given: str) -> None:
+def check_data(
+    overrides: tuple[str, ...], recipe: str, decode: bool, work_directory: Path, **given: str
+) -> None:
     """List everything that is wrong with a data set, file by file; ends with 65 where there is anything.
 
-    Every annotation is held against the rules, and every image is decoded whole.
+    Every annotation is held against the rules by which a job of RECIPE reads it, and every image is decoded
+    whole. At the end it sums up what is in the splits, and what training leaves out.
 
     \b
-    Example:
+    Examples:
       kubedet check-data --dataset /data/coco
+      kubedet check-data --dataset /data/coco --recipe mask_rcnn_r50_fpn_1x data.classes=cat,dog
     """
-    from kubedet_trainer.data import coco, prepare
+    from kubedet_trainer.data import check, prepare, proposals
 
+    chosen = config.apply_overrides(
+        recipes.read_recipe(recipe), dict(options.parse_override(text) for text in overrides)
+    )
     settings = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    local = prepare.examine_dataset(settings, work_directory / contract.DATASET_DIRECTORY)
-    for problem in local.problems:
-        click.echo(str(problem))
-    found = len(local.problems)
-    for file, images in dict.fromkeys(
-        (split.annotations, split.images) for split in (local.train, local.val)
-    ):
-        problems = coco.check_dataset(file, images=images)
-        found += len(problems)
-        for problem in problems:
-            click.echo(str(problem))
-        click.echo(f"{file}: {len(problems)} problems", err=True)
-    sys.exit(contract.ExitCode.INVALID_INPUT if found else contract.ExitCode.DONE)
+    findings = check.check_dataset(
+        prepare.prepare_dataset(settings, work_directory / contract.DATASET_DIRECTORY),
+        chosen.data,
+        report=lambda line: click.echo(line),
+        find_proposals=lambda split, annotations: proposals.open_proposals(
+            settings,
+            split=split,
+            annotations=annotations,
+            slots=chosen.data.num_proposals,
+            directory=work_directory,
+        ),
+        decode=decode,
+    )
+    for line in findings.summary:
+        click.echo(line, err=True)
+    click.echo(f"{findings.num_problems} problems", err=True)
+    sys.exit(contract.ExitCode.INVALID_INPUT if findings.num_problems else contract.ExitCode.DONE)

@@ -52,6 +52,14 @@ class DataConfig:
     """Whether training needs the outlines of the objects."""
     num_proposals: int | None = None
     """Best precomputed proposals of an image that are used; None where the detector makes its own."""
+    classes: tuple[str, ...] = ()
+    """Categories that are learnt and evaluated, the others left out; empty: all that the data set has."""
+    keep_empty: bool = False
+    """Whether images without objects are trained on, as examples of background."""
+    min_image_side: int = 32
+    """Training images with a shorter side, in pixels, are left out."""
+    max_image_pixels: int = 2**28
+    """The most pixels of an image; one with more is refused before it is decoded."""
     repeat: int = 1
     """How often an epoch passes over the training images."""
     images_per_process: int = 2
@@ -73,6 +81,14 @@ class DataConfig:
             pad_multiple=self.pad_multiple,
             images_per_process=self.images_per_process,
             repeat=self.repeat,
+            min_image_side=self.min_image_side,
+            max_image_pixels=self.max_image_pixels,
+        )
+        rules.require(
+            len(set(self.classes)) == len(self.classes),
+            path="data.classes",
+            got=self.classes,
+            rule="must be different names",
         )
         rules.require(
             not self.masks or self.pad_multiple % 8 == 0,

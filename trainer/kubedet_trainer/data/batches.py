@@ -164,7 +164,7 @@ class Batches(Dataset[Batch]):
     def _read(self, row: int) -> images.Pixels:
         annotations = self._split.annotations
         file = self._split.folder / annotations.file_name(row)
-        pixels = images.read_image(file)
+        pixels = images.read_image(file, max_pixels=self._pipeline.max_pixels)
         height, width = annotations.sizes[row].tolist()
         if pixels.shape[:2] != (height, width):
             raise InvalidInput(

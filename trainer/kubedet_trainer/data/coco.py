@@ -1,284 +1,357 @@
-"""COCO annotations as the trainer uses them: arrays mapped from a cache, by the zoo's rules.
+"""Reads COCO annotation files: one or several JSON files a split, plain or compressed by gzip.
 
-A box is xyxy with inclusive corners (x2 = x + w - 1), a label is the category's position in the file plus 1.
-Annotations marked ``ignore``, without area, or less than a pixel wide or high are left out; crowds stay,
-marked. Imports no torch.
+Ids only have to be equal: whole numbers, text, UUIDs. Text that is a whole number equals that number. Absent
+fields that do no harm are filled in: ``id``, ``iscrowd``, ``area``, the size of an image. Imports no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from kubedet_trainer.data import array_cache, images, table
-from kubedet_trainer.data.masks import read_masks
-from kubedet_trainer.data.table import AnnotationTable, Problem
-from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.data import files, images, run_lengths
+from kubedet_trainer.data.columns import CROWD, IGNORED, MAX_PIXELS, Columns, OutlineUse
+from kubedet_trainer.data.json_records import read_records
+from kubedet_trainer.data.run_lengths import Size
+from kubedet_trainer.data.table import AnnotationTable, Place, Problem
 
-__all__ = [
-    "Annotations",
-    "Problem",
-    "check_dataset",
-    "load_annotations",
-    "open_annotations",
-    "require_images",
-]
+_SECTIONS = ("images", "annotations", "categories")
+_NO_ID = -(2**63)
 
-_CACHE_VERSION = 1
-_MIN_TRAIN_SIDE = 32
-_SLOT_MULTIPLE = 8
+
+@dataclass(frozen=True, kw_only=True)
+class CocoFile:
+    """One annotation file and the folder that its file names are relative to."""
+
+    file: Path
+    images: Path
+
+    def identity(self) -> str:
+        """Changes when the file does: its path, size and time of change."""
+        state = files.require_regular(self.file, kind="annotation file")
+        return f"{self.file.resolve()}:{self.images}:{state.st_size}:{state.st_mtime_ns}"
+
+    def read(self, use: OutlineUse, *, max_pixels: int = MAX_PIXELS) -> AnnotationTable:
+        """The file's content.
+
+        Raises:
+            MissingInput: there is no such file.
+            InvalidInput: it is not JSON of the right form.
+        """
+        files.require_regular(self.file, kind="annotation file")
+        reader = _Reader(self, use, max_pixels)
+        for record in read_records(self.file, arrays=_SECTIONS):
+            reader.add(record.section, index=record.position, value=record.value)
+        return reader.table()
+
+
+class _Broken(Exception):
+    """Path below the record, what was found and what must hold."""
+
+
+class _Reader:
+    def __init__(self, source: CocoFile, use: OutlineUse, max_pixels: int) -> None:
+        self._source = source
+        self._max_pixels = max_pixels
+        self._columns = Columns(use, max_pixels=max_pixels)
+        # A number for every id that is met, in the order of the first meeting, wherever that is.
+        self._images: dict[Any, int] = {}
+        self._rows = array("q")
+        self._categories: dict[Any, int] = {}
+        self._labels = array("q")
+        self._annotation_ids = array("q")
+        self._category_records: list[tuple[Any, str, str | None]] = []
+        self._image_ids: list[Any] = []
+        self._backslashes = 0
+        self._sections: set[str] = set()
+        self._readers: dict[str, Callable[[Any, int], None]] = {
+            "images": self._add_image,
+            "annotations": self._add_annotation,
+            "categories": self._add_category,
+        }
+
+    def add(self, section: str, *, index: int, value: Any) -> None:
+        if (reader := self._readers.get(section)) is None:
+            return
+        try:
+            reader(value, index)
+        except (_Broken, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            path, reason = error.args if isinstance(error, _Broken) else _diagnose(section, value, error)
+            identity = value.get("id") if isinstance(value, Mapping) else None
+            self._problem(f"{section}[{index}]{path}: {reason}", "malformed-record", identity)
+
+    def _problem(self, message: str, rule: str, identity: object = None) -> None:
+        number = identity if isinstance(identity, int) else None
+        self._columns.problems.append(
+            Problem(file=str(self._source.file), id=number, rule=rule, message=message)
+        )
+
+    def _add_image(self, value: Any, index: int) -> None:
+        if not isinstance(value, Mapping):
+            raise _Broken("", f"got {_shown(value)}, must be an object")
+        number = self._image_number(_identity(value.get("id", index + 1)))
+        name = _text(value, "file_name")
+        if "\\" in name and not (self._source.images / name).is_file():
+            name = name.replace("\\", "/")
+            self._backslashes += 1
+        if reason := files.inside(name):
+            raise _Broken(".file_name", f"got {_shown(value['file_name'])}, {reason}")
+        if self._rows[number] >= 0:
+            message = f"image {_shown(value.get('id'))}: the id is used more than once"
+            self._problem(message, "duplicate-id", value.get("id"))
+        self._rows[number] = self._columns.add_image(name, self._size(value, name))
+        self._image_ids.append(_identity(value.get("id", index + 1)))
+
+    def _size(self, value: Mapping[str, Any], name: str) -> Size:
+        if value.get("height") is None or value.get("width") is None:
+            found = images.read_size(self._source.images / name, max_pixels=self._max_pixels)
+            if isinstance(found, images.ImageFlaw):
+                said = f"has no width and height in its record, and the file tells none: {found.message}"
+                raise _Broken("", f"image {_shown(value.get('id'))} {said}; add both to the record")
+            return found
+        size = _whole(value["height"], ".height"), _whole(value["width"], ".width")
+        if size[0] * size[1] > self._max_pixels:
+            raise _Broken("", f"got {size[1]}x{size[0]}, must have at most {self._max_pixels} pixels")
+        return size
+
+    def _image_number(self, key: Any) -> int:
+        if type(key) is str:
+            key = _identity(key)
+        if (number := self._images.get(key)) is None:
+            number = self._images[key] = len(self._images)
+            self._rows.append(-1)
+        return number
+
+    def _category_number(self, key: Any) -> int:
+        if type(key) is str:
+            key = _identity(key)
+        if (number := self._categories.get(key)) is None:
+            number = self._categories[key] = len(self._categories)
+            self._labels.append(0)
+        return number
+
+    def _add_annotation(self, value: Any, index: int) -> None:
+        x, y, width, height = value["bbox"]
+        area, outline = value.get("area"), value.get("segmentation")
+        if area is None:
+            area = (outline and run_lengths.area(outline)) or width * height
+        is_crowd, is_ignored = value.get("iscrowd"), value.get("ignore")
+        if (is_crowd and is_crowd != 1) or (is_ignored and is_ignored != 1):
+            raise ValueError
+        image = self._image_number(value["image_id"])
+        row = self._rows[image]
+        self._columns.add_annotation(
+            (x, y, width, height, area),
+            image=image,
+            label=self._category_number(value["category_id"]),
+            flags=(CROWD if is_crowd else 0) + (IGNORED if is_ignored else 0),
+            outline=outline,
+            size=self._columns.sizes[row] if row >= 0 else None,
+        )
+        own = value.get("id")
+        self._annotation_ids.append(own if type(own) is int and abs(own) < 2**62 else _NO_ID + index)
+
+    def _add_category(self, value: Any, index: int) -> None:
+        if not isinstance(value, Mapping):
+            raise _Broken("", f"got {_shown(value)}, must be an object")
+        if "id" not in value:
+            raise _Broken(".id", "is absent, must be the category's id")
+        name = value.get("name", value["id"])
+        name = str(name) if isinstance(name, int | float) else name
+        if not isinstance(name, str) or not name.strip() or _is_unwritable(name):
+            raise _Broken(".name", f"got {_shown(name)}, must be text")
+        parent = value.get("supercategory")
+        key = _identity(value["id"])
+        self._category_number(key)
+        self._category_records.append((key, name, parent if isinstance(parent, str) else None))
+
+    def table(self) -> AnnotationTable:
+        columns = self._columns
+        if self._backslashes:
+            columns.notes.append(
+                f"{self._source.file}: {self._backslashes} file names have backslashes, read as slashes"
+            )
+        classes, ids = self._read_classes()
+        unique, counts = np.unique(np.array(self._annotation_ids, np.int64), return_counts=True)
+        for number in unique[counts > 1].tolist():
+            self._problem(f"annotation {number}: the id is used more than once", "duplicate-id", number)
+        places = _CocoPlaces(
+            file=str(self._source.file),
+            image_ids=self._image_ids,
+            annotation_ids=self._annotation_ids,
+            images=columns.annotation_images(),
+            categories=columns.annotation_labels(),
+            image_keys=list(self._images),
+            category_keys=list(self._categories),
+        )
+        return columns.table(
+            places,
+            image_rows=self._rows,
+            labels=self._labels,
+            image_ids=self._image_ids,
+            classes=classes,
+            category_ids=ids,
+        )
+
+    def _read_classes(self) -> tuple[list[str], list[Any]]:
+        """Names and ids of the classes; sets the labels of the category numbers."""
+        records = self._category_records
+        if not records:
+            self._problem("categories: got none, must list at least one", "unknown-category")
+        used = {list(self._categories)[number] for number in set(self._columns.annotation_labels())}
+        if root := _root(records, used=used):
+            self._columns.notes.append(
+                f"{self._source.file}: category {root!r} is no class: it has no objects, and is the "
+                "supercategory of all others"
+            )
+        classes: list[str] = []
+        ids: list[Any] = []
+        for key, name, _ in records:
+            if name == root and key not in used:
+                continue
+            number = self._categories[key]
+            if self._labels[number]:
+                self._problem(f"category {key}: the id is used more than once", "duplicate-id", key)
+            elif name in classes:
+                rule, got = "duplicate-name", f"category {key}: got the name {name!r} of another category"
+                self._problem(f"{got}, must be the only one of this name", rule, key)
+            classes.append(name)
+            ids.append(key)
+            self._labels[number] = len(classes)
+        return classes, ids
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Annotations:
-    """N images and their M usable boxes, in the file's order; boxes of one image lie together."""
+class _CocoPlaces:
+    """Finds rows in one COCO file."""
 
-    folder: Path
-    """The cache that the arrays are mapped from."""
-    image_ids: NDArray[np.int64]
-    """(N,)"""
-    sizes: NDArray[np.int32]
-    """(N, 2) height and width."""
-    annotation_counts: NDArray[np.int32]
-    """(N,) annotations of any kind in the file, also those left out."""
-    box_offsets: NDArray[np.int64]
-    """(N + 1,): the boxes of image n are ``boxes[box_offsets[n]:box_offsets[n + 1]]``."""
-    boxes: NDArray[np.float32]
-    """(M, 4)"""
-    labels: NDArray[np.int32]
-    """(M,) 1 and up."""
-    crowd: NDArray[np.bool_]
-    """(M,)"""
-    name_offsets: NDArray[np.int64]
-    """(N + 1,) into `name_bytes`."""
-    name_bytes: NDArray[np.uint8]
-    """UTF-8 of all file names, one after the other."""
-    classes: tuple[str, ...]
-    """Names of the labels 1, 2, ..."""
-    category_ids: tuple[int, ...]
-    """The file's ids of the labels 1, 2, ..."""
-    mask_spans: NDArray[np.int64] | None = None
-    """(M, 2) begin and end in `mask_bytes`; None where masks were not asked for."""
-    mask_bytes: NDArray[np.uint8] | None = None
-    """Run-length codes of the masks, at the images' own sizes; a crowd's is empty."""
+    file: str
+    image_ids: Sequence[Any]
+    annotation_ids: Sequence[int]
+    images: Sequence[int]
+    categories: Sequence[int]
+    image_keys: Sequence[Any]
+    category_keys: Sequence[Any]
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
+    def annotation(self, row: int) -> Place:
+        number = self.annotation_ids[row]
+        own, name = (number, str(number)) if number > _NO_ID // 2 else (None, f"[{number - _NO_ID}]")
+        text = f"annotation {name} of image {_name(self.image_keys[self.images[row]])}"
+        return Place(file=self.file, id=own, text=text)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A loader worker that is spawned maps the same files instead of receiving copies.
-        return open_annotations, (self.folder,)
-
-    def file_name(self, row: int) -> str:
-        """Path of the image relative to the split's image folder."""
-        start, end = self.name_offsets[row : row + 2]
-        return self.name_bytes[start:end].tobytes().decode()
-
-    def ground_truth(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """(K, 4) boxes and (K,) labels of one image, without crowds."""
-        part = slice(self.box_offsets[row], self.box_offsets[row + 1])
-        kept = ~self.crowd[part]
-        return self.boxes[part][kept], self.labels[part][kept]
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether masks were asked for when this was loaded."""
-        return self.mask_spans is not None
-
-    def masks(self, row: int) -> list[bytes]:
-        """Run-length codes (see `segmentation`) of one image's objects, in the order of `ground_truth`."""
-        assert self.mask_spans is not None
-        assert self.mask_bytes is not None
-        part = slice(self.box_offsets[row], self.box_offsets[row + 1])
-        spans = self.mask_spans[part][~self.crowd[part]]
-        return [self.mask_bytes[start:end].tobytes() for start, end in spans.tolist()]
-
-    def ground_truth_counts(self) -> NDArray[np.int64]:
-        """(N,) number of boxes of each image, without crowds."""
-        running = np.concatenate(([0], np.cumsum(~self.crowd)))
-        return cast("NDArray[np.int64]", np.diff(running[self.box_offsets]))
-
-    def training_rows(self) -> NDArray[np.int64]:
-        """The images that are trained on: at least one annotation of any kind, no side below 32 pixels."""
-        kept = (self.annotation_counts > 0) & (self.sizes.min(axis=1, initial=2**30) >= _MIN_TRAIN_SIDE)
-        return np.flatnonzero(kept)
-
-    def aspect_groups(self) -> NDArray[np.int64]:
-        """(N,) 1 for images wider than high, else 0; a batch holds images of one group."""
-        return (self.sizes[:, 1] > self.sizes[:, 0]).astype(np.int64)
-
-    def ground_truth_slots(self, rows: NDArray[np.int64]) -> int:
-        """Slots that hold the ground truth of any of these images: their maximum, rounded up to 8."""
-        most = int(self.ground_truth_counts()[rows].max(initial=1))
-        return -(-most // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
-
-
-def load_annotations(file: Path, *, cache: Path, masks: bool = False) -> Annotations:
-    """Parse `file` once per node; afterwards, and in all other processes, map the arrays below `cache`.
-
-    A changed file (size or time of change) is parsed anew.
-
-    Args:
-        file: COCO annotation file.
-        cache: folder of the arrays.
-        masks: whether the objects' masks are needed too; then each one must have a segmentation.
-
-    Raises:
-        MissingInput: there is no such file.
-        InvalidInput: it is not COCO JSON, or its content breaks a rule; the first violations are named.
-    """
-    try:
-        state = file.stat()
-    except FileNotFoundError as error:
-        raise MissingInput(f"{file}: no such annotation file") from error
-    identity = f"{_CACHE_VERSION}:{file.resolve()}:{state.st_size}:{state.st_mtime_ns}"
-    kind = "masks" if masks else "annotations"
-    folder = cache / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    array_cache.cached_arrays(folder, lambda: _parse(file, masks=masks))
-    return open_annotations(folder)
-
-
-def open_annotations(folder: Path) -> Annotations:
-    """Map what `load_annotations` left in `folder`."""
-    arrays = array_cache.map_arrays(folder)
-    categories = json.loads(arrays.pop("categories").tobytes())
-    return Annotations(
-        folder=folder,
-        classes=tuple(categories["classes"]),
-        category_ids=tuple(categories["category_ids"]),
-        **arrays,
-    )
-
-
-def require_images(annotations: Annotations, folder: Path) -> None:
-    """Make sure, before training starts, that every image file is there.
-
-    Raises:
-        MissingInput: the folder or at least one image is absent.
-    """
-    names = (annotations.file_name(row) for row in range(len(annotations)))
-    missing = [(row, name) for row, name in enumerate(_absent(folder, names)) if name]
-    if missing:
-        row, name = missing[0]
-        raise MissingInput(
-            f"{folder / name}: image {annotations.image_ids[row]} is absent, as are {len(missing) - 1} more, "
-            "must be a file; `kubedet check-data` lists them"
+    def image(self, row: int) -> Place:
+        number = self.image_ids[row]
+        return Place(
+            file=self.file, id=number if isinstance(number, int) else None, text=f"image {_name(number)}"
         )
 
-
-def check_dataset(annotations: Path, *, images: Path) -> list[Problem]:
-    """Every violation in one split of a data set: of the annotation file and of each image, all decoded.
-
-    Args:
-        annotations: the split's annotation file.
-        images: the folder that its file names are relative to.
-
-    Raises:
-        MissingInput: there is no such annotation file.
-        InvalidInput: it is not JSON, so that nothing else can be said about it.
-    """
-    content = table.read_table(annotations)
-    found = [*table.problems(content), *read_masks(content)[1]]
-    previous_threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            rows = range(len(content.file_names))
-            found += (
-                flaw for flaw in pool.map(lambda row: _image_problem(content, row, images), rows) if flaw
-            )
-    finally:
-        cv2.setNumThreads(previous_threads)
-    return found
-
-
-def _image_problem(content: AnnotationTable, row: int, folder: Path) -> Problem | None:
-    number = int(content.image_ids[row])
-    file = folder / content.file_names[row]
-
-    def problem(rule: str, message: str) -> Problem:
-        return Problem(file=str(file), id=number, rule=rule, message=f"image {number}: {message}")
-
-    try:
-        pixels = images.decode(file.read_bytes())
-    except OSError as error:
-        return problem("missing-image", f"cannot be read ({error.strerror}), must be a file")
-    if isinstance(pixels, images.ImageFlaw):
-        return problem(pixels.rule, pixels.message)
-    height, width = pixels.shape[:2]
-    said_height, said_width = content.image_sizes[row].tolist()
-    if (height, width) != (said_height, said_width):
-        return problem(
-            "image-size", f"is {width}x{height}, must be {said_width}x{said_height} as its record says"
+    def reference(self, row: int, field: str) -> str:
+        keys, numbers = (
+            (self.image_keys, self.images) if field == "image_id" else (self.category_keys, self.categories)
         )
+        return _shown(keys[numbers[row]])
+
+    def box(self, row: int, box: Sequence[float]) -> str:
+        return f"box {list(box)}"
+
+
+def _root(records: Sequence[tuple[Any, str, str | None]], *, used: set[Any]) -> str | None:
+    """The name of the category that only groups the others, as Roboflow writes it; None without one."""
+    for key, name, _ in records:
+        others = [parent for other, _, parent in records if other != key]
+        if key not in used and others and all(parent == name for parent in others):
+            return name
     return None
 
 
-def _parse(file: Path, *, masks: bool) -> array_cache.Arrays:
-    content = table.read_table(file)
-    _refuse(table.problems(content))
-    rows = table.image_rows(content)
-    count = len(content.image_ids)
-    kept = ~content.ignored & (content.areas > 0) & (content.boxes[:, 2:] >= 1).all(axis=1)
-    order = np.flatnonzero(kept)[np.argsort(rows[kept], kind="stable")]
-    boxes = content.boxes[order]
-    boxes[:, 2:] += boxes[:, :2] - 1
-    names = [name.encode() for name in content.file_names]
-    categories = json.dumps({"classes": content.classes, "category_ids": content.category_ids})
-    return {
-        **(_parse_masks(content, order) if masks else {}),
-        "image_ids": content.image_ids,
-        "sizes": content.image_sizes.astype(np.int32),
-        "annotation_counts": np.bincount(rows, minlength=count).astype(np.int32),
-        "box_offsets": np.concatenate(([0], np.cumsum(np.bincount(rows[order], minlength=count)))),
-        "boxes": boxes.astype(np.float32),
-        "labels": table.labels(content)[order].astype(np.int32),
-        "crowd": content.crowd[order],
-        "name_offsets": np.cumsum([0, *map(len, names)], dtype=np.int64),
-        "name_bytes": np.frombuffer(b"".join(names), np.uint8),
-        "categories": np.frombuffer(categories.encode(), np.uint8),
-    }
+def _identity(value: Any) -> Any:
+    """An id as what it equals: text of a whole number is that number."""
+    if type(value) is str and len(value) < 20 and value.lstrip("-").isdecimal() and str(int(value)) == value:
+        return int(value)
+    if type(value) is float and math.isfinite(value) and value.is_integer():
+        return int(value)
+    if type(value) not in (int, str) and not (type(value) is float and math.isfinite(value)):
+        raise _Broken(".id", f"got {_shown(value)}, must be a number or text")
+    return value
 
 
-def _parse_masks(content: AnnotationTable, order: NDArray[np.int64]) -> array_cache.Arrays:
-    needed = np.zeros(len(content.crowd), np.bool_)
-    needed[order] = ~content.crowd[order]
-    column, found = read_masks(content, needed=needed)
-    _refuse(found)
-    # The codes stay in the file's order: to sort them would take them twice.
-    spans = np.stack([column.offsets[order], column.offsets[order + 1]], axis=1)
-    return {"mask_spans": spans, "mask_bytes": column.codes}
+def _text(value: Mapping[str, Any], field: str) -> str:
+    if field not in value:
+        raise _Broken(f".{field}", "is absent, must be text")
+    if not isinstance(value[field], str):
+        raise _Broken(f".{field}", f"got {_shown(value[field])}, must be text")
+    return str(value[field])
 
 
-def _refuse(problems: Iterable[Problem]) -> None:
-    """Raise InvalidInput that names the first problems, if there are any."""
-    if first := list(itertools.islice(problems, 3)):
-        listed = "; ".join(str(problem) for problem in first)
-        raise InvalidInput(f"{listed}; `kubedet check-data` lists all violations")
+def _whole(value: Any, path: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _Broken(path, f"got {_shown(value)}, must be a whole number >= 1")
+    if value != int(value) or not -1e9 < value < 1e9:
+        raise _Broken(path, f"got {_shown(value)}, must be a whole number >= 1")
+    return int(value)
 
 
-def _absent(folder: Path, names: Iterator[str]) -> Iterator[str]:
-    """For each name, the name itself where `folder` has no such file, else nothing.
+def _is_unwritable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
-    Folders are listed once: asking for each of COCO's 118,000 files costs minutes on a network volume.
-    """
-    listed: dict[str, set[str]] = {}
-    for name in names:
-        parent, _, leaf = name.rpartition("/")
-        if parent not in listed:
-            try:
-                listed[parent] = set(os.listdir(folder / parent))
-            except OSError:
-                listed[parent] = set()
-        yield "" if leaf in listed[parent] else name
+
+def _diagnose(section: str, value: Any, error: Exception) -> tuple[str, str]:
+    """Path and reason of what is wrong with an annotation that could not be taken."""
+    try:
+        _examine(value)
+    except _Broken as broken:
+        return broken.args[0], broken.args[1]
+    return "", f"cannot be read ({type(error).__name__})"
+
+
+def _examine(value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise _Broken("", f"got {_shown(value)}, must be an object")
+    for name in ("bbox", "image_id", "category_id"):
+        if name not in value:
+            raise _Broken("", f"field '{name}' is absent")
+    box = value["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise _Broken(".bbox", f"got {_shown(box)}, must be four finite numbers: x, y, width, height")
+    for name in ("image_id", "category_id"):
+        try:
+            _identity(value[name])
+        except _Broken as broken:
+            raise _Broken(f".{name}", broken.args[1]) from None
+    if value.get("area") is not None and not _is_number(value["area"]):
+        raise _Broken(".area", f"got {_shown(value['area'])}, must be a finite number")
+    for name in ("iscrowd", "ignore"):
+        if (flag := value.get(name)) is not None and flag not in (0, 1):
+            raise _Broken(f".{name}", f"got {_shown(flag)}, must be 0 or 1")
+    return
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _name(key: Any) -> str:
+    """An id in a message."""
+    return str(key) if isinstance(key, int) and abs(key) < 2**63 else _shown(key)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a deep list
+        text = f"a {type(value).__name__} that is too long to show"
+    text = text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,19 +1,41 @@
-"""Reads image files, and tells a broken one from a good one. Imports no torch."""
+"""Reads image files, and tells a broken one from a good one. Imports no torch.
+
+The header is looked at before anything is decoded, so that a small file cannot take much memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from kubedet_trainer.data.columns import MAX_PIXELS
+from kubedet_trainer.data.files import open_regular, read_regular
 from kubedet_trainer.errors import InvalidInput, MissingInput
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) in BGR order, as OpenCV decodes."""
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Of images in folders, in lower case."""
+
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names."""
+_ORIENTATION = 274
+_TURNED = range(5, 9)
+"""Values of EXIF's orientation that swap height and width."""
+
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of the samples that cameras and scanners give."""
+
+# Our limit is the caller's; Pillow's warns and raises by one of its own.
+Image.MAX_IMAGE_PIXELS = None
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
@@ -29,39 +51,90 @@ class ImageFlaw(NamedTuple):
     message: str
 
 
-def read_image(file: Path) -> Pixels:
+def read_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode `file` as the zoo did: OpenCV, colour, EXIF orientation applied.
 
     Raises:
         MissingInput: there is no such file.
-        InvalidInput: it is cut short or not an image.
+        InvalidInput: it is cut short, too large or not an image.
     """
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingInput(f"{file}: no such image") from error
-    pixels = decode(data)
+    pixels = read(file, max_pixels=max_pixels)
     if isinstance(pixels, ImageFlaw):
-        raise InvalidInput(
-            f"{file}: {pixels.message} [{pixels.rule}]; `kubedet check-data` lists all such files"
-        )
+        kind = MissingInput if pixels.rule == "missing-image" else InvalidInput
+        raise kind(f"{file}: {pixels.message} [{pixels.rule}]; `kubedet check-data` lists all such files")
     return pixels
 
 
-def decode(data: bytes) -> Pixels | ImageFlaw:
+def read(file: Path, *, max_pixels: int = MAX_PIXELS) -> Pixels | ImageFlaw:
+    """The pixels of `file`, or what is wrong with it."""
+    data = read_data(file)
+    return data if isinstance(data, ImageFlaw) else decode(data, max_pixels=max_pixels)
+
+
+def read_data(file: Path) -> bytes | ImageFlaw:
+    """The bytes of a regular file."""
+    try:
+        return read_regular(file)
+    except FileNotFoundError:
+        return ImageFlaw("missing-image", "no such image, must be a file")
+    except OSError as error:
+        return ImageFlaw("missing-image", f"cannot be read ({error.strerror}), must be a file")
+
+
+def read_size(file: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | ImageFlaw:
+    """Height and width as `read` gives them, from the header alone, or what is wrong with the file."""
+    try:
+        with open_regular(file) as content:
+            return _size(content, max_pixels=max_pixels)
+    except OSError as error:
+        return ImageFlaw("missing-image", f"cannot be read ({error.strerror}), must be a file")
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels | ImageFlaw:
     """The pixels, or what is wrong with the file.
 
     OpenCV fills the missing part of a truncated file with grey and goes on, so the end is looked for here.
     """
     if _is_truncated(data):
         return ImageFlaw("truncated-image", "the file ends before the image does, must be complete")
+    if isinstance(size := _size(BytesIO(data), max_pixels=max_pixels), ImageFlaw):
+        return size
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         pixels = None
-    if pixels is None:
-        return ImageFlaw("undecodable-image", "not an image that OpenCV can decode")
-    return pixels  # type: ignore[return-value]  # OpenCV's stubs do not know the element type
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        return ImageFlaw("undecodable-image", "not an image that OpenCV can decode, of 8 or 16 bits a sample")
+    if pixels.dtype == np.uint16:
+        return _eight_bits(pixels.astype(np.uint16, copy=False))
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _eight_bits(pixels: NDArray[np.uint16]) -> Pixels:
+    """Samples of 16 bits as 8, by the range that is in use.
+
+    A sensor of 12 bits leaves the upper four of 16 at zero: the smallest usual depth that holds the brightest
+    sample counts.
+    """
+    bits = int(pixels.max(initial=0)).bit_length()
+    depth = next(depth for depth in _DEPTHS if depth >= bits)
+    return (pixels >> np.uint16(depth - 8)).astype(np.uint8)
+
+
+def _size(content: IO[bytes], *, max_pixels: int) -> tuple[int, int] | ImageFlaw:
+    try:
+        with Image.open(content, formats=_FORMATS) as header:
+            width, height = header.size
+            # Not `getexif`: of a PNG it decodes the image. Of a TIFF Pillow gives the turned size itself.
+            exif = Image.Exif()
+            exif.load(header.info.get("exif", b"") if header.format != "TIFF" else b"")
+            turn = exif.get(_ORIENTATION, 1)
+    except Exception:  # a damaged header may raise anything
+        return ImageFlaw("undecodable-image", f"not an image, must be one of {', '.join(_FORMATS)}")
+    if width * height > max_pixels:
+        return ImageFlaw("image-too-large", f"is {width}x{height}, must have at most {max_pixels} pixels")
+    return (width, height) if turn in _TURNED else (height, width)
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -7,12 +7,16 @@ C scanner does the parsing, hence the speed of `json.load`.
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import IO, Any, NamedTuple, TextIO, cast
 
+from kubedet_trainer.data.files import open_regular
 from kubedet_trainer.errors import InvalidInput
 
 _CHUNK_CHARACTERS = 4 * 1024 * 1024
@@ -20,6 +24,11 @@ _CHUNK_CHARACTERS = 4 * 1024 * 1024
 
 _CUT_NUMBER_CHARACTERS = 3
 """The most that the scanner leaves of a number whose end it cannot see: ``e+`` and what should follow."""
+
+_MOST_CHARACTERS = 64 * 1024 * 1024
+"""Of one value. The longest outlines that people draw take some hundred thousand."""
+
+_GZIP_START = b"\x1f\x8b"
 
 _NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
 
@@ -37,15 +46,21 @@ class JsonRecord(NamedTuple):
     value: Any
 
 
-def read_records(file: Path) -> Iterator[JsonRecord]:
+def read_records(file: Path, *, arrays: Collection[str] = ()) -> Iterator[JsonRecord]:
     """The elements of every array directly below the top-level object of `file`, in the file's order.
 
-    Members that are not arrays are read and left out.
+    Members that are not arrays are read and left out. The file may be compressed by gzip, and may begin with
+    a byte order mark.
+
+    Args:
+        file: what to read.
+        arrays: members that must be arrays.
 
     Raises:
-        InvalidInput: the file is not JSON, or not an object at the top level.
+        InvalidInput: the file is not JSON, not an object at the top level, nested too deeply, or a member of
+            `arrays` is something else.
     """
-    with file.open(encoding="utf-8", newline="") as stream:
+    with _open(file) as stream:
         scanner = _Scanner(stream, file)
         scanner.expect("{")
         if scanner.peek() == "}":
@@ -53,12 +68,27 @@ def read_records(file: Path) -> Iterator[JsonRecord]:
         while True:
             section = str(scanner.value())
             scanner.expect(":")
-            if scanner.peek() == "[":
+            if (start := scanner.peek()) == "[":
                 yield from _read_array(scanner, section)
+            elif section in arrays:
+                got = "an object" if start == "{" else "a single value"
+                raise InvalidInput(f"{file}: {section}: got {got}, must be a list")
             else:
                 scanner.value()
             if scanner.expect(",}") == "}":
                 return
+
+
+def _open(file: Path) -> TextIO:
+    """The text of `file`, decompressed, in the encoding that its first bytes show (RFC 8259, 8.1)."""
+    stream = cast("IO[bytes]", io.BufferedReader(open_regular(file)))
+    if cast("io.BufferedReader", stream).peek(2).startswith(_GZIP_START):
+        stream = cast("IO[bytes]", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=stream))))
+    try:
+        start = cast("io.BufferedReader", stream).peek(4)[:4]
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{file}: not a whole gzip file ({error})") from error
+    return io.TextIOWrapper(stream, encoding=json.detect_encoding(start), newline="")
 
 
 def _read_array(scanner: _Scanner, section: str) -> Iterator[JsonRecord]:
@@ -114,6 +144,9 @@ class _Scanner:
                 if not self._refill():
                     raise self._invalid(error.msg, position=error.pos) from error
                 continue
+            except (ValueError, RecursionError) as error:  # a number of too many digits, too many brackets
+                reason = "a number that is too long" if isinstance(error, ValueError) else "nested too deeply"
+                raise self._invalid(reason) from error
             # A number cut by the window's end may have been taken for a shorter one: "1" of "1.5" or "1e+5".
             if len(self._text) - end < _CUT_NUMBER_CHARACTERS and self._refill():
                 continue
@@ -124,10 +157,14 @@ class _Scanner:
         """Drop what was taken and append the next chunk; False at the end of the file."""
         # A value longer than the window doubles it, so that scanning it anew stays linear in its length.
         rest = len(self._text) - self._position
+        if rest > _MOST_CHARACTERS:
+            raise self._invalid(f"a value of more than {_MOST_CHARACTERS} characters")
         try:
             chunk = self._stream.read(max(_CHUNK_CHARACTERS, rest))
-        except UnicodeDecodeError as error:
-            raise self._invalid(f"not UTF-8 text ({error.reason})") from error
+        except UnicodeError as error:
+            raise self._invalid(f"not {self._stream.encoding.upper()} text ({error})") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._invalid(f"not a whole file ({error})") from error
         if not chunk:
             return False
         self._consumed += self._position

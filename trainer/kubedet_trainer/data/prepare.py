@@ -1,6 +1,5 @@
 """Makes a data set local before training: downloads it, generates it, or finds it where it is mounted.
 
-What is not COCO is converted to it here, so that nothing else knows of other formats.
 The launcher does this once for all ranks of a pod; a rank calls it again only to learn the path. Imports no
 torch.
 """
@@ -10,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.data import synthetic, voc
+from kubedet_trainer.data.coco import CocoFile
+from kubedet_trainer.data.sources import LocalSplit, Source
 from kubedet_trainer.data.synthetic import ShapesDataset
-from kubedet_trainer.data.table import Problem
+from kubedet_trainer.data.voc import VocLists
+from kubedet_trainer.data.yolo import YoloSplit
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked, make_folder
@@ -33,23 +36,11 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSplit:
-    """Where one split lies on this machine."""
-
-    images: Path
-    """Folder that the file names of `annotations` are relative to."""
-    annotations: Path
-    """COCO file, which may have been converted from another format."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LocalDataset:
     """A data set on this machine."""
 
     train: LocalSplit
     val: LocalSplit
-    problems: tuple[Problem, ...] = ()
-    """What is wrong with the files that were converted; a COCO file tells when it is read."""
 
 
 def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
@@ -60,59 +51,81 @@ def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
         directory: where downloads and generated data go; a mounted data set (``file://``) is used as it is.
 
     Raises:
-        InvalidInput: the URI or the format is not one that is supported, or VOC's files break a rule.
+        InvalidInput: the URI or the format is not one that is supported.
         MissingInput: the folder, an annotation file or an image folder does not exist.
         CredentialsRefused, StorageUnreachable: from the object store.
     """
-    local = examine_dataset(settings, directory)
-    if local.problems:
-        first = "; ".join(str(problem) for problem in local.problems[:3])
-        raise InvalidInput(f"{first}; `kubedet check-data` lists all violations")
-    return local
-
-
-def examine_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
-    """As `prepare_dataset`, but with the broken rules of VOC's files in `problems`, their images left out."""
+    if settings.format not in _SOURCES:
+        raise InvalidInput(f"dataset.format: got '{settings.format}', must be one of {', '.join(_SOURCES)}")
+    if settings.format != "COCO" and settings.uri.startswith("synthetic:"):
+        raise InvalidInput(f"dataset.format: got '{settings.format}', must be COCO for {settings.uri}")
     if settings.format == "VOC":
-        return _prepare_voc(settings, directory)
-    if settings.format != "COCO":
-        raise InvalidInput(f"dataset.format: got '{settings.format}', must be COCO or VOC")
+        _image_sets(settings)  # refused before anything is downloaded
     root = _prepare_root(settings, directory)
+    sources = _SOURCES[settings.format]
     return LocalDataset(
-        train=LocalSplit(images=root / settings.train_images, annotations=root / settings.train_annotations),
-        val=LocalSplit(images=root / settings.val_images, annotations=root / settings.val_annotations),
+        train=LocalSplit(
+            sources=sources(settings, root, "train"),
+            name=f"dataset.train.annotations: {settings.train_annotations}",
+        ),
+        val=LocalSplit(
+            sources=sources(settings, root, "val"),
+            name=f"dataset.val.annotations: {settings.val_annotations}",
+        ),
     )
 
 
-def _prepare_voc(settings: DatasetSettings, directory: Path) -> LocalDataset:
-    train, val = _image_sets(settings)
-    if settings.uri.startswith("synthetic:"):
-        raise InvalidInput(f"dataset.format: got 'VOC', must be COCO for {settings.uri}")
-    root = _prepare_root(settings, directory)
-    # The data set itself may be mounted read-only; and where its files are edited, they are converted anew.
-    sets = ",".join(map(str, (*train, "", *val)))
-    identity = hashlib.sha256(f"{root}\n{sets}\n{voc.fingerprint(root, (*train, *val))}".encode()).hexdigest()
-    folder = directory / f"voc-{identity[:12]}"
-    make_folder(folder, lambda scratch: voc.convert(root, train=train, val=val, target=scratch))
-    return LocalDataset(
-        train=LocalSplit(images=root, annotations=folder / "train.json"),
-        val=LocalSplit(images=root, annotations=folder / "val.json"),
-        problems=tuple(voc.read_problems(folder)),
+def _coco_sources(settings: DatasetSettings, root: Path, split: str) -> tuple[Source, ...]:
+    images, annotations = _paths(settings, split)
+    return tuple(
+        CocoFile(file=root / file, images=root / images) for file in _separate(annotations, root=root)
     )
 
 
-def _image_sets(settings: DatasetSettings) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
-    """Of training and of validation."""
-    return (
-        voc.image_sets(settings.train_annotations, field="dataset.train.annotations"),
-        voc.image_sets(settings.val_annotations, field="dataset.val.annotations"),
-    )
+def _voc_sources(settings: DatasetSettings, root: Path, split: str) -> tuple[Source, ...]:
+    lists = _image_sets(settings)
+    others = tuple(file for name, files in lists.items() if name != split for file in files)
+    return (VocLists(images=root, lists=tuple(lists[split]), other_lists=others),)
+
+
+def _yolo_sources(settings: DatasetSettings, root: Path, split: str) -> tuple[Source, ...]:
+    _, annotations = _paths(settings, split)
+    return (YoloSplit(images=root, file=root / annotations, split=split),)
+
+
+_SOURCES: Mapping[str, Callable[[DatasetSettings, Path, str], tuple[Source, ...]]] = {
+    "COCO": _coco_sources,
+    "VOC": _voc_sources,
+    "YOLO": _yolo_sources,
+}
+"""By format, the files of a split."""
+
+
+def _paths(settings: DatasetSettings, split: str) -> tuple[str, str]:
+    """Images and annotations of a split, relative to the root."""
+    return {
+        "train": (settings.train_images, settings.train_annotations),
+        "val": (settings.val_images, settings.val_annotations),
+    }[split]
+
+
+def _separate(text: str, *, root: Path) -> list[str]:
+    """Paths separated by commas, unless there is a file whose name has them."""
+    return [text] if (root / text).is_file() else [part.strip() for part in text.split(",")]
+
+
+def _image_sets(settings: DatasetSettings) -> dict[str, list[PurePosixPath]]:
+    """Of each split."""
+    return {
+        split: voc.image_sets(_paths(settings, split)[1], field=f"dataset.{split}.annotations")
+        for split in ("train", "val")
+    }
 
 
 def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
     parts = urlsplit(settings.uri)
     if parts.scheme == "file":
-        root = Path(parts.path)
+        root = Path(unquote(parts.path))
         if not root.is_dir():
             raise MissingInput(f"dataset.storageUri: {settings.uri} is not a folder, must be one")
         return root
@@ -172,11 +185,18 @@ def _parse_size(text: str) -> tuple[int, int]:
 def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
     """Keys and prefixes that training needs: a bucket often holds test images too, which are not fetched."""
     if settings.format == "VOC":
-        train, val = _image_sets(settings)
-        parts = (f"{folder}/" for folder in voc.folders((*train, *val)))
-        return (*dict.fromkeys((*parts, *map(str, (*train, *val)))),)
+        lists = [file for files in _image_sets(settings).values() for file in files]
+        parts = (f"{folder}/" for folder in voc.folders(lists))
+        return (*dict.fromkeys((*parts, *map(str, lists))),)
+    if settings.format == "YOLO":
+        return ("",)  # only data.yaml knows the folders
     folders = (f"{folder.strip('/')}/" for folder in (settings.train_images, settings.val_images))
-    return (*dict.fromkeys((*folders, settings.train_annotations, settings.val_annotations)),)
+    files = (
+        part.strip()
+        for text in (settings.train_annotations, settings.val_annotations)
+        for part in text.split(",")
+    )
+    return (*dict.fromkeys((*folders, *files)),)
 
 
 def _download(settings: DatasetSettings, root: Path) -> None:
@@ -184,7 +204,7 @@ def _download(settings: DatasetSettings, root: Path) -> None:
     objects: dict[str, StoredObject] = {}
     for prefix in _wanted(settings):
         listed = [item for item in store.list(prefix.removeprefix("./")) if not item.key.endswith("/")]
-        if not prefix.endswith("/"):
+        if prefix and not prefix.endswith("/"):
             listed = [item for item in listed if item.key == prefix]
         if not listed:
             raise MissingInput(

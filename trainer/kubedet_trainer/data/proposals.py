@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kubedet_trainer import contract
 from kubedet_trainer.data import array_cache, proposal_pickle
-from kubedet_trainer.data.coco import Annotations
+from kubedet_trainer.data.arrays import Annotations
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked

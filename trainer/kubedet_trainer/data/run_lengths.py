@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import cv2
@@ -41,6 +41,13 @@ def compress(segmentation: Any, *, size: Size) -> bytes:
         ValueError: it is none of these, or does not fit an image of this size; the message says what was
             found and what must hold.
     """
+    try:
+        return _compress(segmentation, size=size)
+    except OverflowError as error:
+        raise ValueError(f"has a number that is too large ({error})") from error
+
+
+def _compress(segmentation: Any, *, size: Size) -> bytes:
     if isinstance(segmentation, Mapping):
         return _compress_counts(segmentation, size=size)
     if not isinstance(segmentation, list) or not segmentation:
@@ -54,6 +61,28 @@ def compress(segmentation: Any, *, size: Size) -> bytes:
     return cast("bytes", (codes[0] if len(codes) == 1 else coco_mask.merge(codes))["counts"])
 
 
+def area(segmentation: Any) -> float:
+    """Pixels inside a ``segmentation`` as COCO files have it, about; 0 where it is none.
+
+    That of polygons is the sum of their own (the shoelace formula), so that the image's size is not needed.
+    """
+    try:
+        if isinstance(segmentation, Mapping):
+            counts = segmentation["counts"]
+            runs = _decompress(counts.encode("ascii")) if isinstance(counts, str) else np.array(counts)
+            return 0.0 if runs is None else float(runs[1::2].sum())
+        return sum(map(_polygon_area, segmentation))
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+        return 0.0
+
+
+def _polygon_area(polygon: Any) -> float:
+    if len(polygon) < _LEAST_NUMBERS:
+        return 0.0
+    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
 def decode(counts: bytes, *, size: Size) -> Bitmap:
     """The bitmap of a code, column by column in memory."""
     return cast("Bitmap", coco_mask.decode(_rle(counts, size)))
@@ -62,6 +91,13 @@ def decode(counts: bytes, *, size: Size) -> Bitmap:
 def encode(bitmap: NDArray[np.bool_]) -> bytes:
     """The code of a bitmap of an image's whole (H, W)."""
     return _encode_part(bitmap, left=0, top=0, size=(bitmap.shape[0], bitmap.shape[1]))
+
+
+def of_box(box: Sequence[float], *, size: Size) -> bytes:
+    """The code of a box (x, y, width, height) in an image of this size."""
+    x, y, width, height = box
+    corners = [x, y, x, y + height, x + width, y + height, x + width, y]
+    return cast("bytes", coco_mask.frPyObjects([corners], *size)[0]["counts"])
 
 
 def areas(counts: Iterable[bytes]) -> NDArray[np.int64]:
@@ -144,7 +180,8 @@ def _compress_counts(code: Mapping[str, Any], *, size: Size) -> bytes:
         runs = np.array(counts, np.int64)
     else:
         raise ValueError(f"got counts {_shown(counts)}, must be whole numbers or a compressed string")
-    if runs is None or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+    pixels = size[0] * size[1]
+    if runs is None or not ((runs >= 0) & (runs <= pixels)).all() or runs.sum() != pixels:
         raise ValueError(
             f"got counts {_shown(counts)}, must be run lengths that make {size[1]}x{size[0]} pixels"
         )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer.data.coco import Annotations, require_images
+from kubedet_trainer.config import DataConfig
+from kubedet_trainer.data.arrays import Annotations
 from kubedet_trainer.data.proposals import ProposalTable
 from kubedet_trainer.errors import InvalidInput
+
+
+class SplitRefused(InvalidInput):
+    """A split has nothing that training or evaluation could use."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,37 +30,68 @@ class Split:
     """Rows of `annotations`, in the order that indices of the split count."""
     proposals: ProposalTable | None = None
     """Of all images of `annotations`; None where the detector makes its own."""
+    keep_empty: bool = False
+    """Whether images without any annotation are learnt, as examples of background."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def learnable(self) -> NDArray[np.bool_]:
-        """(len,) whether each image has a box, and a proposal where those are given."""
+        """(len,) whether each image has a box, or may have none, and a proposal where those are given."""
         found = self.annotations.ground_truth_counts() > 0
+        if self.keep_empty:
+            found |= self.annotations.annotation_counts == 0
         if self.proposals is not None:
             found &= self.proposals.counts() > 0
         return found[self.rows]
 
 
 def training_split(
-    annotations: Annotations, *, folder: Path, repeat: int = 1, proposals: ProposalTable | None = None
+    annotations: Annotations, *, folder: Path, data: DataConfig, proposals: ProposalTable | None = None
 ) -> Split:
-    """The images that the zoo trains on: with an annotation of any kind, no side below 32 pixels.
+    """The images that a recipe trains on; for the zoo those with an annotation, no side below 32 pixels.
 
-    They are listed `repeat` times, and each copy has random choices of its own: an epoch of the schedule then
-    passes over them that often.
+    They are listed `DataConfig.repeat` times, and each copy has random choices of its own: an epoch of the
+    schedule then passes over them that often.
 
     Raises:
-        MissingInput: an image file is absent.
-        InvalidInput: there is no image with a box that could be learnt.
+        SplitRefused: there is no image with a box that could be learnt.
     """
-    require_images(annotations, folder)
-    rows = np.tile(annotations.training_rows(), repeat)
-    split = Split(annotations=annotations, folder=folder, rows=rows, proposals=proposals)
-    if not split.learnable().any():
+    rows = annotations.training_rows(min_side=data.min_image_side, keep_empty=data.keep_empty)
+    split = Split(
+        annotations=annotations,
+        folder=folder,
+        rows=np.tile(rows, data.repeat),
+        proposals=proposals,
+        keep_empty=data.keep_empty,
+    )
+    if not (split.learnable() & (annotations.ground_truth_counts()[split.rows] > 0)).any():
         what = "a box" if proposals is None else "a box and a proposal"
-        raise InvalidInput(f"{folder}: no training image has {what}, must be at least one")
+        reasons = {**annotations.left_out, **images_left_out(annotations, data)}
+        told = "; left out: " + describe(reasons) if reasons else ""
+        raise SplitRefused(f"{folder}: no training image has {what}, must be at least one{told}")
     return split
+
+
+def images_left_out(annotations: Annotations, data: DataConfig) -> dict[str, int]:
+    """How many images are not trained on, by the reason; the first one that applies counts."""
+    is_small = annotations.sizes.min(axis=1, initial=2**30) < data.min_image_side
+    is_bare = annotations.annotation_counts == 0
+    has_nothing = ~is_bare & (annotations.ground_truth_counts() == 0)
+    small = f"images with a side below {data.min_image_side} pixels (data.min_image_side)"
+    counts = {
+        small: is_small.sum(),
+        "images without objects (kept by data.keep_empty)": 0
+        if data.keep_empty
+        else (is_bare & ~is_small).sum(),
+        "images without objects that can be learnt": (has_nothing & ~is_small).sum(),
+    }
+    return {reason: int(count) for reason, count in counts.items() if count}
+
+
+def describe(left_out: Mapping[str, int]) -> str:
+    """Counts by reason in one line."""
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
 
 
 def validation_split(
@@ -63,11 +100,9 @@ def validation_split(
     """All images, with or without annotations: a detection in an empty image is an error that counts.
 
     Raises:
-        MissingInput: an image file is absent.
-        InvalidInput: there is no box to compare detections with.
+        SplitRefused: there is no box to compare detections with.
     """
-    require_images(annotations, folder)
     if not annotations.ground_truth_counts().any():
-        raise InvalidInput(f"{folder}: no validation image has a box, must be at least one")
+        raise SplitRefused(f"{folder}: no validation image has a box, must be at least one")
     rows = np.arange(len(annotations))
     return Split(annotations=annotations, folder=folder, rows=rows, proposals=proposals)

@@ -1,31 +1,29 @@
-"""A COCO annotation file as arrays, word for word, and the rules that its content must keep.
+"""The annotations of one split as columns, whatever format they come in, and the rules that they must keep.
 
-Nothing is converted or left out here; `coco` makes the trainer's view of it. Imports no torch.
+Every reader (`coco`, `voc`, `yolo`) fills an `AnnotationTable`; `arrays` makes of it what training and
+evaluation use. Nothing is left out here. Imports no torch.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from kubedet_trainer.data.json_records import read_records
-from kubedet_trainer.errors import MissingInput
 
 BOX_TOLERANCE_PIXELS = 1.0
 """How far a box may reach beyond its image. Tools round corners differently, some count from 1; what sticks
 out by less is cut off by the transforms."""
 
-_CROWD, _IGNORED = 1, 2
-
 _COCO_FLAT_IMAGES = (200365, 550395)
 """Images of COCO train2017 with a box of no height (cocodataset/cocoapi issue 355). The zoo skipped these
 boxes, and nobody can be asked to correct COCO; everywhere else a box without area is refused."""
+
+_RELATIVE_SHARE = 0.001
+"""Share of a split's boxes from which on boxes within one pixel at the upper left corner are taken for boxes
+in shares of the image. COCO itself has a few such boxes in 860,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,196 +44,149 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotationTable:
-    """The file's three sections in the file's order. N images, M annotations, C categories."""
+class Place:
+    """Where the user finds an annotation."""
 
-    file: Path
-    image_ids: NDArray[np.int64]
-    """(N,)"""
+    file: str
+    id: int | None
+    """The annotation's id, where its format has ids."""
+    text: str
+    """``annotation 7 of image 1``"""
+
+
+class Places(Protocol):
+    """Finds rows of a table in the user's files."""
+
+    def annotation(self, row: int) -> Place:
+        """Where annotation `row` stands."""
+        ...
+
+    def image(self, row: int) -> Place:
+        """Where image `row` stands."""
+        ...
+
+    def reference(self, row: int, field: str) -> str:
+        """What annotation `row` says in ``image_id`` or ``category_id``, for a message."""
+        ...
+
+    def box(self, row: int, box: Sequence[float]) -> str:
+        """A box (x, y, width, height) as the user wrote it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outlines:
+    """The outlines of M annotations."""
+
+    spans: NDArray[np.int64]
+    """(M, 2): the code of annotation m is ``codes[spans[m, 0]:spans[m, 1]]``, empty where it has none."""
+    codes: NDArray[np.uint8]
+    """Run-length codes (see `run_lengths`)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnnotationTable:
+    """One split in the order of its files. N images, M annotations, C classes."""
+
+    file_names: list[str]
+    """(N,) relative to the folder of the images, separated by slashes."""
     image_sizes: NDArray[np.int64]
     """(N, 2) height and width."""
-    file_names: list[str]
-    annotation_ids: NDArray[np.int64]
-    """(M,)"""
-    annotation_image_ids: NDArray[np.int64]
-    """(M,)"""
-    annotation_category_ids: NDArray[np.int64]
-    """(M,)"""
+    image_ids: NDArray[np.int64]
+    """(N,) the file's where all of them are whole numbers, else 1, 2, ..."""
+    image_rows: NDArray[np.int64]
+    """(M,) the row of each annotation's image, -1 where there is none such."""
+    labels: NDArray[np.int64]
+    """(M,) position of each annotation's class plus 1, 0 where it is unknown."""
     boxes: NDArray[np.float64]
-    """(M, 4) x, y, width, height as in the file."""
+    """(M, 4) x, y, width, height; the first pixel begins at 0."""
     areas: NDArray[np.float64]
-    """(M,) of the segmentation; the box's own where the file gives none."""
+    """(M,) as the file says, else of the outline, else of the box."""
     crowd: NDArray[np.bool_]
     """(M,)"""
     ignored: NDArray[np.bool_]
     """(M,)"""
-    category_ids: list[int]
-    classes: list[str]
-    malformed: list[Problem]
-    """Records that are not in the arrays because a field is absent or of the wrong type."""
-
-
-def read_table(file: Path) -> AnnotationTable:
-    """Read a COCO annotation file.
-
-    Raises:
-        MissingInput: there is no such file.
-        InvalidInput: the file is not JSON.
-    """
-    if not file.is_file():
-        raise MissingInput(f"{file}: no such annotation file")
-    columns = _Columns(file)
-    for record in read_records(file):
-        columns.add(record.section, index=record.position, value=record.value)
-    return columns.table()
-
-
-class _Columns:
-    """Growing columns; `array` holds 8 bytes a number where a list would hold an object."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._images = array("q")
-        self._file_names: list[str] = []
-        self._ids = array("q")
-        self._boxes = array("d")
-        self._flags = array("b")
-        self._categories: list[tuple[int, str]] = []
-        self._malformed: list[Problem] = []
-        self._readers = {
-            "images": self._add_image,
-            "annotations": self._add_annotation,
-            "categories": self._add_category,
-        }
-
-    def add(self, section: str, *, index: int, value: Any) -> None:
-        if (reader := self._readers.get(section)) is None:
-            return
-        try:
-            reader(value, index)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = f"field {error} is absent" if isinstance(error, KeyError) else str(error)
-            identity = value.get("id") if isinstance(value, Mapping) else None
-            self._malformed.append(
-                Problem(
-                    file=str(self._file),
-                    id=identity if isinstance(identity, int) else None,
-                    rule="malformed-record",
-                    message=f"{section}[{index}]: {reason}",
-                )
-            )
-
-    def _add_image(self, value: Any, _: int) -> None:
-        row = array("q", (value["id"], value["height"], value["width"]))
-        self._file_names.append(str(value["file_name"]))
-        self._images.extend(row)
-
-    def _add_annotation(self, value: Any, index: int) -> None:
-        x, y, width, height = value["bbox"]
-        area = value.get("area")
-        # Both rows are made before either is kept: a record is taken whole or not at all.
-        numbers = array("d", (x, y, width, height, width * height if area is None else area))
-        ids = array("q", (value.get("id", index), value["image_id"], value["category_id"]))
-        self._boxes.extend(numbers)
-        self._ids.extend(ids)
-        self._flags.append(_CROWD * bool(value.get("iscrowd")) + _IGNORED * bool(value.get("ignore")))
-
-    def _add_category(self, value: Any, _: int) -> None:
-        self._categories.append((int(value["id"]), str(value.get("name", value["id"]))))
-
-    def table(self) -> AnnotationTable:
-        images = np.array(self._images, np.int64).reshape(-1, 3)
-        ids = np.array(self._ids, np.int64).reshape(-1, 3)
-        boxes = np.array(self._boxes, np.float64).reshape(-1, 5)
-        flags = np.array(self._flags, np.int8)
-        return AnnotationTable(
-            file=self._file,
-            image_ids=images[:, 0],
-            image_sizes=images[:, 1:],
-            file_names=self._file_names,
-            annotation_ids=ids[:, 0],
-            annotation_image_ids=ids[:, 1],
-            annotation_category_ids=ids[:, 2],
-            boxes=boxes[:, :4],
-            areas=boxes[:, 4],
-            crowd=(flags & _CROWD) > 0,
-            ignored=(flags & _IGNORED) > 0,
-            category_ids=[number for number, _ in self._categories],
-            classes=[name for _, name in self._categories],
-            malformed=self._malformed,
-        )
-
-
-def image_rows(table: AnnotationTable) -> NDArray[np.int64]:
-    """(M,) for each annotation the row of its image, -1 where there is none such."""
-    return _rows_of(table.annotation_image_ids, known=table.image_ids)
-
-
-def labels(table: AnnotationTable) -> NDArray[np.int64]:
-    """(M,) for each annotation its category's position in the file plus 1, 0 where it is unknown."""
-    return _rows_of(table.annotation_category_ids, known=np.array(table.category_ids, np.int64)) + 1
-
-
-def _rows_of(values: NDArray[np.int64], *, known: NDArray[np.int64]) -> NDArray[np.int64]:
-    if not len(known):
-        return np.full(len(values), -1, np.int64)
-    order = np.argsort(known, kind="stable")
-    found = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[found] == values, found, -1)
+    classes: tuple[str, ...]
+    category_ids: NDArray[np.int64]
+    """(C,) the file's where all of them are whole numbers, else 1, 2, ..."""
+    places: Places
+    outlines: Outlines | None = None
+    """None where they were not asked for."""
+    problems: tuple[Problem, ...] = ()
+    """Of what could not be read; such records are not in the columns."""
+    notes: tuple[str, ...] = ()
+    """What a user should know although it breaks no rule."""
+    num_other_classes: int = 0
+    """Annotations of classes that were not asked for; they are not in the columns."""
 
 
 def problems(table: AnnotationTable) -> Iterator[Problem]:
-    """Every violation that the annotation file alone shows, without looking at the images."""
-    yield from table.malformed
-    for section, ids in (
-        ("image", table.image_ids),
-        ("annotation", table.annotation_ids),
-        ("category", np.array(table.category_ids, np.int64)),
-    ):
-        unique, counts = np.unique(ids, return_counts=True)
-        for number in unique[counts > 1].tolist():
-            yield _problem(
-                table, number, "duplicate-id", f"{section} {number}: the id is used more than once"
-            )
-    if not table.category_ids:
-        yield _problem(table, None, "unknown-category", "categories: got none, must list at least one")
+    """Every violation that the annotations alone show, without decoding the images."""
+    yield from table.problems
     for row in np.flatnonzero((table.image_sizes <= 0).any(axis=1)).tolist():
         height, width = table.image_sizes[row].tolist()
-        number = int(table.image_ids[row])
-        yield _problem(table, number, "image-size", f"image {number}: got {width}x{height}, must be >= 1x1")
-    yield from _annotation_problems(table)
+        yield _image_problem(table, row, "image-size", f"got {width}x{height}, must be >= 1x1")
+    yield from _reference_problems(table)
+    yield from _box_problems(table)
 
 
-def _annotation_problems(table: AnnotationTable) -> Iterator[Problem]:
-    rows = image_rows(table)
-    sizes = np.where(rows[:, None] >= 0, table.image_sizes[rows], 0) if len(table.image_ids) else None
-    for row in np.flatnonzero(rows < 0).tolist():
-        got = f"image_id {table.annotation_image_ids[row]}, must be the id of an image"
-        yield _annotation_problem(table, row, "unknown-image", got)
-    for row in np.flatnonzero(labels(table) == 0).tolist():
-        got = f"category_id {table.annotation_category_ids[row]}, must be the id of a category"
-        yield _annotation_problem(table, row, "unknown-category", got)
-    finite = np.isfinite(table.boxes).all(axis=1)
-    flat = ~finite | (table.boxes[:, 2:] <= 0).any(axis=1)
-    flat &= ~(np.isin(table.annotation_image_ids, _COCO_FLAT_IMAGES) & (table.boxes[:, 2:].max(axis=1) > 0))
+def _reference_problems(table: AnnotationTable) -> Iterator[Problem]:
+    for rule, field_name, is_known in (
+        ("unknown-image", "image_id", table.image_rows >= 0),
+        ("unknown-category", "category_id", table.labels > 0),
+    ):
+        what = "an image" if field_name == "image_id" else "a category"
+        for row in np.flatnonzero(~is_known).tolist():
+            got = table.places.reference(row, field_name)
+            yield _annotation_problem(table, row, rule, f"got {field_name} {got}, must be the id of {what}")
+
+
+def _box_problems(table: AnnotationTable) -> Iterator[Problem]:
+    boxes = table.boxes
+    for row in np.flatnonzero(~np.isfinite(table.areas)).tolist():
+        got = f"got area {table.areas[row]}, must be a finite number"
+        yield _annotation_problem(table, row, "not-a-number", got)
+    flat = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+    has_image = table.image_rows >= 0
+    if len(table.file_names):
+        is_known = has_image & np.isin(table.image_ids[table.image_rows], _COCO_FLAT_IMAGES)
+        flat &= ~(is_known & (boxes[:, 2:].max(axis=1, initial=-np.inf) > 0))
     for row in np.flatnonzero(flat).tolist():
-        got = f"box {table.boxes[row].tolist()}, must have finite corners and width and height > 0"
-        yield _annotation_problem(table, row, "zero-area", got)
-    if sizes is None:
+        got = table.places.box(row, boxes[row].tolist())
+        message = f"got {got}, must have finite corners and width and height > 0"
+        yield _annotation_problem(table, row, "zero-area", message)
+    if not len(table.file_names):
         return
-    low, high = table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]
+    sizes = np.where(has_image[:, None], table.image_sizes[table.image_rows], 0)
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     outside = (low < -BOX_TOLERANCE_PIXELS) | (high > sizes[:, ::-1] + BOX_TOLERANCE_PIXELS)
-    for row in np.flatnonzero(outside.any(axis=1) & (rows >= 0)).tolist():
+    for row in np.flatnonzero(outside.any(axis=1) & has_image).tolist():
         height, width = sizes[row].tolist()
-        got = f"box {table.boxes[row].tolist()}, must lie within the image's {width}x{height} pixels"
-        yield _annotation_problem(table, row, "box-outside", got)
+        got = table.places.box(row, boxes[row].tolist())
+        message = f"got {got}, must lie within the image's {width}x{height} pixels"
+        yield _annotation_problem(table, row, "box-outside", message)
+    yield from _relative_problems(table, is_relative=has_image & ~flat & (sizes > 1).all(axis=1))
 
 
-def _annotation_problem(table: AnnotationTable, row: int, rule: str, got: str) -> Problem:
-    number = int(table.annotation_ids[row])
-    image = int(table.annotation_image_ids[row])
-    return _problem(table, number, rule, f"annotation {number} of image {image}: got {got}")
+def _relative_problems(table: AnnotationTable, *, is_relative: NDArray[np.bool_]) -> Iterator[Problem]:
+    boxes = table.boxes
+    ends = boxes[:, :2] + boxes[:, 2:]
+    is_relative = is_relative & (boxes[:, :2] >= 0).all(axis=1) & (ends <= 1).all(axis=1)
+    if is_relative.sum() <= _RELATIVE_SHARE * len(boxes):
+        return
+    for row in np.flatnonzero(is_relative).tolist():
+        message = (
+            f"got {table.places.box(row, boxes[row].tolist())}, which looks like shares of the image, must "
+            "be pixels: multiply x and width by the image's width, y and height by its height"
+        )
+        yield _annotation_problem(table, row, "relative-box", message)
 
 
-def _problem(table: AnnotationTable, number: int | None, rule: str, message: str) -> Problem:
-    return Problem(file=str(table.file), id=number, rule=rule, message=message)
+def _annotation_problem(table: AnnotationTable, row: int, rule: str, message: str) -> Problem:
+    place = table.places.annotation(row)
+    return Problem(file=place.file, id=place.id, rule=rule, message=f"{place.text}: {message}")
+
+
+def _image_problem(table: AnnotationTable, row: int, rule: str, message: str) -> Problem:
+    place = table.places.image(row)
+    return Problem(file=place.file, id=place.id, rule=rule, message=f"{place.text}: {message}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kubedet_trainer.config import DataConfig
 from kubedet_trainer.data.augment import FloatPixels
+from kubedet_trainer.data.columns import MAX_PIXELS
 from kubedet_trainer.data.images import Pixels
 
 Boxes = NDArray[np.float32]
@@ -36,6 +37,8 @@ class Pipeline:
     zoom_fill: tuple[float, float, float] | None = None
     """The colour, BGR, around images that the single shot detector's augmentation zooms out of; None for no
     such augmentation."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image in its file; larger ones are refused before they are decoded."""
 
     @classmethod
     def of_training(cls, data: DataConfig) -> Pipeline:
@@ -48,12 +51,18 @@ class Pipeline:
             pad_multiple=data.pad_multiple,
             flip_probability=data.flip_probability,
             zoom_fill=mean_bgr if data.augmentation == "ssd" else None,
+            max_pixels=data.max_image_pixels,
         )
 
     @classmethod
     def of_validation(cls, data: DataConfig) -> Pipeline:
         """What a recipe does to the images that it is measured on."""
-        return cls(scale=data.scale, keep_aspect=data.keep_aspect, pad_multiple=data.pad_multiple)
+        return cls(
+            scale=data.scale,
+            keep_aspect=data.keep_aspect,
+            pad_multiple=data.pad_multiple,
+            max_pixels=data.max_image_pixels,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +82,8 @@ def scale_factor(size: tuple[int, int], *, scale: tuple[int, int]) -> float:
 
 
 def scaled_size(size: tuple[int, int], *, factor: float) -> tuple[int, int]:
-    """(height, width) after resizing, rounded half up."""
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    """(height, width) after resizing, rounded half up; a side never vanishes."""
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def padded_size(sizes: list[tuple[int, int]], *, multiple: int) -> tuple[int, int]:

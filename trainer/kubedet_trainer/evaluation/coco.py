@@ -1,23 +1,26 @@
 """COCO's figures for detections, by pycocotools: average precision of boxes and masks, recall of proposals.
 
-A scorer keeps the annotations of a split parsed between evaluations.
+A scorer is given the annotations as training knows them, never the user's files. It keeps what pycocotools
+makes of them between evaluations.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from kubedet_trainer.config.recipe import EvaluationKind
+from kubedet_trainer.data import run_lengths
+from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation import recall
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.voc import VocScorer
@@ -31,15 +34,19 @@ class Scorer(Protocol):
         ...
 
 
-def build_scorer(kind: EvaluationKind, *, annotations: Path) -> Scorer:
+def build_scorer(kind: EvaluationKind, *, truth: Truth | None, max_detections: int = 100) -> Scorer:
     """The scorer for a split.
 
     Args:
         kind: ``bbox`` for average precision of boxes, ``segm`` of boxes and masks, ``proposal`` for recall of
             boxes of any class, ``voc`` for PASCAL VOC's precision of boxes.
-        annotations: COCO annotation file of the split.
+        truth: what the split's annotations say, read with `Reading.truth`.
+        max_detections: the best of an image that count for ``bbox`` and ``segm``.
     """
-    return VocScorer(annotations) if kind == "voc" else CocoScorer(annotations, kind=kind)
+    assert truth is not None, "the split was not read with Reading.truth"
+    if kind == "voc":
+        return VocScorer(truth)
+    return CocoScorer(truth, kind=kind, max_detections=max_detections)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +56,23 @@ class _Metric:
     iou_type: str
     names: tuple[str | None, ...]
     use_categories: bool = True
-    max_detections: tuple[int, int, int] = (1, 10, 100)
+    max_detections: tuple[int, int, int]
 
 
-def _precision(kind: str, *, iou_type: str) -> _Metric:
-    figures = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-    return _Metric(iou_type=iou_type, names=tuple(f"{kind}{figure}" for figure in figures))
+def _precision(kind: str, *, iou_type: str, limit: int) -> _Metric:
+    figures = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", f"AR{limit}", "ARs", "ARm", "ARl")
+    names = tuple(f"{kind}{figure}" for figure in figures)
+    return _Metric(iou_type=iou_type, names=names, max_detections=(1, 10, limit))
 
 
-_BOXES = _precision("box", iou_type="bbox")
-_METRICS: Mapping[str, tuple[_Metric, ...]] = {
-    "bbox": (_BOXES,),
-    "segm": (_BOXES, _precision("mask", iou_type="segm")),
-    "proposal": (
-        _Metric(
-            iou_type="bbox",
-            names=(*[None] * 6, "ar100", "ar300", "ar1000", "ar1000s", "ar1000m", "ar1000l"),
-            use_categories=False,
-            max_detections=(100, 300, 1000),
-        ),
-    ),
-}
+def _metrics(kind: str, *, limit: int) -> tuple[_Metric, ...]:
+    boxes = _precision("box", iou_type="bbox", limit=limit)
+    if kind == "bbox":
+        return (boxes,)
+    if kind == "segm":
+        return (boxes, _precision("mask", iou_type="segm", limit=limit))
+    names = (*[None] * 6, "ar100", "ar300", "ar1000", "ar1000s", "ar1000m", "ar1000l")
+    return (_Metric(iou_type="bbox", names=names, use_categories=False, max_detections=(100, 300, 1000)),)
 
 
 class CocoScorer:
@@ -79,31 +82,82 @@ class CocoScorer:
     detected box; the zoo's figures come from that.
     """
 
-    def __init__(self, annotations: Path, *, kind: str) -> None:
-        self._annotations = annotations
+    def __init__(self, truth: Truth, *, kind: str, max_detections: int = 100) -> None:
+        self._annotations = truth
         self._kind = kind
+        self._metrics = _metrics(kind, limit=max_detections)
 
     def score(self, detections: DetectionTable) -> dict[str, float]:
         """The figures in percent; absent where the split has no such ground truth, say no small object."""
         # pycocotools prints its progress, which would end up between the lines of the log.
         with contextlib.redirect_stdout(io.StringIO()):
             truth = self._truth
-            category_ids = [category["id"] for category in truth.dataset["categories"]]
+            category_ids = self._annotations.category_ids.tolist()
             results = _load_results(
                 truth, detections.to_coco(None if self._kind == "proposal" else category_ids)
             )
             figures: dict[str, float] = {}
-            for metric in _METRICS[self._kind]:
+            for metric in self._metrics:
                 # Without masks it would silently compare boxes in their place.
                 assert metric.iou_type == "bbox" or detections.masks is not None or not len(detections)
                 figures |= _score(truth, results, metric)
-        if self._kind == "proposal" and (fast := _recall_fast(truth, detections)) is not None:
+        if self._kind == "proposal" and (fast := _recall_fast(self._annotations, detections)) is not None:
             figures["ar1000Fast"] = fast
         return figures
 
     @cached_property
     def _truth(self) -> Any:
-        return COCO(str(self._annotations))
+        """The annotations as pycocotools takes them.
+
+        Their ids are 1, 2, ..., since 0 means "no match" to it. The ids of images and classes are the files',
+        where these are numbers: in their order equal scores are counted.
+        """
+        truth = COCO()
+        truth.dataset = _to_coco(self._annotations)
+        truth.createIndex()
+        return truth
+
+
+def _to_coco(truth: Truth) -> dict[str, Any]:
+    sizes = zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True)
+    columns = zip(
+        truth.image_ids[truth.rows].tolist(),
+        truth.category_ids[truth.labels - 1].tolist(),
+        truth.boxes.tolist(),
+        truth.areas.tolist(),
+        truth.crowd.tolist(),
+        truth.ignored.tolist(),
+        strict=True,
+    )
+    annotations = [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": area,
+            # pycocotools forgets its own ``ignore``; what falls on a crowd counts neither way.
+            "iscrowd": int(crowd or ignored),
+        }
+        for number, (image, category, box, area, crowd, ignored) in enumerate(columns, start=1)
+    ]
+    for record, outline in zip(annotations, _outlines(truth), strict=False):
+        record["segmentation"] = outline
+    return {
+        "images": [{"id": number, "height": height, "width": width} for number, (height, width) in sizes],
+        "annotations": annotations,
+        "categories": [{"id": number} for number in truth.category_ids.tolist()],
+    }
+
+
+def _outlines(truth: Truth) -> Iterator[dict[str, Any]]:
+    """Run lengths of all annotations; of a crowd or an ignored object without any the box."""
+    if truth.mask_spans is None or truth.mask_bytes is None:
+        return
+    sizes = truth.sizes[truth.rows].tolist()
+    for (start, end), size, box in zip(truth.mask_spans.tolist(), sizes, truth.boxes, strict=True):
+        code = truth.mask_bytes[start:end].tobytes()
+        yield {"size": size, "counts": code or run_lengths.of_box(box.tolist(), size=(size[0], size[1]))}
 
 
 def _score(truth: Any, results: Any, metric: _Metric) -> dict[str, float]:
@@ -112,22 +166,43 @@ def _score(truth: Any, results: Any, metric: _Metric) -> dict[str, float]:
     scoring.params.maxDets = list(metric.max_detections)
     scoring.evaluate()
     scoring.accumulate()
-    scoring.summarize()
-    # pycocotools says -1 where there is nothing to find.
     return {
         name: 100 * float(value)
-        for name, value in zip(metric.names, scoring.stats, strict=True)
-        if name is not None and value >= 0
+        for name, value in zip(metric.names, _summary(scoring), strict=True)
+        if name is not None and value is not None
     }
 
 
-def _recall_fast(truth: Any, table: DetectionTable) -> float | None:
+def _summary(scoring: COCOeval) -> Iterator[float | None]:
+    """The twelve figures of pycocotools' ``summarize``, which knows only 100 detections an image.
+
+    None where there is nothing to find.
+    """
+    thresholds = scoring.params.iouThrs
+    precision, found = scoring.eval["precision"], scoring.eval["recall"]
+    for threshold in (None, 0.5, 0.75):
+        chosen = slice(None) if threshold is None else thresholds == threshold
+        yield _mean(precision[chosen, :, :, 0, -1])
+    for area in (1, 2, 3):
+        yield _mean(precision[:, :, :, area, -1])
+    for limit in (0, 1, 2):
+        yield _mean(found[:, :, 0, limit])
+    for area in (1, 2, 3):
+        yield _mean(found[:, :, area, -1])
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[values > -1]
+    return float(np.mean(known)) if len(known) else None
+
+
+def _recall_fast(truth: Truth, table: DetectionTable) -> float | None:
     """The zoo's other evaluator of proposals; which one its page shows is not known (`zoo.md` 10)."""
-    boxes: dict[int, list[list[float]]] = {number: [] for number in truth.getImgIds()}
-    for record in truth.dataset["annotations"]:
-        if not (record.get("iscrowd") or record.get("ignore")):
-            x, y, width, height = record["bbox"]
-            boxes[record["image_id"]].append([x, y, x + width - 1, y + height - 1])
+    kept = ~(truth.crowd | truth.ignored)
+    boxes: dict[int, list[list[float]]] = {number: [] for number in truth.image_ids.tolist()}
+    rows = zip(truth.image_ids[truth.rows[kept]].tolist(), truth.boxes[kept].tolist(), strict=True)
+    for number, (x, y, width, height) in rows:
+        boxes[number].append([x, y, x + width - 1, y + height - 1])
     return recall.recall_of_best(
         {number: np.array(own, np.float32).reshape(-1, 4) for number, own in boxes.items()},
         image_ids=table.image_ids,

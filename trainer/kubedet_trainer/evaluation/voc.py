@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer.data import table
+from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.overlaps import box_iou
 
@@ -24,7 +22,7 @@ _UNMATCHED = -1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Truth:
+class Objects:
     """M objects of many images; those of one image lie together, the difficult ones last."""
 
     image_ids: NDArray[np.int64]
@@ -37,16 +35,16 @@ class Truth:
     """(M,)"""
 
     @classmethod
-    def read(cls, file: Path) -> Truth:
-        """The objects of a COCO file, in which the difficult ones are marked ``ignore`` or ``iscrowd``."""
-        content = table.read_table(file)
-        difficult = content.ignored | content.crowd
-        order = np.lexsort((difficult, content.annotation_image_ids))
-        boxes = content.boxes[order]
+    def of(cls, truth: Truth) -> Objects:
+        """What annotations say; ignored objects and crowds are the difficult ones."""
+        difficult = truth.ignored | truth.crowd
+        image_ids = truth.image_ids[truth.rows]
+        order = np.lexsort((difficult, image_ids))
+        boxes = truth.boxes[order]
         boxes[:, 2:] += boxes[:, :2] - 1
         return cls(
-            image_ids=content.annotation_image_ids[order],
-            labels=table.labels(content)[order],
+            image_ids=image_ids[order],
+            labels=truth.labels[order],
             boxes=boxes.astype(np.float32),
             difficult=difficult[order],
         )
@@ -63,24 +61,20 @@ class Curve:
 
 
 class VocScorer:
-    """Compares detections with one annotation file, which is kept parsed between evaluations."""
+    """Compares detections with the annotations of a split."""
 
-    def __init__(self, annotations: Path) -> None:
-        self._annotations = annotations
+    def __init__(self, truth: Truth) -> None:
+        self._objects = Objects.of(truth)
 
     def score(self, detections: DetectionTable) -> dict[str, float]:
         """``boxAP``, the mean over the classes that have an object, in percent; absent where none has."""
         precisions = [
-            average_precision(curve) for curve in precision_curves(detections, truth=self._truth).values()
+            average_precision(curve) for curve in precision_curves(detections, truth=self._objects).values()
         ]
         return {"boxAP": 100 * float(np.mean(precisions))} if precisions else {}
 
-    @cached_property
-    def _truth(self) -> Truth:
-        return Truth.read(self._annotations)
 
-
-def precision_curves(detections: DetectionTable, *, truth: Truth) -> dict[int, Curve]:
+def precision_curves(detections: DetectionTable, *, truth: Objects) -> dict[int, Curve]:
     """The curve of each label that has an object which is not difficult."""
     matches = _match(detections, truth=truth)
     order = np.argsort(-detections.scores, kind="stable")
@@ -114,7 +108,7 @@ def average_precision(curve: Curve, *, form: Literal["11 points", "area"] = "11 
     return float(np.append(best, 0)[starts].mean())
 
 
-def _match(detections: DetectionTable, *, truth: Truth) -> NDArray[np.int64]:
+def _match(detections: DetectionTable, *, truth: Objects) -> NDArray[np.int64]:
     """(D,) row in `truth` of the object of the same image and class that overlaps each detection most."""
     matches = np.full(len(detections.labels), _UNMATCHED, np.int64)
     for rows, objects in _by_image(detections.image_ids, truth.image_ids):

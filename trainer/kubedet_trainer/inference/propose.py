@@ -12,9 +12,10 @@ import torch
 
 from kubedet_trainer import contract
 from kubedet_trainer.config import RpnConfig
-from kubedet_trainer.data import coco, loader, proposals
-from kubedet_trainer.data.prepare import LocalSplit, prepare_dataset
+from kubedet_trainer.data import arrays, loader, proposals
+from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.proposals import ProposalRecord
+from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.evaluation import recall
@@ -92,8 +93,8 @@ def propose_dataset(
 
 
 def _whole_split(files: LocalSplit, *, cache: Path) -> Split:
-    annotations = coco.load_annotations(files.annotations, cache=cache)
-    coco.require_images(annotations, files.images)
+    annotations = arrays.load_annotations(files, cache=cache)
+    arrays.require_images(annotations, files.images)
     return Split(annotations=annotations, folder=files.images, rows=np.arange(len(annotations)))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.data import coco, loader, proposals, splits
+from kubedet_trainer.data import arrays, loader, opening, proposals, splits
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
@@ -137,8 +137,7 @@ def read_classes(dataset: DatasetSettings, *, directory: Path) -> tuple[str, ...
         TrainerError: the data set is not there, or its annotations break a rule.
     """
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
-    cache = directory / contract.CACHE_DIRECTORY
-    return coco.load_annotations(local.val.annotations, cache=cache).classes
+    return arrays.load_annotations(local.val, cache=directory / contract.CACHE_DIRECTORY).classes
 
 
 def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) -> dict[str, float]:
@@ -154,15 +153,12 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
         TrainerError: the data set is not there.
     """
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
-    file = local.val.annotations
-    annotations = coco.load_annotations(
-        file, cache=directory / contract.CACHE_DIRECTORY, masks=detector.recipe.data.masks
+    annotations = arrays.load_annotations(
+        local.val,
+        cache=directory / contract.CACHE_DIRECTORY,
+        reading=opening.reading(detector.recipe.data, classes=detector.classes, truth=True),
     )
-    if annotations.classes != detector.classes:
-        raise InvalidInput(
-            f"dataset.val.annotations: {file} has the categories {', '.join(annotations.classes)}, "
-            f"must have those of the detector: {', '.join(detector.classes)}"
-        )
+    arrays.require_images(annotations, local.val.images)
     split = splits.validation_split(
         annotations,
         folder=local.val.images,
@@ -174,7 +170,6 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
             directory=directory,
         ),
     )
-    coco.require_images(annotations, split.folder)
     result = evaluate(
         detector.model,
         loader.val_loader(
@@ -186,7 +181,7 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
             pin_memory=detector.device.type == "cuda",
         ),
         num_images=len(split),
-        scorer=build_scorer(detector.recipe.evaluation_kind, annotations=file),
+        scorer=build_scorer(detector.recipe.evaluation_kind, truth=annotations.truth),
         normalisation=detector.recipe.data.normalisation,
         device=detector.device,
     )

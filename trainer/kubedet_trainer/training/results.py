@@ -171,7 +171,8 @@ def _row(run: Run, *, fps: float | None, fps_batch8: float | None, peak_bytes: f
 
 def _publish(run: Run, row: Results) -> None:
     document = contract.without_none(asdict(row))
-    _put(run, contract.RESULTS_FILE, json.dumps(document, indent=2).encode())
+    report = {**document, **({"leftOut": run.data.left_out} if run.data.left_out else {})}
+    _put(run, contract.RESULTS_FILE, json.dumps(report, indent=2).encode())
     # Last: it tells the launcher, and through it the operator, that all the rest is durable.
     write_json(run.settings.work_directory / contract.RESULTS_FILE, document)
     _log.info("results", extra={"results": document})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,12 +12,11 @@ from torch import nn
 from kubedet_trainer import config, contract, dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import CheckpointStatus
-from kubedet_trainer.data import coco, loader, proposals, splits
+from kubedet_trainer.data import loader, opening
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
-from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import published_files, read_recipe
@@ -46,8 +44,8 @@ class RunData:
 
     train: Split
     val: Split
-    val_annotations: Path
-    """The COCO file of the validation split."""
+    left_out: dict[str, int]
+    """How many images and objects of the training split are not learnt, by the reason."""
     batch: BatchPlan
     sampling: Plan
     pipeline: Pipeline
@@ -138,7 +136,7 @@ def prepare(
         reporter=reporter,
         monitor=LossMonitor(world.device),
         forwards=ForwardTimer(world.device),
-        scorer=build_scorer(recipe.evaluation_kind, annotations=data.val_annotations),
+        scorer=build_scorer(recipe.evaluation_kind, truth=data.val.annotations.truth),
         stop=stop,
         generator=torch.Generator(device=world.device),
         first_iteration=state.iteration,
@@ -154,15 +152,10 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
     """
     work = settings.work_directory
     local = prepare_dataset(settings.dataset, work / contract.DATASET_DIRECTORY)
-    cache = work / contract.CACHE_DIRECTORY
-    masks = recipe.data.masks
-    train = coco.load_annotations(local.train.annotations, cache=cache, masks=masks)
-    val = coco.load_annotations(local.val.annotations, cache=cache, masks=masks)
-    if train.classes != val.classes:
-        raise InvalidInput(
-            f"dataset.val.annotations: {local.val.annotations} has the categories {', '.join(val.classes)}, "
-            f"must have those of {local.train.annotations}: {', '.join(train.classes)}"
-        )
+    dataset = opening.open_dataset(local, recipe.data, settings=settings.dataset, directory=work)
+    left_out = dataset.left_out(recipe.data)
+    if world.rank == 0:
+        opening.log_findings(dataset, left_out)
     batch = optim.plan_batch(
         global_batch=recipe.global_batch,
         images_per_process=recipe.data.images_per_process,
@@ -177,28 +170,13 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
             recipe.global_batch,
             batch.lr_scale,
         )
-    slots = recipe.data.num_proposals
-    train_split = splits.training_split(
-        train,
-        folder=local.train.images,
-        repeat=recipe.data.repeat,
-        proposals=proposals.open_proposals(
-            settings.dataset, split="train", annotations=train, slots=slots, directory=work
-        ),
-    )
     return RunData(
-        train=train_split,
-        val=splits.validation_split(
-            val,
-            folder=local.val.images,
-            proposals=proposals.open_proposals(
-                settings.dataset, split="val", annotations=val, slots=slots, directory=work
-            ),
-        ),
-        val_annotations=local.val.annotations,
+        train=dataset.train,
+        val=dataset.val,
+        left_out=left_out,
         batch=batch,
         sampling=loader.sampling_plan(
-            train_split,
+            dataset.train,
             images_per_process=recipe.data.images_per_process,
             global_batch=batch.global_batch,
             seed=recipe.seed,

@@ -7,21 +7,26 @@ from typing import Any
 
 import pytest
 
-from dataset_builders import annotation_record, image_record, make_image, write_annotations
-from kubedet_trainer.data import coco
-from kubedet_trainer.data.coco import Problem
+from dataset_builders import (
+    annotation_record,
+    image_record,
+    load_coco,
+    make_image,
+    problems_of,
+    write_annotations,
+)
 
 
-def check(root: Path, *, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[Problem]:
+def check(root: Path, *, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[str]:
     write_annotations(root / "instances.json", images=images, annotations=annotations)
-    return coco.check_dataset(root / "instances.json", images=root / "images")
+    return problems_of(root / "instances.json", images=root / "images")
 
 
 @pytest.mark.parametrize("name", ["bccd", "coco_mini"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_published_data_sets_break_no_rule(shared: Path, name: str, split: str) -> None:
     folder = shared / "data" / name
-    assert coco.check_dataset(folder / f"instances_{split}.json", images=folder / "images") == []
+    assert problems_of(folder / f"instances_{split}.json", images=folder / "images") == []
 
 
 @pytest.mark.parametrize(
@@ -51,9 +56,10 @@ def test_a_bad_annotation_is_named_by_file_id_and_rule(
     record: dict[str, Any], rule: str, said: str, tmp_path: Path
 ) -> None:
     make_image(tmp_path / "images", "1.jpg")
-    (problem,) = check(tmp_path, images=[image_record(1)], annotations=[record])
-    assert (problem.file, problem.id, problem.rule) == (str(tmp_path / "instances.json"), 7, rule)
-    assert said in problem.message
+    (line,) = check(tmp_path, images=[image_record(1)], annotations=[record])
+    assert line.startswith(f"{tmp_path / 'instances.json'}: annotation")
+    assert line.endswith(f"[{rule}]")
+    assert said in line
 
 
 def test_a_box_may_stick_out_by_a_pixel(tmp_path: Path) -> None:
@@ -67,7 +73,7 @@ def test_the_two_flat_boxes_of_coco_itself_are_known(tmp_path: Path) -> None:
     record = annotation_record(918, image=200365, bbox=(296.65, 388.33, 1.03, 0.0))
     images = [image_record(200365, width=640, height=480)]
     assert check(tmp_path, images=images, annotations=[record]) == []
-    annotations = coco.load_annotations(tmp_path / "instances.json", cache=tmp_path / "cache")
+    annotations = load_coco(tmp_path / "instances.json", cache=tmp_path / "cache")
     assert len(annotations.boxes) == 0
 
 
@@ -75,9 +81,10 @@ def test_duplicate_ids_are_listed(tmp_path: Path) -> None:
     make_image(tmp_path / "images", "1.jpg")
     records = [annotation_record(7, image=1), annotation_record(7, image=1)]
     found = check(tmp_path, images=[image_record(1), image_record(1)], annotations=records)
-    assert {problem.message for problem in found} == {
-        "image 1: the id is used more than once",
-        "annotation 7: the id is used more than once",
+    file = tmp_path / "instances.json"
+    assert set(found) == {
+        f"{file}: image 1: the id is used more than once [duplicate-id]",
+        f"{file}: annotation 7: the id is used more than once [duplicate-id]",
     }
 
 
@@ -88,19 +95,19 @@ def test_bad_images_are_named_by_file_id_and_rule(tmp_path: Path) -> None:
     (folder / "3.jpg").write_text("not a picture")
     make_image(folder, "4.jpg", width=100)
     found = check(tmp_path, images=[image_record(number) for number in range(1, 6)], annotations=[])
-    assert {(problem.file, problem.id, problem.rule) for problem in found} == {
-        (str(folder / "2.jpg"), 2, "truncated-image"),
-        (str(folder / "3.jpg"), 3, "undecodable-image"),
-        (str(folder / "4.jpg"), 4, "image-size"),
-        (str(folder / "5.jpg"), 5, "missing-image"),
-    }
+    assert [(line.split(": ")[0], line.split(": ")[1], line.rpartition(" [")[2]) for line in found] == [
+        (str(folder / "2.jpg"), "image 2", "truncated-image]"),
+        (str(folder / "3.jpg"), "image 3", "undecodable-image]"),
+        (str(folder / "4.jpg"), "image 4", "image-size]"),
+        (str(folder / "5.jpg"), "image 5", "missing-image]"),
+    ]
 
 
 def test_everything_is_listed_at_once(tmp_path: Path) -> None:
     records = [annotation_record(number, image=1, bbox=(60, 5, 20, 10)) for number in range(1, 31)]
     found = check(tmp_path, images=[image_record(1)], annotations=records)
     assert len(found) == 31
-    assert str(found[0]) == (
+    assert found[0] == (
         f"{tmp_path / 'instances.json'}: annotation 1 of image 1: got box [60.0, 5.0, 20.0, 10.0], must lie "
         "within the image's 64x48 pixels [box-outside]"
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import golden_files
-from dataset_builders import annotation_record, image_record, make_image, write_annotations
-from kubedet_trainer.data import coco
+from dataset_builders import annotation_record, image_record, load_coco, make_image, write_annotations
+from kubedet_trainer.data import arrays
 from kubedet_trainer.errors import InvalidInput, MissingInput
 
 
@@ -20,7 +20,7 @@ def test_annotations_are_parsed_as_the_zoo_did(tmp_path: Path) -> None:
     golden = golden_files.read_unit("coco_parse")
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(golden["json"]))
-    annotations = coco.load_annotations(file, cache=tmp_path / "cache")
+    annotations = load_coco(file, cache=tmp_path / "cache")
     kept = annotations.training_rows()
     assert annotations.image_ids[kept].tolist() == golden["kept_image_ids"]
     assert annotations.aspect_groups()[kept].tolist() == golden["flags"]
@@ -37,12 +37,12 @@ def test_annotations_are_parsed_as_the_zoo_did(tmp_path: Path) -> None:
 def test_photographs_of_coco_load_with_every_box_in_its_image(shared: Path, tmp_path: Path) -> None:
     file = shared / "data/coco_mini/instances_train.json"
     content = json.loads(file.read_text())
-    annotations = coco.load_annotations(file, cache=tmp_path)
+    annotations = load_coco(file, cache=tmp_path)
     assert [annotations.file_name(row) for row in range(len(annotations))] == [
         image["file_name"] for image in content["images"]
     ]
     assert len(annotations.classes) == 80
-    category_of = dict(zip(annotations.category_ids, annotations.classes, strict=True))
+    category_of = {category["id"]: category["name"] for category in content["categories"]}
     for row, image in enumerate(content["images"]):
         own = [a for a in content["annotations"] if a["image_id"] == image["id"] and not a["iscrowd"]]
         boxes, labels = annotations.ground_truth(row)
@@ -61,7 +61,7 @@ def test_ground_truth_slots_are_the_fullest_image_rounded_up_to_eight(tmp_path: 
         for extra in range(count)
     ]
     file = write_annotations(tmp_path / "x.json", images=images, annotations=annotations)
-    loaded = coco.load_annotations(file, cache=tmp_path / "cache")
+    loaded = load_coco(file, cache=tmp_path / "cache")
     assert loaded.ground_truth_counts().tolist() == [3, 9, 0]
     assert loaded.ground_truth_slots(np.array([0, 1, 2])) == 16
     assert loaded.ground_truth_slots(np.array([0, 2])) == 8
@@ -71,9 +71,9 @@ def test_a_second_load_maps_the_first_ones_arrays(tmp_path: Path, monkeypatch: p
     file = write_annotations(
         tmp_path / "x.json", images=[image_record(1)], annotations=[annotation_record(1, image=1)]
     )
-    first = coco.load_annotations(file, cache=tmp_path / "cache")
-    monkeypatch.setattr(coco, "_parse", lambda _: pytest.fail("parsed twice"))
-    second = coco.load_annotations(file, cache=tmp_path / "cache")
+    first = load_coco(file, cache=tmp_path / "cache")
+    monkeypatch.setattr(arrays, "read_split", lambda *_: pytest.fail("read twice"))
+    second = load_coco(file, cache=tmp_path / "cache")
     assert isinstance(second.boxes, np.memmap)
     assert not second.boxes.flags.writeable
     assert second.boxes.tolist() == first.boxes.tolist()
@@ -85,7 +85,7 @@ def test_a_changed_file_is_parsed_anew(tmp_path: Path) -> None:
         record = annotation_record(1, image=1, bbox=bbox)
         file = write_annotations(tmp_path / "x.json", images=[image_record(1)], annotations=[record])
         os.utime(file, ns=(0, int(bbox[0])))
-        boxes: list[list[float]] = coco.load_annotations(file, cache=tmp_path / "cache").boxes.tolist()
+        boxes: list[list[float]] = load_coco(file, cache=tmp_path / "cache").boxes.tolist()
         return boxes
 
     assert load((1, 2, 3, 4)) == [[1, 2, 3, 5]]
@@ -95,7 +95,7 @@ def test_a_changed_file_is_parsed_anew(tmp_path: Path) -> None:
 def test_a_process_that_receives_annotations_maps_the_same_files(tmp_path: Path) -> None:
     records = [annotation_record(number, image=1) for number in range(1, 500)]
     file = write_annotations(tmp_path / "x.json", images=[image_record(1)], annotations=records)
-    annotations = coco.load_annotations(file, cache=tmp_path / "cache")
+    annotations = load_coco(file, cache=tmp_path / "cache")
     message = pickle.dumps(annotations)
     assert len(message) < 1000
     assert isinstance(pickle.loads(message).boxes, np.memmap)
@@ -103,27 +103,27 @@ def test_a_process_that_receives_annotations_maps_the_same_files(tmp_path: Path)
 
 def test_images_without_any_annotation_load(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "x.json", images=[image_record(1), image_record(2)], annotations=[])
-    annotations = coco.load_annotations(file, cache=tmp_path / "cache")
+    annotations = load_coco(file, cache=tmp_path / "cache")
     assert annotations.ground_truth(1)[0].shape == (0, 4)
     assert len(annotations.training_rows()) == 0
 
 
 def test_a_file_without_images_loads(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "x.json", images=[], annotations=[])
-    annotations = coco.load_annotations(file, cache=tmp_path / "cache")
+    annotations = load_coco(file, cache=tmp_path / "cache")
     assert len(annotations) == len(annotations.training_rows()) == 0
 
 
 def test_an_absent_annotation_file_is_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match=r"nowhere\.json: no such annotation file"):
-        coco.load_annotations(tmp_path / "nowhere.json", cache=tmp_path)
+        load_coco(tmp_path / "nowhere.json", cache=tmp_path)
 
 
 def test_bad_annotations_are_refused_with_file_id_and_rule(tmp_path: Path) -> None:
     records = [annotation_record(number, image=1, category_id=7) for number in range(10, 20)]
     file = write_annotations(tmp_path / "x.json", images=[image_record(1)], annotations=records)
     with pytest.raises(InvalidInput) as refused:
-        coco.load_annotations(file, cache=tmp_path / "cache")
+        load_coco(file, cache=tmp_path / "cache")
     message = str(refused.value)
     assert "x.json: annotation 10 of image 1: got category_id 7, must be the id of a category" in message
     assert "kubedet check-data" in message
@@ -135,16 +135,16 @@ def test_absent_images_are_named_before_training(tmp_path: Path) -> None:
     images = [image_record(number) for number in range(1, 4)]
     file = write_annotations(tmp_path / "x.json", images=images, annotations=[])
     make_image(tmp_path / "images", "2.jpg")
-    annotations = coco.load_annotations(file, cache=tmp_path / "cache")
+    annotations = load_coco(file, cache=tmp_path / "cache")
     with pytest.raises(MissingInput, match=r"1\.jpg: image 1 is absent, as are 1 more"):
-        coco.require_images(annotations, tmp_path / "images")
+        arrays.require_images(annotations, tmp_path / "images")
     for name in ("1.jpg", "3.jpg"):
         make_image(tmp_path / "images", name)
-    coco.require_images(annotations, tmp_path / "images")
+    arrays.require_images(annotations, tmp_path / "images")
 
 
 def test_images_in_subfolders_are_found(tmp_path: Path) -> None:
     record = {**image_record(1), "file_name": "day/one/1.jpg"}
     file = write_annotations(tmp_path / "x.json", images=[record], annotations=[])
     make_image(tmp_path / "images/day/one", "1.jpg")
-    coco.require_images(coco.load_annotations(file, cache=tmp_path / "cache"), tmp_path / "images")
+    arrays.require_images(load_coco(file, cache=tmp_path / "cache"), tmp_path / "images")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builders import make_split
-from kubedet_trainer.data import coco, loader, splits
+from dataset_builders import DATA, load_coco, make_split
+from kubedet_trainer.data import arrays, loader, splits
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
@@ -72,8 +72,8 @@ def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path:
 
 def test_workers_and_none_make_the_same_batches(shared: Path, tmp_path: Path) -> None:
     data = shared / "data/coco_mini"
-    annotations = coco.load_annotations(data / "instances_train.json", cache=tmp_path)
-    split = splits.training_split(annotations, folder=data / "images")
+    annotations = load_coco(data / "instances_train.json", cache=tmp_path)
+    split = splits.training_split(annotations, folder=data / "images", data=DATA)
     pipeline = Pipeline(scale=(160, 96), flip_probability=0.5)
     alone = list(train(split, workers=0, pipeline=pipeline))
     helped = list(train(split, workers=2, pipeline=pipeline))
@@ -97,7 +97,7 @@ def test_flips_depend_on_seed_and_epoch(tmp_path: Path) -> None:
 
 def test_augmented_batches_are_stretched_floats_that_depend_on_the_copy(tmp_path: Path) -> None:
     once = make_split(tmp_path, sizes=[WIDE] * 2)
-    twice = splits.training_split(once.annotations, folder=once.folder, repeat=2)
+    twice = splits.training_split(once.annotations, folder=once.folder, data=replace(DATA, repeat=2))
     pipeline = Pipeline(scale=(40, 40), keep_aspect=False, pad_multiple=1, zoom_fill=(104, 117, 124))
     batches = list(train(twice, end=2, pipeline=pipeline))  # one epoch
     seen = torch.cat([batch.image_ids for batch in batches]).tolist()
@@ -166,7 +166,7 @@ def test_an_image_of_another_size_than_its_record_is_refused(tmp_path: Path) -> 
 def test_a_split_without_its_images_or_without_boxes_is_refused(tmp_path: Path) -> None:
     annotations = make_split(tmp_path, sizes=[WIDE]).annotations
     with pytest.raises(MissingInput, match=r"1\.jpg: image 1 is absent"):
-        splits.training_split(annotations, folder=tmp_path / "elsewhere")
+        arrays.require_images(annotations, tmp_path / "elsewhere")
     with pytest.raises(InvalidInput, match="no training image has a box"):
         make_split(tmp_path / "crowds", sizes=[WIDE], empty=[0])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kubedet_trainer.data import coco, prepare, synthetic
+from dataset_builders import load_coco, problems_of
+from kubedet_trainer.data import prepare, synthetic
 from kubedet_trainer.data.synthetic import ShapesDataset
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
@@ -30,8 +31,8 @@ def test_shapes_are_a_valid_coco_data_set_at_the_default_paths(tmp_path: Path) -
         (SHAPES.train_images, SHAPES.train_annotations, 6),
         (SHAPES.val_images, SHAPES.val_annotations, 2),
     ):
-        assert coco.check_dataset(root / file, images=root / images) == []
-        annotations = coco.load_annotations(root / file, cache=tmp_path / "cache")
+        assert problems_of(root / file, images=root / images) == []
+        annotations = load_coco(root / file, cache=tmp_path / "cache")
         assert len(annotations) == count
         assert annotations.classes == ("circle", "square", "triangle")
         assert (annotations.ground_truth_counts() > 0).all()
@@ -112,5 +113,5 @@ def test_an_unknown_data_set_is_refused_with_the_remedy(uri: str, said: str, tmp
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"dataset\.format: got 'YOLO', must be COCO or VOC"):
-        prepared_root(DatasetSettings(uri="synthetic://shapes", format="YOLO"), tmp_path)
+    with pytest.raises(InvalidInput, match=r"dataset\.format: got 'KITTI', must be one of COCO, VOC, YOLO"):
+        prepared_root(DatasetSettings(uri="synthetic://shapes", format="KITTI"), tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builders import make_split
+from dataset_builders import DATA, make_split
 from kubedet_trainer.data import loader, proposals, splits
 from kubedet_trainer.data.proposals import ProposalRecord
 from kubedet_trainer.data.splits import Split
@@ -39,7 +39,7 @@ def make_split_with_proposals(root: Path, *, counts: list[int]) -> Split:
     table = proposals.open_proposals(
         settings, split="train", annotations=plain.annotations, slots=SLOTS, directory=root
     )
-    return splits.training_split(plain.annotations, folder=root / "images", proposals=table)
+    return splits.training_split(plain.annotations, folder=root / "images", data=DATA, proposals=table)
 
 
 def train(split: Split, *, end: int = 1, flip_probability: float = 0.0) -> list[Batch]:

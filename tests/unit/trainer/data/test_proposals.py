@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset_builders import image_record, write_annotations
-from kubedet_trainer.data import coco, proposals
-from kubedet_trainer.data.coco import Annotations
+from dataset_builders import image_record, load_coco, write_annotations
+from kubedet_trainer.data import proposals
+from kubedet_trainer.data.arrays import Annotations
 from kubedet_trainer.data.proposals import ProposalRecord, ProposalTable
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
@@ -27,7 +27,7 @@ def _annotations(tmp_path: Path) -> Annotations:
     """Three images, 30, 10 and 20 in the file's order."""
     images = [image_record(number) for number in (30, 10, 20)]
     file = write_annotations(tmp_path / "instances.json", images=images, annotations=[])
-    return coco.load_annotations(file, cache=tmp_path / "cache")
+    return load_coco(file, cache=tmp_path / "cache")
 
 
 def write_npz(file: Path, arrays: dict[int, np.ndarray]) -> Path:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kubedet_trainer.data import coco, images, run_lengths, synthetic
+from dataset_builders import load_coco, problems_of
+from kubedet_trainer.data import images, run_lengths, synthetic
 from kubedet_trainer.data.synthetic import ShapesDataset
 
 
@@ -62,8 +63,8 @@ def test_a_mask_is_what_was_painted(folder: Path) -> None:
 
 def test_boxes_surround_the_masks_and_the_data_set_breaks_no_rule(folder: Path, tmp_path: Path) -> None:
     file = folder / "annotations/instances_train2017.json"
-    assert coco.check_dataset(file, images=folder / "train2017") == []
-    annotations = coco.load_annotations(file, cache=tmp_path, masks=True)
+    assert problems_of(file, images=folder / "train2017") == []
+    annotations = load_coco(file, cache=tmp_path, masks=True)
     for row in range(len(annotations)):
         boxes, _ = annotations.ground_truth(row)
         for box, code in zip(boxes, annotations.masks(row), strict=True):

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import golden_files
+from dataset_builders import load_truth
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.data import run_lengths
-from kubedet_trainer.evaluation.coco import Scorer, build_scorer
+from kubedet_trainer.data.arrays import Truth
+from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.structures import Detections
 
@@ -50,38 +52,40 @@ def box_of(code: dict[str, Any]) -> list[float]:
     return [0.0, 0.0, float(area), 1.0]
 
 
-def coco_scorer(folder: Path, kind: EvaluationKind) -> Scorer:
-    return build_scorer(kind, annotations=folder / "instances_val2014_100.json")
+@pytest.fixture(scope="module")
+def truth(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    file = published / "instances_val2014_100.json"
+    return load_truth(file, cache=tmp_path_factory.mktemp("cache"), masks=True)
 
 
 @pytest.mark.parametrize(("kind", "name", "precision"), [("bbox", "box", 50.4581), ("segm", "mask", 31.9545)])
 def test_published_figures_are_reproduced(
-    published: Path, kind: EvaluationKind, name: str, precision: float
+    published: Path, truth: Truth, kind: EvaluationKind, name: str, precision: float
 ) -> None:
     text = (published / "published.txt").read_text()
     (section,) = (part for part in text.split("-" * 78) if f"type={kind}" in part)
     figures = [float(line.rpartition("=")[2]) for line in section.splitlines() if "Average" in line]
-    metrics = coco_scorer(published, kind).score(table_of(published, kind=kind))
+    metrics = build_scorer(kind, truth=truth).score(table_of(published, kind=kind))
     assert [round(metrics[f"{name}{figure}"] / 100, 3) for figure in FIGURES] == figures
     assert metrics[f"{name}AP"] == pytest.approx(precision, abs=5e-5)
     assert len(metrics) == (24 if kind == "segm" else 12)
 
 
-def test_scoring_prints_nothing(published: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    coco_scorer(published, "bbox").score(table_of(published, kind="bbox").above(0.99))
+def test_scoring_prints_nothing(published: Path, truth: Truth, capfd: pytest.CaptureFixture[str]) -> None:
+    build_scorer("bbox", truth=truth).score(table_of(published, kind="bbox").above(0.99))
     assert capfd.readouterr().out == ""
 
 
-def test_proposals_are_scored_without_classes(published: Path) -> None:
+def test_proposals_are_scored_without_classes(published: Path, truth: Truth) -> None:
     table = table_of(published, kind="bbox")
-    metrics = coco_scorer(published, "proposal").score(table)
+    metrics = build_scorer("proposal", truth=truth).score(table)
     assert list(metrics)[:6] == ["ar100", "ar300", "ar1000", "ar1000s", "ar1000m", "ar1000l"]
-    assert metrics["ar1000"] > coco_scorer(published, "bbox").score(table)["boxAR100"]
+    assert metrics["ar1000"] > build_scorer("bbox", truth=truth).score(table)["boxAR100"]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("bbox", "boxAP"), ("segm", "maskAP"), ("proposal", "ar1000")])
-def test_no_detection_at_all_scores_zero(published: Path, kind: EvaluationKind, name: str) -> None:
-    metrics = coco_scorer(published, kind).score(DetectionTable.joined([]))
+def test_no_detection_at_all_scores_zero(truth: Truth, kind: EvaluationKind, name: str) -> None:
+    metrics = build_scorer(kind, truth=truth).score(DetectionTable.joined([]))
     assert metrics[name] == 0.0
     assert set(metrics.values()) == {0.0}
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dataset_builders import annotation_record, image_record, make_image, write_annotations
+from dataset_builders import annotation_record, image_record, load_coco, make_image, write_annotations
 from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.config.recipe import EvaluationKind
-from kubedet_trainer.data import coco, loader, splits
+from kubedet_trainer.data import loader, splits
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation.coco import build_scorer
@@ -76,7 +76,7 @@ def split(tmp_path: Path) -> Split:
     file = write_annotations(
         tmp_path / "instances.json", images=[image_record(n) for n in range(1, 5)], annotations=annotations
     )
-    loaded = coco.load_annotations(file, cache=tmp_path / "cache")
+    loaded = load_coco(file, cache=tmp_path / "cache", truth=True, masks=True)
     return splits.validation_split(loaded, folder=tmp_path / "images")
 
 
@@ -85,7 +85,7 @@ def run(split: Split, oracle: Oracle, *, kind: EvaluationKind = "bbox", **more: 
         oracle,
         batches_of(split, Pipeline(scale=(96, 72))),
         num_images=len(split),
-        scorer=build_scorer(kind, annotations=split.folder.parent / "instances.json"),
+        scorer=build_scorer(kind, truth=split.annotations.truth),
         normalisation=PLAIN,
         device=CPU,
         **more,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 import golden_files
-from dataset_builders import annotation_record, image_record, write_annotations
+from dataset_builders import annotation_record, image_record, load_truth, write_annotations
+from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation import voc
 from kubedet_trainer.evaluation.detections import DetectionTable
-from kubedet_trainer.evaluation.voc import Truth, VocScorer
+from kubedet_trainer.evaluation.voc import Objects, VocScorer
 
 
 def make_found(rows: Sequence[Sequence[float]]) -> DetectionTable:
@@ -27,7 +29,7 @@ def make_found(rows: Sequence[Sequence[float]]) -> DetectionTable:
     )
 
 
-def write_truth(folder: Path, rows: Sequence[tuple[int, int, Sequence[float], int]]) -> Path:
+def write_truth(folder: Path, rows: Sequence[tuple[int, int, Sequence[float], int]]) -> Truth:
     """Rows of image, label, box with inclusive corners, and whether it is difficult."""
     records = [
         annotation_record(
@@ -39,8 +41,10 @@ def write_truth(folder: Path, rows: Sequence[tuple[int, int, Sequence[float], in
         )
         for number, (image, label, (x1, y1, x2, y2), difficult) in enumerate(rows, start=1)
     ]
-    images = [image_record(number) for number in sorted({row[0] for row in rows})]
-    return write_annotations(folder / "instances.json", images=images, annotations=records)
+    images = [image_record(number, width=400, height=400) for number in sorted({row[0] for row in rows})]
+    file = write_annotations(folder / "instances.json", images=images, annotations=records)
+    os.utime(file, ns=(0, len(rows)))  # the same path is written more than once
+    return load_truth(file, cache=folder)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def golden_found(golden: dict[str, Any]) -> DetectionTable:
     )
 
 
-def golden_truth(golden: dict[str, Any], folder: Path) -> Path:
+def golden_truth(golden: dict[str, Any], folder: Path) -> Truth:
     columns = (golden["labels"], golden["gts"], golden["ignore"])
     return write_truth(
         folder,
@@ -76,7 +80,7 @@ def test_curves_and_precision_are_the_zoos(
     golden: dict[str, Any], form: Any, name: str, tmp_path: Path
 ) -> None:
     expected = golden["result"][name]
-    truth = Truth.read(golden_truth(golden, tmp_path))
+    truth = Objects.of(golden_truth(golden, tmp_path))
     assert np.bincount(truth.labels[~truth.difficult]).tolist() == [0, *expected["num_gts"]]
     curves = voc.precision_curves(golden_found(golden), truth=truth)
     assert list(curves) == [1, 2]
@@ -97,7 +101,7 @@ def test_a_second_detection_of_an_object_is_wrong_and_one_of_a_difficult_object_
     tmp_path: Path,
 ) -> None:
     box, other = (10, 10, 29, 29), (40, 10, 59, 29)
-    truth = Truth.read(write_truth(tmp_path, [(1, 1, other, 1), (1, 1, box, 0), (2, 2, box, 1)]))
+    truth = Objects.of(write_truth(tmp_path, [(1, 1, other, 1), (1, 1, box, 0), (2, 2, box, 1)]))
     found = make_found([(1, 1, *other, 0.9), (1, 1, *box, 0.6), (1, 1, *box, 0.8), (3, 1, *box, 0.5)])
     (curve,) = voc.precision_curves(found, truth=truth).values()
     assert curve.recalls.tolist() == [0, 1, 1, 1]

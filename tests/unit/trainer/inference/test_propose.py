@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import trainer_builders
 from kubedet_trainer.commands.inference import propose
-from kubedet_trainer.data import coco, prepare, proposals
+from kubedet_trainer.data import arrays, prepare, proposals
 from kubedet_trainer.settings import DatasetSettings
 
 SHAPES = "synthetic://shapes?images=3&val_images=2&size=96x64"
@@ -39,7 +39,7 @@ def test_what_a_network_proposes_is_what_fast_rcnn_is_given(tmp_path: Path) -> N
     local = prepare.prepare_dataset(settings, tmp_path / "dataset")
     lines = iter(result.stdout.splitlines())
     for name, files, count in (("train", local.train, 3), ("val", local.val, 2)):
-        annotations = coco.load_annotations(files.annotations, cache=tmp_path / "cache")
+        annotations = arrays.load_annotations(files, cache=tmp_path / "cache")
         table = proposals.open_proposals(
             settings, split=name, annotations=annotations, slots=1000, directory=tmp_path
         )

@@ -147,7 +147,9 @@ def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, tmp_path
     write_dataset(tmp_path / "other", classes=["cat", "dog"])
     result = run(evaluate, trained.checkpoints, "--dataset", tmp_path / "other")
     assert result.exit_code == 65
-    assert "categories cat, dog, must have those of the detector: disc, square" in result.stderr
+    assert (
+        "2 objects of the category 'cat', must have only those of the classes disc, square" in result.stderr
+    )
 
 
 def test_evaluate_without_a_checkpoint_says_so(trained: Trained, tmp_path: Path) -> None:

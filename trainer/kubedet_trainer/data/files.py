@@ -1,0 +1,81 @@
+"""Opens what a data set names: regular files only, inside their folder. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import stat
+from io import FileIO
+from pathlib import Path, PurePosixPath
+
+from kubedet_trainer.errors import InvalidInput, MissingInput
+
+
+class NotRegular(OSError):
+    """What a path names is a device, a pipe, a socket or a folder."""
+
+    def __init__(self, file: Path | str) -> None:
+        super().__init__(0, "is not a regular file", str(file))
+
+
+def open_regular(file: Path | str) -> FileIO:
+    """Open a regular file to read its bytes; never waits, as opening a pipe would.
+
+    Raises:
+        NotRegular: `file` is something else.
+        OSError: it cannot be opened; a name that no file can have counts as one that is absent.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL, or characters that the file system cannot hold
+        raise FileNotFoundError(2, f"no file can have this name ({error})", str(file)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegular(file)
+    return FileIO(descriptor, "rb")
+
+
+def read_regular(file: Path | str) -> bytes:
+    """The bytes of a regular file; raises as `open_regular` does."""
+    with open_regular(file) as content:
+        return content.readall()
+
+
+def require_regular(file: Path, *, kind: str) -> os.stat_result:
+    """The state of a file that must be there.
+
+    Args:
+        file: what must be a regular file.
+        kind: what it is to the user, ``annotation file``.
+
+    Raises:
+        MissingInput: there is none.
+        InvalidInput: it is a device, a pipe, a socket or a folder.
+    """
+    try:
+        state = file.stat()
+    except (OSError, ValueError) as error:
+        raise MissingInput(f"{_shown(file)}: no such {kind}") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise InvalidInput(f"{_shown(file)}: is not a regular file, must be the {kind}")
+    return state
+
+
+def inside(name: str) -> str | None:
+    """Why the relative path `name` of a data set's file cannot be used; None where it can.
+
+    A path must stay inside the folder that it is relative to, and be text that a file system holds.
+    """
+    if not name or "\0" in name:
+        return "must be a path without NUL characters" if name else "must not be empty"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "must be valid Unicode text"
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":"):
+        return "must be a path relative to the folder of the images, and inside it"
+    return None
+
+
+def _shown(file: Path) -> str:
+    return str(file).encode("utf-8", "replace").decode().replace("\0", "\\0")
