@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kubedet_trainer.config import Recipe, model_options
-from kubedet_trainer.models import build_model
+from kubedet_trainer.config import Recipe
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Batch, Proposals, Targets
@@ -63,7 +62,7 @@ def measure(recipe: Recipe, steps: int, dtype: torch.dtype | None) -> dict[str, 
     """The figures of one recipe beside those of its row."""
     torch.manual_seed(0)
     device = torch.device("cuda")
-    model = build_model(recipe.model.architecture, num_classes=81, **model_options(recipe.model))
+    model = recipe.model.build(num_classes=81)
     step = make_step(model.to(device).train(), recipe, make_batch(recipe).to(device), dtype)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(_WARM_UP_STEPS):

@@ -31,9 +31,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from kubedet_trainer.config import model_options
 from kubedet_trainer.data import run_lengths
-from kubedet_trainer.models import build_model
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Batch, Targets
@@ -197,9 +195,7 @@ class Ours:
     def __init__(self, case: Case) -> None:
         recipe = read_recipe(case.recipe)
         self.normalisation = recipe.data.normalisation
-        self.model = build_model(
-            recipe.model.architecture, num_classes=_NUM_CLASSES, **model_options(recipe.model)
-        ).train()
+        self.model = recipe.model.build(num_classes=_NUM_CLASSES).train()
         _make_lively(self.model, case)
         self.optimizer = _sgd(self.model)
         self.generator = torch.Generator().manual_seed(0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from importlinter.api import read_configuration
 
-import kubedet_trainer.models  # noqa: F401 (defines all detectors)
+from kubedet_trainer import models
 from kubedet_trainer.models.detector import Detector
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +34,8 @@ KOPF = "operator: only its start and its watches know kopf"
 CLIENT = "operator: only one module knows the Kubernetes client"
 HALVES = "operator: of the trainer it knows the contract alone"
 NO_KUBERNETES = "trainer: it knows nothing of the operator and of Kubernetes"
-MODELS = "trainer: models are plain torch with plain arguments"
+MODELS = "trainer: models are plain torch: they know no recipe, no data set and no run"
+OPTIONS = "trainer: options of models need no torch"
 DETECTORS = "trainer: detectors do not know each other, but for the cascade, which extends the two stages"
 TORCH = "trainer: only rooms with tensors know torch"
 
@@ -76,8 +79,9 @@ VIOLATIONS = (
     Violation(HALVES, "kubedet_operator.commands.jobs", "kubedet_trainer.recipes"),
     Violation(NO_KUBERNETES, "kubedet_trainer.worker.launch", "kubedet_operator.api.types"),
     Violation(NO_KUBERNETES, "kubedet_trainer.storage", "kubernetes"),
-    Violation(MODELS, "kubedet_trainer.models.rpn", "kubedet_trainer.config.heads"),
+    Violation(MODELS, "kubedet_trainer.models.rpn", "kubedet_trainer.config.recipe"),
     Violation(MODELS, "kubedet_trainer.models.losses", "kubedet_trainer.dist"),
+    Violation(OPTIONS, "kubedet_trainer.models.options.dense", "torch"),
     Violation(DETECTORS, "kubedet_trainer.models.retinanet", "kubedet_trainer.models.ssd"),
     Violation(DETECTORS, "kubedet_trainer.models.two_stage", "kubedet_trainer.models.cascade"),
     Violation(TORCH, "kubedet_trainer.worker.launch", "torch.cuda", "torch"),
@@ -127,6 +131,8 @@ def test_every_contract_is_violated_here() -> None:
 
 
 def test_all_modules_with_a_detector_are_kept_apart() -> None:
+    for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}."):
+        importlib.import_module(module.name)
     complete = (found for found in _subclasses(Detector) if found.detect is not Detector.detect)
     ours = {found.__module__ for found in complete if found.__module__.startswith("kubedet_trainer.")}
     assert ours == set(CONTRACTS[DETECTORS]["modules"])

@@ -16,8 +16,6 @@ from golden import dense_adapter, two_stage_adapter, weights
 from golden.dense_adapter import DenseDetector
 from golden.records import Found, GoldenBatch, Meta
 from golden.two_stage_adapter import RegionDetector
-from kubedet_trainer.config import model_options
-from kubedet_trainer.models import build_model
 from kubedet_trainer.recipes import RECIPES, read_recipe
 
 COCO_CLASSES = 81
@@ -122,6 +120,6 @@ class Reading(dict[str, np.ndarray]):
 def _build(architecture: str) -> nn.Module:
     names = (architecture, *(f"{architecture}_{schedule}" for schedule in ("1x", "2x")))
     recipe = read_recipe(next(name for name in names if name in RECIPES))
-    detector = build_model(recipe.model.architecture, num_classes=COCO_CLASSES, **model_options(recipe.model))
+    detector = recipe.model.build(num_classes=COCO_CLASSES)
     trainer_builders.sample_in_order(detector)
     return detector

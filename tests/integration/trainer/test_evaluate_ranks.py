@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
 from kubedet_trainer import dist
@@ -20,12 +20,13 @@ from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Batch, Detections, Images, Targets
 
 _IMAGES = 5
 
 
-class _Finder(nn.Module):
+class _Finder(Detector):
     """Finds one filled box in every image, at the place that `share` hides in the pixels."""
 
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:

@@ -139,7 +139,7 @@ def _load_detector(
     work_directory: Path,
     device: str,
     mirror: str | None,
-) -> trained.Detector:
+) -> trained.TrainedDetector:
     """The detector of a checkpoint, or of a recipe with weights."""
     from kubedet_trainer.inference import trained
 
@@ -155,7 +155,7 @@ def _load_detector(
     )
 
 
-def _load_checkpoint(location: str, work_directory: Path, device: str) -> trained.Detector:
+def _load_checkpoint(location: str, work_directory: Path, device: str) -> trained.TrainedDetector:
     from kubedet_trainer.inference import trained
 
     if location in RECIPES:

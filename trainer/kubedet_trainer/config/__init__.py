@@ -1,33 +1,7 @@
 """What a recipe consists of: frozen dataclasses, their checks, strict overrides. Never imports torch."""
 
-from kubedet_trainer.config.backbones import (
-    NeckConfig,
-    ResNetConfig,
-    VggConfig,
-)
-from kubedet_trainer.config.dense import (
-    RetinaHeadConfig,
-    SsdHeadConfig,
-)
-from kubedet_trainer.config.heads import (
-    BoxHeadConfig,
-    CascadeConfig,
-    MaskHeadConfig,
-    RoiConfig,
-    RpnHeadConfig,
-)
-from kubedet_trainer.config.model import (
-    CascadeMaskRcnnConfig,
-    CascadeRcnnConfig,
-    FasterRcnnConfig,
-    FastMaskRcnnConfig,
-    FastRcnnConfig,
-    MaskRcnnConfig,
-    ModelConfig,
-    RetinaNetConfig,
-    RpnConfig,
-    SsdConfig,
-    model_options,
+from kubedet_trainer.config.detector import (
+    DetectorOptions,
 )
 from kubedet_trainer.config.overrides import (
     apply_overrides,
@@ -42,32 +16,12 @@ from kubedet_trainer.config.recipe import (
 )
 
 __all__ = [
-    "BoxHeadConfig",
-    "CascadeConfig",
-    "CascadeMaskRcnnConfig",
-    "CascadeRcnnConfig",
     "DataConfig",
-    "FastMaskRcnnConfig",
-    "FastRcnnConfig",
-    "FasterRcnnConfig",
-    "MaskHeadConfig",
-    "MaskRcnnConfig",
-    "ModelConfig",
-    "NeckConfig",
+    "DetectorOptions",
     "NormalisationConfig",
     "OptimizerConfig",
     "Recipe",
-    "ResNetConfig",
-    "RetinaHeadConfig",
-    "RetinaNetConfig",
-    "RoiConfig",
-    "RpnConfig",
-    "RpnHeadConfig",
     "ScheduleConfig",
-    "SsdConfig",
-    "SsdHeadConfig",
-    "VggConfig",
     "apply_overrides",
-    "model_options",
     "recipe_to_dict",
 ]

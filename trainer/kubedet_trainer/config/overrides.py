@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
+from kubedet_trainer.config.fields import SCALARS, field_types, is_fixed
 from kubedet_trainer.config.recipe import Recipe
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.errors import InvalidInput
@@ -34,14 +34,16 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
 
 def _overridable(part: Any, *, prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted path and type of every leaf below `part`, what identifies a recipe excepted."""
-    hints = get_type_hints(type(part))
+    types = field_types(part.__class__)
     for item in fields(part):
         path = f"{prefix}{item.name}"
         value = getattr(part, item.name)
+        if is_fixed(item):
+            continue
         if is_dataclass(value):
             yield from _overridable(value, prefix=f"{path}.")
-        elif not item.metadata.get("fixed"):
-            yield path, hints[item.name]
+        else:
+            yield path, types[item.name]
 
 
 def _replace(part: Any, values: Mapping[str, Any], *, prefix: str) -> Any:
@@ -64,7 +66,10 @@ def _parse(path: str, text: str, kind: Any) -> Any:
 
 
 def _convert(text: str, kind: Any) -> Any:
-    """`text` as a value of the type `kind`; the message of a ValueError says what it must be."""
+    """`text` as a value of the type `kind`; the message of a ValueError says what it must be.
+
+    What is no choice of a `Literal` is left to the check of the whole recipe.
+    """
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         (inner,) = [option for option in get_args(kind) if option is not NoneType]
@@ -72,10 +77,11 @@ def _convert(text: str, kind: Any) -> Any:
     if origin is tuple:
         return _convert_tuple(text, get_args(kind))
     if origin is Literal:
-        if text not in get_args(kind):
-            raise ValueError(f"one of {', '.join(get_args(kind))}.{did_you_mean(text, get_args(kind))}")
-        return text
-    return _SCALARS[kind](text)
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    try:
+        return _PARSERS[kind](text)
+    except (KeyError, ValueError):
+        raise ValueError(SCALARS[kind]) from None
 
 
 def _convert_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -87,32 +93,10 @@ def _convert_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_convert(item, kind) for item, kind in zip(items, kinds, strict=True))
 
 
-def _convert_integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("a whole number") from None
-
-
-def _convert_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("a number") from None
-    if not math.isfinite(value):
-        raise ValueError("a finite number")
-    return value
-
-
-def _convert_bool(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("true or false")
-    return text.lower() == "true"
-
-
-_SCALARS: dict[type, Callable[[str], Any]] = {
-    int: _convert_integer,
-    float: _convert_float,
-    bool: _convert_bool,
+_BOOLEANS = {"true": True, "false": False}
+_PARSERS: dict[type, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    bool: lambda text: _BOOLEANS[text.lower()],
     str: str,
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from kubedet_trainer.config import rules
-from kubedet_trainer.config.model import ModelConfig
+from kubedet_trainer.config.detector import DetectorOptions
+from kubedet_trainer.config.fields import check, fixed
+from kubedet_trainer.contract.bounds import bounded
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvaluationKind = Literal["bbox", "segm", "proposal", "voc"]
@@ -20,16 +21,10 @@ class NormalisationConfig:
 
     mean: tuple[float, float, float]
     """In the channel order that the network sees."""
-    std: tuple[float, float, float]
+    std: tuple[float, float, float] = bounded(exclusive_minimum=0)
     """In the channel order that the network sees."""
     to_rgb: bool
     """Whether the network sees RGB; False leaves OpenCV's BGR."""
-
-    def __post_init__(self) -> None:
-        """Refuse a division by zero."""
-        rules.require(
-            min(self.std) > 0, path="data.normalisation.std", got=self.std, rule="must be numbers > 0"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,145 +33,92 @@ class DataConfig:
 
     normalisation: NormalisationConfig
     """Fitting the pretrained backbone."""
-    scale: tuple[int, int] = (1333, 800)
+    scale: tuple[int, int] = bounded(default=(1333, 800), minimum=1)
     """Longest and shortest side in pixels that an image is resized to fit within."""
     keep_aspect: bool = True
     """Whether an image keeps its aspect; otherwise it is stretched to exactly `scale`, (width, height)."""
     augmentation: Augmentation = "flip"
     """What training does beside mirroring: nothing, or the single shot detector's colours, zoom and crops."""
-    pad_multiple: int = 32
+    pad_multiple: int = bounded(default=32, minimum=1)
     """Height and width of a batch are padded to multiples of this: the coarsest stride of the backbone."""
-    flip_probability: float = 0.5
+    flip_probability: float = bounded(default=0.5, minimum=0, maximum=1)
     """Share of training images that are mirrored left to right."""
     masks: bool = False
     """Whether training needs the outlines of the objects."""
-    num_proposals: int | None = None
+    num_proposals: int | None = bounded(default=None, minimum=1)
     """Best precomputed proposals of an image that are used; None where the detector makes its own."""
     classes: tuple[str, ...] = ()
     """Categories that are learnt and evaluated, the others left out; empty: all that the data set has."""
     keep_empty: bool = False
     """Whether images without objects are trained on, as examples of background."""
-    min_image_side: int = 32
+    min_image_side: int = bounded(default=32, minimum=1)
     """Training images with a shorter side, in pixels, are left out."""
-    max_image_pixels: int = 2**28
+    max_image_pixels: int = bounded(default=2**28, minimum=1)
     """The most pixels of an image; one with more is refused before it is decoded."""
-    repeat: int = 1
+    repeat: int = bounded(default=1, minimum=1)
     """How often an epoch passes over the training images."""
-    images_per_process: int = 2
+    images_per_process: int = bounded(default=2, minimum=1)
     """Images of one forward and backward pass of one process."""
-    num_workers: int = 2
+    num_workers: int = bounded(default=2, minimum=0)
     """Processes that decode images, per rank; 0 decodes in the rank itself."""
 
-    def __post_init__(self) -> None:
-        """Refuse sizes below one."""
-        rules.require(
-            self.scale[0] >= self.scale[1] > 0,
-            path="data.scale",
-            got=self.scale,
-            rule="must be (longest, shortest) side, both > 0",
-        )
-        rules.require_choice("data.augmentation", self.augmentation, get_args(Augmentation))
-        rules.require_positive(
-            "data",
-            pad_multiple=self.pad_multiple,
-            images_per_process=self.images_per_process,
-            repeat=self.repeat,
-            min_image_side=self.min_image_side,
-            max_image_pixels=self.max_image_pixels,
-        )
-        rules.require(
-            len(set(self.classes)) == len(self.classes),
-            path="data.classes",
-            got=self.classes,
-            rule="must be different names",
-        )
-        rules.require(
-            not self.masks or self.pad_multiple % 8 == 0,
-            path="data.pad_multiple",
-            got=self.pad_multiple,
-            rule="must be a multiple of 8 where masks are learnt: eight pixels of a mask share a byte",
-        )
-        rules.require(
-            not self.masks or self.augmentation == "flip",
-            path="data.augmentation",
-            got=self.augmentation,
-            rule="must be flip where masks are learnt: the others move boxes only",
-        )
-        if self.num_proposals is not None:
-            rules.require_positive("data", num_proposals=self.num_proposals)
-        rules.require_fraction("data", flip_probability=self.flip_probability)
-        rules.require(
-            self.num_workers >= 0, path="data.num_workers", got=self.num_workers, rule="must be >= 0"
-        )
+    def breaches(self) -> Iterator[tuple[str, str]]:
+        """Sides in the wrong order, a class named twice, and what masks cannot be learnt with."""
+        if self.scale[0] < self.scale[1]:
+            yield "scale", "must be (longest, shortest) side"
+        if len(set(self.classes)) != len(self.classes):
+            yield "classes", "must be different names"
+        if self.masks and self.pad_multiple % 8:
+            yield (
+                "pad_multiple",
+                "must be a multiple of 8 where masks are learnt: eight pixels of a mask share a byte",
+            )
+        if self.masks and self.augmentation != "flip":
+            yield "augmentation", "must be flip where masks are learnt: the others move boxes only"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Stochastic gradient descent, one parameter group for all weights (`zoo.md` 9.1)."""
 
-    lr: float = 0.02
+    lr: float = bounded(default=0.02, exclusive_minimum=0)
     """Learning rate after warm-up, for the recipe's `global_batch`."""
-    momentum: float = 0.9
+    momentum: float = bounded(default=0.9, minimum=0, exclusive_maximum=1)
     """Without Nesterov's correction."""
-    weight_decay: float = 1e-4
+    weight_decay: float = bounded(default=1e-4, minimum=0)
     """On every parameter, biases and normalisation included."""
-    clip_norm: float | None = 35.0
+    clip_norm: float | None = bounded(default=35.0, exclusive_minimum=0)
     """The global L2 norm that gradients are clipped to; None leaves them."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot learn."""
-        rules.require_positive("optimizer", lr=self.lr)
-        rules.require(
-            0 <= self.momentum < 1, path="optimizer.momentum", got=self.momentum, rule="must be >= 0 and < 1"
-        )
-        rules.require(
-            self.weight_decay >= 0, path="optimizer.weight_decay", got=self.weight_decay, rule="must be >= 0"
-        )
-        if self.clip_norm is not None:
-            rules.require_positive("optimizer", clip_norm=self.clip_norm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """A step schedule with linear warm-up (`zoo.md` 9.1)."""
 
-    epochs: int
+    epochs: int = bounded(minimum=1)
     """Passes over the training images."""
-    decay_epochs: tuple[int, ...]
+    decay_epochs: tuple[int, ...] = bounded(minimum=1)
     """At the start of each of these epochs, counted from 0, the rate is multiplied by `decay_factor`."""
-    decay_factor: float = 0.1
+    decay_factor: float = bounded(default=0.1, exclusive_minimum=0)
     """See `decay_epochs`."""
-    warmup_iterations: int = 500
+    warmup_iterations: int = bounded(default=500, minimum=0)
     """Iterations over which the rate rises linearly from `warmup_ratio` of itself."""
-    warmup_ratio: float = 1 / 3
+    warmup_ratio: float = bounded(default=1 / 3, minimum=0, maximum=1)
     """Share of the learning rate at iteration 0."""
 
-    def __post_init__(self) -> None:
-        """Refuse a schedule that never ends or decays out of order."""
-        rules.require_positive("schedule", epochs=self.epochs, decay_factor=self.decay_factor)
-        rules.require(
-            list(self.decay_epochs) == sorted(set(self.decay_epochs))
-            and min(self.decay_epochs, default=1) > 0,
-            path="schedule.decay_epochs",
-            got=self.decay_epochs,
-            rule="must be rising numbers >= 1",
-        )
-        rules.require(
-            self.warmup_iterations >= 0,
-            path="schedule.warmup_iterations",
-            got=self.warmup_iterations,
-            rule="must be >= 0",
-        )
-        rules.require_fraction("schedule", warmup_ratio=self.warmup_ratio)
+    def breaches(self) -> Iterator[tuple[str, str]]:
+        """Epochs out of order."""
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            yield "decay_epochs", "must be rising numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One row of the zoo, complete: printing it shows all that decides its figures."""
 
-    name: str = field(metadata={"fixed": True})
+    name: str = fixed()
     """Key of `recipes.RECIPES`."""
-    model: ModelConfig
+    model: DetectorOptions
     """The detector; the number of classes comes from the data set."""
     data: DataConfig
     """How images are read and prepared."""
@@ -184,11 +126,11 @@ class Recipe:
     """How long, and how the learning rate moves."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights move."""
-    global_batch: int = 16
+    global_batch: int = bounded(default=16, minimum=1)
     """Images between two optimiser steps, over all processes; kept when their number changes."""
     precision: Precision = "fp32"
     """Arithmetic of forward and backward; weights stay in float32."""
-    seed: int = 0
+    seed: int = bounded(default=0, minimum=0)
     """Of initial weights, epoch order, augmentation and sampling."""
     pretrained: str | None = None
     """URI of the backbone's weights; None trains from scratch."""
@@ -198,17 +140,16 @@ class Recipe:
     """The published figures of this recipe under the names of `contract.Results`; empty where none are."""
 
     def __post_init__(self) -> None:
-        """Refuse a batch that processes cannot share."""
-        rules.require_positive("recipe", global_batch=self.global_batch)
-        rules.require(
-            self.global_batch % self.data.images_per_process == 0,
-            path="global_batch",
-            got=self.global_batch,
-            rule=f"must be a multiple of data.images_per_process = {self.data.images_per_process}",
-        )
-        rules.require_choice("precision", self.precision, get_args(Precision))
-        rules.require_choice("evaluation_kind", self.evaluation_kind, get_args(EvaluationKind))
-        rules.require(self.seed >= 0, path="seed", got=self.seed, rule="must be >= 0")
+        """Refuse what breaks a rule, here or in any part."""
+        check(self)
+
+    def breaches(self) -> Iterator[tuple[str, str]]:
+        """A batch that processes cannot share."""
+        if self.global_batch % self.data.images_per_process:
+            yield (
+                "global_batch",
+                f"must be a multiple of data.images_per_process = {self.data.images_per_process}",
+            )
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
 from kubedet_trainer import dist
 from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.evaluation.coco import Scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.structures import Batch
 
@@ -32,7 +31,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    detector: nn.Module,
+    detector: Detector,
     batches: Iterable[Batch],
     *,
     num_images: int,
@@ -47,7 +46,7 @@ def evaluate(
     they have unequal shares, so it may itself agree with the other ranks; it must answer the same on all.
 
     Args:
-        detector: has ``detect(images, scale_factors)``; left in the mode it was in.
+        detector: left in the mode it was in.
         batches: this rank's share, batches of one image.
         num_images: images of the whole split.
         scorer: of the split; used on rank 0 only.
@@ -78,7 +77,7 @@ def evaluate(
 
 
 def detect(
-    detector: Any, batch: Batch, *, normalisation: NormalisationConfig, device: torch.device
+    detector: Detector, batch: Batch, *, normalisation: NormalisationConfig, device: torch.device
 ) -> list[DetectionTable]:
     """What `detector`, in evaluation mode on `device`, finds in each image of a batch from a loader."""
     image_ids, sizes = batch.image_ids.tolist(), batch.original_sizes.tolist()

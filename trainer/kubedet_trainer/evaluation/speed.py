@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import nn
 
 from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.evaluation.evaluate import detect
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Batch
 
 _WARM_UP_IMAGES = 5
@@ -19,7 +18,7 @@ _WARM_UP_IMAGES = 5
 
 @torch.inference_mode()
 def measure_fps(
-    model: nn.Module,
+    model: Detector,
     batches: Iterable[Batch],
     *,
     num_images: int,
@@ -46,7 +45,7 @@ def measure_fps(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluating(model: Detector) -> Iterator[None]:
     model.eval()
     try:
         yield

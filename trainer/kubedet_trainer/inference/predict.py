@@ -17,7 +17,7 @@ from kubedet_trainer.data.images import Pixels
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.evaluate import detect
-from kubedet_trainer.inference.trained import Detector
+from kubedet_trainer.inference.trained import TrainedDetector
 from kubedet_trainer.pictures import drawing
 from kubedet_trainer.pictures.drawing import Marks
 
@@ -55,7 +55,7 @@ def find_images(source: Path) -> list[Path]:
 
 @torch.inference_mode()
 def predict_folder(
-    detector: Detector, *, source: Path, output: Path, score_threshold: float = 0.5
+    detector: TrainedDetector, *, source: Path, output: Path, score_threshold: float = 0.5
 ) -> Prediction:
     """Detect in an image or a folder of images and write pictures and `DETECTIONS_FILE` into `output`.
 
@@ -114,7 +114,7 @@ def marks_of(table: DetectionTable) -> Marks:
     return Marks(boxes=table.boxes, labels=table.labels, scores=table.scores, masks=table.masks)
 
 
-def _detect(detector: Detector, pixels: Pixels, *, image_id: int) -> DetectionTable:
+def _detect(detector: TrainedDetector, pixels: Pixels, *, image_id: int) -> DetectionTable:
     """What is found in one image that belongs to no data set."""
     pipeline = detector.pipeline
     sample = transforms.transform(pixels, boxes=np.zeros((0, 4), np.float32), pipeline=pipeline, flip=False)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from kubedet_trainer import contract
-from kubedet_trainer.config import RpnConfig
 from kubedet_trainer.data import arrays, loader, proposals
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.proposals import ProposalRecord
@@ -20,7 +19,8 @@ from kubedet_trainer.data.splits import Split
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.evaluation import recall
 from kubedet_trainer.evaluation.evaluate import detect
-from kubedet_trainer.inference.trained import Detector
+from kubedet_trainer.inference.trained import TrainedDetector
+from kubedet_trainer.recipes.rpn import RpnOptions
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.uris import open_store
 
@@ -43,7 +43,7 @@ class Written:
 
 
 def propose_dataset(
-    detector: Detector, *, dataset: DatasetSettings, output: str, directory: Path, observe: Observe
+    detector: TrainedDetector, *, dataset: DatasetSettings, output: str, directory: Path, observe: Observe
 ) -> list[Written]:
     """Write what the network proposes in every image of both splits to `output`, a folder or prefix.
 
@@ -63,7 +63,7 @@ def propose_dataset(
             written.
     """
     model = detector.recipe.model
-    if type(model) is not RpnConfig:  # all detectors with a proposal network derive from it
+    if type(model) is not RpnOptions:  # all detectors with a proposal network derive from it
         raise InvalidInput(f"recipe: {detector.recipe.name} is a {model.architecture}, must be an rpn")
     store = open_store(output, dataset.credentials)
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
@@ -100,7 +100,7 @@ def _whole_split(files: LocalSplit, *, cache: Path) -> Split:
 
 @torch.inference_mode()
 def _propose_split(
-    detector: Detector, split: Split, *, most: int, observe: Callable[[int, int], None]
+    detector: TrainedDetector, split: Split, *, most: int, observe: Callable[[int, int], None]
 ) -> tuple[ProposalRecord, float | None]:
     # Pages that are never written to take no memory.
     boxes = np.empty((len(split) * most, 4), np.float32)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.config import Recipe
@@ -19,7 +18,7 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
-from kubedet_trainer.models import build_model
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings
 from kubedet_trainer.storage.uris import open_store
@@ -29,10 +28,10 @@ from kubedet_trainer.weights.load import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector:
+class TrainedDetector:
     """A model in evaluation mode and what is needed to feed it."""
 
-    model: nn.Module
+    model: Detector
     recipe: Recipe
     classes: tuple[str, ...]
     """Names of the labels 1, 2, ..."""
@@ -69,7 +68,7 @@ def locate_checkpoint(settings: CheckpointSettings) -> Located:
         raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest: {error}") from error
 
 
-def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torch.device) -> Detector:
+def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torch.device) -> TrainedDetector:
     """The detector of one checkpoint, or of the newest one below `settings.uri`.
 
     Raises:
@@ -98,7 +97,7 @@ def load_published(
     classes: tuple[str, ...],
     cache: Path,
     device: torch.device,
-) -> Detector:
+) -> TrainedDetector:
     """The detector of a recipe with the weights at `uri` (file, s3, http or https), say the zoo's own.
 
     Args:
@@ -140,7 +139,7 @@ def read_classes(dataset: DatasetSettings, *, directory: Path) -> tuple[str, ...
     return arrays.load_annotations(local.val, cache=directory / contract.CACHE_DIRECTORY).classes
 
 
-def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) -> dict[str, float]:
+def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: Path) -> dict[str, float]:
     """COCO's figures of `detector` on the validation split, in percent.
 
     Args:
@@ -189,12 +188,10 @@ def measure(detector: Detector, *, dataset: DatasetSettings, directory: Path) ->
     return result.metrics
 
 
-def _build(recipe: Recipe, *, classes: tuple[str, ...], file: Path, device: torch.device) -> Detector:
-    model = build_model(
-        recipe.model.architecture, num_classes=len(classes) + 1, **config.model_options(recipe.model)
-    )
+def _build(recipe: Recipe, *, classes: tuple[str, ...], file: Path, device: torch.device) -> TrainedDetector:
+    model = recipe.model.build(num_classes=len(classes) + 1)
     load_weights(model, file=file)
-    return Detector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
+    return TrainedDetector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
 
 
 def _restore_recipe(document: Mapping[str, Any]) -> Recipe:

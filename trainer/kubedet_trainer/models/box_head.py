@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.convolutions import build_region_convs
+from kubedet_trainer.models.options.two_stage import BoxHeadOptions
 from kubedet_trainer.models.regions import RegionSampler, RegionSamples
 from kubedet_trainer.models.sample import BalancedSampler
 from kubedet_trainer.structures import Detections, Images, Proposals
@@ -33,53 +33,34 @@ class BoxPrediction:
 class BoxHead(nn.Module):
     """Shared layers on pooled features, then a score for every class and four deltas for each or for all."""
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_classes: int,
-        roi_size: int,
-        num_convs: int,
-        num_fcs: int,
-        fc_channels: int,
-        norm: Literal["none", "gn"],
-        norm_groups: int,
-        class_agnostic: bool,
-        positive_iou: float,
-        num_samples: int,
-        positive_fraction: float,
-        target_stds: tuple[float, float, float, float],
-        score_threshold: float,
-        nms_iou: float,
-        max_detections: int,
-    ) -> None:
-        """For `num_classes` with the background; `config.BoxHeadConfig` explains the other options."""
+    def __init__(self, options: BoxHeadOptions, *, in_channels: int, num_classes: int, roi_size: int) -> None:
+        """For regions pooled to (in_channels, roi_size, roi_size), and `num_classes` with the background."""
         super().__init__()
+        self.options = options
+        width = options.fc_channels
         self.shared_convs = build_region_convs(
-            num_convs=num_convs,
+            num_convs=options.num_convs,
             in_channels=in_channels,
             channels=in_channels,
-            norm=norm,
-            norm_groups=norm_groups,
+            norm_groups=options.norm_groups if options.norm == "gn" else None,
         )
         pooled_values = in_channels * roi_size**2
         self.shared_fcs = nn.ModuleList(
-            nn.Linear(pooled_values if index == 0 else fc_channels, fc_channels) for index in range(num_fcs)
+            nn.Linear(pooled_values if index == 0 else width, width) for index in range(options.num_fcs)
         )
-        self.fc_cls = nn.Linear(fc_channels, num_classes)
-        self.fc_reg = nn.Linear(fc_channels, 4 if class_agnostic else 4 * num_classes)
+        self.fc_cls = nn.Linear(width, num_classes)
+        self.fc_reg = nn.Linear(width, 4 if options.class_agnostic else 4 * num_classes)
         self._initialise()
         self.region_sampler = RegionSampler(
             assigner=MaxIouAssigner(
-                positive_iou=positive_iou, negative_iou=positive_iou, min_positive_iou=positive_iou
+                positive_iou=options.positive_iou,
+                negative_iou=options.positive_iou,
+                min_positive_iou=options.positive_iou,
             ),
-            sampler=BalancedSampler(num_samples=num_samples, positive_fraction=positive_fraction),
+            sampler=BalancedSampler(
+                num_samples=options.num_samples, positive_fraction=options.positive_fraction
+            ),
         )
-        self.class_agnostic = class_agnostic
-        self.target_stds = target_stds
-        self.score_threshold = score_threshold
-        self.nms_iou = nms_iou
-        self.max_detections = max_detections
 
     def _initialise(self) -> None:
         for layer in self.shared_fcs:
@@ -105,9 +86,10 @@ class BoxHead(nn.Module):
 
     def losses(self, prediction: BoxPrediction, regions: RegionSamples) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_reg``, both divided by the number of samples of the batch."""
-        classes = torch.zeros_like(regions.labels) if self.class_agnostic else regions.labels
+        is_shared = self.options.class_agnostic
+        classes = torch.zeros_like(regions.labels) if is_shared else regions.labels
         own_deltas = prediction.deltas.gather(2, classes[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
-        wanted = box_ops.encode(regions.boxes, regions.gt_boxes, stds=self.target_stds)
+        wanted = box_ops.encode(regions.boxes, regions.gt_boxes, stds=self.options.target_stds)
         classification = losses.cross_entropy(prediction.logits, regions.labels, used=regions.used)
         regression = losses.smooth_l1(own_deltas, wanted, used=regions.positive, beta=_REGRESSION_BETA)
         count = regions.used.sum().clamp(min=1)
@@ -117,7 +99,10 @@ class BoxHead(nn.Module):
     def move(self, boxes: Tensor, prediction: BoxPrediction, images: Images) -> Tensor:
         """The (B, R, 4) `boxes` moved by the deltas of each class or of all: (B, R, num_classes or 1, 4)."""
         return box_ops.decode(
-            boxes[:, :, None], prediction.deltas, sizes=images.sizes[:, None, None], stds=self.target_stds
+            boxes[:, :, None],
+            prediction.deltas,
+            sizes=images.sizes[:, None, None],
+            stds=self.options.target_stds,
         )
 
     def detect(
@@ -126,13 +111,4 @@ class BoxHead(nn.Module):
         """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
         scores = prediction.logits.softmax(dim=-1) * proposals.valid[..., None]
         original = self.move(proposals.boxes, prediction, images) / scale_factors[:, None, None]
-        return [
-            nms.suppress_per_class(
-                image_boxes,
-                image_scores,
-                score_threshold=self.score_threshold,
-                iou_threshold=self.nms_iou,
-                max_detections=self.max_detections,
-            )
-            for image_boxes, image_scores in zip(original, scores, strict=True)
-        ]
+        return nms.detections(original, scores, options=self.options)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
+from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
+from kubedet_trainer.models.options.two_stage import BoxHeadOptions, CascadeOptions, RpnHeadOptions
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.two_stage import TwoStageDetector
@@ -27,38 +29,34 @@ class CascadeDetector(TwoStageDetector):
         self,
         *,
         num_classes: int,
-        backbone: Mapping[str, Any],
-        neck: Mapping[str, Any],
-        rpn_head: Mapping[str, Any],
-        box_roi: Mapping[str, Any],
-        box_head: Mapping[str, Any],
-        cascade: Mapping[str, Any],
-        mask_roi: Mapping[str, Any] | None = None,
-        mask_head: Mapping[str, Any] | None = None,
+        pyramid: PyramidOptions,
+        regions: RegionOptions,
+        rpn_head: RpnHeadOptions,
+        cascade: CascadeOptions,
+        masks: MaskOptions | None = None,
     ) -> None:
-        """For `num_classes` with the background; each part is given by its own keyword arguments.
+        """For `num_classes` with the background.
 
-        `box_head` is the first stage's, `cascade` says how the others differ (`config.CascadeConfig`). Masks
-        need both `mask_roi` and `mask_head`.
+        `regions` has the box head of the first stage; `cascade` says how the others differ.
         """
-        super().__init__(backbone=backbone, neck=neck, rpn_head=rpn_head)
-        channels = neck["channels"]
-        stages = [box_head, *_further_stages(box_head, cascade)]
-        self.loss_weights = (1.0, *cascade["loss_weights"])
+        super().__init__(pyramid=pyramid, rpn_head=rpn_head)
+        channels, strides = self.neck.channels, self.roi_strides
+        stages = [regions.box_head, *_further_stages(regions.box_head, cascade)]
+        self.loss_weights = (1.0, *cascade.loss_weights)
         self.bbox_roi_extractor = nn.ModuleList(
-            build_roi_extractor(channels=channels, strides=self.roi_strides, **box_roi) for _ in stages
+            build_roi_extractor(regions.box_roi, channels=channels, strides=strides) for _ in stages
         )
         self.bbox_head = nn.ModuleList(
-            BoxHead(in_channels=channels, num_classes=num_classes, roi_size=box_roi["size"], **stage)
+            BoxHead(stage, in_channels=channels, num_classes=num_classes, roi_size=regions.box_roi.size)
             for stage in stages
         )
         self.mask_head: nn.ModuleList | None = None
-        if mask_roi is not None and mask_head is not None:
+        if masks is not None:
             self.mask_roi_extractor = nn.ModuleList(
-                build_roi_extractor(channels=channels, strides=self.roi_strides, **mask_roi) for _ in stages
+                build_roi_extractor(masks.mask_roi, channels=channels, strides=strides) for _ in stages
             )
             self.mask_head = nn.ModuleList(
-                MaskHead(in_channels=channels, num_classes=num_classes, **mask_head) for _ in stages
+                MaskHead(masks.mask_head, in_channels=channels, num_classes=num_classes) for _ in stages
             )
 
     def roi_losses(
@@ -125,11 +123,11 @@ def hand_on(boxes: Tensor, regions: RegionSamples) -> Proposals:
     return Proposals(boxes=boxes, scores=valid.float() - 1, valid=valid)
 
 
-def _further_stages(first: Mapping[str, Any], cascade: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _further_stages(first: BoxHeadOptions, cascade: CascadeOptions) -> list[BoxHeadOptions]:
     """The options of each box head after the first."""
     return [
-        {**first, "positive_iou": positive_iou, "target_stds": (centre, centre, side, side)}
+        replace(first, positive_iou=positive_iou, target_stds=(centre, centre, side, side))
         for positive_iou, centre, side in zip(
-            cascade["positive_ious"], cascade["centre_stds"], cascade["side_stds"], strict=True
+            cascade.positive_ious, cascade.centre_stds, cascade.side_stds, strict=True
         )
     ]

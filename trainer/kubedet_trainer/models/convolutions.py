@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
 
 from torch import nn
 
 
 def build_region_convs(
-    *, num_convs: int, in_channels: int, channels: int, norm: Literal["none", "gn"], norm_groups: int
+    *, num_convs: int, in_channels: int, channels: int, norm_groups: int | None
 ) -> nn.ModuleList:
-    """`num_convs` convolutions, each with group normalisation in place of its bias if asked for, and ReLU.
+    """`num_convs` convolutions with ReLU, each normalised in `norm_groups` in place of its bias, or neither.
 
     They keep the size of (N, C, h, w) features; the first has `in_channels`, all give `channels`.
     """
     return nn.ModuleList(
-        _region_conv(in_channels if index == 0 else channels, channels, norm_groups if norm == "gn" else None)
+        _region_conv(in_channels if index == 0 else channels, channels, norm_groups)
         for index in range(num_convs)
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.models import pooling
+from kubedet_trainer.models.options.two_stage import RoiOptions
 
 _SAMPLES_PER_BIN = 4
 _OFFSET_SCALE = 0.1
@@ -17,30 +18,27 @@ _SMALLEST_SIDE = 0.1
 
 
 class DeformableRoiPool(nn.Module):
-    """Pools regions to `size` x `size` bins twice: plainly, and where the plain features say to look.
+    """Pools regions to ``size`` x ``size`` bins twice: plainly, and where the plain features say to look.
 
     This is the operator of 2018, with coordinates rounded to pixels and samples at the left and top of their
     share of a bin; later ones of that name pool differently. Modulated, it weights each bin besides
     (Zhu et al., 2018). Every level has layers of its own to say where.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        strides: Sequence[int],
-        size: int,
-        finest_roi: float,
-        offset_channels: int,
-        modulated: bool,
-    ) -> None:
-        """For levels of `channels` and `strides`; `finest_roi` as in `pooling.map_levels`."""
+    def __init__(self, options: RoiOptions, *, channels: int, strides: Sequence[int]) -> None:
+        """For levels of `channels` and `strides`."""
         super().__init__()
-        self.size = size
+        self.size = options.size
         self.strides = tuple(strides)
-        self.finest_roi = finest_roi
+        self.finest_roi = options.finest_roi
         self.roi_layers = nn.ModuleList(
-            _Guide(channels, bins=size**2, hidden=offset_channels, modulated=modulated) for _ in strides
+            _Guide(
+                channels,
+                bins=options.size**2,
+                hidden=options.offset_channels,
+                modulated=options.kind == "modulated",
+            )
+            for _ in strides
         )
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:

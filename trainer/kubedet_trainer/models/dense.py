@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import nms
 from kubedet_trainer.models.assign import MaxIouAssigner
-from kubedet_trainer.structures import Detections, Targets
+from kubedet_trainer.structures import Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,31 +87,3 @@ def assign(
         positive=positive,
         used=assigned >= 0,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PostProcessing:
-    """Which of the judged anchors become detections."""
-
-    score_threshold: float
-    """Detections score above this."""
-    nms_iou: float
-    """No two of a class overlap by more than this."""
-    max_detections: int
-    """Most of an image."""
-
-    def __call__(self, boxes: Tensor, scores: Tensor, scale_factors: Tensor) -> list[Detections]:
-        """Detections in pixels before each image was scaled by (B, 4) `scale_factors`.
-
-        (B, N, 4) `boxes` are in pixels after that; column 0 of (B, N, C) `scores` is the background.
-        """
-        return [
-            nms.suppress_per_class(
-                image_boxes[:, None],
-                image_scores,
-                score_threshold=self.score_threshold,
-                iou_threshold=self.nms_iou,
-                max_detections=self.max_detections,
-            )
-            for image_boxes, image_scores in zip(boxes / scale_factors[:, None], scores, strict=True)
-        ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kubedet_trainer.models.options.backbones import FpnOptions
 
 
 class Fpn(nn.Module):
@@ -18,27 +19,19 @@ class Fpn(nn.Module):
     last stage and then from each other, with no activation between (RetinaNet as of 2019).
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: Sequence[int],
-        channels: int,
-        num_levels: int,
-        start_stage: int,
-        extra_levels: Literal["pool", "conv"],
-        norm: Literal["none", "gn"],
-        norm_groups: int,
-    ) -> None:
-        """A pyramid of `num_levels` on the backbone's stages from `start_stage` on, of `in_channels`."""
+    def __init__(self, options: FpnOptions, *, in_channels: Sequence[int]) -> None:
+        """On a backbone whose stages have `in_channels`."""
         super().__init__()
-        self.start_stage = start_stage
-        self.num_levels = num_levels
-        stages = in_channels[start_stage:]
-        conv = partial(_conv, channels=channels, norm_groups=norm_groups if norm == "gn" else None)
+        self.channels = channels = options.channels
+        self.start_stage = options.start_stage
+        self.num_levels = options.num_levels
+        stages = in_channels[options.start_stage :]
+        norm_groups = options.norm_groups if options.norm == "gn" else None
+        conv = partial(_conv, channels=channels, norm_groups=norm_groups)
         self.lateral_convs = nn.ModuleList(conv(width, kernel_size=1) for width in stages)
         self.fpn_convs = nn.ModuleList(conv(channels, kernel_size=3) for _ in stages)
-        if extra_levels == "conv":
-            for level in range(num_levels - len(stages)):
+        if options.extra_levels == "conv":
+            for level in range(options.num_levels - len(stages)):
                 width = stages[-1] if level == 0 else channels
                 self.fpn_convs.append(conv(width, kernel_size=3, stride=2))
 

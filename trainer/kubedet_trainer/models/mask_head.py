@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from kubedet_trainer.models import losses
 from kubedet_trainer.models.convolutions import build_region_convs, init_for_relu
 from kubedet_trainer.models.mask_targets import mask_targets
+from kubedet_trainer.models.options.two_stage import MaskHeadOptions
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections
 
@@ -20,24 +20,15 @@ from kubedet_trainer.structures import Detections
 class MaskHead(nn.Module):
     """Convolutions, an upsampling by two, and the logits of a bitmap for each class."""
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_classes: int,
-        num_convs: int,
-        channels: int,
-        norm: Literal["none", "gn"],
-        norm_groups: int,
-    ) -> None:
-        """For `num_classes` with the background; `config.MaskHeadConfig` explains the other options."""
+    def __init__(self, options: MaskHeadOptions, *, in_channels: int, num_classes: int) -> None:
+        """For features of `in_channels`, and `num_classes` with the background."""
         super().__init__()
+        channels = options.channels
         self.convs = build_region_convs(
-            num_convs=num_convs,
+            num_convs=options.num_convs,
             in_channels=in_channels,
             channels=channels,
-            norm=norm,
-            norm_groups=norm_groups,
+            norm_groups=options.norm_groups if options.norm == "gn" else None,
         )
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.conv_logits = nn.Conv2d(channels, num_classes, 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from kubedet_trainer.models import boxes as box_ops
+from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.structures import Detections
 
 
@@ -35,20 +36,25 @@ def suppress(boxes: Tensor, scores: Tensor, *, iou_threshold: float, slots: int)
     return Kept(indices=indices, valid=valid)
 
 
-def suppress_per_class(
-    boxes: Tensor, scores: Tensor, *, score_threshold: float, iou_threshold: float, max_detections: int
-) -> Detections:
+def detections(boxes: Tensor, scores: Tensor, *, options: DetectionOptions) -> list[Detections]:
+    """`suppress_per_class` of each image of a batch: (B, N, C or 1, 4) `boxes` and (B, N, C) `scores`."""
+    return [
+        suppress_per_class(image_boxes, image_scores, options=options)
+        for image_boxes, image_scores in zip(boxes, scores, strict=True)
+    ]
+
+
+def suppress_per_class(boxes: Tensor, scores: Tensor, *, options: DetectionOptions) -> Detections:
     """Detections of one image from (N, C, 4) `boxes` and (N, C) `scores`; column 0 is the background.
 
-    A box without one of its own for each class comes as (N, 1, 4). Only scores above `score_threshold` count;
-    classes do not suppress each other.
+    A box that all classes share comes as (N, 1, 4). Classes do not suppress each other.
     """
-    found = (scores > score_threshold).nonzero()
+    found = (scores > options.score_threshold).nonzero()
     found = found[found[:, 1] > 0]
     rows, labels = found.unbind(dim=1)
     candidates = boxes.expand(-1, scores.shape[1], -1)[rows, labels]
     candidate_scores = scores[rows, labels]
     # Classes may be kept apart by shifting boxes; only double precision leaves every IoU as it is then.
     corners = box_ops.exclusive_corners(candidates.double())
-    kept = batched_nms(corners, candidate_scores.double(), labels, iou_threshold)[:max_detections]
+    kept = batched_nms(corners, candidate_scores.double(), labels, options.nms_iou)[: options.max_detections]
     return Detections(boxes=candidates[kept], scores=candidate_scores[kept], labels=labels[kept])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from kubedet_trainer.models.backbones.resnet import ResNet
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.fpn import Fpn
+from kubedet_trainer.models.options.detectors import PyramidOptions
 from kubedet_trainer.structures import Images
 
 _FIRST_STRIDE = 4
@@ -19,11 +17,10 @@ _FIRST_STRIDE = 4
 class PyramidDetector(Detector):
     """A ResNet and a feature pyramid on it."""
 
-    def __init__(self, *, backbone: Mapping[str, Any], neck: Mapping[str, Any]) -> None:
-        """Each part is given by its own keyword arguments."""
+    def __init__(self, pyramid: PyramidOptions) -> None:
         super().__init__()
-        self.backbone = ResNet(**backbone)
-        self.neck = Fpn(in_channels=self.backbone.out_channels, **neck)
+        self.backbone = ResNet(pyramid.backbone)
+        self.neck = Fpn(pyramid.neck, in_channels=self.backbone.out_channels)
         self.strides = [
             _FIRST_STRIDE * 2 ** (self.neck.start_stage + level) for level in range(self.neck.num_levels)
         ]

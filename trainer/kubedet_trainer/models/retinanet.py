@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import dense, losses
+from kubedet_trainer.models import dense, losses, nms
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
-from kubedet_trainer.models.dense import DenseOutput, PostProcessing, per_anchor
+from kubedet_trainer.models.dense import DenseOutput, per_anchor
+from kubedet_trainer.models.options.dense import RetinaHeadOptions
+from kubedet_trainer.models.options.detectors import PyramidOptions
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.structures import Detections, Images, Targets
 
@@ -28,18 +29,11 @@ _PRIOR = 0.01
 class RetinaNet(PyramidDetector):
     """A feature pyramid with a head that judges all anchors in one stage (Lin et al., 2017)."""
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        backbone: Mapping[str, Any],
-        neck: Mapping[str, Any],
-        retina_head: Mapping[str, Any],
-    ) -> None:
-        """For `num_classes` with the background; each part is given by its own keyword arguments."""
-        super().__init__(backbone=backbone, neck=neck)
+    def __init__(self, *, num_classes: int, pyramid: PyramidOptions, head: RetinaHeadOptions) -> None:
+        """For `num_classes` with the background."""
+        super().__init__(pyramid)
         self.bbox_head = RetinaHead(
-            in_channels=neck["channels"], num_classes=num_classes, strides=self.strides, **retina_head
+            head, in_channels=self.neck.channels, num_classes=num_classes, strides=self.strides
         )
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
@@ -58,36 +52,21 @@ class RetinaHead(nn.Module):
     """A tower of convolutions for the classes and one for the deltas, both shared by all levels."""
 
     def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_classes: int,
-        strides: Sequence[int],
-        num_convs: int,
-        anchor_scale: float,
-        scales_per_octave: int,
-        anchor_ratios: Sequence[float],
-        positive_iou: float,
-        negative_iou: float,
-        focal_gamma: float,
-        focal_alpha: float,
-        regression_beta: float,
-        nms_pre: int,
-        score_threshold: float,
-        nms_iou: float,
-        max_detections: int,
+        self, options: RetinaHeadOptions, *, in_channels: int, num_classes: int, strides: Sequence[int]
     ) -> None:
-        """For levels of `strides`; `config.RetinaHeadConfig` explains the other options.
+        """For levels of `in_channels` and `strides`, and `num_classes` with the background.
 
         There is no channel for the background: an anchor without any probable class belongs to it.
         """
         super().__init__()
-        scales = [anchor_scale * 2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
-        bases = pyramid_anchors(strides, scales=scales, ratios=anchor_ratios)
+        self.options = options
+        steps = options.scales_per_octave
+        scales = [options.anchor_scale * 2 ** (step / steps) for step in range(steps)]
+        bases = pyramid_anchors(strides, scales=scales, ratios=options.anchor_ratios)
         self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
         self.num_labels = num_classes - 1
-        self.cls_convs = _tower(in_channels, num_convs)
-        self.reg_convs = _tower(in_channels, num_convs)
+        self.cls_convs = _tower(in_channels, options.num_convs)
+        self.reg_convs = _tower(in_channels, options.num_convs)
         self.retina_cls = nn.Conv2d(in_channels, len(bases[0]) * self.num_labels, 3, padding=1)
         self.retina_reg = nn.Conv2d(in_channels, len(bases[0]) * 4, 3, padding=1)
         for conv in (*self.cls_convs, *self.reg_convs, self.retina_cls, self.retina_reg):
@@ -95,14 +74,7 @@ class RetinaHead(nn.Module):
             nn.init.zeros_(conv.bias)
         nn.init.constant_(self.retina_cls.bias, math.log(_PRIOR / (1 - _PRIOR)))  # type: ignore[arg-type]
         self.assigner = MaxIouAssigner(
-            positive_iou=positive_iou, negative_iou=negative_iou, min_positive_iou=0
-        )
-        self.focal_gamma = focal_gamma
-        self.focal_alpha = focal_alpha
-        self.regression_beta = regression_beta
-        self.nms_pre = nms_pre
-        self.post_processing = PostProcessing(
-            score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections
+            positive_iou=options.positive_iou, negative_iou=options.negative_iou, min_positive_iou=0
         )
 
     def forward(self, features: Sequence[Tensor]) -> DenseOutput:
@@ -126,10 +98,17 @@ class RetinaHead(nn.Module):
             own = wanted.of_level(start, like=own_logits)
             start += own.used[0].numel()
             focal = losses.focal(
-                own_logits, own.labels, used=own.used, gamma=self.focal_gamma, alpha=self.focal_alpha
+                own_logits,
+                own.labels,
+                used=own.used,
+                gamma=self.options.focal_gamma,
+                alpha=self.options.focal_alpha,
             )
             smooth = losses.smooth_l1(
-                per_anchor(deltas.float(), 4), own.deltas, used=own.positive, beta=self.regression_beta
+                per_anchor(deltas.float(), 4),
+                own.deltas,
+                used=own.positive,
+                beta=self.options.regression_beta,
             )
             classification.append(focal.sum() / divisor)
             regression.append(smooth.sum() / divisor)
@@ -142,12 +121,13 @@ class RetinaHead(nn.Module):
         logits, deltas, boxes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         boxes = box_ops.decode(boxes, deltas, sizes=images.sizes[:, None])
         scores = F.pad(logits.sigmoid(), (1, 0))  # column 0 is the background
-        return self.post_processing(boxes, scores, scale_factors)
+        original = boxes / scale_factors[:, None]
+        return nms.detections(original[:, :, None], scores, options=self.options)
 
     def _best(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, K, C), deltas (B, K, 4) and anchors (B, K, 4) of a level's most probable anchors."""
         best_class = per_anchor(logits, self.num_labels).amax(dim=-1).flatten(1)
-        best = best_class.topk(min(self.nms_pre, best_class.shape[1])).indices
+        best = best_class.topk(min(self.options.nms_pre, best_class.shape[1])).indices
         return _pick(logits, best, self.num_labels), _pick(deltas, best, 4), anchors[best]
 
 

@@ -8,27 +8,19 @@ from torch import Tensor, nn
 
 from kubedet_trainer.models import pooling
 from kubedet_trainer.models.deformable import DeformableRoiPool
+from kubedet_trainer.models.options.two_stage import RoiOptions
 
 _SAMPLES_PER_BIN = 2
 
 
-def build_roi_extractor(
-    *, kind: str, channels: int, strides: Sequence[int], size: int, finest_roi: float, offset_channels: int
-) -> nn.Module:
-    """What pools regions from levels of `channels`; `config.RoiConfig` explains the other options.
+def build_roi_extractor(options: RoiOptions, *, channels: int, strides: Sequence[int]) -> nn.Module:
+    """What pools regions from levels of `channels` and `strides`.
 
     Calling it with the levels and (B, R, 4) boxes gives (B * R, channels, size, size).
     """
-    if kind == "align":
-        return RoiAlign(size=size, strides=strides, finest_roi=finest_roi)
-    return DeformableRoiPool(
-        channels=channels,
-        strides=strides,
-        size=size,
-        finest_roi=finest_roi,
-        offset_channels=offset_channels,
-        modulated=kind == "modulated",
-    )
+    if options.kind == "align":
+        return RoiAlign(size=options.size, strides=strides, finest_roi=options.finest_roi)
+    return DeformableRoiPool(options, channels=channels, strides=strides)
 
 
 class RoiAlign(nn.Module):

@@ -14,6 +14,7 @@ from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms, pooling
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.models.sample import BalancedSampler, Samples
 from kubedet_trainer.structures import Images, Proposals, Targets
 
@@ -53,26 +54,11 @@ class SampleLosses:
 class RpnHead(nn.Module):
     """A 3x3 convolution shared by all levels, and 1x1 convolutions for objectness and deltas."""
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        strides: Sequence[int],
-        anchor_scales: Sequence[float],
-        anchor_ratios: Sequence[float],
-        positive_iou: float,
-        negative_iou: float,
-        min_positive_iou: float,
-        num_samples: int,
-        positive_fraction: float,
-        nms_pre: int,
-        nms_post: int,
-        num_proposals: int,
-        nms_iou: float,
-    ) -> None:
-        """For levels of `strides`; `config.RpnHeadConfig` explains the other options."""
+    def __init__(self, options: RpnHeadOptions, *, in_channels: int, strides: Sequence[int]) -> None:
+        """For levels of `in_channels` and `strides`."""
         super().__init__()
-        bases = pyramid_anchors(strides, scales=anchor_scales, ratios=anchor_ratios)
+        self.options = options
+        bases = pyramid_anchors(strides, scales=options.anchor_scales, ratios=options.anchor_ratios)
         self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
         num_anchors = len(bases[0])
         self.rpn_conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
@@ -82,13 +68,13 @@ class RpnHead(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.assigner = MaxIouAssigner(
-            positive_iou=positive_iou, negative_iou=negative_iou, min_positive_iou=min_positive_iou
+            positive_iou=options.positive_iou,
+            negative_iou=options.negative_iou,
+            min_positive_iou=options.min_positive_iou,
         )
-        self.sampler = BalancedSampler(num_samples=num_samples, positive_fraction=positive_fraction)
-        self.nms_pre = nms_pre
-        self.nms_post = nms_post
-        self.num_proposals = num_proposals
-        self.nms_iou = nms_iou
+        self.sampler = BalancedSampler(
+            num_samples=options.num_samples, positive_fraction=options.positive_fraction
+        )
 
     @torch.no_grad()
     def forward(self, features: Sequence[Tensor]) -> RpnOutput:
@@ -169,15 +155,15 @@ class RpnHead(nn.Module):
         ]
         boxes = torch.cat([level.boxes for level in levels], dim=1)
         scores = torch.cat([level.scores for level in levels], dim=1)
-        best, order = scores.topk(min(self.num_proposals, scores.shape[1]))
+        best, order = scores.topk(min(self.options.num_proposals, scores.shape[1]))
         return Proposals(boxes=_pick(boxes, order), scores=best, valid=best > _EMPTY_SCORE)
 
     def _propose_level(self, logits: Tensor, deltas: Tensor, anchors: Tensor, images: Images) -> Proposals:
-        scores, order = logits.sigmoid().topk(min(self.nms_pre, logits.shape[1]))
+        scores, order = logits.sigmoid().topk(min(self.options.nms_pre, logits.shape[1]))
         boxes = box_ops.decode(anchors[order], _pick(deltas, order), sizes=images.sizes[:, None])
-        slots = min(self.nms_post, scores.shape[1])
+        slots = min(self.options.nms_post, scores.shape[1])
         kept = [
-            nms.suppress(image_boxes, image_scores, iou_threshold=self.nms_iou, slots=slots)
+            nms.suppress(image_boxes, image_scores, iou_threshold=self.options.nms_iou, slots=slots)
             for image_boxes, image_scores in zip(boxes, scores, strict=True)
         ]
         indices = torch.stack([image.indices for image in kept])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import dense, losses
+from kubedet_trainer.models import dense, losses, nms
 from kubedet_trainer.models.anchors import AnchorGrid, single_shot_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.backbones.vgg import Vgg
-from kubedet_trainer.models.dense import DenseOutput, DenseTargets, PostProcessing
+from kubedet_trainer.models.dense import DenseOutput, DenseTargets
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.backbones import VggOptions
+from kubedet_trainer.models.options.dense import SsdHeadOptions
 from kubedet_trainer.structures import Detections, Images, Targets
 
 _REGRESSION_BETA = 1.0
@@ -23,11 +24,11 @@ _REGRESSION_BETA = 1.0
 class Ssd(Detector):
     """A head on each source map of VGG-16 (Liu et al., 2015), for square images of one size."""
 
-    def __init__(self, *, num_classes: int, backbone: Mapping[str, Any], ssd_head: Mapping[str, Any]) -> None:
-        """For `num_classes` with the background; each part is given by its own keyword arguments."""
+    def __init__(self, *, num_classes: int, backbone: VggOptions, head: SsdHeadOptions) -> None:
+        """For `num_classes` with the background."""
         super().__init__()
-        self.backbone = Vgg(**backbone)
-        self.bbox_head = SsdHead(in_channels=self.backbone.out_channels, num_classes=num_classes, **ssd_head)
+        self.backbone = Vgg(backbone)
+        self.bbox_head = SsdHead(head, in_channels=self.backbone.out_channels, num_classes=num_classes)
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; nothing is random."""
@@ -44,40 +45,26 @@ class Ssd(Detector):
 class SsdHead(nn.Module):
     """A 3x3 convolution for the classes and one for the deltas on each source map."""
 
-    def __init__(
-        self,
-        *,
-        in_channels: Sequence[int],
-        num_classes: int,
-        strides: Sequence[int],
-        anchor_sizes: Sequence[int],
-        anchor_ratios: Sequence[int],
-        positive_iou: float,
-        negatives_per_positive: int,
-        target_stds: tuple[float, float, float, float],
-        score_threshold: float,
-        nms_iou: float,
-        max_detections: int,
-    ) -> None:
-        """For maps of `in_channels` and `strides`; `config.SsdHeadConfig` explains the other options."""
+    def __init__(self, options: SsdHeadOptions, *, in_channels: Sequence[int], num_classes: int) -> None:
+        """For maps of `in_channels`, and `num_classes` with the background."""
         super().__init__()
+        self.options = options
+        sizes = options.anchor_sizes
         bases = [
             single_shot_anchors(stride, size=size, next_size=next_size, largest_ratio=ratio)
             for stride, size, next_size, ratio in zip(
-                strides, anchor_sizes[:-1], anchor_sizes[1:], anchor_ratios, strict=True
+                options.strides, sizes[:-1], sizes[1:], options.anchor_ratios, strict=True
             )
         ]
-        self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
+        self.anchor_grid = AnchorGrid(strides=options.strides, bases=bases)
         self.num_classes = num_classes
         self.cls_convs = _convs(in_channels, [len(base) * num_classes for base in bases])
         self.reg_convs = _convs(in_channels, [len(base) * 4 for base in bases])
         self.assigner = MaxIouAssigner(
-            positive_iou=positive_iou, negative_iou=positive_iou, min_positive_iou=0, share_best=False
-        )
-        self.negatives_per_positive = negatives_per_positive
-        self.target_stds = target_stds
-        self.post_processing = PostProcessing(
-            score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections
+            positive_iou=options.positive_iou,
+            negative_iou=options.positive_iou,
+            min_positive_iou=0,
+            share_best=False,
         )
 
     def forward(self, sources: Sequence[Tensor]) -> DenseOutput:
@@ -92,7 +79,7 @@ class SsdHead(nn.Module):
         """``loss_cls`` and ``loss_reg`` of each image (B,), divided by the positives of all images."""
         everywhere = output.anchors.new_ones(len(targets.valid), len(output.anchors), dtype=torch.bool)
         wanted = dense.assign(
-            self.assigner, output.anchors, targets, taking_part=everywhere, stds=self.target_stds
+            self.assigner, output.anchors, targets, taking_part=everywhere, stds=self.options.target_stds
         )
         logits = dense.all_levels(output.logits, self.num_classes)
         deltas = dense.all_levels(output.deltas, 4)
@@ -106,7 +93,7 @@ class SsdHead(nn.Module):
         each = losses.cross_entropy(logits, wanted.labels, used=wanted.used)
         of_positives = torch.where(wanted.positive, each, 0).sum(dim=1)
         hardest = torch.where(wanted.positive, 0, each).sort(dim=1, descending=True).values
-        count = wanted.positive.sum(dim=1, keepdim=True) * self.negatives_per_positive
+        count = wanted.positive.sum(dim=1, keepdim=True) * self.options.negatives_per_positive
         ranks = torch.arange(hardest.shape[1], device=hardest.device)
         of_negatives = torch.where(ranks < count, hardest, 0).sum(dim=1)
         regression = losses.smooth_l1(deltas, wanted.deltas, used=wanted.positive, beta=_REGRESSION_BETA)
@@ -123,9 +110,10 @@ class SsdHead(nn.Module):
             output.anchors,
             dense.all_levels(output.deltas, 4),
             sizes=images.sizes[:, None],
-            stds=self.target_stds,
+            stds=self.options.target_stds,
         )
-        return self.post_processing(boxes, scores, scale_factors)
+        original = boxes / scale_factors[:, None]
+        return nms.detections(original[:, :, None], scores, options=self.options)
 
 
 def _convs(in_channels: Sequence[int], out_channels: Sequence[int]) -> nn.ModuleList:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
+from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
+from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.rpn import RpnHead
@@ -22,12 +23,9 @@ _ROI_STAGES = 4
 class Rpn(PyramidDetector):
     """A region proposal network whose proposals are its detections, all of class 1."""
 
-    def __init__(
-        self, *, backbone: Mapping[str, Any], neck: Mapping[str, Any], rpn_head: Mapping[str, Any]
-    ) -> None:
-        """Each part is given by its own keyword arguments."""
-        super().__init__(backbone=backbone, neck=neck)
-        self.rpn_head = RpnHead(in_channels=neck["channels"], strides=self.strides, **rpn_head)
+    def __init__(self, *, pyramid: PyramidOptions, rpn_head: RpnHeadOptions) -> None:
+        super().__init__(pyramid)
+        self.rpn_head = RpnHead(rpn_head, in_channels=self.neck.channels, strides=self.strides)
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; `generator`, on the images' device, draws the samples."""
@@ -49,20 +47,12 @@ class Rpn(PyramidDetector):
 class TwoStageDetector(PyramidDetector):
     """Proposals, made or given, and what a subclass makes of them."""
 
-    def __init__(
-        self,
-        *,
-        backbone: Mapping[str, Any],
-        neck: Mapping[str, Any],
-        rpn_head: Mapping[str, Any] | None,
-    ) -> None:
-        """Each part is given by its own keyword arguments; without `rpn_head` images come with proposals."""
-        super().__init__(backbone=backbone, neck=neck)
-        self.rpn_head = (
-            None
-            if rpn_head is None
-            else RpnHead(in_channels=neck["channels"], strides=self.strides, **rpn_head)
-        )
+    def __init__(self, *, pyramid: PyramidOptions, rpn_head: RpnHeadOptions | None) -> None:
+        """Without `rpn_head` images come with proposals."""
+        super().__init__(pyramid)
+        self.rpn_head: RpnHead | None = None
+        if rpn_head is not None:
+            self.rpn_head = RpnHead(rpn_head, in_channels=self.neck.channels, strides=self.strides)
         self.roi_strides = self.strides[: _ROI_STAGES - self.neck.start_stage]
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
@@ -116,30 +106,22 @@ class RoiDetector(TwoStageDetector):
         self,
         *,
         num_classes: int,
-        backbone: Mapping[str, Any],
-        neck: Mapping[str, Any],
-        box_roi: Mapping[str, Any],
-        box_head: Mapping[str, Any],
-        rpn_head: Mapping[str, Any] | None = None,
-        mask_roi: Mapping[str, Any] | None = None,
-        mask_head: Mapping[str, Any] | None = None,
+        pyramid: PyramidOptions,
+        regions: RegionOptions,
+        rpn_head: RpnHeadOptions | None = None,
+        masks: MaskOptions | None = None,
     ) -> None:
-        """For `num_classes` with the background; each part is given by its own keyword arguments.
-
-        Masks need both `mask_roi` and `mask_head`; without `rpn_head` the proposals come with the images.
-        """
-        super().__init__(backbone=backbone, neck=neck, rpn_head=rpn_head)
-        channels = neck["channels"]
-        self.bbox_roi_extractor = build_roi_extractor(channels=channels, strides=self.roi_strides, **box_roi)
+        """For `num_classes` with the background; without `rpn_head` the proposals come with the images."""
+        super().__init__(pyramid=pyramid, rpn_head=rpn_head)
+        channels, strides = self.neck.channels, self.roi_strides
+        self.bbox_roi_extractor = build_roi_extractor(regions.box_roi, channels=channels, strides=strides)
         self.bbox_head = BoxHead(
-            in_channels=channels, num_classes=num_classes, roi_size=box_roi["size"], **box_head
+            regions.box_head, in_channels=channels, num_classes=num_classes, roi_size=regions.box_roi.size
         )
         self.mask_head: MaskHead | None = None
-        if mask_roi is not None and mask_head is not None:
-            self.mask_roi_extractor = build_roi_extractor(
-                channels=channels, strides=self.roi_strides, **mask_roi
-            )
-            self.mask_head = MaskHead(in_channels=channels, num_classes=num_classes, **mask_head)
+        if masks is not None:
+            self.mask_roi_extractor = build_roi_extractor(masks.mask_roi, channels=channels, strides=strides)
+            self.mask_head = MaskHead(masks.mask_head, in_channels=channels, num_classes=num_classes)
 
     def roi_losses(
         self,

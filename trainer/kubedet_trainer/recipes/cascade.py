@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from kubedet_trainer.config import CascadeMaskRcnnConfig, CascadeRcnnConfig, Recipe
-from kubedet_trainer.config.backbones import Style
+from kubedet_trainer.config import Recipe
+from kubedet_trainer.config.fields import fixed
+from kubedet_trainer.models.options.backbones import Style
+from kubedet_trainer.models.options.detectors import MaskOptions
+from kubedet_trainer.models.options.two_stage import BoxHeadOptions, CascadeOptions
 from kubedet_trainer.recipes import common
+from kubedet_trainer.recipes.faster_rcnn import FasterRcnnOptions
+
+if TYPE_CHECKING:
+    from kubedet_trainer.models.detector import Detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeRcnnOptions(FasterRcnnOptions):
+    """Cascade R-CNN (Cai and Vasconcelos, 2017): stages that refine each other's boxes."""
+
+    architecture: str = fixed(default="cascade_rcnn")
+    box_head: BoxHeadOptions = BoxHeadOptions(class_agnostic=True)
+    """The first stage."""
+    cascade: CascadeOptions = CascadeOptions()
+    """How the further stages differ from it."""
+
+    def breaches(self) -> Iterator[tuple[str, str]]:
+        """A refinement for each class: which one would the next stage start from?"""
+        if not self.box_head.class_agnostic:
+            yield "box_head.class_agnostic", "must be True in a cascade"
+
+    def build(self, *, num_classes: int) -> Detector:
+        """The detector, for `num_classes` with the background."""
+        return self._build(num_classes, masks=None)
+
+    def _build(self, num_classes: int, *, masks: MaskOptions | None) -> Detector:
+        from kubedet_trainer.models.cascade import CascadeDetector
+
+        return CascadeDetector(
+            num_classes=num_classes,
+            pyramid=self,
+            regions=self,
+            rpn_head=self.rpn_head,
+            cascade=self.cascade,
+            masks=masks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeMaskRcnnOptions(MaskOptions, CascadeRcnnOptions):
+    """Cascade R-CNN with outlines of the objects."""
+
+    architecture: str = fixed(default="cascade_mask_rcnn")
+
+    def build(self, *, num_classes: int) -> Detector:
+        """The detector, for `num_classes` with the background."""
+        return self._build(num_classes, masks=self)
 
 
 def cascade_rcnn(backbone: common.Backbone, style: Style, schedule: str) -> Recipe:
     """Cascade R-CNN, trained for one of `common.SCHEDULES`."""
     return common.pyramid_recipe(
         "cascade_rcnn",
-        CascadeRcnnConfig(backbone=common.resnet(backbone, style)),
+        CascadeRcnnOptions(backbone=common.resnet(backbone, style)),
         backbone=backbone,
         style=style,
         schedule=schedule,
@@ -27,7 +79,7 @@ def cascade_mask_rcnn(
     data = replace(common.coco_data(style), masks=True, images_per_process=images_per_process)
     return common.pyramid_recipe(
         "cascade_mask_rcnn",
-        CascadeMaskRcnnConfig(backbone=common.resnet(backbone, style)),
+        CascadeMaskRcnnOptions(backbone=common.resnet(backbone, style)),
         backbone=backbone,
         style=style,
         schedule=schedule,

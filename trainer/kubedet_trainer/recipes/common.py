@@ -7,15 +7,14 @@ from typing import Literal
 
 from kubedet_trainer.config import (
     DataConfig,
-    ModelConfig,
+    DetectorOptions,
     NormalisationConfig,
     OptimizerConfig,
     Recipe,
-    ResNetConfig,
     ScheduleConfig,
 )
-from kubedet_trainer.config.backbones import Style
 from kubedet_trainer.config.recipe import EvaluationKind
+from kubedet_trainer.models.options.backbones import ResNetOptions, Style
 from kubedet_trainer.recipes.published import PUBLISHED
 
 Backbone = Literal["r50", "r101", "x101_32x4d", "x101_64x4d"]
@@ -33,11 +32,11 @@ SCHEDULES = {
 }
 """By the zoo's names; SSD's, the last two, count passes over the images, of which an epoch has 5 or 10."""
 
-_RESNETS: dict[Backbone, ResNetConfig] = {
-    "r50": ResNetConfig(),
-    "r101": ResNetConfig(stage_blocks=(3, 4, 23, 3)),
-    "x101_32x4d": ResNetConfig(stage_blocks=(3, 4, 23, 3), groups=32, base_width=4),
-    "x101_64x4d": ResNetConfig(stage_blocks=(3, 4, 23, 3), groups=64, base_width=4),
+_RESNETS: dict[Backbone, ResNetOptions] = {
+    "r50": ResNetOptions(),
+    "r101": ResNetOptions(stage_blocks=(3, 4, 23, 3)),
+    "x101_32x4d": ResNetOptions(stage_blocks=(3, 4, 23, 3), groups=32, base_width=4),
+    "x101_64x4d": ResNetOptions(stage_blocks=(3, 4, 23, 3), groups=64, base_width=4),
 }
 
 
@@ -79,7 +78,7 @@ STYLES: dict[Style, BackboneStyle] = {
 }
 
 
-def resnet(backbone: Backbone, style: Style = "pytorch") -> ResNetConfig:
+def resnet(backbone: Backbone, style: Style = "pytorch") -> ResNetOptions:
     """A pretrained ResNet or ResNeXt with its stem and first stage frozen."""
     return replace(_RESNETS[backbone], style=style)
 
@@ -96,7 +95,7 @@ def recipe_name(method: str, *, backbone: Backbone, style: Style = "pytorch", sc
 
 def zoo_recipe(
     name: str,
-    model: ModelConfig,
+    model: DetectorOptions,
     *,
     data: DataConfig,
     schedule: str,
@@ -121,7 +120,7 @@ def zoo_recipe(
 
 def pyramid_recipe(
     method: str,
-    model: ModelConfig,
+    model: DetectorOptions,
     *,
     backbone: Backbone,
     style: Style = "pytorch",

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from kubedet_trainer.config import (
-    BoxHeadConfig,
-    DataConfig,
-    MaskHeadConfig,
-    MaskRcnnConfig,
-    NeckConfig,
-    Recipe,
-)
+from kubedet_trainer.config import DataConfig, Recipe
+from kubedet_trainer.models.options.backbones import FpnOptions
+from kubedet_trainer.models.options.two_stage import BoxHeadOptions, MaskHeadOptions
 from kubedet_trainer.recipes import common
+from kubedet_trainer.recipes.mask_rcnn import MaskRcnnOptions
 
 Source = Literal["detectron", "contrib"]
 
@@ -30,11 +26,11 @@ def mask_rcnn_gn(backbone: common.Backbone, source: Source, schedule: str) -> Re
     Detectron's were trained on caffe's pixels, yet have pytorch's strides.
     """
     pixels = common.STYLES["caffe" if source == "detectron" else "pytorch"].normalisation
-    model = MaskRcnnConfig(
+    model = MaskRcnnOptions(
         backbone=replace(common.resnet(backbone), norm="gn"),
-        neck=NeckConfig(norm="gn"),
-        box_head=BoxHeadConfig(num_convs=4, num_fcs=1, norm="gn"),
-        mask_head=MaskHeadConfig(norm="gn"),
+        neck=FpnOptions(norm="gn"),
+        box_head=BoxHeadOptions(num_convs=4, num_fcs=1, norm="gn"),
+        mask_head=MaskHeadOptions(norm="gn"),
     )
     variant = "gn" if source == "detectron" else "gn_contrib"
     return common.zoo_recipe(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kubedet_trainer.config.backbones import Style
+from kubedet_trainer.models.options.backbones import Style
 
 MemoryKind = Literal["reserved", "allocated"]
 

@@ -9,42 +9,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kubedet_trainer.config import (
-    BoxHeadConfig,
-    CascadeMaskRcnnConfig,
-    CascadeRcnnConfig,
-    DataConfig,
-    FasterRcnnConfig,
-    FastMaskRcnnConfig,
-    FastRcnnConfig,
-    MaskHeadConfig,
-    MaskRcnnConfig,
-    ModelConfig,
-    NeckConfig,
-    OptimizerConfig,
-    Recipe,
-    ResNetConfig,
-    RetinaHeadConfig,
-    RetinaNetConfig,
-    RoiConfig,
-    RpnConfig,
-    RpnHeadConfig,
-    ScheduleConfig,
-    SsdConfig,
-    VggConfig,
-)
+from kubedet_trainer.config import DataConfig, DetectorOptions, OptimizerConfig, Recipe, ScheduleConfig
 from kubedet_trainer.config.recipe import EvaluationKind
+from kubedet_trainer.models.options.backbones import FpnOptions, ResNetOptions, VggOptions
+from kubedet_trainer.models.options.dense import RetinaHeadOptions
+from kubedet_trainer.models.options.two_stage import (
+    BoxHeadOptions,
+    MaskHeadOptions,
+    RoiOptions,
+    RpnHeadOptions,
+)
 from kubedet_trainer.recipes import common
+from kubedet_trainer.recipes.cascade import CascadeMaskRcnnOptions, CascadeRcnnOptions
+from kubedet_trainer.recipes.fast_rcnn import FastMaskRcnnOptions, FastRcnnOptions
+from kubedet_trainer.recipes.faster_rcnn import FasterRcnnOptions
+from kubedet_trainer.recipes.mask_rcnn import MaskRcnnOptions
+from kubedet_trainer.recipes.retinanet import RetinaNetOptions
+from kubedet_trainer.recipes.rpn import RpnOptions
+from kubedet_trainer.recipes.ssd import SsdOptions
 
-_BACKBONE = ResNetConfig(
+_BACKBONE = ResNetOptions(
     stage_blocks=(1, 1, 1, 1), stem_channels=16, norm="gn", norm_groups=4, frozen_stages=-1, norm_eval=False
 )
-_NECK = NeckConfig(channels=64, start_stage=1, num_levels=3)
-_RPN_HEAD = RpnHeadConfig(anchor_scales=(4.0,), num_samples=64, nms_pre=128, nms_post=64, num_proposals=64)
-_BOX_HEAD = BoxHeadConfig(fc_channels=128, num_samples=32, positive_fraction=0.5)
+_NECK = FpnOptions(channels=64, start_stage=1, num_levels=3)
+_RPN_HEAD = RpnHeadOptions(anchor_scales=(4.0,), num_samples=64, nms_pre=128, nms_post=64, num_proposals=64)
+_BOX_HEAD = BoxHeadOptions(fc_channels=128, num_samples=32, positive_fraction=0.5)
 _CASCADE_HEAD = replace(_BOX_HEAD, class_agnostic=True)
-_MASK_ROI = RoiConfig(size=7)
-_MASK_HEAD = MaskHeadConfig(num_convs=2, channels=64)
+_MASK_ROI = RoiOptions(size=7)
+_MASK_HEAD = MaskHeadOptions(num_convs=2, channels=64)
 _DATA = DataConfig(
     normalisation=common.STYLES["pytorch"].normalisation, scale=(320, 240), images_per_process=4
 )
@@ -57,19 +49,21 @@ _SCHEDULE = ScheduleConfig(epochs=16, decay_epochs=(12, 15), warmup_iterations=1
 def smoke_rpn() -> Recipe:
     """A small region proposal network, which may propose more: it does so only in tests."""
     rpn_head = replace(_RPN_HEAD, nms_pre=1000, nms_post=1000, num_proposals=1000)
-    recipe = _recipe(RpnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=rpn_head), evaluation_kind="proposal")
+    recipe = _recipe(
+        RpnOptions(backbone=_BACKBONE, neck=_NECK, rpn_head=rpn_head), evaluation_kind="proposal"
+    )
     return replace(recipe, schedule=replace(_SCHEDULE, epochs=8, decay_epochs=(6, 7), warmup_iterations=50))
 
 
 def smoke_fast_rcnn() -> Recipe:
     """A small Fast R-CNN, for the proposals of `smoke_rpn`."""
-    model = FastRcnnConfig(backbone=_BACKBONE, neck=_NECK, box_head=_BOX_HEAD)
+    model = FastRcnnOptions(backbone=_BACKBONE, neck=_NECK, box_head=_BOX_HEAD)
     return _recipe(model, data=replace(_DATA, num_proposals=_NUM_PROPOSALS))
 
 
 def smoke_fast_mask_rcnn() -> Recipe:
     """A small Fast R-CNN with masks, for the proposals of `smoke_rpn`."""
-    model = FastMaskRcnnConfig(
+    model = FastMaskRcnnOptions(
         backbone=_BACKBONE, neck=_NECK, box_head=_BOX_HEAD, mask_roi=_MASK_ROI, mask_head=_MASK_HEAD
     )
     return _recipe(model, data=replace(_MASK_DATA, num_proposals=_NUM_PROPOSALS), evaluation_kind="segm")
@@ -77,13 +71,13 @@ def smoke_fast_mask_rcnn() -> Recipe:
 
 def smoke_faster_rcnn() -> Recipe:
     """A small Faster R-CNN."""
-    model = FasterRcnnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_BOX_HEAD)
+    model = FasterRcnnOptions(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_BOX_HEAD)
     return _recipe(model)
 
 
 def smoke_mask_rcnn() -> Recipe:
     """A small Mask R-CNN."""
-    model = MaskRcnnConfig(
+    model = MaskRcnnOptions(
         backbone=_BACKBONE,
         neck=_NECK,
         rpn_head=_RPN_HEAD,
@@ -96,13 +90,13 @@ def smoke_mask_rcnn() -> Recipe:
 
 def smoke_cascade_rcnn() -> Recipe:
     """A small Cascade R-CNN."""
-    model = CascadeRcnnConfig(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_CASCADE_HEAD)
+    model = CascadeRcnnOptions(backbone=_BACKBONE, neck=_NECK, rpn_head=_RPN_HEAD, box_head=_CASCADE_HEAD)
     return _recipe(model)
 
 
 def smoke_cascade_mask_rcnn() -> Recipe:
     """A small Cascade R-CNN with masks."""
-    model = CascadeMaskRcnnConfig(
+    model = CascadeMaskRcnnOptions(
         backbone=_BACKBONE,
         neck=_NECK,
         rpn_head=_RPN_HEAD,
@@ -115,18 +109,18 @@ def smoke_cascade_mask_rcnn() -> Recipe:
 
 def smoke_retinanet() -> Recipe:
     """A small RetinaNet."""
-    model = RetinaNetConfig(
+    model = RetinaNetOptions(
         backbone=_BACKBONE,
         neck=replace(_NECK, extra_levels="conv"),
-        retina_head=RetinaHeadConfig(num_convs=1, nms_pre=128),
+        retina_head=RetinaHeadOptions(num_convs=1, nms_pre=128),
     )
     return _recipe(model)
 
 
 def smoke_ssd() -> Recipe:
     """A small single shot detector, of fewer convolutions and with what makes them learn from scratch."""
-    model = SsdConfig(
-        backbone=VggConfig(
+    model = SsdOptions(
+        backbone=VggOptions(
             stage_convs=(1, 1, 2, 2, 2),
             stage_channels=(8, 16, 32, 64, 64),
             fc_channels=128,
@@ -145,7 +139,7 @@ def smoke_ssd() -> Recipe:
 
 
 def _recipe(
-    model: ModelConfig, *, data: DataConfig = _DATA, evaluation_kind: EvaluationKind = "bbox"
+    model: DetectorOptions, *, data: DataConfig = _DATA, evaluation_kind: EvaluationKind = "bbox"
 ) -> Recipe:
     return Recipe(
         name=f"smoke_{model.architecture}",

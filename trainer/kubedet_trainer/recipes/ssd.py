@@ -6,29 +6,46 @@ The zoo calls their style caffe for the weights' sake; their pixels are RGB of s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from kubedet_trainer.config import (
-    DataConfig,
-    NormalisationConfig,
-    OptimizerConfig,
-    Recipe,
-    SsdConfig,
-    SsdHeadConfig,
-    VggConfig,
-)
+from kubedet_trainer.config import DataConfig, DetectorOptions, NormalisationConfig, OptimizerConfig, Recipe
+from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.config.recipe import EvaluationKind
+from kubedet_trainer.models.options.backbones import VggOptions
+from kubedet_trainer.models.options.dense import SsdHeadOptions
 from kubedet_trainer.recipes import common
 
+if TYPE_CHECKING:
+    from kubedet_trainer.models.detector import Detector
+
+Size = Literal[300, 512]
 Dataset = Literal["coco", "voc"]
 
+
+@dataclass(frozen=True, kw_only=True)
+class SsdOptions(DetectorOptions):
+    """The single shot detector (Liu et al., 2015) on VGG-16."""
+
+    architecture: str = fixed(default="ssd")
+    backbone: VggOptions = VggOptions()
+    """Pixels to source maps."""
+    ssd_head: SsdHeadOptions = SsdHeadOptions()
+    """Those to detections."""
+
+    def build(self, *, num_classes: int) -> Detector:
+        """The detector, for `num_classes` with the background."""
+        from kubedet_trainer.models.ssd import Ssd
+
+        return Ssd(num_classes=num_classes, backbone=self.backbone, head=self.ssd_head)
+
+
 _NORMALISATION = NormalisationConfig(mean=(123.675, 116.28, 103.53), std=(1.0, 1.0, 1.0), to_rgb=True)
-_MAPS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
+_MAPS: dict[Size, tuple[tuple[int, ...], tuple[Literal[2, 3], ...]]] = {
     300: ((8, 16, 32, 64, 100, 300), (2, 3, 3, 3, 2, 2)),
     512: ((8, 16, 32, 64, 128, 256, 512), (2, 3, 3, 3, 3, 2, 2)),
 }
 """Size of the input to the strides and the largest ratios of its source maps."""
-_ANCHOR_SIZES: dict[tuple[int, Dataset], tuple[int, ...]] = {
+_ANCHOR_SIZES: dict[tuple[Size, Dataset], tuple[int, ...]] = {
     (300, "coco"): (21, 45, 99, 153, 207, 261, 315),
     (300, "voc"): (30, 60, 111, 162, 213, 264, 315),
     (512, "coco"): (20, 51, 133, 215, 296, 378, 460, 542),
@@ -59,15 +76,15 @@ _TRAININGS: dict[Dataset, _Training] = {
 }
 
 
-def ssd(size: int, dataset: Dataset) -> Recipe:
+def ssd(size: Size, dataset: Dataset) -> Recipe:
     """The detector for inputs of `size` x `size` pixels, 300 or 512."""
     strides, ratios = _MAPS[size]
     training = _TRAININGS[dataset]
     return common.zoo_recipe(
         f"ssd{size}_{dataset}",
-        SsdConfig(
-            backbone=VggConfig(input_size=size),
-            ssd_head=SsdHeadConfig(
+        SsdOptions(
+            backbone=VggOptions(input_size=size),
+            ssd_head=SsdHeadOptions(
                 strides=strides, anchor_ratios=ratios, anchor_sizes=_ANCHOR_SIZES[size, dataset]
             ),
         ),

@@ -57,7 +57,7 @@ def evaluate_run(run: Run) -> Evaluation | None:
 
     try:
         evaluation = evaluate.evaluate(
-            run.state.model,
+            run.detector,
             _val_loader(run, rank=run.world.rank, world_size=run.world.size),
             num_images=len(run.data.val),
             scorer=run.scorer,
@@ -95,7 +95,7 @@ def _memory_kind(run: Run) -> memory.Kind:
 
 def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
     fps = speed.measure_fps(
-        run.state.model,
+        run.detector,
         run.stop.watch(_val_loader(run, rank=0, world_size=1, images_per_batch=images_per_batch)),
         num_images=min(run.settings.benchmark_images, len(run.data.val)),
         normalisation=run.recipe.data.normalisation,

@@ -18,7 +18,7 @@ from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
-from kubedet_trainer.models import build_model
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files, read_recipe
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
@@ -66,8 +66,10 @@ class Run:
     world: dist.World
     data: RunData
     state: TrainState
+    detector: Detector
+    """The model of `state`."""
     model: nn.Module
-    """The model of `state`, its gradients averaged over the ranks."""
+    """The detector with its gradients averaged over the ranks."""
     length: Length
     checkpointer: Checkpointer
     reporter: Reporter
@@ -100,19 +102,14 @@ def prepare(
         hang_median_steps=settings.hang_median_steps,
     )
     data = _prepare_data(settings, recipe, world=world)
-    state = _build_state(recipe, data=data, device=world.device)
-    checkpointer = Checkpointer(
-        settings.checkpoint,
-        origin=Origin(
-            recipe=config.recipe_to_dict(recipe),
-            classes=data.classes,
-            attempt=settings.attempt,
-            world_size=world.size,
-        ),
-        scratch=settings.work_directory / _SCRATCH,
+    detector = _build_detector(recipe, data=data, device=world.device)
+    state = TrainState(
+        model=detector,
+        optimizer=optim.build_optimizer(detector, config=recipe.optimizer),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16"),
+        global_batch=data.batch.global_batch,
     )
-    if world.rank == 0:
-        checkpointer.require_writable()
+    checkpointer = _open_checkpoints(settings, recipe, classes=data.classes, world=world)
     _restore_or_initialise(
         state, settings=settings, recipe=recipe, checkpointer=checkpointer, world=world, reporter=reporter
     )
@@ -130,7 +127,8 @@ def prepare(
         world=world,
         data=data,
         state=state,
-        model=dist.wrap(state.model),
+        detector=detector,
+        model=dist.wrap(detector),
         length=length,
         checkpointer=checkpointer,
         reporter=reporter,
@@ -185,19 +183,29 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
     )
 
 
-def _build_state(recipe: Recipe, *, data: RunData, device: torch.device) -> TrainState:
-    """A model with the recipe's initial weights and its optimiser, the same on every rank."""
+def _build_detector(recipe: Recipe, *, data: RunData, device: torch.device) -> Detector:
+    """With the recipe's initial weights, the same on every rank."""
     torch.manual_seed(recipe.seed)
-    options = config.model_options(recipe.model)
     num_classes = len(data.classes) + 1  # the background is one
-    model = build_model(recipe.model.architecture, num_classes=num_classes, **options).to(device)
-    model.train()
-    return TrainState(
-        model=model,
-        optimizer=optim.build_optimizer(model, config=recipe.optimizer),
-        scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
-        global_batch=data.batch.global_batch,
+    return recipe.model.build(num_classes=num_classes).to(device).train()
+
+
+def _open_checkpoints(
+    settings: RunSettings, recipe: Recipe, *, classes: list[str], world: dist.World
+) -> Checkpointer:
+    checkpointer = Checkpointer(
+        settings.checkpoint,
+        origin=Origin(
+            recipe=config.recipe_to_dict(recipe),
+            classes=classes,
+            attempt=settings.attempt,
+            world_size=world.size,
+        ),
+        scratch=settings.work_directory / _SCRATCH,
     )
+    if world.rank == 0:
+        checkpointer.require_writable()
+    return checkpointer
 
 
 def _restore_or_initialise(

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-from torch import nn
 
 from kubedet_trainer import config
 from kubedet_trainer.errors import InvalidInput
-from kubedet_trainer.models.backbones.resnet import ResNet
-from kubedet_trainer.models.box_head import BoxHead
-from kubedet_trainer.models.fpn import Fpn
-from kubedet_trainer.models.rpn import RpnHead
 from kubedet_trainer.recipes import RECIPES, read_recipe
+from kubedet_trainer.recipes.rpn import RpnOptions
 
 RECIPE = read_recipe("faster_rcnn_r50_fpn_1x")
 
@@ -63,7 +57,7 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
 
     changed = config.apply_overrides(RECIPE, overrides)
 
-    assert isinstance(changed.model, config.RpnConfig)
+    assert isinstance(changed.model, RpnOptions)
     assert changed.model.rpn_head.negative_iou == 0.8
 
 
@@ -77,8 +71,8 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
         ({"optimizer": "1"}, "unknown field 'optimizer'"),
         ({"name": "other"}, "unknown field 'name'"),
         ({"model.architecture": "rpn"}, "unknown field 'model.architecture'"),
-        ({"optimizer.lr": "fast"}, "optimizer.lr: got 'fast', must be a number"),
-        ({"optimizer.lr": "nan"}, "optimizer.lr: got 'nan', must be a finite number"),
+        ({"optimizer.lr": "fast"}, "optimizer.lr: got 'fast', must be a finite number"),
+        ({"optimizer.lr": "nan"}, "optimizer.lr: got nan, must be a finite number"),
         ({"schedule.epochs": "1.5"}, "schedule.epochs: got '1.5', must be a whole number"),
         ({"data.scale": "800"}, "data.scale: got '800', must be 2 values separated by commas"),
         ({"data.normalisation.to_rgb": "yes"}, "must be true or false"),
@@ -93,12 +87,12 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
         ({"data.scale": "100,200"}, "data.scale: got .*longest, shortest"),
         ({"data.flip_probability": "2"}, "data.flip_probability: got 2.0, must be from 0 to 1"),
         ({"data.num_workers": "-1"}, "data.num_workers: got -1, must be >= 0"),
-        ({"model.backbone.stage_blocks": "3,4"}, "model.backbone.stage_blocks: .*four numbers"),
+        ({"model.backbone.stage_blocks": "3,4"}, "model.backbone.stage_blocks: got '3,4', must be 4 values"),
         ({"model.backbone.norm": "gn", "model.backbone.norm_groups": "7"}, "norm_groups: got 7, must divide"),
         ({"model.neck.num_levels": "3"}, "model.neck.num_levels: got 3, must be >= 4"),
         ({"model.rpn_head.negative_iou": "0.9"}, "negative_iou: got 0.9, must be <= positive_iou = 0.7"),
         ({"model.rpn_head.anchor_scales": ""}, r"anchor_scales: got \(\), must be numbers > 0"),
-        ({"model.rpn_head.nms_pre": "0"}, "model.rpn_head.nms_pre: got 0, must be > 0"),
+        ({"model.rpn_head.nms_pre": "0"}, "model.rpn_head.nms_pre: got 0, must be >= 1"),
         ({"model.box_head.nms_iou": "1.2"}, "model.box_head.nms_iou: got 1.2, must be from 0 to 1"),
     ],
 )
@@ -114,24 +108,6 @@ def test_recipe_can_be_printed_whole(name: str) -> None:
     assert json.loads(json.dumps(document)) == document
     assert document["name"] == name
     assert set(document) == {field.name for field in dataclasses.fields(config.Recipe)}
-
-
-@pytest.mark.parametrize(
-    ("part", "module"),
-    [
-        (config.ResNetConfig, ResNet),
-        (config.NeckConfig, Fpn),
-        (config.RpnHeadConfig, RpnHead),
-        (config.BoxHeadConfig, BoxHead),
-    ],
-)
-def test_every_option_of_a_part_is_an_argument_of_its_module(
-    part: type[Any], module: type[nn.Module]
-) -> None:
-    from_detector = {"in_channels", "strides", "num_classes", "roi_size"}
-    arguments = set(inspect.signature(module.__init__).parameters) - {"self"}
-
-    assert {field.name for field in dataclasses.fields(part)} == arguments - from_detector
 
 
 def test_recipes_and_overrides_need_no_torch() -> None:

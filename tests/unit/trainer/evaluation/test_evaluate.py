@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset_builders import annotation_record, image_record, load_coco, make_image, write_annotations
 from kubedet_trainer.config import NormalisationConfig
@@ -18,13 +18,14 @@ from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import Evaluation, evaluate
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Batch, Detections, Images
 
 PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 CPU = torch.device("cpu")
 
 
-class Oracle(nn.Module):
+class Oracle(Detector):
     """Recognises an image by its brightness and gives back its boxes, filled, `error` pixels off."""
 
     def __init__(self, split: Split, pipeline: Pipeline, *, error: float = 0.0) -> None:

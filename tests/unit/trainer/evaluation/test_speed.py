@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
 
 import trainer_builders
 from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.evaluation import speed
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Batch, Detections, Images
 from kubedet_trainer.telemetry import memory
 
 NORMALISATION = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 
 
-class Detector(nn.Module):
+class _Detector(Detector):
     """Finds nothing, and notes how it was asked."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ def _batches(count: int, *, size: int = 1) -> Iterator[Batch]:
 def test_the_first_images_warm_up_and_do_not_count(
     monkeypatch: pytest.MonkeyPatch, num_images: int, counted: int
 ) -> None:
-    detector = Detector()
+    detector = _Detector()
     seconds = 0.0
     detect = detector.detect
 
@@ -69,7 +69,7 @@ def test_the_first_images_warm_up_and_do_not_count(
 def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 100.0, 104.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
-    detector = Detector()
+    detector = _Detector()
     fps = speed.measure_fps(
         detector, _batches(9, size=8), num_images=40, normalisation=NORMALISATION, device=torch.device("cpu")
     )
@@ -84,7 +84,7 @@ def test_memory_is_named_after_what_is_counted() -> None:
 
 
 def test_without_images_there_is_no_figure() -> None:
-    detector = Detector()
+    detector = _Detector()
     assert (
         speed.measure_fps(
             detector, _batches(5), num_images=0, normalisation=NORMALISATION, device=torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset_builders import make_image
 from kubedet_trainer import recipes
@@ -18,11 +18,12 @@ from kubedet_trainer.data import images
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.inference import predict
 from kubedet_trainer.inference.predict import Prediction
-from kubedet_trainer.inference.trained import Detector
+from kubedet_trainer.inference.trained import TrainedDetector
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Detections, Images
 
 
-class TwoBoxes(nn.Module):
+class TwoBoxes(Detector):
     """Finds a sure and an unsure box in every image; with `masks`, objects that fill their left halves."""
 
     def __init__(self, *, masks: bool) -> None:
@@ -44,7 +45,7 @@ class TwoBoxes(nn.Module):
 
 
 def run(source: Path, output: Path, *, masks: bool = False, recipe: str = "smoke_faster_rcnn") -> Prediction:
-    detector = Detector(
+    detector = TrainedDetector(
         model=TwoBoxes(masks=masks).eval(),
         recipe=recipes.read_recipe(recipe),
         classes=("cat", "dog"),

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from kubedet_trainer import config, recipes
 from kubedet_trainer.commands.publish import publish
 from kubedet_trainer.errors import InvalidInput
-from kubedet_trainer.models import build_model
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
 from kubedet_trainer.training.optim import build_optimizer
@@ -22,9 +22,8 @@ from kubedet_trainer.weights.fetch import fetch_weights
 from kubedet_trainer.weights.load import load_weights, read_weights
 
 
-def _model() -> torch.nn.Module:
-    recipe = recipes.read_recipe("smoke_rpn")
-    return build_model("rpn", num_classes=3, **config.model_options(recipe.model))
+def _model() -> Detector:
+    return recipes.read_recipe("smoke_rpn").model.build(num_classes=3)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from kubedet_trainer import config, recipes
 from kubedet_trainer.commands.inference import evaluate, predict
-from kubedet_trainer.inference.trained import Detector, load_checkpoint
-from kubedet_trainer.models import build_model
+from kubedet_trainer.inference.trained import TrainedDetector, load_checkpoint
+from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
 from kubedet_trainer.training.optim import build_optimizer
@@ -31,7 +31,7 @@ class Trained:
     """A run that has ended: what it left, and the data set it was for."""
 
     recipe: config.Recipe
-    model: torch.nn.Module
+    model: Detector
     checkpoints: Path
     dataset: Path
 
@@ -40,9 +40,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     recipe = config.apply_overrides(recipes.read_recipe("smoke_faster_rcnn"), OVERRIDES)
-    model = build_model(
-        recipe.model.architecture, num_classes=len(CLASSES) + 1, **config.model_options(recipe.model)
-    )
+    model = recipe.model.build(num_classes=len(CLASSES) + 1)
     state = TrainState(
         model=model,
         optimizer=build_optimizer(model, config=recipe.optimizer),
@@ -85,7 +83,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def load(location: Path, scratch: Path) -> Detector:
+def load(location: Path, scratch: Path) -> TrainedDetector:
     settings = CheckpointSettings(uri=location.as_uri())
     return load_checkpoint(settings, scratch=scratch, device=torch.device("cpu"))
 
@@ -117,8 +115,7 @@ def test_evaluate_prints_the_figures_of_the_newest_checkpoint(trained: Trained) 
 
 def test_evaluate_takes_a_recipe_with_published_weights(trained: Trained, tmp_path: Path) -> None:
     recipe = recipes.read_recipe("smoke_rpn")
-    options = config.model_options(recipe.model)
-    model = build_model(recipe.model.architecture, num_classes=len(CLASSES) + 1, **options)
+    model = recipe.model.build(num_classes=len(CLASSES) + 1)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "published.pth")
     arguments = ["smoke_rpn", "--weights", "published.pth", "--dataset", trained.dataset, "--json"]
     result = run(evaluate, *arguments)

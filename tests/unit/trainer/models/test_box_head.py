@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
-from kubedet_trainer.config import BoxHeadConfig
 from kubedet_trainer.models.box_head import BoxHead
+from kubedet_trainer.models.options.two_stage import BoxHeadOptions
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Images, Proposals
 
 
 def _head(**options: Any) -> BoxHead:
     torch.manual_seed(0)
-    config = BoxHeadConfig(fc_channels=8, norm_groups=2, **options)
-    return BoxHead(in_channels=4, num_classes=3, roi_size=2, **asdict(config))
+    small = BoxHeadOptions(fc_channels=8, norm_groups=2, **options)
+    return BoxHead(small, in_channels=4, num_classes=3, roi_size=2)
 
 
 def _regions(*, labels: list[int]) -> RegionSamples:

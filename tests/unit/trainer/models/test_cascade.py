@@ -8,7 +8,7 @@ from torch import nn
 
 import golden_files
 import trainer_builders
-from kubedet_trainer.config import BoxHeadConfig, CascadeRcnnConfig
+from kubedet_trainer import config
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
 from kubedet_trainer.models.cascade import CascadeDetector, hand_on
@@ -78,7 +78,7 @@ def test_stages_demand_more_and_more() -> None:
     heads = _box_heads(trainer_builders.make_one(CascadeDetector, "cascade_rcnn"))
 
     assert [head.region_sampler.assigner.positive_iou for head in heads] == [0.5, 0.6, 0.7]
-    assert [head.target_stds for head in heads] == STDS
+    assert [head.options.target_stds for head in heads] == STDS
 
 
 def test_losses_of_each_stage_carry_its_weight() -> None:
@@ -135,4 +135,6 @@ def test_logits_are_averaged_before_the_softmax_and_masks_after_the_sigmoid() ->
 
 def test_refinement_of_each_class_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"model\.box_head\.class_agnostic: got False"):
-        CascadeRcnnConfig(box_head=BoxHeadConfig())
+        config.apply_overrides(
+            trainer_builders.SMALL["cascade_rcnn"], {"model.box_head.class_agnostic": "false"}
+        )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kubedet_trainer.models.deformable import DeformableRoiPool, _Guide
+from kubedet_trainer.models.options.two_stage import RoiKind, RoiOptions
 from kubedet_trainer.models.roi import build_roi_extractor
 
 CHANNELS, SIZE, STRIDES = 3, 2, (4, 8)
@@ -19,12 +20,11 @@ REGIONS = [
 """Of two images: halves, an edge on the limit of the map, one that leaves it, one below a pixel."""
 
 
-def _extractor(kind: str, *, seed: int = 0) -> DeformableRoiPool:
+def _extractor(kind: RoiKind, *, seed: int = 0) -> DeformableRoiPool:
     """Its layers say something else than zero."""
     torch.manual_seed(seed)
-    extractor = build_roi_extractor(
-        kind=kind, channels=CHANNELS, strides=STRIDES, size=SIZE, finest_roi=20, offset_channels=5
-    )
+    options = RoiOptions(kind=kind, size=SIZE, finest_roi=20, offset_channels=5)
+    extractor = build_roi_extractor(options, channels=CHANNELS, strides=STRIDES)
     assert isinstance(extractor, DeformableRoiPool)
     for parameter in extractor.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
@@ -89,7 +89,7 @@ def _loop_over_regions(
 
 @pytest.mark.parametrize("kind", ["deformable", "modulated"])
 @pytest.mark.parametrize("training", [True, False])
-def test_pooling_equals_loops_over_the_formula(kind: str, training: bool) -> None:
+def test_pooling_equals_loops_over_the_formula(kind: RoiKind, training: bool) -> None:
     extractor, features = _extractor(kind).train(training), _features()
 
     with torch.no_grad():
@@ -113,11 +113,10 @@ def test_gradients_of_features_and_layers_are_right() -> None:
 
 
 @pytest.mark.parametrize(("kind", "share"), [("deformable", 1.0), ("modulated", 0.5)])
-def test_fresh_layers_leave_bins_in_their_place(kind: str, share: float) -> None:
+def test_fresh_layers_leave_bins_in_their_place(kind: RoiKind, share: float) -> None:
     torch.manual_seed(0)
-    extractor = build_roi_extractor(
-        kind=kind, channels=1, strides=(4,), size=2, finest_roi=56, offset_channels=4
-    )
+    options = RoiOptions(kind=kind, size=2, offset_channels=4)
+    extractor = build_roi_extractor(options, channels=1, strides=(4,))
     ramp = torch.arange(16.0).expand(1, 1, 8, 16)
 
     pooled = extractor([ramp], torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,14 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models.fpn import Fpn
+from kubedet_trainer.models.options.backbones import FpnOptions
 
 CHANNELS = (3, 4, 5, 6)
 
 
 def _pyramid(**options: Any) -> Fpn:
     torch.manual_seed(0)
-    defaults = {"start_stage": 1, "extra_levels": "conv", "norm": "none", "norm_groups": 2}
-    return Fpn(in_channels=CHANNELS, channels=8, num_levels=5, **{**defaults, **options})
+    defaults = FpnOptions(channels=8, start_stage=1, extra_levels="conv", norm_groups=2)
+    return Fpn(replace(defaults, **options), in_channels=CHANNELS)
 
 
 def _stages() -> list[torch.Tensor]:

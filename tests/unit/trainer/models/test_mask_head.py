@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,15 +10,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
+from kubedet_trainer.models.options.backbones import ConvNorm
+from kubedet_trainer.models.options.two_stage import MaskHeadOptions
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections
 
 LABELS = torch.tensor([[2, 1, 0]])
 
 
-def _head(*, norm: Literal["none", "gn"] = "none", seed: int = 0) -> MaskHead:
+def _head(*, norm: ConvNorm = "none", seed: int = 0) -> MaskHead:
     torch.manual_seed(seed)
-    head = MaskHead(in_channels=8, num_classes=4, num_convs=2, channels=8, norm=norm, norm_groups=2)
+    options = MaskHeadOptions(num_convs=2, channels=8, norm=norm, norm_groups=2)
+    head = MaskHead(options, in_channels=8, num_classes=4)
     nn.init.normal_(head.get_parameter("conv_logits.bias"))
     return head
 

@@ -9,6 +9,7 @@ import torch
 
 import golden_files
 from kubedet_trainer.models import nms
+from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.structures import Detections
 
 STACK = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [50, 50, 59, 59]])
@@ -16,8 +17,7 @@ SCORES = torch.tensor([0.9, 0.8, 0.7])
 
 
 def _per_class(boxes: torch.Tensor, scores: torch.Tensor, **options: Any) -> Detections:
-    settings = {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 100} | options
-    return nms.suppress_per_class(boxes, scores, **settings)
+    return nms.suppress_per_class(boxes, scores, options=DetectionOptions(**options))
 
 
 def test_survivors_are_padded_to_a_fixed_number() -> None:

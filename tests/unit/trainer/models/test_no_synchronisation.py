@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import trainer_builders
-from kubedet_trainer import models
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.models import images
 from kubedet_trainer.models.two_stage import Rpn
@@ -42,11 +41,11 @@ def _train_step(detector: nn.Module, recipe: Recipe) -> None:
         step()
 
 
-@pytest.mark.parametrize("architecture", models.BUILDERS)
+@pytest.mark.parametrize("architecture", trainer_builders.SMALL)
 def test_training_step_never_waits_for_the_device(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture).train()
 
-    _train_step(detector, trainer_builders.smoke_recipe(architecture))
+    _train_step(detector, trainer_builders.SMALL[architecture])
 
 
 def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +53,7 @@ def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch: p
     detector.neck.register_forward_hook(lambda _module, _inputs, levels: levels[0].sum().item() and None)
 
     with pytest.raises(trainer_builders.HostSynchronisation) as caught:
-        _train_step(detector, trainer_builders.smoke_recipe("rpn"))
+        _train_step(detector, trainer_builders.SMALL["rpn"])
 
     assert f"{Path(__file__).name}:" in str(caught.value)
     assert "levels[0].sum().item()" in str(caught.value)

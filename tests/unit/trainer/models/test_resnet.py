@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from kubedet_trainer.config import ResNetConfig
+from kubedet_trainer.config.fields import check
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.backbones.resnet import Bottleneck, ResNet
+from kubedet_trainer.models.options.backbones import ResNetOptions
 
 SMALL = {"stage_blocks": (1, 1, 1, 1), "stem_channels": 8, "frozen_stages": -1}
 
 
 def _backbone(**options: Any) -> ResNet:
     torch.manual_seed(0)
-    return ResNet(**asdict(ResNetConfig(**{**SMALL, **options}))).eval()
+    return ResNet(ResNetOptions(**{**SMALL, **options})).eval()
 
 
 def _first_block(backbone: ResNet, stage: str) -> Bottleneck:
@@ -62,7 +62,7 @@ def test_width_of_resnext_follows_from_its_groups(groups: int, base_width: int, 
 )
 def test_width_that_cannot_be_built_is_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput, match=f"model.backbone.{field}"):
-        ResNetConfig(**{**SMALL, **options})
+        check(ResNetOptions(**{**SMALL, **options}), path="model.backbone")
 
 
 @pytest.mark.parametrize(("deformable", "share"), [("offsets", 1.0), ("modulated", 0.5)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import trainer_builders
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import dense
+from kubedet_trainer.models import dense, nms
 from kubedet_trainer.models.dense import DenseOutput
 from kubedet_trainer.models.retinanet import RetinaHead, RetinaNet
 from kubedet_trainer.structures import Images
@@ -84,7 +86,7 @@ def test_losses_are_divided_by_the_positives_and_by_one_an_image_at_least(
 
 def test_detections_are_those_of_a_plain_computation_in_the_order_of_the_anchors(head: RetinaHead) -> None:
     output, images = _output(head), _images((64, 128), (60, 100))
-    head.nms_pre = 10**6
+    head.options = replace(head.options, nms_pre=10**6)
     scale_factors = torch.tensor([[1.0] * 4, [2.0] * 4])
 
     found = head.detect(output, images, scale_factors)
@@ -92,15 +94,16 @@ def test_detections_are_those_of_a_plain_computation_in_the_order_of_the_anchors
     boxes = box_ops.decode(output.anchors, dense.all_levels(output.deltas, 4), sizes=images.sizes[:, None])
     scores = dense.all_levels(output.logits, NUM_LABELS).sigmoid()
     scores = torch.cat([torch.zeros(*scores.shape[:2], 1), scores], dim=-1)
-    for image, expected in zip(found, head.post_processing(boxes, scores, scale_factors), strict=True):
-        assert len(image.scores) == head.post_processing.max_detections
+    original = (boxes / scale_factors[:, None])[:, :, None]
+    for image, expected in zip(found, nms.detections(original, scores, options=head.options), strict=True):
+        assert len(image.scores) == head.options.max_detections
         torch.testing.assert_close(image.boxes, expected.boxes)
         torch.testing.assert_close(image.scores, expected.scores)
 
 
 def test_only_the_most_probable_anchors_of_each_level_become_detections(head: RetinaHead) -> None:
     output = _output(head)
-    head.nms_pre = 1
+    head.options = replace(head.options, nms_pre=1)
     best = [dense.per_anchor(level, NUM_LABELS)[0].sigmoid().amax() for level in output.logits]
 
     (found, _) = head.detect(output, _images((64, 128), (64, 128)), torch.ones(2, 4))

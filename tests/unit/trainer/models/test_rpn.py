@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import pytest
 import torch
 
 import trainer_builders
-from kubedet_trainer.config import RpnHeadConfig
+from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.models.rpn import RpnHead
 
 CHANNELS, STRIDES = 3, (8, 16)
@@ -17,8 +16,8 @@ CHANNELS, STRIDES = 3, (8, 16)
 
 def _head() -> RpnHead:
     torch.manual_seed(0)
-    config = RpnHeadConfig(anchor_scales=(2.0,), num_samples=10**6, positive_fraction=0.01)
-    head = RpnHead(in_channels=CHANNELS, strides=STRIDES, **asdict(config))
+    options = RpnHeadOptions(anchor_scales=(2.0,), num_samples=10**6, positive_fraction=0.01)
+    head = RpnHead(options, in_channels=CHANNELS, strides=STRIDES)
     for weight in head.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     return head

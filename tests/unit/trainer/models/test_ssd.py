@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,9 +70,7 @@ def test_boxes_return_to_the_original_image_along_each_axis() -> None:
     detector = trainer_builders.make_one(Ssd, "ssd").eval()
     images = trainer_builders.make_images("ssd")
     factors = torch.tensor([0.5, 3.0, 0.5, 3.0]).expand(2, 4)
-    detector.bbox_head.post_processing = dense.PostProcessing(
-        score_threshold=0.02, nms_iou=1.0, max_detections=200
-    )
+    detector.bbox_head.options = replace(detector.bbox_head.options, nms_iou=1.0)
 
     resized = detector.detect(images, torch.ones(2, 4))
     original = detector.detect(images, factors)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import golden_files
-from kubedet_trainer.config import ModelConfig, model_options
-from kubedet_trainer.models import build_model
+from kubedet_trainer.config import DetectorOptions
 from kubedet_trainer.recipes import RECIPES, read_recipe
 
 CLASSES = {"bbox": 81, "segm": 81, "proposal": 81, "voc": 21}
@@ -30,9 +29,9 @@ def _entries(recipe_name: str) -> dict[str, tuple[int, ...]]:
 
 
 @functools.cache  # recipes that differ in their schedule share the model
-def _entries_of(config: ModelConfig, *, num_classes: int) -> dict[str, tuple[int, ...]]:
+def _entries_of(options: DetectorOptions, *, num_classes: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        model = build_model(config.architecture, num_classes=num_classes, **model_options(config))
+        model = options.build(num_classes=num_classes)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

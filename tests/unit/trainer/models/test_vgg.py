@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from kubedet_trainer.config import VggConfig
 from kubedet_trainer.models.backbones.vgg import L2Norm, Vgg
+from kubedet_trainer.models.options.backbones import VggOptions
 
 
 def _vgg(**options: Any) -> Vgg:
-    return Vgg(**asdict(VggConfig(**options)))
+    return Vgg(VggOptions(**options))
 
 
 @pytest.mark.parametrize(

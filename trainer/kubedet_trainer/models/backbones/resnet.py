@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-Deformable = Literal["none", "offsets", "modulated"]
+from kubedet_trainer.models.options.backbones import Deformable, ResNetOptions
 
 EXPANSION = 4
 """A block gives out this many times its planes."""
@@ -39,21 +39,14 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        *,
-        planes: int,
-        groups: int,
-        base_width: int,
-        stride: int,
-        style: Literal["pytorch", "caffe"],
-        deformable: Deformable,
-        norm: NormLayer,
+        self, options: ResNetOptions, *, in_channels: int, planes: int, stride: int, deformable: Deformable
     ) -> None:
         super().__init__()
-        width = planes * base_width // _UNIT_WIDTH * groups
+        groups = options.groups
+        width = planes * options.base_width // _UNIT_WIDTH * groups
         out_channels = planes * EXPANSION
-        first_stride, second_stride = (1, stride) if style == "pytorch" else (stride, 1)
+        first_stride, second_stride = (1, stride) if options.style == "pytorch" else (stride, 1)
+        norm = _norm_layer(options)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first_stride, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, stride=second_stride, padding=1, groups=groups, bias=False)
         self.conv2_offset: nn.Conv2d | None = None
@@ -99,49 +92,27 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A stem and four stages, at strides 4, 8, 16 and 32."""
 
-    def __init__(
-        self,
-        *,
-        stage_blocks: Sequence[int],
-        stem_channels: int,
-        groups: int,
-        base_width: int,
-        style: Literal["pytorch", "caffe"],
-        deformable: Deformable,
-        norm: Literal["bn", "gn"],
-        norm_groups: int,
-        frozen_stages: int,
-        norm_eval: bool,
-    ) -> None:
-        """Stage i has ``stage_blocks[i]`` blocks and gives out ``4 * stem_channels * 2**i`` channels.
-
-        `deformable` makes the 3x3 convolutions of all stages but the first so. The stem and the first
-        `frozen_stages` stages are not trained (-1: all are). With `norm_eval` batch normalisation uses its
-        stored statistics in training too.
-        """
+    def __init__(self, options: ResNetOptions) -> None:
         super().__init__()
-        layer = _norm_layer(norm, norm_groups)
-        self.norm_eval = norm_eval
+        layer = _norm_layer(options)
+        self.norm_eval = options.norm_eval
         self.stem_norm = f"{layer.prefix}1"
-        self.conv1 = nn.Conv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)
-        self.add_module(self.stem_norm, layer.build(stem_channels))
+        self.conv1 = nn.Conv2d(3, options.stem_channels, 7, stride=2, padding=3, bias=False)
+        self.add_module(self.stem_norm, layer.build(options.stem_channels))
         self.stages: list[str] = []
         self.out_channels: list[int] = []
-        channels = stem_channels
-        for stage, num_blocks in enumerate(stage_blocks):
-            planes = stem_channels * 2**stage
+        channels = options.stem_channels
+        for stage, num_blocks in enumerate(options.stage_blocks):
+            planes = options.stem_channels * 2**stage
             blocks = []
             for block in range(num_blocks):
                 blocks.append(
                     Bottleneck(
-                        channels,
+                        options,
+                        in_channels=channels,
                         planes=planes,
-                        groups=groups,
-                        base_width=base_width,
                         stride=2 if stage > 0 and block == 0 else 1,
-                        style=style,
-                        deformable=deformable if stage > 0 else "none",
-                        norm=layer,
+                        deformable=options.deformable if stage > 0 else "none",
                     )
                 )
                 channels = planes * EXPANSION
@@ -149,7 +120,7 @@ class ResNet(nn.Module):
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
             self.out_channels.append(channels)
         self._initialise()
-        self._freeze(frozen_stages)
+        self._freeze(options.frozen_stages)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the outputs of the four stages, finest first."""
@@ -191,9 +162,9 @@ class ResNet(nn.Module):
             module.requires_grad_(False)
 
 
-def _norm_layer(kind: Literal["bn", "gn"], groups: int) -> NormLayer:
+def _norm_layer(options: ResNetOptions) -> NormLayer:
     layers = {
         "bn": NormLayer(prefix="bn", build=nn.BatchNorm2d),
-        "gn": NormLayer(prefix="gn", build=partial(nn.GroupNorm, groups)),
+        "gn": NormLayer(prefix="gn", build=partial(nn.GroupNorm, options.norm_groups)),
     }
-    return layers[kind]
+    return layers[options.norm]

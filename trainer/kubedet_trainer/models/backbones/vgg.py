@@ -5,13 +5,14 @@ The indices of `features` and `extra` are those of the published weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kubedet_trainer.models.options.backbones import VggOptions
 
 _EXTRA_LAYERS: dict[int, tuple[tuple[int, int, int], ...]] = {
     300: ((3, 2, 1), (3, 2, 1), (3, 1, 0), (3, 1, 0)),
@@ -23,30 +24,19 @@ _EXTRA_LAYERS: dict[int, tuple[tuple[int, int, int], ...]] = {
 class Vgg(nn.Module):
     """Source maps after the fourth group, after the converted fully connected layers, and beyond."""
 
-    def __init__(
-        self,
-        *,
-        input_size: int,
-        stage_convs: Sequence[int],
-        stage_channels: Sequence[int],
-        fc_channels: int,
-        extra_channels: int,
-        norm: Literal["none", "gn"],
-        norm_groups: int,
-        first_source_scale: float,
-    ) -> None:
-        """For square inputs of `input_size`, 300 or 512; `config.VggConfig` explains the other options."""
+    def __init__(self, options: VggOptions) -> None:
         super().__init__()
+        fc_channels, stage_channels = options.fc_channels, options.stage_channels
 
         def convolve(in_channels: int, channels: int, conv: Callable[..., nn.Conv2d]) -> list[nn.Module]:
-            normalised = [nn.GroupNorm(norm_groups, channels)] if norm == "gn" else []
+            normalised = [nn.GroupNorm(options.norm_groups, channels)] if options.norm == "gn" else []
             return [conv(in_channels, channels), *normalised, nn.ReLU(inplace=True)]
 
         plain = partial(nn.Conv2d, kernel_size=3, padding=1)
         dilated = partial(nn.Conv2d, kernel_size=3, padding=6, dilation=6)
         layers: list[nn.Module] = []
         channels = 3
-        for group, (width, num_convs) in enumerate(zip(stage_channels, stage_convs, strict=True)):
+        for group, (width, num_convs) in enumerate(zip(stage_channels, options.stage_convs, strict=True)):
             for _ in range(num_convs):
                 layers += convolve(channels, width, plain)
                 channels = width
@@ -58,11 +48,11 @@ class Vgg(nn.Module):
         layers += convolve(channels, fc_channels, dilated)
         layers += convolve(fc_channels, fc_channels, partial(nn.Conv2d, kernel_size=1))
         self.features = nn.Sequential(*layers)
-        self.l2_norm = L2Norm(stage_channels[3], initial_scale=first_source_scale)
+        self.l2_norm = L2Norm(stage_channels[3], initial_scale=options.first_source_scale)
         self.out_channels = [stage_channels[3], fc_channels]
         self.extra = nn.ModuleList()
-        for index, (kernel, stride, padding) in enumerate(_EXTRA_LAYERS[input_size]):
-            width = extra_channels * 2 if index == 0 else extra_channels
+        for index, (kernel, stride, padding) in enumerate(_EXTRA_LAYERS[options.input_size]):
+            width = options.extra_channels * (2 if index == 0 else 1)
             self.extra.append(nn.Conv2d(self.out_channels[-1], width // 2, 1))
             self.extra.append(nn.Conv2d(width // 2, width, kernel, stride=stride, padding=padding))
             self.out_channels.append(width)
