@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,8 @@ def predict(
 ) -> None:
     """Detect objects in IMAGES, a picture or a folder of them; draw them and write them as COCO JSON.
 
+    A file that is no whole image is left out and named at the end, and the command ends with 65.
+
     CHECKPOINT is one checkpoint or the place of several, of which the newest counts.
 
     \b
@@ -130,6 +133,10 @@ def predict(
     detector = _load_checkpoint(checkpoint, work_directory, device)
     written = prediction.predict_folder(detector, source=images, output=output, score_threshold=score)
     click.echo(f"{written.num_detections} detections in {len(written.pictures)} pictures: {written.file}")
+    for line in written.left_out:
+        click.echo(f"left out: {line}", err=True)
+    if written.left_out:
+        sys.exit(contract.ExitCode.INVALID_INPUT)
 
 
 def _load_detector(

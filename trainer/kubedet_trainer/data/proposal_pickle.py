@@ -8,14 +8,27 @@ file says about the memory behind an array. Imports no torch.
 
 from __future__ import annotations
 
+import io
+import mmap
 import pickle
+import pickletools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kubedet_trainer.data.files import open_regular
 from kubedet_trainer.errors import InvalidInput
+
+_INSTRUCTIONS = {instruction.code: instruction for instruction in pickletools.opcodes}
+
+_MEMO = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+"""Instructions that name an entry of the memo, a table as long as its highest entry."""
+
+_MOST_EXPANSION = 16
+"""Bytes of arrays for a byte of the file: text of protocol 0 is longer than what it says."""
 
 _REMEDY = "a pickle can run code; `kubedet propose` writes files that cannot"
 
@@ -27,8 +40,9 @@ def read_float_arrays(file: Path) -> list[NDArray[np.floating[Any]]]:
         InvalidInput: the file names anything else, or is no such list.
     """
     try:
-        with file.open("rb") as content:
-            value = _Unpickler(content, encoding="latin1").load()
+        with open_regular(file) as content:
+            _require_modest(content)
+            value = _Unpickler(io.BufferedReader(content), encoding="latin1").load()
     except _RefusedName as error:
         raise InvalidInput(
             f"{file}: refused, it names {error}, must be only float arrays; {_REMEDY}"
@@ -40,7 +54,38 @@ def read_float_arrays(file: Path) -> list[NDArray[np.floating[Any]]]:
     for index, item in enumerate(value):
         if not isinstance(item, _Array) or item.values is None:
             raise InvalidInput(f"{file}: [{index}]: got {_kind(item)}, must be a float array")
+    # An array that is named a million times would be copied as often.
+    if sum(item.values.nbytes for item in value) > _MOST_EXPANSION * file.stat().st_size:
+        raise InvalidInput(f"{file}: refused, it repeats its arrays; {_REMEDY}")
     return [item.values for item in value]
+
+
+def _require_modest(content: io.FileIO) -> None:
+    """Look at every instruction of a pickle without following any.
+
+    Raises:
+        ValueError: one would take memory that the file does not account for, or is cut.
+    """
+    with mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for count, (name, argument) in enumerate(_instructions(data)):
+            if name in _MEMO and not 0 <= argument <= count:
+                raise ValueError(f"entry {argument} of the memo, of which {count} can be in use")
+            if name == "FRAME" and argument > len(data):
+                raise ValueError(f"a frame of {argument} bytes in a file of {len(data)}")
+
+
+def _instructions(data: Any) -> Iterator[tuple[str, Any]]:
+    """Name and argument of each instruction; `pickletools.genops` itself takes no text of Python 2."""
+    name = ""
+    while name != "STOP":
+        code = data.read(1).decode("latin1")
+        if code not in _INSTRUCTIONS:
+            raise ValueError(f"{code!r} is no instruction")
+        name, argument = _INSTRUCTIONS[code].name, _INSTRUCTIONS[code].arg
+        if name == "STRING":
+            yield name, data.readline()
+        else:
+            yield name, None if argument is None else argument.reader(data)
 
 
 class _RefusedName(Exception):

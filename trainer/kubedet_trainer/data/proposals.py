@@ -8,6 +8,7 @@ so that all processes of a node share it. Imports no torch.
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from kubedet_trainer import contract
 from kubedet_trainer.data import array_cache, proposal_pickle
 from kubedet_trainer.data.arrays import Annotations
+from kubedet_trainer.data.files import open_regular
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked
@@ -195,16 +197,23 @@ def _read_npz(file: Path) -> ProposalRecord:
     }
     arrays = {}
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with open_regular(file) as stream, np.load(stream, allow_pickle=False) as content:
+            _require_uncompressed(content.zip, size=os.fstat(stream.fileno()).st_size)
             for name, (dtype, dimensions) in wanted.items():
                 arrays[name] = content[name].astype(dtype, casting="same_kind", copy=False)
                 if arrays[name].ndim != dimensions:
                     raise ValueError(f"{name} has {arrays[name].ndim} dimensions, must have {dimensions}")
-    except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise InvalidInput(
             f"{file}: is not a file of proposals ({error}); `kubedet propose` writes one"
         ) from error
     return ProposalRecord(**arrays)
+
+
+def _require_uncompressed(archive: zipfile.ZipFile, *, size: int) -> None:
+    """Refuse an archive whose content is larger than itself."""
+    if sum(member.file_size for member in archive.infolist()) > size:
+        raise ValueError("it is compressed")
 
 
 def _read_pickle(file: Path, annotations: Annotations) -> ProposalRecord:

@@ -24,7 +24,8 @@ from kubedet_trainer.pictures.drawing import Marks
 DETECTIONS_FILE = "detections.json"
 """Name of the COCO file beside the pictures."""
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Formats in which pictures are written; others become JPEG, ``.jpg`` added to their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Prediction:
     """Named as the images."""
     num_detections: int
     """Of those that reach the threshold."""
+    left_out: list[str]
+    """Files that are no whole images, each with the reason; the others are done all the same."""
 
 
 def find_images(source: Path) -> list[Path]:
@@ -47,7 +50,7 @@ def find_images(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
-    found = sorted(file for file in source.glob("*") if file.suffix.lower() in _SUFFIXES)
+    found = sorted(file for file in source.glob("*") if file.suffix.lower() in images.SUFFIXES)
     if not found:
         raise MissingInput(f"{source}: no image there, must be an image or a folder of images")
     return found
@@ -69,8 +72,7 @@ def predict_folder(
 
     Raises:
         MissingInput: there is no image.
-        InvalidInput: a file is not a whole image, `output` is the folder of the images, or the detector needs
-            proposals.
+        InvalidInput: `output` is the folder of the images, or the detector needs proposals.
     """
     if detector.recipe.data.num_proposals is not None:
         raise InvalidInput(
@@ -86,14 +88,20 @@ def predict_folder(
     labels = range(1, len(detector.classes) + 1)
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, file in enumerate(files, start=1):
-        pixels = images.read_image(file)
+    pictures: list[Path] = []
+    left_out: list[str] = []
+    for file in files:
+        pixels = images.read(file, max_pixels=detector.recipe.data.max_image_pixels)
+        if isinstance(pixels, images.ImageFlaw):
+            left_out.append(f"{file}: {pixels.message} [{pixels.rule}]")
+            continue
+        number = len(records) + 1
         table = _detect(detector, pixels, image_id=number).above(score_threshold)
         height, width = pixels.shape[:2]
         records.append({"id": number, "file_name": file.name, "width": width, "height": height})
         annotations += table.to_coco(labels)
         picture = drawing.draw_detections(pixels, marks=marks_of(table), classes=detector.classes)
-        cv2.imwrite(str(output / file.name), picture)
+        pictures.append(_write(picture, output / file.name))
     content = {
         "images": records,
         "annotations": [{"id": number, **record} for number, record in enumerate(annotations, start=1)],
@@ -104,9 +112,19 @@ def predict_folder(
     (output / DETECTIONS_FILE).write_text(json.dumps(content, indent=1))
     return Prediction(
         file=output / DETECTIONS_FILE,
-        pictures=[output / file.name for file in files],
+        pictures=pictures,
         num_detections=len(annotations),
+        left_out=left_out,
     )
+
+
+def _write(picture: Pixels, file: Path) -> Path:
+    suffix = file.suffix.lower()
+    if suffix not in _WRITTEN_SUFFIXES:
+        suffix, file = ".jpg", file.with_name(f"{file.name}.jpg")
+    # OpenCV's own writing refuses some names that file systems have.
+    file.write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
+    return file
 
 
 def marks_of(table: DetectionTable) -> Marks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings
 from kubedet_trainer.storage.uris import open_store
-from kubedet_trainer.training.checkpoint import MANIFEST_FILE, Checkpointer, Located, Manifest, Origin
+from kubedet_trainer.training.checkpoint import MANIFEST_FILE, Checkpointer, Located, Origin, parse_manifest
 from kubedet_trainer.weights.fetch import fetch_weights
 from kubedet_trainer.weights.load import load_weights
 
@@ -62,10 +61,9 @@ def locate_checkpoint(settings: CheckpointSettings) -> Located:
             )
         key = max(found)
     uri = f"{store.uri}/{key}".removesuffix(suffix)
-    try:
-        return Located(uri=uri, manifest=Manifest(**json.loads(store.get_bytes(key))))
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest: {error}") from error
+    if (manifest := parse_manifest(store.get_bytes(key))) is None:
+        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest, must be what a training wrote")
+    return Located(uri=uri, manifest=manifest)
 
 
 def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torch.device) -> TrainedDetector:

@@ -198,7 +198,7 @@ class Checkpointer:
         if resume == "Auto":
             return None
         store = open_store(resume, self._settings.credentials)
-        manifest = _parse_manifest(store.get_bytes(MANIFEST_FILE))
+        manifest = parse_manifest(store.get_bytes(MANIFEST_FILE))
         if manifest is None:
             raise MissingInput(
                 f"checkpoint.resume: {resume}/{MANIFEST_FILE} is not a manifest of a checkpoint"
@@ -261,7 +261,7 @@ class Checkpointer:
                 data = self._store.get_bytes(f"{_prefix(iteration)}/{MANIFEST_FILE}")
             except MissingInput:
                 return None
-            self._known[iteration] = _parse_manifest(data)
+            self._known[iteration] = parse_manifest(data)
         return self._known[iteration]
 
     def _commit(self, manifest: Manifest) -> None:
@@ -306,13 +306,29 @@ def _prefix(iteration: int) -> str:
     return f"step-{iteration:08d}"
 
 
-def _parse_manifest(data: bytes) -> Manifest | None:
+def parse_manifest(data: bytes) -> Manifest | None:
+    """The manifest that `data` is; None where it is none, whatever it is instead."""
     try:
-        document = json.loads(data)
-        manifest = Manifest(**document)
-    except (ValueError, TypeError):
+        manifest = Manifest(**json.loads(data))
+    except (ValueError, TypeError, RecursionError):
         return None
-    return manifest if manifest.formatVersion == _FORMAT_VERSION else None
+    return manifest if _is_sound(manifest) else None
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    """Whether the fields have the types that they say."""
+    counts = (manifest.iteration, manifest.epoch, manifest.sizeBytes, manifest.attempt, manifest.worldSize)
+    texts = (manifest.sha256, manifest.time)
+    return (
+        manifest.formatVersion == _FORMAT_VERSION
+        and all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(manifest.recipe, dict)
+        and isinstance(manifest.classes, list)
+        and all(isinstance(name, str) for name in manifest.classes)
+        and isinstance(manifest.metrics, dict)
+        and all(type(value) in (int, float) for value in manifest.metrics.values())
+    )
 
 
 def _sha256(file: Path) -> str:

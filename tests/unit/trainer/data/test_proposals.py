@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,50 @@ def test_a_pickle_of_anything_else_is_refused(
     (tmp_path / "train.pkl").write_bytes(content)
     with pytest.raises(InvalidInput, match=complaint):
         load(tmp_path / "train.pkl", annotations)
+
+
+HOSTILE_PICKLES = {
+    "memo": b"\x80\x02]r\xff\xff\xff\x7f.",
+    "memo of protocol 0": b"(lp9999999999\n.",
+    "frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x0f].",
+    "bytes": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.",
+    "nothing": b"",
+    "lists in lists": b"(" * 100_000 + b"l" * 100_000 + b".",
+    "a number without end": b"I" + b"9" * 100_000 + b"\n.",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_PICKLES)
+def test_a_hostile_pickle_is_refused_before_it_takes_memory(
+    kind: str, tmp_path: Path, annotations: Annotations
+) -> None:
+    file = tmp_path / "train.pkl"
+    file.write_bytes(HOSTILE_PICKLES[kind])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidInput, match=r"train\.pkl: ") as refused:
+        load(file, annotations)
+    assert "\n" not in str(refused.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+
+
+def test_an_array_that_is_named_a_million_times_is_refused(tmp_path: Path, annotations: Annotations) -> None:
+    file = tmp_path / "train.pkl"
+    file.write_bytes(pickle.dumps([np.zeros((10_000, 5), np.float32)] * 100_000, protocol=2))
+    with pytest.raises(InvalidInput, match="it repeats its arrays"):
+        load(file, annotations)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path, annotations: Annotations) -> None:
+    np.savez_compressed(tmp_path / "train.npz", boxes=np.zeros((10**6, 4), np.float32))
+    with pytest.raises(InvalidInput, match="it is compressed"):
+        load(tmp_path / "train.npz", annotations)
+
+
+@pytest.mark.parametrize("name", ["train.npz", "train.pkl"])
+def test_only_regular_files_are_read(name: str, tmp_path: Path, annotations: Annotations) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidInput, match="not a regular file"):
+        load(tmp_path / name, annotations)
 
 
 def test_missing_proposals_name_the_remedy(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +120,42 @@ def test_a_detector_that_needs_proposals_is_refused(tmp_path: Path) -> None:
         run(make_image(tmp_path, "a.jpg"), tmp_path / "out", recipe="smoke_fast_rcnn")
 
 
-def test_a_broken_image_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(InvalidInput, match=r"a\.jpg: .*truncated-image"):
-        run(tmp_path, tmp_path / "out")
+@pytest.mark.parametrize("kind", ["cut", "text", "empty", "folder", "FIFO", "device", "bomb"])
+def test_a_folder_is_never_given_up_for_one_file(kind: str, tmp_path: Path) -> None:
+    for name in ("a.jpg", "c.png"):
+        make_image(tmp_path / "in", name)
+    broken = tmp_path / "in/b.jpg"
+    match kind:
+        case "cut":
+            broken.write_bytes((tmp_path / "in/a.jpg").read_bytes()[:300])
+        case "text" | "empty":
+            broken.write_text("no picture" if kind == "text" else "")
+        case "folder":
+            broken.mkdir()
+        case "FIFO":
+            os.mkfifo(broken)
+        case "device":
+            broken.symlink_to("/dev/zero")
+        case "bomb":
+            data = bytearray((tmp_path / "in/c.png").read_bytes())
+            data[16:24] = struct.pack(">II", 40_000, 40_000)
+            data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+            broken.write_bytes(data)
+    prediction = run(tmp_path / "in", tmp_path / "out")
+    assert [file.name for file in prediction.pictures] == ["a.jpg", "c.png"]
+    content = json.loads(prediction.file.read_text())
+    assert [(image["id"], image["file_name"]) for image in content["images"]] == [(1, "a.jpg"), (2, "c.png")]
+    assert {record["image_id"] for record in content["annotations"]} == {1, 2}
+    (line,) = prediction.left_out
+    assert line.startswith(f"{broken}: ")
+
+
+@pytest.mark.parametrize("name", ["picture", "a b#?%20.jpg", "划痕.png", "x.GIF", "y.ppm"])
+def test_any_name_is_written(name: str, tmp_path: Path) -> None:
+    suffix = Path(name).suffix.lower() or ".jpg"
+    make_image(tmp_path, f"made{suffix}").rename(tmp_path / name)
+    prediction = run(tmp_path / name, tmp_path / "out [1]")
+    assert prediction.left_out == []
+    (picture,) = prediction.pictures
+    assert picture.name.startswith(name)
+    assert images.read_image(picture).shape == (48, 64, 3)

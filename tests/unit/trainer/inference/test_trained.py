@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from dataset_builders import make_image
 from kubedet_trainer import config, recipes
 from kubedet_trainer.commands.inference import evaluate, predict
 from kubedet_trainer.inference.trained import TrainedDetector, load_checkpoint
@@ -179,6 +180,15 @@ def test_predict_leaves_a_picture_of_each_image_and_a_coco_file(trained: Trained
     assert [category["name"] for category in document["categories"]] == CLASSES
     assert len(document["images"]) == 2
     assert str(len(document["annotations"])) in result.stdout
+
+
+def test_predict_ends_with_65_where_it_left_a_file_out(trained: Trained, tmp_path: Path) -> None:
+    make_image(tmp_path / "in", "a.png")
+    (tmp_path / "in/b.png").write_text("no picture")
+    result = run(predict, trained.checkpoints, tmp_path / "in", "--output", tmp_path / "out")
+    assert result.exit_code == 65
+    assert (tmp_path / "out/a.png").is_file()
+    assert f"left out: {tmp_path}/in/b.png: not an image" in result.stderr
 
 
 def test_predict_without_images_ends_with_66(trained: Trained) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,34 @@ def _scramble_the_manifest(step: Path) -> None:
     (step / "manifest.json").write_text('{"iteration": 20, "sha')
 
 
-@pytest.mark.parametrize("damage", [_flip_a_bit, _cut_short, _lose_the_state, _scramble_the_manifest])
+def _with(**fields: object) -> Callable[[Path], None]:
+    def damage(step: Path) -> None:
+        file = step / "manifest.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+    return damage
+
+
+def _nest_the_manifest(step: Path) -> None:
+    (step / "manifest.json").write_text("[" * 100_000)
+
+
+_WRONG_TYPES = [
+    _with(recipe="text"),
+    _with(metrics=5),
+    _with(metrics={"boxAP": "high"}),
+    _with(classes="cell"),
+    _with(classes=[1]),
+    _with(iteration="20"),
+    _with(sizeBytes=-1),
+    _with(sha256=None),
+    _nest_the_manifest,
+]
+
+
+@pytest.mark.parametrize(
+    "damage", [_flip_a_bit, _cut_short, _lose_the_state, _scramble_the_manifest, *_WRONG_TYPES]
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
