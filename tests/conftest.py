@@ -13,9 +13,9 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of specifications, goldens, photographs and the test cluster beside the project."""
+    """The folder of photographs and of the test cluster beside the project."""
     if not SHARED.is_dir():
-        reason = f"{SHARED} is absent: it holds the specification, the goldens and the photographs"
+        reason = f"{SHARED} is absent: it holds the photographs and the test cluster"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
