@@ -29,7 +29,7 @@ class NormalisationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How images are read and prepared (`zoo.md` 1)."""
+    """How images are read and prepared (`docs/zoo.md`, 1)."""
 
     normalisation: NormalisationConfig
     """Fitting the pretrained backbone."""
@@ -79,7 +79,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Stochastic gradient descent, one parameter group for all weights (`zoo.md` 9.1)."""
+    """Stochastic gradient descent, one parameter group for all weights (`docs/zoo.md`, 9.1)."""
 
     lr: float = bounded(default=0.02, exclusive_minimum=0)
     """Learning rate after warm-up, for the recipe's `global_batch`."""
@@ -93,7 +93,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """A step schedule with linear warm-up (`zoo.md` 9.1)."""
+    """A step schedule with linear warm-up (`docs/zoo.md`, 9.1)."""
 
     epochs: int = bounded(minimum=1)
     """Passes over the training images."""

@@ -3,6 +3,8 @@
 A box is xyxy with inclusive corners (x2 = x + w - 1), a label is the class's position plus 1. Annotations
 that are ignored, without area, or less than a pixel wide or high are not learnt; crowds stay, marked.
 Evaluation compares with all of them (`Truth`). Imports no torch.
+
+Source of the rules: `docs/zoo.md`, 0.4 and 1.2.
 """
 
 from __future__ import annotations
@@ -141,7 +143,7 @@ class Annotations:
         return np.flatnonzero(kept if keep_empty else kept & (self.annotation_counts > 0))
 
     def aspect_groups(self) -> NDArray[np.int64]:
-        """(N,) 1 for images wider than high, else 0; a batch holds images of one group."""
+        """(N,) 1 for images wider than high, else 0; a batch has images of one group (`docs/zoo.md`, 1.3)."""
         return (self.sizes[:, 1] > self.sizes[:, 0]).astype(np.int64)
 
     def ground_truth_slots(self, rows: NDArray[np.int64]) -> int:

@@ -183,7 +183,7 @@ class Columns:
 
 
 def is_learnable(boxes: NDArray[np.float64], areas: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(M,) whether the zoo learns from boxes of this width, height and area."""
+    """(M,) whether the zoo learns from boxes of this width, height and area (`docs/zoo.md`, 1.2)."""
     return np.asarray((areas > 0) & (boxes[:, 2:] >= 1).all(axis=1), np.bool_)
 
 

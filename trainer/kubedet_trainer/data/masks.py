@@ -18,7 +18,7 @@ PackedMasks = NDArray[np.uint8]
 def place_masks(codes: Sequence[bytes], *, original_size: Size, size: Size, flip: bool) -> PackedMasks:
     """Decode masks at the size of the image's file, resize them to `size` as its boxes were, and pack them.
 
-    Nearest neighbours, as the zoo took them; mirrored left to right if `flip`.
+    Nearest neighbours, as the zoo took them (`docs/zoo.md`, 1.2); mirrored left to right if `flip`.
     """
     rows = _nearest(original_size[0], size[0])
     columns = _nearest(original_size[1], size[1])

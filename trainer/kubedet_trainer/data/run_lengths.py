@@ -108,7 +108,7 @@ def areas(counts: Iterable[bytes]) -> NDArray[np.int64]:
 
 
 def paste(probabilities: NDArray[np.float32], *, boxes: NDArray[np.float32], size: Size) -> Iterator[bytes]:
-    """The codes of what a mask head found, one object after the other (`zoo.md` 5.5).
+    """The codes of what a mask head found, one object after the other (`docs/zoo.md`, 5.5).
 
     The cells of each object are stretched bilinearly over its box, whose corners are cut to whole pixels; a
     pixel belongs to it where the probability is above one half.

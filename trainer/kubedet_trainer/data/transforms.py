@@ -3,6 +3,8 @@
 Normalisation happens later, on the device: until then a pixel takes one byte a channel (four after
 augmentation), and flipping gives the same as flipping the normalised image. Boxes are xyxy with inclusive
 corners. Imports no torch.
+
+Source: `docs/zoo.md`, 1.1, and 1.5 for what is stretched.
 """
 
 from __future__ import annotations

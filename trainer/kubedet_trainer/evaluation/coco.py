@@ -2,6 +2,8 @@
 
 A scorer is given the annotations as training knows them, never the user's files. It keeps what pycocotools
 makes of them between evaluations.
+
+Source of the figures: Lin et al., 2014; `docs/zoo.md`, 10.
 """
 
 from __future__ import annotations
@@ -197,7 +199,7 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 
 def _recall_fast(truth: Truth, table: DetectionTable) -> float | None:
-    """The zoo's other evaluator of proposals; which one its page shows is not known (`zoo.md` 10)."""
+    """The zoo's other evaluator of proposals; which one its page shows is not known (`docs/zoo.md`, 10)."""
     kept = ~(truth.crowd | truth.ignored)
     boxes: dict[int, list[list[float]]] = {number: [] for number in truth.image_ids.tolist()}
     rows = zip(truth.image_ids[truth.rows[kept]].tolist(), truth.boxes[kept].tolist(), strict=True)

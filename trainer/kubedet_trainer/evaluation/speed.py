@@ -1,4 +1,4 @@
-"""How fast a detector is in use: images a second, as the zoo measured (`zoo.md` 10)."""
+"""How fast a detector is in use: images a second, as the zoo measured (`docs/zoo.md`, 10)."""
 
 from __future__ import annotations
 

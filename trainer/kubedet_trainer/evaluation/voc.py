@@ -1,7 +1,9 @@
-"""PASCAL VOC's figure: mean average precision at an overlap of one half, as the zoo took it (`zoo.md` 10).
+"""PASCAL VOC's figure: mean average precision at an overlap of one half, as the zoo took it.
 
 A detection is right when the object of its class that it overlaps most is not taken yet by one that scores
 higher. One that falls on a difficult object counts neither way.
+
+Source: Everingham et al., 2010; `docs/zoo.md`, 10.
 """
 
 from __future__ import annotations

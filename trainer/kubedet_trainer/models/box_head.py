@@ -1,4 +1,4 @@
-"""Second stage on boxes: classifies and refines regions (`zoo.md` 5)."""
+"""Second stage on boxes: classifies and refines regions (`docs/zoo.md`, 5)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from kubedet_trainer.models.sample import BalancedSampler
 from kubedet_trainer.structures import Detections, Images, Proposals
 
 _REGRESSION_BETA = 1.0
+"""`docs/zoo.md`, 5.3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,10 @@ class BoxPrediction:
 
 
 class BoxHead(nn.Module):
-    """Shared layers on pooled features, then a score for every class and four deltas for each or for all."""
+    """Shared layers on pooled features, then a score for every class and four deltas for each or for all.
+
+    Source: Girshick, 2015; `docs/zoo.md`, 5.2.
+    """
 
     def __init__(self, options: BoxHeadOptions, *, in_channels: int, num_classes: int, roi_size: int) -> None:
         """For regions pooled to (in_channels, roi_size, roi_size), and `num_classes` with the background."""
@@ -85,7 +89,10 @@ class BoxHead(nn.Module):
         )
 
     def losses(self, prediction: BoxPrediction, regions: RegionSamples) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_reg``, both divided by the number of samples of the batch."""
+        """``loss_cls`` and ``loss_reg``, both divided by the number of samples of the batch.
+
+        Source: `docs/zoo.md`, 5.3.
+        """
         is_shared = self.options.class_agnostic
         classes = torch.zeros_like(regions.labels) if is_shared else regions.labels
         own_deltas = prediction.deltas.gather(2, classes[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
@@ -108,7 +115,10 @@ class BoxHead(nn.Module):
     def detect(
         self, prediction: BoxPrediction, proposals: Proposals, images: Images, scale_factors: Tensor
     ) -> list[Detections]:
-        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
+        """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`.
+
+        Source: `docs/zoo.md`, 5.4.
+        """
         scores = prediction.logits.softmax(dim=-1) * proposals.valid[..., None]
         original = self.move(proposals.boxes, prediction, images) / scale_factors[:, None, None]
         return nms.detections(original, scores, options=self.options)

@@ -1,4 +1,4 @@
-"""Cascade R-CNN: each stage trains on what the one before made of its regions (`zoo.md` 6)."""
+"""Cascade R-CNN: each stage trains on what the one before made of its regions (`docs/zoo.md`, 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 3x3 convolutions that heads of regions put on pooled features."""
+"""The 3x3 convolutions that heads of regions put on pooled features (`docs/zoo.md`, 2.4 and 5.5)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _region_conv(in_channels: int, channels: int, norm_groups: int | None) -> nn
 
 
 def init_for_relu(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Weights that keep the variance of gradients through ReLU (He et al., 2015), and no bias."""
+    """Weights that keep the variance of gradients through ReLU (He et al., 2015a), and no bias."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -1,4 +1,4 @@
-"""Deformable pooling of regions: each bin learns where to look (Dai et al., 2017; `zoo.md` 2.6)."""
+"""Deformable pooling of regions: each bin learns where to look (Dai et al., 2017; `docs/zoo.md`, 2.6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kubedet_trainer.models.options.two_stage import RoiOptions
 
 _SAMPLES_PER_BIN = 4
 _OFFSET_SCALE = 0.1
-"""An offset of one moves a bin by this share of the region's side."""
+"""An offset of one moves a bin by this share of the region's side (`docs/zoo.md`, 2.6)."""
 _SMALLEST_SIDE = 0.1
 """In cells."""
 

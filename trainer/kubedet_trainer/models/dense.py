@@ -1,4 +1,7 @@
-"""What detectors that judge every anchor share: their maps, what each anchor should become, detections."""
+"""What detectors that judge every anchor share: their maps, what each anchor should become, detections.
+
+Source of the order of channels, targets and divisors: `docs/zoo.md`, 7 and 8.
+"""
 
 from __future__ import annotations
 

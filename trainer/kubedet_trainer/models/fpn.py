@@ -1,4 +1,4 @@
-"""Feature pyramid network: every level sees what the coarser ones found (`zoo.md` 3)."""
+"""Feature pyramid network: every level sees what the coarser ones found (`docs/zoo.md`, 3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Fpn(nn.Module):
     """Lateral 1x1 convolutions, a top-down sum, 3x3 output convolutions, and coarser extra levels.
 
     Extra levels are subsampled from the coarsest one (Lin et al., 2016), or convolved from the backbone's
-    last stage and then from each other, with no activation between (RetinaNet as of 2019).
+    last stage and then from each other, with no activation between (RetinaNet as of 2019: `docs/zoo.md`, 3).
     """
 
     def __init__(self, options: FpnOptions, *, in_channels: Sequence[int]) -> None:
@@ -55,7 +55,10 @@ class Fpn(nn.Module):
 def _conv(
     in_channels: int, *, channels: int, kernel_size: int, norm_groups: int | None, stride: int = 1
 ) -> nn.Module:
-    """A convolution, and group normalisation in place of its bias if there are `norm_groups`."""
+    """A convolution, and group normalisation in place of its bias if there are `norm_groups`.
+
+    The weights keep the variance of features and gradients (Glorot and Bengio, 2010).
+    """
     conv = nn.Conv2d(
         in_channels, channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=norm_groups is None
     )

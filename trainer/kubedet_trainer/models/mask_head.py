@@ -1,4 +1,4 @@
-"""The outlines of objects: one bitmap a class on the features of each region (`zoo.md` 5.5)."""
+"""The outlines of objects: one bitmap a class on the features of each region (`docs/zoo.md`, 5.5)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Non-maximum suppression, the one operation whose result has a size that only the data decides.
 
 Everything that waits for the device in a training step is in this file. IoU counts inclusive corners and must
-be strictly above the threshold to suppress (`zoo.md` 5.4).
+be strictly above the threshold to suppress (`docs/zoo.md`, 5.4).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def detections(boxes: Tensor, scores: Tensor, *, options: DetectionOptions) -> l
 def suppress_per_class(boxes: Tensor, scores: Tensor, *, options: DetectionOptions) -> Detections:
     """Detections of one image from (N, C, 4) `boxes` and (N, C) `scores`; column 0 is the background.
 
-    A box that all classes share comes as (N, 1, 4). Classes do not suppress each other.
+    A box that all classes share comes as (N, 1, 4). Classes do not suppress each other
+    (`docs/zoo.md`, 5.4).
     """
     found = (scores > options.score_threshold).nonzero()
     found = found[found[:, 1] > 0]

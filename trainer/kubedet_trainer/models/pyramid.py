@@ -1,4 +1,4 @@
-"""What detectors on a feature pyramid have in common."""
+"""What detectors on a feature pyramid have in common (`docs/zoo.md`, 2.1 and 3)."""
 
 from __future__ import annotations
 

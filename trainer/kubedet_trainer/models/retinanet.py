@@ -1,4 +1,4 @@
-"""RetinaNet: every anchor of a pyramid is classified, and the easy ones hardly count (`zoo.md` 7)."""
+"""RetinaNet: every anchor of a pyramid is classified, and the easy ones hardly count (`docs/zoo.md`, 7)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.structures import Detections, Images, Targets
 
 _PADDING = 32
-"""Each image has the anchors of its cells when padded to multiples of this, the last stage's stride."""
+"""Each image has the anchors of its cells when padded to multiples of this, the last stage's stride
+(`docs/zoo.md`, 1.1)."""
 
 _PRIOR = 0.01
-"""How probable an untrained head finds every object, so that the negatives do not drown the start."""
+"""How probable an untrained head finds every object, so that the negatives do not drown the start
+(Lin et al., 2017)."""
 
 
 class RetinaNet(PyramidDetector):
@@ -86,7 +88,10 @@ class RetinaHead(nn.Module):
         )
 
     def level_losses(self, output: DenseOutput, images: Images, targets: Targets) -> dict[str, list[Tensor]]:
-        """``loss_cls`` and ``loss_reg`` of each level, divided by the positives of all levels."""
+        """``loss_cls`` and ``loss_reg`` of each level, divided by the positives of all levels.
+
+        Source: `docs/zoo.md`, 7.
+        """
         padded = (images.sizes + _PADDING - 1) // _PADDING * _PADDING
         taking_part = self.anchor_grid.within(padded, output.logits)
         wanted = dense.assign(self.assigner, output.anchors, targets, taking_part=taking_part)

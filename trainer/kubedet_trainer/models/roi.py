@@ -1,4 +1,4 @@
-"""Features of regions, pooled from the pyramid level that fits their size (`zoo.md` 5.1)."""
+"""Features of regions, pooled from the pyramid level that fits their size (`docs/zoo.md`, 5.1)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def build_roi_extractor(options: RoiOptions, *, channels: int, strides: Sequence
 
 
 class RoiAlign(nn.Module):
-    """Pools regions to `size` x `size` bins, as the 2018 operator did: two samples a side of a bin."""
+    """Pools regions to `size` x `size` bins, as the 2018 operator did: two samples a side of a bin.
+
+    Source: He et al., 2017; `docs/zoo.md`, 5.1.
+    """
 
     def __init__(self, *, size: int, strides: Sequence[int], finest_roi: float) -> None:
         """For levels of `strides`; `finest_roi` as in `pooling.map_levels`."""
@@ -51,7 +54,7 @@ class RoiAlign(nn.Module):
         begins, ends, sizes = (values[:, None, None, None] for values in (begins, ends, sizes))
         fractions = pooling.spread(self.size, samples=_SAMPLES_PER_BIN, axis=axis, like=begins)
         half_step = 0.5 / (self.size * _SAMPLES_PER_BIN)
-        # A box that ends before it begins has no side, rather than a negative one (`zoo.md` C2).
+        # A box that ends before it begins has no side, rather than a negative one (`docs/zoo.md`, C2).
         positions = begins + (ends - begins).clamp(min=0) * (fractions + half_step)
         counted = (positions >= -1) & (positions <= sizes)
         return pooling.Samples(positions=positions, shares=counted / _SAMPLES_PER_BIN)

@@ -1,4 +1,4 @@
-"""Region proposal head: scores anchors, moves them, and proposes the best (`zoo.md` 4)."""
+"""Region proposal head: scores anchors, moves them, and proposes the best (`docs/zoo.md`, 4)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ class SampleLosses:
 
 
 class RpnHead(nn.Module):
-    """A 3x3 convolution shared by all levels, and 1x1 convolutions for objectness and deltas."""
+    """A 3x3 convolution shared by all levels, and 1x1 convolutions for objectness and deltas.
+
+    Source: Ren et al., 2015; `docs/zoo.md`, 4.1.
+    """
 
     def __init__(self, options: RpnHeadOptions, *, in_channels: int, strides: Sequence[int]) -> None:
         """For levels of `in_channels` and `strides`."""
@@ -104,7 +107,10 @@ class RpnHead(nn.Module):
     def sample_losses(
         self, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
     ) -> SampleLosses:
-        """Assign all anchors inside the images, sample some, and compute the loss of each."""
+        """Assign all anchors inside the images, sample some, and compute the loss of each.
+
+        Source: `docs/zoo.md`, 4.3 and 4.5.
+        """
         anchors = output.anchors
         assigned = torch.stack(
             [
@@ -143,7 +149,10 @@ class RpnHead(nn.Module):
 
     @torch.no_grad()
     def propose(self, output: RpnOutput, images: Images) -> Proposals:
-        """The best boxes of each image: the best of every level, suppressed there, then the best over all."""
+        """The best boxes of each image: the best of every level, suppressed there, then the best over all.
+
+        Source: `docs/zoo.md`, 4.6.
+        """
         levels = [
             self._propose_level(logits, deltas, anchors, images)
             for logits, deltas, anchors in zip(

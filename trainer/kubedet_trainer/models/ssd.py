@@ -1,4 +1,4 @@
-"""The single shot detector: anchors on the maps of a plain network, hard negatives only (`zoo.md` 8)."""
+"""The single shot detector: anchors on the maps of a plain network, hard negatives (`docs/zoo.md`, 8)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ class SsdHead(nn.Module):
     def mined_losses(self, logits: Tensor, deltas: Tensor, wanted: DenseTargets) -> dict[str, Tensor]:
         """The same of (B, N, num_classes) `logits` and (B, N, 4) `deltas`.
 
-        Of the negatives those with the highest loss count, so many for each positive of their image.
+        Of the negatives those with the highest loss count, so many for each positive of their image
+        (Liu et al., 2015; `docs/zoo.md`, 8).
         """
         each = losses.cross_entropy(logits, wanted.labels, used=wanted.used)
         of_positives = torch.where(wanted.positive, each, 0).sum(dim=1)

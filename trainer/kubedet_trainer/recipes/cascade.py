@@ -1,4 +1,4 @@
-"""Cascade R-CNN of the zoo, with masks and without (`zoo.md` 6)."""
+"""Cascade R-CNN of the zoo, with masks and without (`docs/zoo.md`, 6)."""
 
 from __future__ import annotations
 

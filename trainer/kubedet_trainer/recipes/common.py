@@ -1,4 +1,4 @@
-"""The zoo's common settings, once: schedules, pixels, backbones, names (`zoo.md` 1, 2, 9.1)."""
+"""The zoo's common settings, once: schedules, pixels, backbones, names (`docs/zoo.md`, 1, 2 and 9.1)."""
 
 from __future__ import annotations
 

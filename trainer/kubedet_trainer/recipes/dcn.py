@@ -1,4 +1,4 @@
-"""The zoo's detectors with deformable convolutions or pooling (Zhu et al., 2018; `zoo.md` 2.5, 2.6).
+"""The zoo's detectors with deformable convolutions or pooling (Zhu et al., 2018; `docs/zoo.md`, 2.5 and 2.6).
 
 All are trained for 1x from pytorch's weights; the offsets' layers start as fresh layers do.
 """

@@ -1,4 +1,4 @@
-"""Fast R-CNN of the zoo, on proposals computed beforehand (`zoo.md` 1.4, 5.6)."""
+"""Fast R-CNN of the zoo, on proposals computed beforehand (`docs/zoo.md`, 1.4 and 5.6)."""
 
 from __future__ import annotations
 

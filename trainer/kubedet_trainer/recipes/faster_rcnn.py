@@ -1,4 +1,4 @@
-"""Faster R-CNN of the zoo (`zoo.md` 5)."""
+"""Faster R-CNN of the zoo (`docs/zoo.md`, 5)."""
 
 from __future__ import annotations
 

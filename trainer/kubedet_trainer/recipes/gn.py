@@ -1,4 +1,4 @@
-"""Mask R-CNN of the zoo with group normalisation throughout (Wu and He, 2018; `zoo.md` 2.4)."""
+"""Mask R-CNN of the zoo with group normalisation throughout (Wu and He, 2018; `docs/zoo.md`, 2.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN of the zoo (`zoo.md` 5.5)."""
+"""Mask R-CNN of the zoo (`docs/zoo.md`, 5.5)."""
 
 from __future__ import annotations
 

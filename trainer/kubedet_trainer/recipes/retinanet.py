@@ -1,4 +1,4 @@
-"""RetinaNet of the zoo (`zoo.md` 7)."""
+"""RetinaNet of the zoo (`docs/zoo.md`, 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Region proposal networks of the zoo (`zoo.md` 4)."""
+"""Region proposal networks of the zoo (`docs/zoo.md`, 4)."""
 
 from __future__ import annotations
 

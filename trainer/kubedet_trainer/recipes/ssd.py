@@ -1,4 +1,4 @@
-"""The single shot detectors of the zoo (`zoo.md` 1.5, 2.3, 8, 9.1).
+"""The single shot detectors of the zoo (`docs/zoo.md`, 1.5, 2.3, 8 and 9.1).
 
 The zoo calls their style caffe for the weights' sake; their pixels are RGB of standard deviation 1.
 """

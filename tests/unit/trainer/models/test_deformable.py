@@ -50,7 +50,7 @@ def _interpolate(channel: list[list[float]], h: float, w: float) -> float:
 def _loop_over_samples(
     image: torch.Tensor, region: Sequence[float], *, scale: float, offsets: list[list[list[float]]]
 ) -> torch.Tensor:
-    """(C, SIZE, SIZE) of one region: `zoo.md` 2.6, line by line."""
+    """(C, SIZE, SIZE) of one region: `docs/zoo.md`, 2.6, line by line."""
     height, width = image.shape[1:]
     x1, y1, x2, y2 = (math.copysign(math.floor(abs(corner) + 0.5), corner) for corner in region)
     left, top = x1 * scale - 0.5, y1 * scale - 0.5

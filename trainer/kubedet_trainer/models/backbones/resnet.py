@@ -1,4 +1,4 @@
-"""Residual networks of bottleneck blocks, with torchvision's parameter names (`zoo.md` 2)."""
+"""Residual networks of bottleneck blocks, with torchvision's parameter names (`docs/zoo.md`, 2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNIT_WIDTH = 64
 """The base width at which the one group of a plain residual network is as wide as the planes."""
 
 _TAPS = 9
-"""Of a 3x3 convolution: each has an offset (dy, dx), and a weight where modulated."""
+"""Of a 3x3 convolution: each has an offset (dy, dx), and a weight where modulated (`docs/zoo.md`, 2.5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class NormLayer:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut (He et al., 2015).
+    """1x1, 3x3 and 1x1 convolution beside a shortcut (He et al., 2015b).
 
     The 3x3 one may have groups (Xie et al., 2016) and look where a sibling of the same geometry says
     (Dai et al., 2017), with weights that it gives too when modulated (Zhu et al., 2018).
@@ -144,8 +144,8 @@ class ResNet(nn.Module):
     def _initialise(self) -> None:
         """As torchvision; deformable convolutions begin as plain ones, at half the weight if modulated.
 
-        The zoo began with random offsets on pretrained weights (`zoo.md` 2.5); without any, and with files
-        that lack the offsets, zeros are the safe choice. A detector's own checkpoint decides anyway.
+        The zoo began with random offsets on pretrained weights (`docs/zoo.md`, 2.5); without any, and with
+        files that lack the offsets, zeros are the safe choice. A detector's own checkpoint decides anyway.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

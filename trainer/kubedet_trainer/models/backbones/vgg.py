@@ -1,6 +1,8 @@
-"""VGG-16 as the single shot detector has it: dilated, extended, with source maps (`zoo.md` 2.3).
+"""VGG-16 as the single shot detector has it: dilated, extended, with source maps.
 
 The indices of `features` and `extra` are those of the published weights.
+
+Source: Simonyan and Zisserman, 2014; Liu et al., 2015; `docs/zoo.md`, 2.3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pixels to feature maps: backbones and the pyramid on them (`zoo.md` 2, 3)."""
+"""Pixels to feature maps: backbones and the pyramid on them (`docs/zoo.md`, 2 and 3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ExtraLevels = Literal["pool", "conv"]
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetOptions:
-    """A residual network of bottleneck blocks in four stages (He et al., 2015)."""
+    """A residual network of bottleneck blocks in four stages (He et al., 2015b)."""
 
     stage_blocks: tuple[int, int, int, int] = bounded(default=(3, 4, 6, 3), minimum=1)
     """Blocks of each of the four stages: (3, 4, 6, 3) is ResNet-50."""
@@ -30,7 +30,7 @@ class ResNetOptions:
     style: Style = "pytorch"
     """Which convolution of a block carries the stride: pytorch the 3x3 one, caffe the first 1x1 one."""
     deformable: Deformable = "none"
-    """Whether the 3x3 convolutions beyond the first stage are deformable, and modulated (`zoo.md` 2.5)."""
+    """Whether 3x3 convolutions beyond the first stage are deformable, and modulated (`docs/zoo.md`, 2.5)."""
     norm: Norm = "bn"
     """Batch normalisation, or group normalisation for training from scratch."""
     norm_groups: int = bounded(default=32, minimum=1)
@@ -54,7 +54,7 @@ class ResNetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VggOptions:
-    """VGG-16 cut and extended as the single shot detector needs it (`zoo.md` 2.3)."""
+    """VGG-16 cut and extended as the single shot detector needs it (`docs/zoo.md`, 2.3)."""
 
     input_size: Literal[300, 512] = 300
     """Side of the square input; 512 has one source map more."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kubedet_trainer.contract.bounds import bounded
 
 Stds = tuple[float, float, float, float]
-"""Scale of the regression targets dx, dy, dw, dh."""
+"""Scale of the regression targets dx, dy, dw, dh (`docs/zoo.md`, 4.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)

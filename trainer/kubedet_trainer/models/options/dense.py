@@ -1,4 +1,4 @@
-"""Heads that detect in one stage (`zoo.md` 7, 8)."""
+"""Heads that detect in one stage (`docs/zoo.md`, 7 and 8)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kubedet_trainer.models.options.boxes import DetectionOptions, Stds
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaHeadOptions(DetectionOptions):
-    """Dense classification and refinement with the focal loss (Lin et al., 2017; `zoo.md` 7)."""
+    """Dense classification and refinement with the focal loss (Lin et al., 2017; `docs/zoo.md`, 7)."""
 
     num_convs: int = bounded(default=4, minimum=1)
     """3x3 convolutions of each of the two towers."""
@@ -43,7 +43,7 @@ class RetinaHeadOptions(DetectionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SsdHeadOptions(DetectionOptions):
-    """Scores and refines anchors on each source map (Liu et al., 2015; `zoo.md` 8)."""
+    """Scores and refines anchors on each source map (Liu et al., 2015; `docs/zoo.md`, 8)."""
 
     strides: tuple[int, ...] = bounded(default=(8, 16, 32, 64, 100, 300), minimum=1, min_items=1)
     """Of the source maps, in pixels."""

@@ -1,4 +1,4 @@
-"""Proposals, and the heads that look at their regions (`zoo.md` 4 to 6)."""
+"""Proposals, and the heads that look at their regions (`docs/zoo.md`, 4 to 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RoiKind = Literal["align", "deformable", "modulated"]
 
 @dataclass(frozen=True, kw_only=True)
 class RpnHeadOptions:
-    """A region proposal network: its anchors, its targets and what it proposes (`zoo.md` 4)."""
+    """A region proposal network: its anchors, its targets and what it proposes (`docs/zoo.md`, 4)."""
 
     anchor_scales: tuple[float, ...] = bounded(default=(8.0,), exclusive_minimum=0, min_items=1)
     """Side of the square anchors in units of a level's stride."""
@@ -48,7 +48,7 @@ class RpnHeadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RoiOptions:
-    """How the features of a region are pooled from the pyramid (`zoo.md` 2.6, 5.1)."""
+    """How the features of a region are pooled from the pyramid (`docs/zoo.md`, 2.6 and 5.1)."""
 
     kind: RoiKind = "align"
     """RoIAlign, or pooling whose bins learn where to look, modulated or not."""
@@ -62,7 +62,7 @@ class RoiOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxHeadOptions(DetectionOptions):
-    """The second stage: classify and refine proposals (`zoo.md` 5)."""
+    """The second stage: classify and refine proposals (`docs/zoo.md`, 5)."""
 
     num_convs: int = bounded(default=0, minimum=0)
     """3x3 convolutions on the pooled features, before the fully connected layers."""
@@ -88,7 +88,7 @@ class BoxHeadOptions(DetectionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskHeadOptions:
-    """The outline of each object, as one bitmap a class of twice the pooled size (`zoo.md` 5.5)."""
+    """The outline of each object, as one bitmap a class of twice the pooled size (`docs/zoo.md`, 5.5)."""
 
     num_convs: int = bounded(default=4, minimum=1)
     """3x3 convolutions on the pooled features."""
@@ -102,7 +102,7 @@ class MaskHeadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeOptions:
-    """What changes from stage to stage of a cascade; `BoxHeadOptions` has the first one (`zoo.md` 6)."""
+    """What changes from stage to stage of a cascade; `BoxHeadOptions` has the first (`docs/zoo.md`, 6)."""
 
     positive_ious: tuple[float, ...] = bounded(default=(0.6, 0.7), exclusive_minimum=0, min_items=1)
     """Of the second and each further stage, as `BoxHeadOptions.positive_iou`."""
