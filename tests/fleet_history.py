@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from kubedet_operator.telemetry.metrics import JOB_TABLE
 from kubedet_operator.telemetry.metrics import Metrics as OperatorMetrics
 from kubedet_trainer.contract.times import format_unix_time
-from kubedet_trainer.telemetry.metrics import LAUNCHER_DEFINITIONS, full_name
+from kubedet_trainer.telemetry.metrics import LAUNCHER_TABLE
 from kubedet_trainer.telemetry.metrics import Metrics as TrainerMetrics
 
 SECONDS = 3 * 3600
@@ -169,8 +169,8 @@ class _Launcher:
             "build_info": [("0.1.0", "2.9.0", "3.11.2")],
             "worker_memory_bytes": [("working_set",), ("limit",)],
         }
-        for name, definition in LAUNCHER_DEFINITIONS.items():
-            family = GaugeMetricFamily(full_name(name), definition.help, labels=definition.labels)
+        for name, definition in LAUNCHER_TABLE.items():
+            family = GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
             for number, labels in enumerate(values[name], 1):
                 family.add_metric(labels, number if name == "build_info" else number * 20 * 2**30)
             yield family

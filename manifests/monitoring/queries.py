@@ -7,52 +7,30 @@ operator by themselves, those of workers by the scrape (`README.md`), which adds
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE
-from kubedet_trainer.telemetry.metrics import DEFINITIONS, LAUNCHER_DEFINITIONS, full_name
+from kubedet_operator.telemetry import metrics
+from kubedet_trainer.contract.metrics import Definition
+from kubedet_trainer.telemetry import metrics as trainer_metrics
 
-_HISTOGRAM_PARTS = ("", "_bucket", "_sum", "_count")
 _NAME = re.compile(r"\b(?:kubedet|process)_[a-z0-9_]+\b")
 
 PROCESS_METRICS = ("process_resident_memory_bytes", "process_cpu_seconds_total")
 """Of prometheus_client's own about the operator's process, those that are looked at."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exposed:
-    """A metric as it is exposed, from whichever table."""
-
-    name: str
-    kind: str
-    help: str
-    labels: tuple[str, ...]
-    source: str
-    """operator, job or trainer."""
-
-    def parts(self) -> tuple[str, ...]:
-        """The names of its series."""
-        return tuple(
-            f"{self.name}{part}" for part in (_HISTOGRAM_PARTS if self.kind == "histogram" else ("",))
-        )
+TABLES: Mapping[str, Mapping[str, Definition]] = {
+    "operator": metrics.TABLE,
+    "job": metrics.JOB_TABLE,
+    "trainer": {**trainer_metrics.TABLE, **trainer_metrics.LAUNCHER_TABLE},
+}
+"""What is exposed: of the operator, of jobs by the operator, and of workers; the last by rank or launcher."""
 
 
-def exposed_metrics() -> Iterator[Exposed]:
+def exposed_metrics() -> list[Definition]:
     """Every metric of both halves, in the tables' order."""
-    for source, table in (("operator", TABLE), ("job", JOB_TABLE)):
-        for series in table.values():
-            yield Exposed(
-                name=series.name, kind=series.kind, help=series.help, labels=series.labels, source=source
-            )
-    for name, definition in {**DEFINITIONS, **LAUNCHER_DEFINITIONS}.items():
-        yield Exposed(
-            name=full_name(name),
-            kind=definition.kind,
-            help=definition.help,
-            labels=definition.labels,
-            source="trainer",
-        )
+    return [definition for table in TABLES.values() for definition in table.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +40,16 @@ class Scope:
     jobs: tuple[str, ...] = ()
 
     def operator(self, key: str, *matchers: str, part: str = "") -> str:
-        """Series of the operator itself, by the key in `TABLE`."""
-        return _select(f"{TABLE[key].name}{part}", matchers)
+        """Series of the operator itself, by the key in its `TABLE`."""
+        return _select(f"{TABLES['operator'][key].name}{part}", matchers)
 
     def job(self, key: str, *matchers: str) -> str:
-        """Series that the operator tells of a job, by the key in `JOB_TABLE`."""
-        return _select(JOB_TABLE[key].name, (*self.jobs, *matchers))
+        """Series that the operator tells of a job, by the key in its `JOB_TABLE`."""
+        return _select(TABLES["job"][key].name, (*self.jobs, *matchers))
 
     def trainer(self, key: str, *matchers: str, part: str = "") -> str:
-        """Series of workers, by the key in `DEFINITIONS` or `LAUNCHER_DEFINITIONS`."""
-        return _select(f"{full_name(key)}{part}", (*self.jobs, *matchers))
+        """Series of workers, by the key in the trainer's `TABLE` or `LAUNCHER_TABLE`."""
+        return _select(f"{TABLES['trainer'][key].name}{part}", (*self.jobs, *matchers))
 
 
 EVERY_JOB = Scope()

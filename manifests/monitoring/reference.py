@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kubedet_trainer.contract.metrics import Definition
 from monitoring.alerts import ALERTS
 from monitoring.fleet import FLEET
 from monitoring.job import JOB
 from monitoring.panels import Dashboard
-from monitoring.queries import Exposed, exposed_metrics, find_names
+from monitoring.queries import TABLES, find_names
 
 _INTRODUCTION = """\
 # Metrics
@@ -28,15 +29,11 @@ _SECTIONS = {
 
 def build_reference() -> str:
     """The page, in Markdown."""
-    metrics = list(exposed_metrics())
-    sections = [
-        f"## {heading}\n\n{_table(metric for metric in metrics if metric.source == source)}"
-        for source, heading in _SECTIONS.items()
-    ]
+    sections = [f"## {heading}\n\n{_table(TABLES[source].values())}" for source, heading in _SECTIONS.items()]
     return "\n".join([_INTRODUCTION, *sections])
 
 
-def _table(metrics: Iterable[Exposed]) -> str:
+def _table(metrics: Iterable[Definition]) -> str:
     lines = ["| metric | kind | labels | meaning | looked at by |", "| --- | --- | --- | --- | --- |"]
     for metric in metrics:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
@@ -46,9 +43,9 @@ def _table(metrics: Iterable[Exposed]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def find_uses(metric: Exposed) -> list[str]:
+def find_uses(metric: Definition) -> list[str]:
     """The dashboards and alerts whose queries name it."""
-    names = set(metric.parts())
+    names = set(metric.series())
     uses = [
         dashboard.title.rpartition("/ ")[2]
         for dashboard in (FLEET, JOB)

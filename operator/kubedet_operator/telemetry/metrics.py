@@ -8,10 +8,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +20,7 @@ from kubedet_operator.api import types
 from kubedet_operator.api.conditions import Phase
 from kubedet_operator.decision.policies import accounting
 from kubedet_trainer.contract import FailureClass
+from kubedet_trainer.contract.metrics import Definition
 from kubedet_trainer.contract.times import parse_time
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -30,85 +30,72 @@ _CHARGED = ("application", "infrastructure", "process")
 _RESULTS = ("memoryGB", "secondsPerIteration", "inferenceFps", "boxAP", "maskAP", "ar1000")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """One metric: how it is called, what it means, what it is divided by."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    name: str
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-    known: tuple[str, ...] = ()
-    """Values of the one label that are exposed as 0 from the start."""
-
-
-TABLE: Mapping[str, Series] = {
-    "finished": Series(
+TABLE: Mapping[str, Definition] = {
+    "finished": Definition(
         kind="counter",
         name="kubedet_operator_finished_total",
         help="Jobs that ended while this operator watched, by result.",
         labels=("result",),
         known=("Complete", "Failed"),
     ),
-    "restarts": Series(
+    "restarts": Definition(
         kind="counter",
         name="kubedet_operator_restarts_total",
         help="Restarts of workers by the class of the failure; a steady rate means work is lost.",
         labels=("class",),
         known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
     ),
-    "reconcile_duration": Series(
+    "reconcile_duration": Definition(
         kind="histogram",
         name="kubedet_operator_reconcile_duration_seconds",
         help="Seconds for one reconciliation of one job, requests included; above 1 the API server is slow.",
         buckets=_QUICK,
     ),
-    "reconcile_errors": Series(
+    "reconcile_errors": Definition(
         kind="counter",
         name="kubedet_operator_reconcile_errors_total",
         help="Reconciliations that failed and are tried again, by reason.",
         labels=("reason",),
     ),
-    "queue_depth": Series(
+    "queue_depth": Definition(
         kind="gauge",
         name="kubedet_operator_queue_depth",
         help="Jobs that wait for a reconciliation; a number that grows means the operator is too slow.",
     ),
-    "event_loop_lag": Series(
+    "event_loop_lag": Definition(
         kind="gauge",
         name="kubedet_operator_event_loop_lag_seconds",
         help="Seconds by which the event loop woke up late the last time; above 1 something blocks it.",
     ),
-    "watch_age": Series(
+    "watch_age": Definition(
         kind="gauge",
         name="kubedet_operator_watch_age_seconds",
         help="Seconds since a watch last delivered an event or was renewed; above 200 it is dead.",
         labels=("resource",),
     ),
-    "api_requests": Series(
+    "api_requests": Definition(
         kind="counter",
         name="kubedet_operator_api_requests_total",
         help="Requests to the API server beside the watches, by verb, resource and code (0: no answer).",
         labels=("verb", "resource", "code"),
     ),
-    "leader": Series(
+    "leader": Definition(
         kind="gauge",
         name="kubedet_operator_leader",
         help="1 where this replica holds the Lease and acts, else 0; their sum must be 1.",
     ),
-    "events_dropped": Series(
+    "events_dropped": Definition(
         kind="counter",
         name="kubedet_operator_events_dropped_total",
         help="Events that were not written: too many at once, or the API server did not take them.",
     ),
-    "time_to_running": Series(
+    "time_to_running": Definition(
         kind="histogram",
         name="kubedet_operator_time_to_running_seconds",
         help="Seconds from the creation of a job until all of its workers are ready for the first time.",
         buckets=_MINUTES,
     ),
-    "recovery": Series(
+    "recovery": Definition(
         kind="histogram",
         name="kubedet_operator_recovery_seconds",
         help="Seconds from a failure until the training goes on, by class of the failure.",
@@ -116,7 +103,7 @@ TABLE: Mapping[str, Series] = {
         buckets=_MINUTES,
         known=(FailureClass.APPLICATION.value, FailureClass.INFRASTRUCTURE.value),
     ),
-    "build_info": Series(
+    "build_info": Definition(
         kind="gauge",
         name="kubedet_operator_build_info",
         help="Always 1; the labels say what runs.",
@@ -127,81 +114,81 @@ TABLE: Mapping[str, Series] = {
 
 _JOB = ("namespace", "name")
 
-JOB_TABLE: Mapping[str, Series] = {
-    "jobs": Series(kind="gauge", name="kubedet_operator_jobs", help="Jobs by phase.", labels=("phase",)),
-    "info": Series(
+JOB_TABLE: Mapping[str, Definition] = {
+    "jobs": Definition(kind="gauge", name="kubedet_operator_jobs", help="Jobs by phase.", labels=("phase",)),
+    "info": Definition(
         kind="gauge",
         name="kubedet_job_info",
         help="Always 1; joins a job to its recipe and its queue, which is empty where it waits in none.",
         labels=(*_JOB, "recipe", "queue"),
     ),
-    "status_phase": Series(
+    "status_phase": Definition(
         kind="gauge",
         name="kubedet_job_status_phase",
         help="1 for the phase a job is in.",
         labels=(*_JOB, "phase"),
     ),
-    "stage": Series(
+    "stage": Definition(
         kind="gauge",
         name="kubedet_job_stage",
         help="1 for what the training does, as rank 0 reported last.",
         labels=(*_JOB, "stage"),
     ),
-    "gpus": Series(
+    "gpus": Definition(
         kind="gauge",
         name="kubedet_job_gpus",
         help="GPUs that the living worker pods of a job ask for; their sum over time is GPU hours.",
         labels=_JOB,
     ),
-    "restarts": Series(
+    "restarts": Definition(
         kind="counter",
         name="kubedet_job_restarts_total",
         help="Restarts of a job by whom they are charged to; more than a few an hour are a loop.",
         labels=(*_JOB, "class"),
     ),
-    "last_failure": Series(
+    "last_failure": Definition(
         kind="gauge",
         name="kubedet_job_last_failure_timestamp_seconds",
         help="UNIX time of the newest failure of a job; the labels say whose it was and what happened.",
         labels=(*_JOB, "class", "reason"),
     ),
-    "checkpoint": Series(
+    "checkpoint": Definition(
         kind="gauge",
         name="kubedet_job_checkpoint_timestamp_seconds",
         help="UNIX time of the newest checkpoint: what was trained since would be lost in a failure.",
         labels=_JOB,
     ),
-    "checkpoint_interval": Series(
+    "checkpoint_interval": Definition(
         kind="gauge",
         name="kubedet_job_checkpoint_interval_seconds",
         help="Seconds between checkpoints, where the job sets them; else epochs or iterations do.",
         labels=_JOB,
     ),
-    "epoch": Series(
+    "epoch": Definition(
         kind="gauge",
         name="kubedet_job_epoch",
         help="Epochs that the training of a job has finished.",
         labels=_JOB,
     ),
-    "progress": Series(
+    "progress": Definition(
         kind="gauge",
         name="kubedet_job_progress_ratio",
         help="Share of the training that is done, 0 to 1.",
         labels=_JOB,
     ),
-    "remaining": Series(
+    "remaining": Definition(
         kind="gauge",
         name="kubedet_job_eta_seconds",
         help="Seconds until the training ends, as rank 0 estimates.",
         labels=_JOB,
     ),
-    "result": Series(
+    "result": Definition(
         kind="gauge",
         name="kubedet_job_result",
         help="The row of a finished job, by column of the zoo.",
         labels=(*_JOB, "metric"),
     ),
-    "time": Series(
+    "time": Definition(
         kind="counter",
         name="kubedet_job_time_seconds_total",
         help="Seconds of a job's life by what they went into; training should be most of them.",
@@ -230,8 +217,10 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
-        self._recorded = {key: _create(series, self.registry) for key, series in TABLE.items()}
-        self["build_info"].labels(version=_version(), python=platform.python_version()).set(1)
+        self._recorded = {key: _create(definition, self.registry) for key, definition in TABLE.items()}
+        self["build_info"].labels(version=metadata.version("kubedet"), python=platform.python_version()).set(
+            1
+        )
 
     def __getitem__(self, key: str) -> Any:
         return self._recorded[key]
@@ -250,8 +239,8 @@ class JobCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, filled with the jobs of now."""
         families = {
-            key: _FAMILIES[series.kind](series.name, series.help, labels=series.labels)
-            for key, series in JOB_TABLE.items()
+            key: _FAMILIES[definition.kind](definition.name, definition.help, labels=definition.labels)
+            for key, definition in JOB_TABLE.items()
         }
         totals = dict.fromkeys((phase.value for phase in Phase), 0)
         now = datetime.now(UTC)
@@ -317,18 +306,11 @@ def _seconds(time: str) -> float:
     return parse_time(time).timestamp()
 
 
-def _create(series: Series, registry: CollectorRegistry) -> Any:
-    options: dict[str, Any] = {"registry": registry, "labelnames": series.labels}
-    if series.buckets:
-        options["buckets"] = series.buckets
-    metric = _KINDS[series.kind](series.name, series.help, **options)
-    for value in series.known:
+def _create(definition: Definition, registry: CollectorRegistry) -> Any:
+    options: dict[str, Any] = {"registry": registry, "labelnames": definition.labels}
+    if definition.buckets:
+        options["buckets"] = definition.buckets
+    metric = _KINDS[definition.kind](definition.name, definition.help, **options)
+    for value in definition.known:
         metric.labels(value)
     return metric
-
-
-def _version() -> str:
-    try:
-        return metadata.version("kubedet")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -8,45 +8,48 @@ gauge says which rank's value counts: the most recent, or the largest of the liv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from kubedet_trainer.contract.metrics import Definition
 
 _DURATION_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Definition:
-    """One metric as the table has it."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
-    mode: Literal["mostrecent", "livemax"] = "mostrecent"
-    """Of a gauge: which process's value a scrape sees."""
-
-
-DEFINITIONS: dict[str, Definition] = {
+TABLE: dict[str, Definition] = {
     "iterations": Definition(
-        kind="counter", help="Optimiser steps of the run; recorded by rank 0 only, so sum over workers."
+        name="kubedet_trainer_iterations_total",
+        kind="counter",
+        help="Optimiser steps of the run; recorded by rank 0 only, so sum over workers.",
     ),
     "images": Definition(
-        kind="counter", help="Training images that went through the model; the sum over workers is the run's."
+        name="kubedet_trainer_images_total",
+        kind="counter",
+        help="Training images that went through the model; the sum over workers is the run's.",
     ),
     "iteration_duration_seconds": Definition(
+        name="kubedet_trainer_iteration_duration_seconds",
         kind="histogram",
         help="Seconds from the end of one iteration to the end of the next, data wait included.",
+        buckets=_DURATION_BUCKETS,
     ),
     "data_wait_seconds": Definition(
+        name="kubedet_trainer_data_wait_seconds_total",
         kind="counter",
         help="Seconds that iterations waited for a batch; near zero unless decoding is too slow.",
     ),
     "loss": Definition(
-        kind="gauge", help="Mean of a term of the loss over rank 0's last log interval.", labels=("term",)
+        name="kubedet_trainer_loss",
+        kind="gauge",
+        help="Mean of a term of the loss over rank 0's last log interval.",
+        labels=("term",),
     ),
-    "learning_rate": Definition(kind="gauge", help="Learning rate of the last optimiser step."),
+    "learning_rate": Definition(
+        name="kubedet_trainer_learning_rate", kind="gauge", help="Learning rate of the last optimiser step."
+    ),
     "gpu_memory_bytes": Definition(
+        name="kubedet_trainer_gpu_memory_bytes",
         kind="gauge",
         help="GPU memory by the caching allocator: allocated, reserved, and the peaks of both, beside the "
         "capacity of the GPU; worst rank.",
@@ -54,67 +57,78 @@ DEFINITIONS: dict[str, Definition] = {
         mode="livemax",
     ),
     "checkpoint_save_seconds": Definition(
-        kind="gauge", help="Seconds from the last snapshot until it was durable."
+        name="kubedet_trainer_checkpoint_save_seconds",
+        kind="gauge",
+        help="Seconds from the last snapshot until it was durable.",
     ),
     "checkpoint_stall_seconds": Definition(
-        kind="gauge", help="Seconds for which training stood still for the last checkpoint."
+        name="kubedet_trainer_checkpoint_stall_seconds",
+        kind="gauge",
+        help="Seconds for which training stood still for the last checkpoint.",
     ),
     "checkpoint_restore_seconds": Definition(
-        kind="gauge", help="Seconds to find, verify and load the checkpoint that this run resumed from."
+        name="kubedet_trainer_checkpoint_restore_seconds",
+        kind="gauge",
+        help="Seconds to find, verify and load the checkpoint that this run resumed from.",
     ),
-    "checkpoint_bytes": Definition(kind="gauge", help="Size of the last checkpoint in bytes."),
+    "checkpoint_bytes": Definition(
+        name="kubedet_trainer_checkpoint_bytes", kind="gauge", help="Size of the last checkpoint in bytes."
+    ),
     "checkpoint_failures": Definition(
+        name="kubedet_trainer_checkpoint_failures_total",
         kind="counter",
         help="Checkpoints that could not be made durable; each costs a restart of the processes.",
     ),
     "forward_seconds": Definition(
+        name="kubedet_trainer_forward_seconds",
         kind="gauge",
         help="Mean seconds of a forward pass over the last log interval, by rank within the worker. No other "
         "rank is waited for in it, so one that is far above the others is slow.",
         labels=("local_rank",),
     ),
     "last_step_timestamp_seconds": Definition(
+        name="kubedet_trainer_last_step_timestamp_seconds",
         kind="gauge",
         help="UNIX time of the end of the last optimiser step; if it stands still, so does the run.",
     ),
     "evaluation": Definition(
-        kind="gauge", help="Figures of the last evaluation, in percent.", labels=("metric",)
+        name="kubedet_trainer_evaluation",
+        kind="gauge",
+        help="Figures of the last evaluation, in percent.",
+        labels=("metric",),
     ),
     "reference": Definition(
+        name="kubedet_trainer_reference",
         kind="gauge",
         help="Published figures of the recipe, and the images a second that follow from them.",
         labels=("metric",),
     ),
 }
-"""What ranks record: by name, less ``kubedet_trainer_`` and a counter's ``_total``."""
+"""What ranks record."""
 
-LAUNCHER_DEFINITIONS: dict[str, Definition] = {
+LAUNCHER_TABLE: dict[str, Definition] = {
     "build_info": Definition(
+        name="kubedet_trainer_build_info",
         kind="gauge",
         help="Always 1; the labels say what runs.",
         labels=("version", "torch", "python"),
     ),
     "worker_memory_bytes": Definition(
+        name="kubedet_trainer_worker_memory_bytes",
         kind="gauge",
         help="Memory of the worker's container, /dev/shm and loader processes included: its working_set, and "
         "the limit at which it is killed.",
         labels=("kind",),
     ),
 }
-"""What the launcher itself tells when it is asked, by the same kind of name."""
-
-
-def full_name(name: str) -> str:
-    """The name of a metric of either table as Prometheus has it."""
-    definition = DEFINITIONS.get(name) or LAUNCHER_DEFINITIONS[name]
-    return f"kubedet_trainer_{name}{'_total' if definition.kind == 'counter' else ''}"
+"""What the launcher itself tells when it is asked."""
 
 
 class Metrics:
     """The metrics of this process, registered once."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        made = {name: _build(name, definition, registry) for name, definition in DEFINITIONS.items()}
+        made = {name: _create(definition, registry) for name, definition in TABLE.items()}
         self._gauges: dict[str, Gauge] = made
         self._counters: dict[str, Counter] = made
         self._iterations: Counter = made["iterations"]
@@ -148,14 +162,10 @@ class Metrics:
             self._gauges[name].labels(label).set(value)
 
 
-def _build(name: str, definition: Definition, registry: CollectorRegistry) -> Any:
-    exposed = full_name(name)
+def _create(definition: Definition, registry: CollectorRegistry) -> Any:
+    name, text, labels = definition.name, definition.help, definition.labels
     if definition.kind == "counter":
-        return Counter(exposed, definition.help, definition.labels, registry=registry)
+        return Counter(name, text, labels, registry=registry)
     if definition.kind == "histogram":
-        return Histogram(
-            exposed, definition.help, definition.labels, registry=registry, buckets=_DURATION_BUCKETS
-        )
-    return Gauge(
-        exposed, definition.help, definition.labels, registry=registry, multiprocess_mode=definition.mode
-    )
+        return Histogram(name, text, labels, registry=registry, buckets=definition.buckets)
+    return Gauge(name, text, labels, registry=registry, multiprocess_mode=definition.mode)

@@ -149,10 +149,8 @@ class _MemoryCollector(Collector):
     """Reads the memory of the container at the moment of a scrape."""
 
     def collect(self) -> Iterator[Metric]:
-        definition = metrics.LAUNCHER_DEFINITIONS["worker_memory_bytes"]
-        family = GaugeMetricFamily(
-            metrics.full_name("worker_memory_bytes"), definition.help, labels=definition.labels
-        )
+        definition = metrics.LAUNCHER_TABLE["worker_memory_bytes"]
+        family = GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
         for kind, value in cgroups.read_memory().items():
             family.add_metric([kind], value)
         yield family
@@ -165,8 +163,8 @@ def _build_registry() -> CollectorRegistry:
         "torch": _version("torch"),
         "python": platform.python_version(),
     }
-    definition = metrics.LAUNCHER_DEFINITIONS["build_info"]
-    build = Gauge(metrics.full_name("build_info"), definition.help, definition.labels, registry=registry)
+    definition = metrics.LAUNCHER_TABLE["build_info"]
+    build = Gauge(definition.name, definition.help, definition.labels, registry=registry)
     build.labels(**versions).set(1)
     registry.register(_MemoryCollector())
     return registry

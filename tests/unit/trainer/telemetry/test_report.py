@@ -20,7 +20,7 @@ from kubedet_trainer.contract import CheckpointStatus, Stage
 from kubedet_trainer.dist import World
 from kubedet_trainer.pictures.curves import draw_curves
 from kubedet_trainer.telemetry import memory, report
-from kubedet_trainer.telemetry.metrics import DEFINITIONS, Metrics
+from kubedet_trainer.telemetry.metrics import TABLE, Metrics
 from kubedet_trainer.telemetry.report import Interval, Length, Reporter
 
 CHECKPOINT = CheckpointStatus(
@@ -247,7 +247,7 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
         assert registry.get_sample_value(f"kubedet_trainer_{name}", labels) == value, name
     assert (registry.get_sample_value("kubedet_trainer_last_step_timestamp_seconds") or 0) > 1.7e9
     recorded = {name.removesuffix("_total").removesuffix("_sum") for name, _ in expected}
-    assert recorded | {"last_step_timestamp_seconds"} == set(DEFINITIONS)
+    assert recorded | {"last_step_timestamp_seconds"} == set(TABLE)
 
 
 def test_a_log_line_reads_well_and_carries_its_figures(
