@@ -10,7 +10,7 @@ from kubedet_trainer import errors
 from monitoring.queries import EVERY_JOB
 
 RUNBOOKS = "https://kubedet.dev/docs/runbooks"
-"""Where the pages of `docs/runbooks` are read; the name of the alert follows."""
+"""Address of the pages of `docs/runbooks`, to which the name of the alert is added."""
 
 series = EVERY_JOB
 _WHO = "{{ $labels.namespace }}/{{ $labels.name }}"
@@ -18,7 +18,7 @@ _JOB = "namespace, name"
 
 
 def _of_job(selector: str) -> str:
-    """One series a job: replicas of the operator and workers have labels of their own."""
+    """One series for each job, without the labels of operator replicas and workers."""
     return f"max by ({_JOB}) ({selector})"
 
 
@@ -44,16 +44,16 @@ class Alert:
     """One alerting rule."""
 
     name: str
-    """``KubedetNounVerbed``, the name of its runbook too."""
+    """``KubedetNounVerbed``; also the name of its runbook."""
     expr: str
     held: str
-    """For how long it must hold."""
+    """How long the condition must hold."""
     severity: Literal["critical", "warning"]
-    """critical: somebody should look now, for work or money is being lost; warning: within a day."""
+    """critical: look now, because work or money is being lost. warning: look within a day."""
     summary: str
     description: str
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels beside the severity, where two rules share a name."""
+    """Labels in addition to the severity, where two rules share a name."""
 
 
 def _memory(metric: str, used: str, limit: str) -> str:
@@ -68,7 +68,7 @@ ALERTS: tuple[Alert, ...] = (
         held="1m",
         severity="critical",
         summary=f"{_WHO} has not trained for {{{{ $value | humanizeDuration }}}}",
-        description="The job runs and says that it trains, but no optimiser step has ended for 15 minutes.",
+        description="The job runs and reports that it trains, but no step has ended for 15 minutes.",
     ),
     Alert(
         name="KubedetRestartsRepeated",
@@ -76,8 +76,7 @@ ALERTS: tuple[Alert, ...] = (
         held="5m",
         severity="warning",
         summary=f"{_WHO} has restarted {{{{ $value | humanize }}}} times within an hour",
-        description="The job restarts again and again; what it trains between two checkpoints is lost each "
-        "time.",
+        description="The job keeps restarting. Each restart loses the work since the newest checkpoint.",
     ),
     Alert(
         name="KubedetLossDiverged",
@@ -86,7 +85,7 @@ ALERTS: tuple[Alert, ...] = (
         severity="critical",
         summary=f"The loss of {_WHO} became NaN or infinite",
         description="A term of the loss, or the norm of the gradient, was not finite "
-        "{{ $value | humanizeDuration }} ago. The job has failed for good unless a rule of its own says "
+        "{{ $value | humanizeDuration }} ago. The job has failed, unless a rule of its failurePolicy says "
         "otherwise.",
     ),
     Alert(
@@ -96,8 +95,8 @@ ALERTS: tuple[Alert, ...] = (
         held="15m",
         severity="warning",
         summary=f"The newest checkpoint of {_WHO} is {{{{ $value | humanizeDuration }}}} old",
-        description="The job runs, but has saved nothing for three of its intervals (6 hours, where it sets "
-        "none): a failure now loses that work.",
+        description="The job runs, but has saved no checkpoint for three of its intervals (for 6 hours if it "
+        "sets none). A failure now loses that work.",
     ),
     Alert(
         name="KubedetCheckpointFailed",
@@ -106,8 +105,8 @@ ALERTS: tuple[Alert, ...] = (
         held="0m",
         severity="critical",
         summary=f"{_WHO} cannot save its checkpoints",
-        description="A checkpoint could not be made durable within the last 30 minutes, or the object store "
-        "did not answer or refused the credentials.",
+        description="Within the last 30 minutes a checkpoint could not be saved, or the object store did not "
+        "answer or refused the credentials.",
     ),
     Alert(
         name="KubedetMemoryFilled",
@@ -117,7 +116,8 @@ ALERTS: tuple[Alert, ...] = (
         labels={"memory": "gpu"},
         summary="Pod {{ $labels.pod }} of "
         f"{_WHO} has used {{{{ $value | humanizePercentage }}}} of its GPU's memory",
-        description="The next larger batch ends the job with an out-of-memory error, which no restart mends.",
+        description="A larger batch would fail the job with an out-of-memory error, which a restart does not "
+        "fix.",
     ),
     Alert(
         name="KubedetMemoryFilled",
@@ -126,7 +126,7 @@ ALERTS: tuple[Alert, ...] = (
         severity="warning",
         labels={"memory": "worker"},
         summary="Pod {{ $labels.pod }} of "
-        f"{_WHO} holds {{{{ $value | humanizePercentage }}}} of its memory limit",
+        f"{_WHO} uses {{{{ $value | humanizePercentage }}}} of its memory limit",
         description="At the limit the kernel kills a process of the worker, and the job restarts.",
     ),
     Alert(
@@ -136,7 +136,7 @@ ALERTS: tuple[Alert, ...] = (
         severity="warning",
         summary="Rank {{ $labels.local_rank }} of pod {{ $labels.pod }} of "
         f"{_WHO} takes {{{{ $value | humanize }}}} times as long as the median rank",
-        description="Every other rank waits for the slowest one in every step.",
+        description="All other ranks wait for the slowest one in every step.",
     ),
     Alert(
         name="KubedetGoodputDropped",
@@ -145,7 +145,7 @@ ALERTS: tuple[Alert, ...] = (
         held="30m",
         severity="warning",
         summary=f"{_WHO} has trained for only {{{{ $value | humanizePercentage }}}} of the last hour",
-        description="The job holds its GPUs, but spends more than half of its time on other things than "
+        description="The job holds its GPUs, but spends more than half of its time on something other than "
         "training.",
     ),
     Alert(
@@ -153,9 +153,9 @@ ALERTS: tuple[Alert, ...] = (
         expr=f"absent({series.operator('leader')} == 1)",
         held="5m",
         severity="critical",
-        summary="No operator of kubedet acts",
-        description="No replica is scraped that holds the Lease. Jobs go on training, but none is started, "
-        "restarted or finished.",
+        summary="No operator of kubedet leads",
+        description="No scraped replica holds the Lease. Running jobs continue to train, but no job is "
+        "started, restarted or finished.",
     ),
     Alert(
         name="KubedetWatchStalled",
@@ -164,8 +164,8 @@ ALERTS: tuple[Alert, ...] = (
         severity="warning",
         summary="The operator's watch of {{ $labels.resource }} has been silent for "
         "{{ $value | humanizeDuration }}",
-        description="A watch is renewed every 10 s. The operator acts on an old view of the world until its "
-        "probe restarts it at 200 s.",
+        description="A watch is renewed every 10 s. The operator acts on an outdated view of the cluster "
+        "until its liveness probe restarts it at 200 s.",
     ),
     Alert(
         name="KubedetJobDelayed",
@@ -173,8 +173,8 @@ ALERTS: tuple[Alert, ...] = (
         held="30m",
         severity="warning",
         summary=f"{_WHO} has been {{{{ $labels.phase }}}} for half an hour",
-        description="The job's pods do not exist or have not all started: no node has room, an image cannot "
-        "be pulled, a Secret is missing, or the operator does not look.",
+        description="Not all pods of the job exist and run: no node has room, an image cannot be pulled, a "
+        "Secret is missing, or the operator does not process the job.",
     ),
 )
 

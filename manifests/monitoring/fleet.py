@@ -1,4 +1,4 @@
-"""The dashboard *Fleet*: all jobs at once, where their time goes, and how the operator is."""
+"""The dashboard *Fleet*: all jobs, where their time goes, and the health of the operator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PHASE_COLOURS = {
 
 
 def _quantiles(key: str, *, by: str = "") -> tuple[Target, ...]:
-    """Median and 90th percentile over the time range shown: what is rare has none in a single interval."""
+    """Median and 90th percentile over the selected time range: rare events have none in a single interval."""
     labels = f"le, {by}" if by else "le"
     name = f" {{{{{by}}}}}" if by else ""
     buckets = f"sum by ({labels}) (increase({series.operator(key, part='_bucket')}[$__range]))"
@@ -36,14 +36,14 @@ def _quantiles(key: str, *, by: str = "") -> tuple[Target, ...]:
 
 
 def _count(condition: str) -> Target:
-    """A number of jobs that is 0 and not empty where there are none."""
+    """A number of jobs that is 0, not empty, if there are none."""
     return Target(expr=f"count({condition} == 1) or vector(0)", instant=True)
 
 
 _JOBS = (
     Panel(
         title="Running",
-        description="Jobs whose workers run now.",
+        description="Jobs whose workers run at present.",
         unit="short",
         kind="stat",
         width=3,
@@ -52,7 +52,7 @@ _JOBS = (
     ),
     Panel(
         title="Waiting",
-        description="Jobs that wait for a queue, for nodes or for images. Bad: it stays up while GPUs are "
+        description="Jobs that wait in a queue, for nodes or for images. Bad: it stays high while GPUs are "
         "free.",
         unit="short",
         kind="stat",
@@ -71,7 +71,7 @@ _JOBS = (
     ),
     Panel(
         title="Failed",
-        description="Failed jobs that still exist; `kubectl describe dj` tells why.",
+        description="Failed jobs that still exist. `kubectl describe dj` says why they failed.",
         unit="short",
         kind="stat",
         width=3,
@@ -80,7 +80,7 @@ _JOBS = (
     ),
     Panel(
         title="GPUs held",
-        description="GPUs that living worker pods ask for, placed or not.",
+        description="GPUs that existing worker pods request, scheduled or not.",
         unit="short",
         kind="stat",
         width=3,
@@ -89,7 +89,7 @@ _JOBS = (
     ),
     Panel(
         title="GPU hours by namespace",
-        description="GPUs held, summed over the time range shown: what the jobs of a namespace have cost.",
+        description="GPUs held, summed over the selected time range: the cost of the jobs of a namespace.",
         unit="h",
         kind="bargauge",
         width=9,
@@ -104,7 +104,7 @@ _JOBS = (
     ),
     Panel(
         title="Jobs by phase",
-        description="Bad: Pending, Queued or Restarting grow while Running does not.",
+        description="Number of jobs in each phase. Bad: Pending, Queued or Restarting grow, but not Running.",
         unit="short",
         stacked=True,
         colours=_PHASE_COLOURS,
@@ -112,7 +112,7 @@ _JOBS = (
     ),
     Panel(
         title="Waiting jobs by queue",
-        description="Jobs that do not run yet, by the queue they name; without a name: in no queue.",
+        description="Jobs that do not run yet, by queue. Jobs without a queue have no name in the legend.",
         unit="short",
         stacked=True,
         targets=(
@@ -125,14 +125,14 @@ _JOBS = (
     ),
     Panel(
         title="GPUs held by namespace",
-        description="GPUs that living worker pods ask for. Bad: it falls to 0 while jobs wait.",
+        description="GPUs that existing worker pods request. Bad: it falls to 0 while jobs wait.",
         unit="short",
         stacked=True,
         targets=(Target(expr=f"sum by (namespace) ({series.job('gpus')})", legend="{{namespace}}"),),
     ),
     Panel(
         title="Jobs ended",
-        description="Jobs of all namespaces that ended, by result. Bad: Failed outnumbers Complete.",
+        description="Jobs of all namespaces that ended, by result. Bad: more Failed than Complete.",
         unit="short",
         targets=(
             Target(
@@ -142,8 +142,8 @@ _JOBS = (
     ),
     Panel(
         title="Restarts by class",
-        description="Restarts in all namespaces by whom they are charged to. Infrastructure: nodes, "
-        "preemption, storage; Application: the training itself. Bad: a steady rate of either.",
+        description="Restarts in all namespaces, by class. Infrastructure: nodes, preemption, storage. "
+        "Application: the training itself. Bad: a steady rate of either.",
         unit="short",
         targets=(
             Target(
@@ -153,15 +153,15 @@ _JOBS = (
     ),
     Panel(
         title="Time to running and recovery",
-        description="From a job's creation until its workers are ready, and from a failure until the "
-        "training goes on, over the time range shown. Bad: minutes where images are on the nodes already.",
+        description="Time from a job's creation until its workers are ready, and from a failure until the "
+        "training continues, in the selected time range. Bad: minutes although the nodes have the images.",
         unit="s",
         kind="bargauge",
         targets=(*_quantiles("time_to_running"), *_quantiles("recovery", by="class")),
     ),
     Panel(
         title="Jobs",
-        description="One row a job; a click leads to its dashboard.",
+        description="One row for each job. Click a row to open the job's dashboard.",
         unit="short",
         kind="table",
         width=24,
@@ -192,14 +192,13 @@ _JOBS = (
 
 _GOODPUT = (
     times.build_panel(
-        "Seconds of all jobs' lives within 15 minutes, by phase, as a share of their sum. "
-        "Training is goodput; all else is what it costs to get there. Bad: lost, restarting or data_wait "
-        "above a few percent.",
+        "Share of each phase in 15 minutes of all jobs' time. training is the goodput, every other phase is "
+        "overhead. Bad: lost, restarting or data_wait above a few percent.",
         width=12,
     ),
     Panel(
         title="Goodput of the ten worst jobs",
-        description="Share of training in 15 minutes of a job's life. Bad: below one half for longer than "
+        description="Share of training in 15 minutes of a job's time. Bad: below one half for longer than "
         "the start-up takes.",
         unit="percentunit",
         width=12,
@@ -216,7 +215,7 @@ _GOODPUT = (
 _OPERATOR = (
     Panel(
         title="Leaders",
-        description="Replicas that act: 1. Bad: 0, then no job is looked after.",
+        description="Replicas that lead: 1. Bad: 0, because then no job is processed.",
         unit="short",
         kind="stat",
         width=4,
@@ -225,7 +224,7 @@ _OPERATOR = (
     ),
     Panel(
         title="Replicas by version",
-        description="Replicas of the operator that are scraped. Bad: two versions outside of an upgrade.",
+        description="Scraped replicas of the operator, by version. Bad: two versions outside an upgrade.",
         unit="short",
         kind="bargauge",
         width=8,
@@ -240,7 +239,7 @@ _OPERATOR = (
     ),
     Panel(
         title="Jobs known to the operator",
-        description="Jobs of all namespaces that the leading replica has in its cache, by phase.",
+        description="Jobs of all namespaces in the leader's cache, by phase.",
         unit="short",
         kind="bargauge",
         width=12,
@@ -251,8 +250,8 @@ _OPERATOR = (
     ),
     Panel(
         title="Reconciliation",
-        description="Seconds for one reconciliation of one job, requests included. Bad: the 99th percentile "
-        "is above 1 s, then the API server is slow.",
+        description="Duration of a reconciliation of one job, including requests. Bad: the 99th percentile "
+        "is above 1 s, which means that the API server is slow.",
         unit="s",
         targets=tuple(
             Target(
@@ -264,8 +263,8 @@ _OPERATOR = (
         ),
     ),
     Panel(
-        title="Reconciliations and their errors",
-        description="Reconciliations a second, and those that failed and are tried again, by reason. Bad: "
+        title="Reconciliations and errors",
+        description="Reconciliations per second, and those that failed and are retried, by reason. Bad: "
         "errors that do not stop.",
         unit="ops",
         targets=(
@@ -279,9 +278,9 @@ _OPERATOR = (
         ),
     ),
     Panel(
-        title="Jobs waiting for a reconciliation",
-        description="Depth of the leader's work queue; what the others have queued waits for their turn to "
-        "lead. Bad: it grows and does not fall: the operator is too slow.",
+        title="Jobs waiting for reconciliation",
+        description="Depth of the leader's work queue. Bad: it keeps growing, which means that the operator "
+        "is too slow.",
         unit="short",
         targets=(
             Target(
@@ -292,21 +291,21 @@ _OPERATOR = (
     ),
     Panel(
         title="Age of watches",
-        description="Seconds since a watch last gave a sign of life. Bad: above 100; at 200 the operator is "
-        "restarted by its probe.",
+        description="Time since a watch last gave a sign of life. Bad: above 100 s. At 200 s the liveness "
+        "probe restarts the operator.",
         unit="s",
         targets=(Target(expr=f"max by (resource) ({series.operator('watch_age')})", legend="{{resource}}"),),
     ),
     Panel(
-        title="Lag of the event loop",
-        description="Seconds by which the event loop woke up late. Bad: above 1, something blocks it.",
+        title="Event loop lag",
+        description="Time by which the event loop woke up late. Bad: above 1 s, because something blocks it.",
         unit="s",
         targets=(Target(expr=f"max by (pod) ({series.operator('event_loop_lag')})", legend="{{pod}}"),),
     ),
     Panel(
         title="Requests to the API server",
-        description="Requests a second beside the watches, by verb and code; code 0: no answer. Bad: 409 "
-        "and 429 at a steady rate, any 5xx.",
+        description="Requests per second without the watches, by verb and code. Code 0: no answer. Bad: a "
+        "steady rate of 409 or 429, any 5xx.",
         unit="reqps",
         targets=(
             Target(
@@ -317,7 +316,7 @@ _OPERATOR = (
     ),
     Panel(
         title="Memory of the operator",
-        description="Resident memory of each replica. Bad: it grows without an end.",
+        description="Resident memory of each replica. Bad: it keeps growing.",
         unit="bytes",
         targets=(
             Target(
@@ -328,7 +327,7 @@ _OPERATOR = (
     ),
     Panel(
         title="CPU of the operator",
-        description="CPUs that each replica keeps busy. Bad: near 1, for it runs on one.",
+        description="CPU cores that each replica uses. Bad: near 1, because the operator runs on one core.",
         unit="short",
         targets=(
             Target(
@@ -339,7 +338,8 @@ _OPERATOR = (
     ),
     Panel(
         title="Events dropped",
-        description="Kubernetes events that were not written. Bad: any; people then look in vain.",
+        description="Kubernetes Events that were not written. Bad: any, because `kubectl describe` lacks "
+        "them.",
         unit="short",
         targets=(Target(expr=f"sum(increase({series.operator('events_dropped')}{_RATE}))", legend="events"),),
     ),
@@ -348,8 +348,7 @@ _OPERATOR = (
 FLEET = Dashboard(
     uid="kubedet-fleet",
     title="kubedet / Fleet",
-    description="All detection jobs: phases, queues, restarts, GPU hours, goodput, and the operator's "
-    "health.",
+    description="All DetectionJobs: phases, queues, restarts, GPU hours, goodput, and the operator's health.",
     variables=(
         Variable(
             name="namespace",

@@ -1,4 +1,4 @@
-"""The dashboard *Job*: one training, from its progress down to its slowest rank."""
+"""The dashboard *Job*: one training, from its progress to its slowest rank."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from monitoring.panels import Annotation, Dashboard, Panel, Target, Variable
 from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
 
 UID = "kubedet-job"
-"""By which other dashboards link to this one."""
+"""Other dashboards link to this one by it."""
 
 series = CHOSEN_JOBS
 _RATE = "[$__rate_interval]"
@@ -23,7 +23,7 @@ _COUNT = f"sum(rate({series.trainer('iteration_duration_seconds', part='_count')
 _PROGRESS = (
     Panel(
         title="Phase",
-        description="The state of the job in one word, as `kubectl get dj` shows it.",
+        description="Phase of the job, as `kubectl get dj` shows it.",
         unit="short",
         kind="stat",
         width=3,
@@ -37,7 +37,7 @@ _PROGRESS = (
     ),
     Panel(
         title="Recipe and queue",
-        description="What is trained, and the queue that it waited in, if in any.",
+        description="Recipe of the job, and its queue if it has one.",
         unit="short",
         kind="stat",
         width=7,
@@ -53,7 +53,7 @@ _PROGRESS = (
     ),
     Panel(
         title="Progress",
-        description="Share of the iterations that are done.",
+        description="Share of the iterations that are completed.",
         unit="percentunit",
         kind="stat",
         width=3,
@@ -63,8 +63,8 @@ _PROGRESS = (
     ),
     Panel(
         title="Remaining",
-        description="Time until the end at the present speed, evaluations included; empty for a job that has "
-        "ended. Bad: it grows.",
+        description="Time to the end at the current speed, including evaluations. Empty after the end of the "
+        "job. Bad: it grows.",
         unit="s",
         kind="stat",
         width=3,
@@ -73,7 +73,7 @@ _PROGRESS = (
     ),
     Panel(
         title="Restarts",
-        description="Restarts over the time range shown, of pods and of processes within them.",
+        description="Restarts of pods, and of ranks within pods, in the selected time range.",
         unit="short",
         kind="stat",
         width=2,
@@ -82,7 +82,7 @@ _PROGRESS = (
     ),
     Panel(
         title="GPUs",
-        description="GPUs that the living worker pods ask for; 0 for a job that trains on CPUs.",
+        description="GPUs that the existing worker pods request. 0 for a job that trains on CPUs.",
         unit="short",
         kind="stat",
         width=2,
@@ -91,7 +91,7 @@ _PROGRESS = (
     ),
     Panel(
         title="Trainer",
-        description="Versions of the workers' image. Bad: two at a time.",
+        description="Versions of kubedet and torch in the workers. Bad: two at the same time.",
         unit="short",
         kind="stat",
         width=4,
@@ -106,7 +106,7 @@ _PROGRESS = (
     ),
     Panel(
         title="Stage",
-        description="What rank 0 does. Bad: long times of Initializing, Evaluating or Checkpointing.",
+        description="What rank 0 is doing. Bad: Initializing, Evaluating or Checkpointing takes long.",
         unit="short",
         kind="state-timeline",
         width=12,
@@ -115,7 +115,7 @@ _PROGRESS = (
     ),
     Panel(
         title="Progress over time",
-        description="A straight line but for restarts, which lose what came after the newest checkpoint.",
+        description="A straight line, except for restarts, which lose the work since the newest checkpoint.",
         unit="percentunit",
         width=12,
         height=6,
@@ -127,21 +127,21 @@ _PROGRESS = (
 _LEARNING = (
     Panel(
         title="Loss by term",
-        description="Means of rank 0's last log interval. Bad: a term rises for long, or there are gaps: the "
-        "loss was not finite.",
+        description="Mean of each term over rank 0's last log interval. Bad: a term keeps rising, or has "
+        "gaps, which mean that the loss was not finite.",
         unit="short",
         targets=(Target(expr=f"max by (term) ({series.trainer('loss')})", legend="{{term}}"),),
     ),
     Panel(
         title="Learning rate",
-        description="Of the last step: it warms up, stays, and falls in steps.",
+        description="Learning rate of the last step. It warms up, stays constant, and falls in steps.",
         unit="sci",
         targets=(Target(expr=f"max({series.trainer('learning_rate')}) > 0", legend="learning rate"),),
     ),
     Panel(
         title="Average precision over epochs",
-        description="Figures of the evaluations in percent beside the published ones of the recipe, and the "
-        "epochs finished on the right. Bad: precision falls, or stays below 1 after several epochs.",
+        description="Figures of the evaluations in percent, with the published figures of the recipe. The "
+        "right axis shows finished epochs. Bad: precision falls, or stays below 1 after several epochs.",
         unit="percent",
         targets=(
             Target(
@@ -159,9 +159,9 @@ _LEARNING = (
 
 _SPEED = (
     Panel(
-        title="Images a second",
-        description="Of all workers together, and what the recipe's published figures make on 8 V100. Bad: "
-        "far below it on hardware that is newer.",
+        title="Images per second",
+        description="Images of all workers, and the recipe's published figure on 8 V100. Bad: far below the "
+        "published figure on newer hardware.",
         unit="short",
         targets=(
             Target(expr=f"sum(rate({series.trainer('images')}{_RATE}))", legend="images/s"),
@@ -170,8 +170,8 @@ _SPEED = (
     ),
     Panel(
         title="Seconds per iteration",
-        description="From the end of one iteration to the end of the next, on all ranks. Bad: the 99th "
-        "percentile is a multiple of the median.",
+        description="Time from the end of one iteration to the end of the next, over all ranks. Bad: the "
+        "99th percentile is a multiple of the median.",
         unit="s",
         targets=(
             *(
@@ -183,15 +183,15 @@ _SPEED = (
         ),
     ),
     Panel(
-        title="Iterations a second",
-        description="Optimiser steps of the run. Bad: it falls to 0 while the stage is Training.",
+        title="Iterations per second",
+        description="Optimiser steps of the job. Bad: 0 while the stage is Training.",
         unit="ops",
         targets=(Target(expr=f"sum(rate({series.trainer('iterations')}{_RATE}))", legend="iterations/s"),),
     ),
     Panel(
         title="Waiting for data",
-        description="Share of the iterations' time in which a rank waited for a batch, by worker. Bad: "
-        "above a few percent: more loader processes, a faster disk or smaller images.",
+        description="Share of time in which ranks wait for a batch, by worker. Bad: above a few percent. "
+        "More loader processes, a faster disk or smaller images help.",
         unit="percentunit",
         targets=(
             Target(
@@ -203,8 +203,8 @@ _SPEED = (
     ),
     Panel(
         title="Slowest ranks",
-        description="Seconds of a forward pass, the part of a step that waits for no other rank: the five "
-        "slowest ranks and the median. Bad: one rank lies above the others for good; all wait for it.",
+        description="Forward pass of the five slowest ranks and of the median rank. It is the part of a step "
+        "that waits for no other rank. Bad: one rank stays above the others, because all wait for it.",
         unit="s",
         targets=(
             Target(
@@ -216,7 +216,7 @@ _SPEED = (
     ),
     Panel(
         title="Since the last step",
-        description="Age of the last optimiser step. Bad: it grows while the stage is Training.",
+        description="Time since the last optimiser step. Bad: it grows while the stage is Training.",
         unit="s",
         targets=(
             Target(
@@ -228,17 +228,17 @@ _SPEED = (
 
 _MEMORY = (
     Panel(
-        title="GPU memory of the worst rank",
-        description="By the caching allocator, against the capacity of the GPU. Bad: peak_allocated near "
-        "capacity; reserved may be near it and mean nothing. Empty for a job that trains on CPUs.",
+        title="GPU memory of the fullest rank",
+        description="Memory of PyTorch's caching allocator, and the capacity of the GPU. Bad: peak_allocated "
+        "is near the capacity. reserved may be near it without harm. Empty for a job that trains on CPUs.",
         unit="bytes",
         width=12,
         targets=(Target(expr=f"max by (kind) ({series.trainer('gpu_memory_bytes')})", legend="{{kind}}"),),
     ),
     Panel(
         title="Memory of the fullest worker",
-        description="Memory of the container, loader processes and /dev/shm included, and the limit at "
-        "which it is killed, where there is one. Bad: above 90 % of the limit.",
+        description="Memory of the container, including loader processes and /dev/shm, and its memory limit "
+        "if it has one. Bad: above 90 % of the limit.",
         unit="bytes",
         width=12,
         targets=(Target(expr=f"max by (kind) ({series.trainer('worker_memory_bytes')})", legend="{{kind}}"),),
@@ -248,8 +248,8 @@ _MEMORY = (
 _DURABILITY = (
     Panel(
         title="Age of the newest checkpoint",
-        description="While the job runs: what a failure now would lose, beside the interval that the job "
-        "asks for, if it does. Bad: several intervals.",
+        description="The work that a failure now would lose, while the job runs, and the job's checkpoint "
+        "interval if it sets one. Bad: several intervals.",
         unit="s",
         width=6,
         targets=(
@@ -262,9 +262,9 @@ _DURABILITY = (
         ),
     ),
     Panel(
-        title="Seconds of the last checkpoint",
-        description="Until it was durable, for how long training stood still for it, and what the last "
-        "restore took. Bad: the stall is more than a few percent of the interval.",
+        title="Duration of the last checkpoint",
+        description="save: until it was durable. stall: how long the training paused for it. restore: "
+        "duration of the last restore. Bad: the stall is more than a few percent of the interval.",
         unit="s",
         width=6,
         targets=tuple(
@@ -274,14 +274,14 @@ _DURABILITY = (
     ),
     Panel(
         title="Size of a checkpoint",
-        description="Bytes of the last one. Bad: it changes within a run.",
+        description="Size of the last checkpoint. Bad: it changes during a training.",
         unit="bytes",
         width=6,
         targets=(Target(expr=f"max({series.trainer('checkpoint_bytes')})", legend="size"),),
     ),
     Panel(
-        title="Checkpoints that failed",
-        description="Checkpoints that could not be made durable. Bad: any.",
+        title="Failed checkpoints",
+        description="Checkpoints that could not be saved. Bad: any.",
         unit="short",
         width=6,
         targets=(
@@ -295,14 +295,14 @@ _DURABILITY = (
 
 _LIFE = (
     times.build_panel(
-        "Share of each phase in 15 minutes of the job's life. Training is goodput. Bad: lost, "
+        "Share of each phase in 15 minutes of the job's time. training is the goodput. Bad: lost, "
         "restarting or data_wait above a few percent.",
         width=10,
     ),
     Panel(
         title="Restarts by class",
-        description="Restarts by whom they are charged to: the application, the infrastructure, or a "
-        "process that was started again within its pod. Bad: a steady rate.",
+        description="Restarts by class: of the application, of the infrastructure, and of ranks within their "
+        "pod (process). Bad: a steady rate.",
         unit="short",
         width=7,
         targets=(
@@ -311,7 +311,7 @@ _LIFE = (
     ),
     Panel(
         title="Result",
-        description="The row of the zoo of a job that has ended; empty before.",
+        description="The row of a completed job. Empty before.",
         unit="short",
         kind="bargauge",
         width=7,
@@ -324,7 +324,7 @@ _LIFE = (
 JOB = Dashboard(
     uid=UID,
     title="kubedet / Job",
-    description="One detection job: progress, losses, precision, speed, memory, checkpoints and restarts.",
+    description="One DetectionJob: progress, loss, precision, speed, memory, checkpoints and restarts.",
     variables=(
         Variable(
             name="namespace", label="Namespace", query=f"label_values({EVERY_JOB.job('info')}, namespace)"

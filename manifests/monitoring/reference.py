@@ -1,4 +1,4 @@
-"""The page of all metrics: what each means, how it is labelled, and which picture or alert looks at it."""
+"""The page of all metrics: meaning, labels, and the dashboards and alerts that use each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from monitoring.queries import TABLES, find_names
 _INTRODUCTION = """\
 # Metrics
 
-Written by `make generate` out of the tables in the code; do not edit. Every metric is in base units, a
-counter ends in `_total`, and histograms have the usual `_bucket`, `_sum` and `_count`. The scrape adds
-`namespace` and `pod`, and to the series of workers the `name` of their job.
+Generated from the tables in the code. Edit those, then run `make generate`. All metrics are in base units.
+Names of counters end in `_total`; histograms have the usual `_bucket`, `_sum` and `_count`. The scrape adds
+the labels `namespace` and `pod`, and for workers the `name` of their job.
 """
 
 _SECTIONS = {
     "operator": "The operator\n\nOn port 8080 of each replica.",
-    "job": "Jobs, as the operator tells them\n\nOn the same port, by the replica that acts; read out of the "
-    "jobs' manifests at every scrape, so a job that is deleted leaves no series.",
+    "job": "Jobs\n\nOn the same port, but only of the leader. It reads them from the jobs' manifests at "
+    "every scrape, so a deleted job leaves no series.",
     "trainer": "Workers\n\nOn the port `spec.metrics.port` (9091) of each worker pod, for all of its ranks.",
 }
 
@@ -34,7 +34,7 @@ def build_reference() -> str:
 
 
 def _table(metrics: Iterable[Definition]) -> str:
-    lines = ["| metric | kind | labels | meaning | looked at by |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| metric | type | labels | meaning | used by |", "| --- | --- | --- | --- | --- |"]
     for metric in metrics:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         lines.append(
@@ -44,7 +44,7 @@ def _table(metrics: Iterable[Definition]) -> str:
 
 
 def find_uses(metric: Definition) -> list[str]:
-    """The dashboards and alerts whose queries name it."""
+    """The dashboards and alerts whose queries name the metric."""
     names = set(metric.series())
     uses = [
         dashboard.title.rpartition("/ ")[2]

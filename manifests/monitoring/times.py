@@ -1,4 +1,4 @@
-"""What the time of jobs goes into, as both dashboards show it."""
+"""The panel of where jobs spend their time, for both dashboards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLOURS = {
     "restarting": "#c4162a",
     "lost": "red",
 }
-"""Of the phases of a job's time: green is what it is for, red what failures cost."""
+"""Colours of the phases of a job's time: green for training, red for the cost of failures."""
 
 
 def build_panel(description: str, *, width: int) -> Panel:
@@ -43,6 +43,6 @@ def goodput(by: str) -> str:
 def _shares(by: str, *matchers: str) -> str:
     """Seconds of jobs' lives by phase.
 
-    Rank 0's are booked with the statuses, minutes apart in a long run, so the window is longer than that.
+    Rank 0's seconds arrive with the statuses, minutes apart in a long training, so the window is longer.
     """
     return f"sum by ({by}) (increase({CHOSEN_JOBS.job('time', *matchers)}[15m]))"

@@ -35,13 +35,13 @@ def test_one_job_s_dashboard_gets_data_with_its_variables(prometheus: Prometheus
     assert lacking == set()
     empty = {finding.query.where for finding in found if finding.verdict == "rightly empty"}
     assert "job: Result" in empty  # it has not ended
-    assert "job: Images a second" not in empty
+    assert "job: Images per second" not in empty
 
 
 def test_a_job_that_is_not_there_is_no_excuse(prometheus: Prometheus, view: View) -> None:
     chosen = dataclasses.replace(view, namespace="nowhere", job="none")
     found = check.check_queries(prometheus, chosen, files=FILES)
-    assert "job: Images a second" in {
+    assert "job: Images per second" in {
         finding.query.where for finding in found if finding.verdict == "no data"
     }
 

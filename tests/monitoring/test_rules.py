@@ -57,7 +57,7 @@ def test_an_alert_is_well_formed_and_has_its_page(alert: Alert) -> None:
     page = (PAGES / f"{alert.name}.md").read_text()
     assert page.startswith(f"# {alert.name}\n")
     assert "**Impact.**" in page
-    assert "**Mend.**" in page
+    assert "**Fix.**" in page
     assert f"[{alert.name}]({alert.name}.md) | {alert.severity}" in (PAGES / "README.md").read_text()
     known = {name for metric in exposed_metrics() for name in metric.series()}
     assert find_names(alert.expr) <= known
