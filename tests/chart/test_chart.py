@@ -153,3 +153,20 @@ def _paths(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "
             yield from _paths(value, known, f"{prefix}{name}.")
         elif name not in ("global", "enabled") or prefix:
             yield prefix + name
+
+
+@pytest.mark.parametrize(
+    ("registries", "warned"),
+    [
+        ({}, ["operator", "trainer"]),
+        ({"operator": "r"}, ["trainer"]),
+        ({"operator": "r", "trainer": "r"}, []),
+    ],
+)
+def test_the_notes_name_the_images_without_a_registry(
+    chart: helm_python.Chart, registries: Mapping[str, str], warned: list[str]
+) -> None:
+    values = {name: {"image": {"registry": registry}} for name, registry in registries.items()}
+    notes = chart.render(values, name="kubedet", namespace="kubedet")["kubedet/templates/NOTES.txt"]
+    found = re.search(r"No registry is set for (.*)\. kubedet publishes no images", notes)
+    assert re.findall(r"kubedet-(\w+):", found[1] if found else "") == warned

@@ -1,4 +1,4 @@
-{{/* Name of the release's objects: the release's, with the chart's where that does not say it already. */}}
+{{/* Name of the release's objects: the release's name, with the chart's name appended unless it contains it. */}}
 {{- define "kubedet.fullname" -}}
 {{- ternary .Release.Name (printf "%s-kubedet" .Release.Name) (contains "kubedet" .Release.Name) | trunc 48 | trimSuffix "-" }}
 {{- end }}
@@ -11,7 +11,7 @@
 {{- default (ternary (include "kubedet.operatorName" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}
 
-{{/* What finds the operator's pods. The instance is not in it: the Lease allows one release a namespace. */}}
+{{/* Selects the operator's pods. It leaves out the instance: the Lease allows one release in a namespace. */}}
 {{- define "kubedet.operatorSelector" -}}
 app.kubernetes.io/name: kubedet
 app.kubernetes.io/component: operator
@@ -35,16 +35,16 @@ app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
 {{- with $image.digest }}@{{ . }}{{ end -}}
 {{- end }}
 
-{{/* The namespaces that are served, as {"items": [...]}; the empty name is the release's own, which
-objects leave out so that `kubectl apply -n` may say it. */}}
+{{/* The served namespaces, as {"items": [...]}. The empty name stands for the release's namespace, which
+objects leave out so that `kubectl apply -n` can set it. */}}
 {{- define "kubedet.namespaces" -}}
 {{- if and (eq .Values.operator.scope "Cluster") .Values.operator.namespaces }}
-{{- fail "operator.namespaces: must be empty with operator.scope Cluster, which serves them all" }}
+{{- fail "operator.namespaces: must be empty with operator.scope Cluster, which serves all namespaces" }}
 {{- end }}
 {{- dict "items" (default (list "") .Values.operator.namespaces) | toJson }}
 {{- end }}
 
-{{/* Pod and container by the restricted Pod Security Standard. */}}
+{{/* Pod and container as the Pod Security level restricted requires. */}}
 {{- define "kubedet.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 1000

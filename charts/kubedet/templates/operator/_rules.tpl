@@ -1,14 +1,14 @@
-{{/* What the operator may do to jobs and their children. It never reads Secrets: workers get them by reference. */}}
+{{/* The operator's rights on jobs and their children. It has none on Secrets: workers get them by reference. */}}
 {{- define "kubedet.rules" -}}
-# Jobs are deleted only when their ttlSecondsAfterFinished is over.
+# The operator deletes a job only after its ttlSecondsAfterFinished.
 - apiGroups: [kubedet.dev]
   resources: [detectionjobs]
   verbs: [get, list, watch, delete]
 - apiGroups: [kubedet.dev]
   resources: [detectionjobs/status]
   verbs: [update]
-# Children name their job as an owner that waits for them to go, which takes the right to its finalizers
-# where OwnerReferencesPermissionEnforcement is on.
+# Children block the deletion of their owner, which needs the right to its finalizers
+# if OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [kubedet.dev]
   resources: [detectionjobs/finalizers]
   verbs: [update]
@@ -21,7 +21,7 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
-# Only jobs with schedulingPolicy.gang Volcano or Coscheduling have a PodGroup.
+# PodGroups, only for jobs with schedulingPolicy.gang Volcano or Coscheduling.
 - apiGroups: [scheduling.volcano.sh, scheduling.x-k8s.io]
   resources: [podgroups]
   verbs: [create, patch]
