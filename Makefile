@@ -1,4 +1,4 @@
-# Every target installs what it needs and may be run again at any time. `make help` lists them.
+# Every target installs what it needs and may be repeated at any time. `make help` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -13,7 +13,7 @@ MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
 
-# The stamp is newer than what it was made from, so that a change of a dependency installs again.
+# A stamp is older than its sources after a change of a dependency, which installs again.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trainer]'
@@ -24,11 +24,12 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/run.stamp
 	touch $@
 
 .PHONY: install
-install: $(VENV)/dev.stamp ## Make the virtual environment with everything for development
+install: $(VENV)/dev.stamp ## Create the virtual environment for development
 
+JOB := manifests/samples/smallest.yaml
 .PHONY: demo
-demo: $(VENV)/run.stamp ## Train a detector on generated shapes and show its row and pictures
-	$(BIN)/kubedet run manifests/samples/smallest.yaml --output build/demo
+demo: $(VENV)/run.stamp ## Train a detector on generated shapes and print its row; JOB=... runs another job
+	$(BIN)/kubedet run $(JOB) --output build/demo
 
 .PHONY: fmt
 fmt: $(VENV)/dev.stamp ## Format the code
@@ -36,7 +37,7 @@ fmt: $(VENV)/dev.stamp ## Format the code
 	$(BIN)/ruff check --fix $(CODE)
 
 .PHONY: lint
-lint: type verify ## Formatting, lint, types, import contracts, generated files
+lint: type verify ## Check format, lint, types, import contracts and generated files
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/lint-imports
@@ -47,20 +48,21 @@ type: $(VENV)/dev.stamp ## Check the types
 	$(BIN)/mypy
 
 .PHONY: generate
-generate: $(VENV)/dev.stamp ## Write the files that are made from code
+generate: $(VENV)/dev.stamp ## Write the generated files
 	$(MONITORING) write
 	$(BIN)/python charts/generate.py
 	$(BIN)/python docs/generate.py
 
 .PHONY: verify
-verify: $(VENV)/dev.stamp ## Fail where a generated file is not current
+verify: $(VENV)/dev.stamp ## Fail if a generated file is out of date
 	$(MONITORING) verify
 	$(BIN)/python charts/generate.py --check
 	$(BIN)/python docs/generate.py --check
 
+TESTS :=
 .PHONY: test
-test: $(VENV)/dev.stamp ## Every test that needs no real node; those with an API server where one can be had
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not e2e'
+test: $(VENV)/dev.stamp ## Run every test that needs no real node; TESTS=tests/unit runs a part
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not e2e' $(TESTS)
 
 .PHONY: e2e
 e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a real object store
@@ -73,13 +75,13 @@ bench: $(VENV)/dev.stamp ## Print the figures of benchmarks/ as JSON
 	for name in commands data metrics models operator_idle; do $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: bench-operator
-bench-operator: $(VENV)/dev.stamp ## Print how the operator bears 100, 1000 and 3000 jobs, beside the API server's ceiling
+bench-operator: $(VENV)/dev.stamp ## Measure the operator with 100, 1000 and 3000 jobs, and the API server's limit
 	$(BIN)/python benchmarks/operator_load.py
 
 .PHONY: bench-gpu
-bench-gpu: $(VENV)/dev.stamp ## Print what training steps of the zoo cost on this machine's GPU
+bench-gpu: $(VENV)/dev.stamp ## Measure training steps of the zoo on this machine's GPU
 	$(BIN)/python benchmarks/gpu.py
 
 .PHONY: clean
-clean: ## Remove what was built, but not the virtual environment
+clean: ## Remove build results, but not the virtual environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

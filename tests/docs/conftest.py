@@ -18,6 +18,7 @@ import yaml
 
 import markdown
 import throwaway
+from worker_processes import WorkerProcesses
 
 NODES = 5
 MONITORS = ("PodMonitor", "PrometheusRule")
@@ -31,17 +32,33 @@ class Desk:
     environment: dict[str, str] = field(default_factory=dict)
 
     def type(self, script: str, **variables: str) -> str:
-        """What a script of bash prints; it ends with the first command that fails, which is told."""
+        """The output of a bash script, errors included. The script ends with the first command that fails."""
         done = subprocess.run(
-            ["bash", "-xeuo", "pipefail", "-c", script],
+            ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
             env={**self.environment, **variables},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=240,
         )
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{script}\n{done.stdout[-5000:]}"
         return done.stdout
+
+    def run_workers(self) -> WorkerProcesses:
+        """Runs the workers of jobs that `doc_commands.RUN` names."""
+
+        def kubectl(*words: str) -> str:
+            done = subprocess.run(
+                ["kubectl", "--namespace", "kubedet", *words],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return done.stdout
+
+        return WorkerProcesses(kubectl, folder=self.folder / "workers", environment=self.environment)
 
 
 @pytest.fixture
@@ -52,7 +69,8 @@ def desk(tmp_path: Path) -> Desk:
             (tmp_path / path.name).symlink_to(path)
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     sources = f"{markdown.ROOT / 'operator'}:{markdown.ROOT / 'trainer'}"
-    return Desk(tmp_path, {**os.environ, "PATH": programs, "PYTHONPATH": sources, "OMP_NUM_THREADS": "1"})
+    environment = {"PATH": programs, "PYTHONPATH": sources, "VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    return Desk(tmp_path, {**os.environ, **environment})
 
 
 @pytest.fixture(scope="session")

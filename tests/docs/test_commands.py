@@ -1,8 +1,10 @@
-"""Every command of the documentation is run, on real parts, or stands in a table with the reason why not."""
+"""Every command of the documentation runs on real parts, or a table says what replaces it and why."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import dataset_builders
 import doc_commands
 import markdown
 import s3
+import worker_processes
 from builders import merge
 
 CHART = (
@@ -21,17 +24,19 @@ CHART = (
     "--take-ownership --reset-values"
 )
 NOTHING = "helm uninstall kubedet --namespace kubedet --ignore-not-found --wait"
+NO_SECRET = "kubectl delete secret minio --namespace kubedet --ignore-not-found"
 ESTABLISHED = """\
 kubectl wait --for=jsonpath='{.status.acceptedNames.kind}'=DetectionJob crd/detectionjobs.kubedet.dev
 kubectl wait --for=condition=Established crd/detectionjobs.kubedet.dev"""
-SMALL_IMAGES = 4
+OWN_DATA = "docs/users/own-data.md"
 
 TABLES: dict[str, Mapping[str, Any]] = {
     "NOT_RUN": doc_commands.NOT_RUN,
     "INSTEAD": doc_commands.INSTEAD,
     "ADDED": doc_commands.ADDED,
     "SAME": doc_commands.SAME,
-    "TOLD": doc_commands.TOLD,
+    "ROWS": doc_commands.ROWS,
+    "PRINTED": doc_commands.PRINTED,
 }
 
 
@@ -74,18 +79,27 @@ def test_commands_without_a_cluster(names: tuple[str, ...], desk: Any) -> None:
         _play(markdown.read_page(name), desk)
 
 
+def test_the_tree_of_own_data_is_the_one_that_its_commands_read(tmp_path: Path) -> None:
+    _make_parts(tmp_path / "parts")
+    tree = next(block.text for block in markdown.read_page(OWN_DATA).blocks if block.language == "text")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert files == set(_leaves(tree))
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("name", doc_commands.CLUSTER_PAGES)
 def test_commands_at_a_cluster(
     name: str, cluster_desk: Any, run_operator: Any, tmp_path_factory: Any
 ) -> None:
     needs = doc_commands.CLUSTER_PAGES[name]
-    cluster_desk.type(NOTHING if needs == "nothing" else f"{CHART}\n{ESTABLISHED}")
+    cluster_desk.type(NOTHING if needs == "nothing" else f"{CHART}\n{ESTABLISHED}\n{NO_SECRET}")
     with contextlib.ExitStack() as stack:
+        workers = None
         if needs == "operator":
             stack.enter_context(run_operator(cluster_desk))
             stack.callback(cluster_desk.type, "kubectl delete dj --all --namespace kubedet")
             cluster_desk.type("kubectl config set-context --current --namespace=kubedet")
+            workers = stack.enter_context(cluster_desk.run_workers())
         variables = {}
         if name == "docs/administrators/s3.md":
             server = stack.enter_context(s3.run_s3_server(tmp_path_factory.mktemp("s3")))
@@ -93,21 +107,59 @@ def test_commands_at_a_cluster(
         if name in doc_commands.BEGINNINGS:
             page, file = doc_commands.BEGINNINGS[name]
             _write(_find(page, file), cluster_desk.folder)
-            waiting = "kubectl wait --for=condition=Complete dj --all --timeout=60s"
+            waiting = "kubectl wait --for=condition=Complete dj --all --timeout=180s"
             cluster_desk.type(f"kubectl apply -f {file}\n{waiting}")
-        _play(markdown.read_page(name), cluster_desk, **variables)
+        _play(markdown.read_page(name), cluster_desk, workers=workers, **variables)
 
 
-def _play(page: markdown.Page, desk: Any, **variables: str) -> None:
+def _play(
+    page: markdown.Page,
+    desk: Any,
+    *,
+    workers: worker_processes.WorkerProcesses | None = None,
+    **variables: str,
+) -> None:
     """Write the page's files and type its commands, block by block, in the order of the page."""
+    printed = ""
     for block in page.blocks:
         if block.file:
             _write(block, desk.folder)
-        script = [_adapt(command) for command in block.commands]
-        printed = desk.type("\n".join(line for line in script if line), **variables) if any(script) else ""
+        if block.language == "text" and printed:
+            _check_output(block.text, printed.replace(str(desk.folder), doc_commands.HOME))
+            printed = ""
+        script = [line for command in block.commands if (line := _adapt(command))]
+        if script:
+            printed = desk.type("\n".join(script), **variables)
         for command in block.commands:
-            if told := _entry(doc_commands.TOLD, command):
-                assert doc_commands.TOLD[told] in printed
+            if known := _entry(doc_commands.PRINTED, command):
+                assert doc_commands.PRINTED[known] in printed
+            if known := _entry(doc_commands.ROWS, command):
+                assert workers is not None
+                row = workers.messages[doc_commands.ROWS[known]]["results"]
+                assert row["boxAP"] >= 0
+                assert json.loads(printed.splitlines()[-1]) == row
+
+
+def _check_output(shown: str, printed: str) -> None:
+    """Every line that a page shows as output was printed; measured figures and column widths may differ."""
+    lines = {_shape(line) for line in printed.splitlines()}
+    assert [line for line in shown.splitlines() if _shape(line) not in lines] == [], printed
+
+
+def _shape(line: str) -> str:
+    """A line without the widths of its columns, and with N for every number but 0."""
+    figures = re.sub(r"\d+[.]\d+|0?[1-9]\d*|0\d+", "N", line)
+    return re.sub(r"\s+", " ", re.sub(r"([━─])+", r"\1", figures)).strip()
+
+
+def _leaves(tree: str) -> Iterator[str]:
+    """The paths of the files in the drawing of a tree."""
+    above: list[str] = []
+    for line in tree.splitlines():
+        drawn, name = re.fullmatch(r"([│├└─\s]*)(.+)", line).groups()  # type: ignore[union-attr]
+        above[len(drawn) // 4 :] = [name]
+        if "." in name:
+            yield "/".join(above)
 
 
 def _adapt(command: str) -> str:
@@ -126,26 +178,30 @@ def _find(page: str, file: str) -> markdown.Block:
 
 
 def _write(block: markdown.Block, folder: Path) -> None:
-    """Write the file of a block; a job that should end gets what has the fake nodes end its worker."""
+    """Write the file of a block, with the changes that `doc_commands` has for a job of this file."""
     assert block.file is not None
     text = block.text
-    if ending := doc_commands.ENDINGS.get(block.file):
-        template = {"spec": {"worker": {"template": {"metadata": {"annotations": ending}}}}}
-        text = yaml.safe_dump(merge(yaml.safe_load(text), template))
+    changes: dict[str, Any] = {}
+    annotations = doc_commands.ENDINGS.get(block.file)
+    if block.file in doc_commands.RUN:
+        changes, annotations = doc_commands.RUN[block.file], worker_processes.MARK
+    if annotations:
+        template = {"worker": {"template": {"metadata": {"annotations": annotations}}}}
+        text = yaml.safe_dump(merge(yaml.safe_load(text), {"spec": merge(changes, template)}))
     (folder / block.file).write_text(text)
 
 
 def _make_parts(folder: Path) -> None:
-    """A data set of the layout that the page about own data speaks of."""
+    """The data set of the page about own data: its annotation file for both splits, and the images in it."""
+    (text,) = (block.text for block in markdown.read_page(OWN_DATA).blocks if block.language == "json")
     for split in ("train", "val"):
-        images = [dataset_builders.image_record(number) for number in range(1, SMALL_IMAGES + 1)]
-        for image in images:
-            dataset_builders.make_image(folder / "images" / split, image["file_name"], seed=image["id"])
-        annotations = [
-            dataset_builders.annotation_record(image["id"], image=image["id"], segmentation=[])
-            for image in images
-        ]
-        dataset_builders.write_annotations(folder / f"{split}.json", images=images, annotations=annotations)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{split}.json").write_text(text)
+        for image in json.loads(text)["images"]:
+            size = {"width": image["width"], "height": image["height"]}
+            dataset_builders.make_image(
+                folder / "images" / split, image["file_name"], seed=image["id"], **size
+            )
 
 
 def _fill(server: s3.S3Server, folder: Path) -> dict[str, str]:
