@@ -194,14 +194,13 @@ def _write(block: markdown.Block, folder: Path) -> None:
 def _make_parts(folder: Path) -> None:
     """The data set of the page about own data: its annotation file for both splits, and the images in it."""
     (text,) = (block.text for block in markdown.read_page(OWN_DATA).blocks if block.language == "json")
-    for split in ("train", "val"):
+    for number, split in enumerate(("train", "val")):
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.json").write_text(text)
         for image in json.loads(text)["images"]:
             size = {"width": image["width"], "height": image["height"]}
-            dataset_builders.make_image(
-                folder / "images" / split, image["file_name"], seed=image["id"], **size
-            )
+            seed = 100 * number + image["id"]  # no picture is in both splits
+            dataset_builders.make_image(folder / "images" / split, image["file_name"], seed=seed, **size)
 
 
 def _fill(server: s3.S3Server, folder: Path) -> dict[str, str]:
