@@ -136,6 +136,8 @@ class Recipe:
     """URI of the backbone's weights; None trains from scratch."""
     evaluation_kind: EvaluationKind = "bbox"
     """What is measured: COCO's box AP, box and mask AP, the recall of proposals, or VOC's box mAP."""
+    evaluation_detections: int | None = bounded(default=None, minimum=1)
+    """Best detections of an image that count; None: as many as the detector gives, but at least 100."""
     reference: Mapping[str, float] = field(default_factory=dict, metadata={"fixed": True})
     """The published figures of this recipe under the names of `contract.Results`; empty where none are."""
 

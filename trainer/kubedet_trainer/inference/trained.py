@@ -15,7 +15,7 @@ from kubedet_trainer.data import arrays, loader, opening, proposals, splits
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
-from kubedet_trainer.evaluation.coco import build_scorer
+from kubedet_trainer.evaluation.coco import build_scorer, detection_limit
 from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files
@@ -178,7 +178,11 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
             pin_memory=detector.device.type == "cuda",
         ),
         num_images=len(split),
-        scorer=build_scorer(detector.recipe.evaluation_kind, truth=annotations.truth),
+        scorer=build_scorer(
+            detector.recipe.evaluation_kind,
+            truth=annotations.truth,
+            max_detections=detection_limit(detector.recipe),
+        ),
         normalisation=detector.recipe.data.normalisation,
         device=detector.device,
     )

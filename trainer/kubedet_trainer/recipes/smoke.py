@@ -135,6 +135,7 @@ def smoke_ssd() -> Recipe:
         _recipe(model, data=data),
         schedule=replace(_SCHEDULE, epochs=12, decay_epochs=(8, 11), warmup_iterations=50),
         optimizer=replace(_OPTIMIZER, lr=0.01),
+        evaluation_detections=100,
     )
 
 
