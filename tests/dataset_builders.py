@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from kubedet_trainer.config import DataConfig, NormalisationConfig
-from kubedet_trainer.data import arrays, check, splits
+from kubedet_trainer.data import arrays, check, prepare, splits
 from kubedet_trainer.data.arrays import Annotations, Reading, Truth
 from kubedet_trainer.data.coco import CocoFile
 from kubedet_trainer.data.prepare import LocalDataset
@@ -31,6 +31,13 @@ def coco_split(*files: Path, images: Path | None = None) -> LocalSplit:
     folder = images or files[0].parent / "images"
     sources = tuple(CocoFile(file=file, images=folder) for file in files)
     return LocalSplit(sources=sources, name=str(files[0]))
+
+
+def local_splits(settings: DatasetSettings, directory: Path) -> tuple[LocalSplit, LocalSplit]:
+    """What a data set is trained and evaluated on."""
+    local = prepare.prepare_dataset(settings, directory)
+    assert local.val is not None
+    return local.train, local.val
 
 
 def load_coco(file: Path, *, cache: Path, images: Path | None = None, **reading: Any) -> Annotations:

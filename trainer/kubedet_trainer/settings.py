@@ -39,6 +39,11 @@ class DatasetSettings:
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
     val_annotations: str = "annotations/instances_val2017.json"
+    validate: bool = True
+    """Whether there is a validation split; without one there are no figures."""
+    test_images: str = ""
+    test_annotations: str = ""
+    """Of a split that the final weights are evaluated on once; empty for none."""
     proposals_uri: str | None = None
     """Folder or prefix of what `kubedet propose` writes; only Fast R-CNN needs it."""
     credentials: StoreCredentials = StoreCredentials()
@@ -201,6 +206,9 @@ def _read_dataset(get: _Reader) -> DatasetSettings:
         train_annotations=get.text(Environment.TRAIN_ANNOTATIONS, defaults.train_annotations),
         val_images=get.text(Environment.VAL_IMAGES, defaults.val_images),
         val_annotations=get.text(Environment.VAL_ANNOTATIONS, defaults.val_annotations),
+        validate=get.boolean(Environment.VALIDATE, True),
+        test_images=get.text(Environment.TEST_IMAGES, ""),
+        test_annotations=get.text(Environment.TEST_ANNOTATIONS, ""),
         proposals_uri=get.optional(Environment.PROPOSALS_URI),
         credentials=StoreCredentials(
             endpoint=get.optional(Environment.DATASET_ENDPOINT),
@@ -255,6 +263,12 @@ class _Reader:
         if not value.isdecimal():
             raise UsageError(f"{name}: got '{value}', must be a whole number >= 0")
         return int(value)
+
+    def boolean(self, name: Environment, default: bool) -> bool:
+        value = self.text(name, str(default).lower())
+        if value not in ("true", "false"):
+            raise UsageError(f"{name}: got '{value}', must be true or false")
+        return value == "true"
 
     def batch_policy(self) -> BatchPolicy:
         value = self.text(Environment.BATCH, BatchPolicy.KEEP_GLOBAL)

@@ -70,7 +70,18 @@ class Split:
     images: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
     """Folder with the images."""
     annotations: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
-    """COCO: the annotation file. VOC: the lists of image names, separated by commas."""
+    """COCO: the annotation file, or several separated by commas. VOC: the lists of image names, separated by
+    commas. YOLO: the data.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSplit:
+    """Paths of further images and their annotations, relative to storageUri."""
+
+    images: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
+    """Folder with the images. Default: storageUri itself."""
+    annotations: str = bounded(min_length=1, pattern=_RELATIVE_PATH)
+    """The annotations, named as those of the other splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +99,17 @@ class Dataset:
     storageUri: str = bounded(min_length=1, pattern=_DATASET_URI)
     """Location of the data set: s3://bucket/prefix, pvc://claim/path, file:///path (a path in the worker's
     container) or synthetic://shapes (generated)."""
-    format: Literal["COCO", "VOC"] = "COCO"
-    """Format of the annotations. COCO: a JSON file for each split. VOC: PASCAL VOC's XML files and lists."""
+    format: Literal["COCO", "VOC", "YOLO"] = "COCO"
+    """Format of the annotations. COCO: JSON files for each split. VOC: PASCAL VOC's XML files and lists.
+    YOLO: a data.yaml and text files."""
     train: Split = Split()
     """Split to train on. Default: train2017 of COCO, trainval of VOC 2007 and 2012."""
     val: Split = Split()
     """Split to evaluate on. Default: val2017 of COCO, test of VOC 2007."""
+    validate: bool = True
+    """Whether there is a split to evaluate on. Without one the job has no average precision."""
+    test: TestSplit | None = None
+    """Split to evaluate the final weights on, once. Default: none."""
     proposals: Proposals | None = None
     """Precomputed proposals, for Fast R-CNN."""
     endpoint: str | None = bounded(default=None, pattern=_ENDPOINT)

@@ -85,6 +85,9 @@ def _dataset_variables(spec: types.DetectionJobSpec, locations: storage.Location
         Environment.TRAIN_ANNOTATIONS: dataset.train.annotations,
         Environment.VAL_IMAGES: dataset.val.images,
         Environment.VAL_ANNOTATIONS: dataset.val.annotations,
+        Environment.VALIDATE: None if dataset.validate else "false",
+        Environment.TEST_IMAGES: dataset.test.images if dataset.test else None,
+        Environment.TEST_ANNOTATIONS: dataset.test.annotations if dataset.test else None,
         Environment.PROPOSALS_URI: locations.proposals.uri if locations.proposals else None,
         Environment.DATASET_ENDPOINT: dataset.endpoint,
     }) + _secret_variables(

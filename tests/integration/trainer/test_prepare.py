@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def bucket(s3_server: s3.S3Server) -> str:
     return name
 
 
-def settings(server: s3.S3Server, bucket: str, **more: str) -> DatasetSettings:
+def settings(server: s3.S3Server, bucket: str, **more: Any) -> DatasetSettings:
     credentials = StoreCredentials(
         endpoint=server.endpoint, access_key=s3.ACCESS_KEY, secret_key=more.pop("secret_key", s3.SECRET_KEY)
     )

@@ -23,6 +23,8 @@ _PATHS = {
     "train_annotations": Environment.TRAIN_ANNOTATIONS,
     "val_images": Environment.VAL_IMAGES,
     "val_annotations": Environment.VAL_ANNOTATIONS,
+    "test_images": Environment.TEST_IMAGES,
+    "test_annotations": Environment.TEST_ANNOTATIONS,
 }
 """Options whose default depends on the format, and their variables; a field of `DatasetSettings` each."""
 
@@ -55,10 +57,20 @@ def dataset_options(command: _Command, *, required: bool = True) -> _Command:
             type=click.Choice(list(DATASET_DEFAULTS)),
             default="COCO",
             show_default=True,
-            help="Of the annotations; VOC's are lists of image sets, separated by commas.",
+            help="Of the annotations. COCO's are JSON files and VOC's lists of image sets, several separated "
+            "by commas; YOLO's are a data.yaml.",
+        ),
+        click.option(
+            "--val/--no-val",
+            "validate",
+            default=True,
+            show_default=True,
+            help="Whether there is a split to evaluate on; without one there is no average precision.",
         ),
         *(
-            click.option(f"--{name.replace('_', '-')}", show_default=_default_paths(name), metavar="PATH")
+            click.option(
+                f"--{name.replace('_', '-')}", show_default=_default_paths(name) or False, metavar="PATH"
+            )
             for name in _PATHS
         ),
     ]
@@ -109,6 +121,7 @@ def dataset_variables(options: Mapping[str, Any]) -> dict[str, str]:
     return {
         Environment.DATASET_URI: as_uri(options["dataset"]),
         Environment.DATASET_FORMAT: options["format"],
+        Environment.VALIDATE: str(options["validate"]).lower(),
         **{variable: options[name] or "" for name, variable in _PATHS.items()},
         **({Environment.PROPOSALS_URI: as_uri(options["proposals"])} if options.get("proposals") else {}),
     }

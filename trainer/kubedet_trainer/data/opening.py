@@ -35,7 +35,8 @@ class Dataset:
     """The splits of a run, with the same classes."""
 
     train: Split
-    val: Split
+    val: Split | None
+    test: Split | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -83,12 +84,21 @@ def open_splits(
 ) -> Dataset:
     """`open_dataset`, its files read by `load` and `find_proposals`."""
     train = load(local.train, reading(data, classes=data.classes or None, required=True))
-    val = load(local.val, reading(data, classes=train.classes, truth=True))
+
+    def evaluated(name: str, split: LocalSplit | None) -> Split | None:
+        if split is None:
+            return None
+        annotations = load(split, reading(data, classes=train.classes, truth=True))
+        return splits.validation_split(
+            annotations, folder=split.images, proposals=find_proposals(name, annotations)
+        )
+
     return Dataset(
         train=splits.training_split(
             train, folder=local.train.images, data=data, proposals=find_proposals("train", train)
         ),
-        val=splits.validation_split(val, folder=local.val.images, proposals=find_proposals("val", val)),
+        val=evaluated("val", local.val),
+        test=evaluated("test", local.test),
     )
 
 
@@ -108,8 +118,10 @@ def reading(
 
 def log_findings(dataset: Dataset, left_out: Mapping[str, int]) -> None:
     """Say what a user should know of the data, and what training leaves out."""
-    for split in (dataset.train, dataset.val):
-        for note in split.annotations.notes:
+    if dataset.val is None:
+        _log.warning("there is no validation split: this training has no average precision")
+    for split in (dataset.train, dataset.val, dataset.test):
+        for note in split.annotations.notes if split else ():
             _log.warning("%s", note)
     if left_out:
         _log.warning("left out of training: %s", splits.describe(left_out), extra={"leftOut": dict(left_out)})

@@ -40,7 +40,10 @@ class LocalDataset:
     """A data set on this machine."""
 
     train: LocalSplit
-    val: LocalSplit
+    val: LocalSplit | None
+    """None where training shall not be evaluated."""
+    test: LocalSplit | None = None
+    """None where the final weights shall not be evaluated on further images."""
 
 
 def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
@@ -62,17 +65,20 @@ def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
     if settings.format == "VOC":
         _image_sets(settings)  # refused before anything is downloaded
     root = _prepare_root(settings, directory)
-    sources = _SOURCES[settings.format]
-    return LocalDataset(
-        train=LocalSplit(
-            sources=sources(settings, root, "train"),
-            name=f"dataset.train.annotations: {settings.train_annotations}",
-        ),
-        val=LocalSplit(
-            sources=sources(settings, root, "val"),
-            name=f"dataset.val.annotations: {settings.val_annotations}",
-        ),
-    )
+    found = {
+        split: LocalSplit(
+            sources=_SOURCES[settings.format](settings, root, split),
+            name=f"dataset.{split}.annotations: {_paths(settings, split)[1]}",
+        )
+        for split in splits_of(settings)
+    }
+    return LocalDataset(train=found["train"], val=found.get("val"), test=found.get("test"))
+
+
+def splits_of(settings: DatasetSettings) -> tuple[str, ...]:
+    """The names of the splits that a data set has."""
+    optional = (("val", settings.validate), ("test", bool(settings.test_annotations)))
+    return ("train", *(split for split, is_there in optional if is_there))
 
 
 def _coco_sources(settings: DatasetSettings, root: Path, split: str) -> tuple[Source, ...]:
@@ -106,6 +112,7 @@ def _paths(settings: DatasetSettings, split: str) -> tuple[str, str]:
     return {
         "train": (settings.train_images, settings.train_annotations),
         "val": (settings.val_images, settings.val_annotations),
+        "test": (settings.test_images, settings.test_annotations),
     }[split]
 
 
@@ -118,7 +125,7 @@ def _image_sets(settings: DatasetSettings) -> dict[str, list[PurePosixPath]]:
     """Of each split."""
     return {
         split: voc.image_sets(_paths(settings, split)[1], field=f"dataset.{split}.annotations")
-        for split in ("train", "val")
+        for split in splits_of(settings)
     }
 
 
@@ -190,12 +197,9 @@ def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
         return (*dict.fromkeys((*parts, *map(str, lists))),)
     if settings.format == "YOLO":
         return ("",)  # only data.yaml knows the folders
-    folders = (f"{folder.strip('/')}/" for folder in (settings.train_images, settings.val_images))
-    files = (
-        part.strip()
-        for text in (settings.train_annotations, settings.val_annotations)
-        for part in text.split(",")
-    )
+    paths = [_paths(settings, split) for split in splits_of(settings)]
+    folders = (f"{folder.strip('/')}/" for folder, _ in paths)
+    files = (part.strip() for _, text in paths for part in text.split(","))
     return (*dict.fromkeys((*folders, *files)),)
 
 

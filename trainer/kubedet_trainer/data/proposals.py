@@ -130,6 +130,8 @@ def open_proposals(
     """
     if slots is None:
         return None
+    if split not in SPLITS:
+        raise InvalidInput(f"dataset.{split}: set, must be absent for a recipe with data.num_proposals")
     file = prepare_proposals(settings, directory / contract.DATASET_DIRECTORY, split=split)
     cache = directory / contract.CACHE_DIRECTORY
     return load_proposals(file, annotations=annotations, slots=slots, cache=cache)

@@ -69,6 +69,8 @@ def propose_dataset(
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
     written = []
     for name, files in zip(proposals.SPLITS, (local.train, local.val), strict=True):
+        if files is None:
+            continue
         split = _whole_split(files, cache=directory / contract.CACHE_DIRECTORY)
         record, share = _propose_split(
             detector,

@@ -12,7 +12,8 @@ import torch
 from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.data import arrays, loader, opening, proposals, splits
-from kubedet_trainer.data.prepare import prepare_dataset
+from kubedet_trainer.data.prepare import LocalDataset, prepare_dataset
+from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
 from kubedet_trainer.evaluation.coco import build_scorer, detection_limit
@@ -134,7 +135,13 @@ def read_classes(dataset: DatasetSettings, *, directory: Path) -> tuple[str, ...
         TrainerError: the data set is not there, or its annotations break a rule.
     """
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
-    return arrays.load_annotations(local.val, cache=directory / contract.CACHE_DIRECTORY).classes
+    return arrays.load_annotations(_val(local), cache=directory / contract.CACHE_DIRECTORY).classes
+
+
+def _val(local: LocalDataset) -> LocalSplit:
+    if local.val is None:
+        raise InvalidInput("dataset.validate: got false, must be true to evaluate")
+    return local.val
 
 
 def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: Path) -> dict[str, float]:
@@ -150,15 +157,16 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
         TrainerError: the data set is not there.
     """
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
+    val = _val(local)
     annotations = arrays.load_annotations(
-        local.val,
+        val,
         cache=directory / contract.CACHE_DIRECTORY,
         reading=opening.reading(detector.recipe.data, classes=detector.classes, truth=True),
     )
-    arrays.require_images(annotations, local.val.images)
+    arrays.require_images(annotations, val.images)
     split = splits.validation_split(
         annotations,
-        folder=local.val.images,
+        folder=val.images,
         proposals=proposals.open_proposals(
             dataset,
             split="val",

@@ -245,7 +245,7 @@ def _save(run: Run, *, stopping: bool = False) -> None:
 
 def _evaluate_if_due(run: Run) -> None:
     """Evaluate at the end of every n-th epoch and of the run, unless that was done before a restart."""
-    if run.settings.benchmark_iterations:
+    if run.settings.benchmark_iterations or run.data.val is None or run.scorer is None:
         return
     done, every = run.state.iteration, run.settings.evaluate_every_epochs
     epoch, rest = divmod(done, run.length.iterations_per_epoch)
@@ -254,7 +254,7 @@ def _evaluate_if_due(run: Run) -> None:
     if not is_due or run.state.history.was_evaluated(done):
         return
     with run.reporter.stage(Stage.EVALUATING):
-        evaluation = results.evaluate_run(run)
+        evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
         metrics = {} if evaluation is None else evaluation.metrics
         run.state.history.note_evaluation(done, metrics)
         if evaluation is not None:

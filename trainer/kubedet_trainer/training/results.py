@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import cv2
@@ -13,8 +14,10 @@ from kubedet_trainer import contract, dist
 from kubedet_trainer.contract import Results, Stage
 from kubedet_trainer.data import images, loader
 from kubedet_trainer.data.loader import Loader
+from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation import evaluate, speed
+from kubedet_trainer.evaluation.coco import Scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.evaluate import Evaluation
 from kubedet_trainer.pictures import curves, drawing
@@ -23,6 +26,7 @@ from kubedet_trainer.recipes.published import PUBLISHED
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.telemetry import memory
+from kubedet_trainer.training import setup
 from kubedet_trainer.training.setup import Run
 
 CURVES_FILE = "curves.png"
@@ -37,8 +41,8 @@ _PICTURE_SCORE = 0.5
 _log = logging.getLogger(__name__)
 
 
-def evaluate_run(run: Run) -> Evaluation | None:
-    """Score the present weights, which are durable, on the validation split; every rank must call this.
+def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None:
+    """Score the present weights, which are durable, on a split; every rank must call this.
 
     Returns:
         None on every rank but 0.
@@ -58,9 +62,9 @@ def evaluate_run(run: Run) -> Evaluation | None:
     try:
         evaluation = evaluate.evaluate(
             run.detector,
-            _val_loader(run, rank=run.world.rank, world_size=run.world.size),
-            num_images=len(run.data.val),
-            scorer=run.scorer,
+            _val_loader(run, split, rank=run.world.rank, world_size=run.world.size),
+            num_images=len(split),
+            scorer=scorer,
             normalisation=run.recipe.data.normalisation,
             device=run.world.device,
             should_stop=should_stop,
@@ -75,16 +79,27 @@ def evaluate_run(run: Run) -> Evaluation | None:
 def conclude(run: Run) -> Results | None:
     """Measure speed and memory, and write the results beside the checkpoints; rank 0's, None elsewhere."""
     [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=_memory_kind(run)))])
+    test_metrics = _evaluate_test(run)
     row = None
     if run.world.rank == 0:
         with run.reporter.stage(Stage.BENCHMARKING):
             fps = _measure_fps(run, images_per_batch=1)
             is_asked = "inferenceFpsBatch8" in run.recipe.reference
             fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
-            row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak)
+            row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak, test_metrics=test_metrics)
             _publish(run, row)
     dist.barrier()
     return row
+
+
+def _evaluate_test(run: Run) -> dict[str, float]:
+    """The figures of the final weights on the test split, each named ``test.NAME``; rank 0's."""
+    if (split := run.data.test) is None or run.settings.benchmark_iterations:
+        return {}
+    with run.reporter.stage(Stage.EVALUATING):
+        evaluation = evaluate_run(run, split, scorer=setup.scorer_of(run.recipe, split))
+    metrics = {} if evaluation is None else evaluation.metrics
+    return {f"test.{name}": value for name, value in metrics.items()}
 
 
 def _memory_kind(run: Run) -> memory.Kind:
@@ -94,10 +109,11 @@ def _memory_kind(run: Run) -> memory.Kind:
 
 
 def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
+    split = run.data.val or run.data.train
     fps = speed.measure_fps(
         run.detector,
-        run.stop.watch(_val_loader(run, rank=0, world_size=1, images_per_batch=images_per_batch)),
-        num_images=min(run.settings.benchmark_images, len(run.data.val)),
+        run.stop.watch(_val_loader(run, split, rank=0, world_size=1, images_per_batch=images_per_batch)),
+        num_images=min(run.settings.benchmark_images, len(split)),
         normalisation=run.recipe.data.normalisation,
         device=run.world.device,
     )
@@ -122,6 +138,7 @@ def publish_pictures(run: Run, evaluation: Evaluation) -> None:
 def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
     """Images spread evenly over the validation split, with their truth and what scores well in them."""
     split = run.data.val
+    assert split is not None, "what was evaluated has a split"
     comparisons = []
     for index in range(0, len(split), -(-len(split) // _PICTURES)):
         row = int(split.rows[index])
@@ -140,7 +157,14 @@ def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
     return comparisons
 
 
-def _row(run: Run, *, fps: float | None, fps_batch8: float | None, peak_bytes: float) -> Results:
+def _row(
+    run: Run,
+    *,
+    fps: float | None,
+    fps_batch8: float | None,
+    peak_bytes: float,
+    test_metrics: Mapping[str, float],
+) -> Results:
     history, world, batch = run.state.history, run.world, run.data.batch
     metrics = history.evaluations[-1]["metrics"] if history.evaluations else {}
     is_saved = run.saved_iteration == run.state.iteration
@@ -152,7 +176,7 @@ def _row(run: Run, *, fps: float | None, fps_batch8: float | None, peak_bytes: f
         inferenceFps=fps,
         inferenceFpsBatch8=fps_batch8,
         **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
-        metrics=[{"name": name, "value": value} for name, value in metrics.items()],
+        metrics=[{"name": name, "value": value} for name, value in {**metrics, **test_metrics}.items()],
         hardware={
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,
@@ -183,10 +207,10 @@ def _put(run: Run, name: str, content: bytes) -> None:
     open_store(target.uri, target.credentials).put_bytes(name, data=content)
 
 
-def _val_loader(run: Run, *, rank: int, world_size: int, images_per_batch: int = 1) -> Loader:
+def _val_loader(run: Run, split: Split, *, rank: int, world_size: int, images_per_batch: int = 1) -> Loader:
     data = run.recipe.data
     return loader.val_loader(
-        run.data.val,
+        split,
         pipeline=Pipeline.of_validation(data),
         rank=rank,
         world_size=world_size,

@@ -43,7 +43,10 @@ class RunData:
     """The two splits, and how the training one is shared."""
 
     train: Split
-    val: Split
+    val: Split | None
+    """None where training is not evaluated."""
+    test: Split | None
+    """Evaluated once at the end; None where there is none."""
     left_out: dict[str, int]
     """How many images and objects of the training split are not learnt, by the reason."""
     batch: BatchPlan
@@ -75,7 +78,8 @@ class Run:
     reporter: Reporter
     monitor: LossMonitor
     forwards: ForwardTimer
-    scorer: Scorer
+    scorer: Scorer | None
+    """Of the validation split."""
     stop: StopRequest
     generator: torch.Generator
     """Seeded anew for every chunk; carries nothing from one to the next."""
@@ -117,7 +121,7 @@ def prepare(
     length = Length(
         total_iterations=settings.benchmark_iterations or epochs * data.sampling.iterations_per_epoch,
         iterations_per_epoch=data.sampling.iterations_per_epoch,
-        evaluations=epochs // max(1, settings.evaluate_every_epochs),
+        evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val else 0,
     )
     reporter.begin(length, iteration=state.iteration)
     reporter.record_reference(_reference(settings.recipe))
@@ -134,15 +138,20 @@ def prepare(
         reporter=reporter,
         monitor=LossMonitor(world.device),
         forwards=ForwardTimer(world.device),
-        scorer=build_scorer(
-            recipe.evaluation_kind,
-            truth=data.val.annotations.truth,
-            max_detections=detection_limit(recipe),
-        ),
+        scorer=None if data.val is None else scorer_of(recipe, data.val),
         stop=stop,
         generator=torch.Generator(device=world.device),
         first_iteration=state.iteration,
         saved_iteration=state.iteration or -1,
+    )
+
+
+def scorer_of(recipe: Recipe, split: Split) -> Scorer:
+    """Compares detections in a split with its annotations, as the recipe is measured."""
+    return build_scorer(
+        recipe.evaluation_kind,
+        truth=split.annotations.truth,
+        max_detections=detection_limit(recipe),
     )
 
 
@@ -175,6 +184,7 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
     return RunData(
         train=dataset.train,
         val=dataset.val,
+        test=dataset.test,
         left_out=left_out,
         batch=batch,
         sampling=loader.sampling_plan(

@@ -105,7 +105,7 @@ def _run(settings: RunSettings, environment: Mapping[str, str], options: Options
             directory = settings.work_directory / contract.DATASET_DIRECTORY
             prepare.prepare_dataset(settings.dataset, directory)
             if recipe.data.num_proposals is not None:
-                for split in proposals.SPLITS:
+                for split in prepare.splits_of(settings.dataset):
                     proposals.prepare_proposals(settings.dataset, directory, split=split)
         return _train(settings, environment, options, stop)
 

@@ -68,7 +68,7 @@ def test_columns_and_scale_point_at_fields_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "invalid", [{"worker": {"replicas": 0}}, {"recipe": 3}, {"dataset": {"format": "YOLO"}}]
+    "invalid", [{"worker": {"replicas": 0}}, {"recipe": 3}, {"dataset": {"format": "KITTI"}}]
 )
 def test_the_schema_tells_good_from_bad(invalid: dict[str, Any]) -> None:
     jsonschema.validate(make_manifest(), schema.build_schema())

@@ -51,7 +51,7 @@ def test_null_counts_as_absent() -> None:
             {"overrides": {"optimizer.lr": 0.01}},
             "spec.overrides.optimizer.lr: got 0.01, must be a string; put it in quotes",
         ),
-        ({"dataset": {"format": "YOLO"}}, "spec.dataset.format: got 'YOLO', must be COCO or VOC"),
+        ({"dataset": {"format": "KITTI"}}, "spec.dataset.format: got 'KITTI', must be COCO or VOC or YOLO"),
         ({"worker": {"env": {"A": "b"}}}, "spec.worker.env: got {'A': 'b'}, must be a list"),
         (
             {"worker": {"env": [{"name": 3}]}},

@@ -26,7 +26,7 @@ from dataset_builders import (
     problems_of,
     write_annotations,
 )
-from kubedet_trainer.data import images, splits, transforms
+from kubedet_trainer.data import images, loader, splits, transforms
 from kubedet_trainer.data.images import ImageFlaw, Pixels
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput
@@ -224,3 +224,25 @@ def test_images_without_objects_are_counted_or_kept_by_a_field(tmp_path: Path) -
     assert split.rows.tolist() == [0, 1, 2]
     assert split.learnable().all()
     assert splits.images_left_out(annotations, kept) == {}
+
+
+@pytest.mark.parametrize("augmentation", ["flip", "ssd"])
+def test_images_without_objects_reach_the_batches_as_they_are(augmentation: Any, tmp_path: Path) -> None:
+    annotations = small_split(tmp_path, empty=2)
+    data = replace(
+        DATA, min_image_side=16, keep_empty=True, augmentation=augmentation, scale=(64, 32), pad_multiple=32
+    )
+    split = splits.training_split(annotations, folder=tmp_path / "images", data=data)
+    batches = loader.train_loader(
+        split,
+        plan=loader.sampling_plan(split, images_per_process=1, global_batch=1, seed=0),
+        pipeline=Pipeline.of_training(data),
+        rank=0,
+        world_size=1,
+        start_iteration=0,
+        end_iteration=3,
+        num_workers=0,
+        pin_memory=False,
+    )
+    found = {int(batch.image_ids): int(batch.targets.valid.sum()) for batch in batches}
+    assert found == {1: 1, 2: 0, 3: 0}

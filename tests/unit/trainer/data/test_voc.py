@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dataset_builders import convert_to_voc, load_coco, make_image, voc_object, write_voc
+from dataset_builders import convert_to_voc, load_coco, local_splits, make_image, voc_object, write_voc
 from kubedet_trainer.commands.data import check_data
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.data import arrays, prepare, voc
@@ -29,15 +29,14 @@ DOG = voc_object("dog", (1, 2, 30, 40))
 
 
 def read(settings: DatasetSettings, split: str = "train") -> AnnotationTable:
-    local = prepare.prepare_dataset(settings, Path("unused"))
-    return (local.train if split == "train" else local.val).read("ignore")
+    train, val = local_splits(settings, Path("unused"))
+    return (train if split == "train" else val).read("ignore")
 
 
 def first_problem(settings: DatasetSettings) -> str:
     """What a job would say."""
     try:
-        local = prepare.prepare_dataset(settings, Path("unused"))
-        for split in (local.train, local.val):
+        for split in local_splits(settings, Path("unused")):
             arrays.load_annotations(split, cache=split.images / "cache")
     except (InvalidInput, MissingInput) as refused:
         return str(refused)
@@ -47,8 +46,8 @@ def first_problem(settings: DatasetSettings) -> str:
 def test_photographs_in_voc_form_load_as_their_coco_files_do(shared: Path, tmp_path: Path) -> None:
     folder = shared / "data/bccd"
     settings = convert_to_voc(folder, splits=["train", "val"], root=tmp_path / "voc")
-    local = prepare.prepare_dataset(settings, tmp_path / "work")
-    for split, name in ((local.train, "train"), (local.val, "val")):
+    both = local_splits(settings, tmp_path / "work")
+    for split, name in zip(both, ("train", "val"), strict=True):
         found = arrays.load_annotations(split, cache=tmp_path / "cache")
         expected = load_coco(folder / f"instances_{name}.json", cache=tmp_path / "cache")
         arrays.require_images(found, split.images)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dataset_builders import coco_split, make_image
+from dataset_builders import coco_split, local_splits, make_image
 from kubedet_trainer.data import arrays, prepare
 from kubedet_trainer.data.arrays import Reading
 from kubedet_trainer.data.table import AnnotationTable
@@ -44,8 +44,8 @@ def write(
 
 
 def read(settings: DatasetSettings, split: str = "train", *, masks: bool = False) -> AnnotationTable:
-    local = prepare.prepare_dataset(settings, Path("unused"))
-    return (local.train if split == "train" else local.val).read("need" if masks else "ignore")
+    train, val = local_splits(settings, Path("unused"))
+    return (train if split == "train" else val).read("need" if masks else "ignore")
 
 
 def refused(settings: DatasetSettings) -> str:

@@ -14,8 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
+from kubedet_trainer import config, recipes
 from kubedet_trainer.data.arrays import Truth
-from kubedet_trainer.evaluation.coco import build_scorer
+from kubedet_trainer.evaluation.coco import build_scorer, detection_limit
 from kubedet_trainer.evaluation.detections import DetectionTable
 
 
@@ -172,3 +173,20 @@ def test_an_area_of_zero_counts_in_evaluation(tmp_path: Path) -> None:
     truth = write(tmp_path, annotation_record(0, image=1), annotation_record(1, image=2, area=0))
     figures = build_scorer("bbox", truth=truth).score(perfect(truth, without=(1,)))
     assert figures["boxAR100"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "limit"),
+    [
+        ("faster_rcnn_r50_fpn_1x", {}, 100),
+        ("ssd300_coco", {}, 100),
+        ("faster_rcnn_r50_fpn_1x", {"model.box_head.max_detections": "300"}, 300),
+        ("faster_rcnn_r50_fpn_1x", {"model.box_head.max_detections": "20"}, 100),
+        ("ssd300_coco", {"evaluation_detections": "none"}, 200),
+        ("retinanet_r50_fpn_1x", {"evaluation_detections": "500"}, 500),
+    ],
+)
+def test_the_limit_of_evaluation_follows_the_detectors_and_is_100_for_the_zoo(
+    recipe: str, overrides: dict[str, str], limit: int
+) -> None:
+    assert detection_limit(config.apply_overrides(recipes.read_recipe(recipe), overrides)) == limit

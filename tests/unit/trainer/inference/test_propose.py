@@ -11,8 +11,9 @@ import torch
 from click.testing import CliRunner
 
 import trainer_builders
+from dataset_builders import local_splits
 from kubedet_trainer.commands.inference import propose
-from kubedet_trainer.data import arrays, prepare, proposals
+from kubedet_trainer.data import arrays, proposals
 from kubedet_trainer.settings import DatasetSettings
 
 SHAPES = "synthetic://shapes?images=3&val_images=2&size=96x64"
@@ -36,9 +37,9 @@ def test_what_a_network_proposes_is_what_fast_rcnn_is_given(tmp_path: Path) -> N
     result = run("rpn")
     assert result.exit_code == 0, result.output
     settings = DatasetSettings(uri=SHAPES, proposals_uri=(tmp_path / "given").as_uri())
-    local = prepare.prepare_dataset(settings, tmp_path / "dataset")
+    train, val = local_splits(settings, tmp_path / "dataset")
     lines = iter(result.stdout.splitlines())
-    for name, files, count in (("train", local.train, 3), ("val", local.val, 2)):
+    for name, files, count in (("train", train, 3), ("val", val, 2)):
         annotations = arrays.load_annotations(files, cache=tmp_path / "cache")
         table = proposals.open_proposals(
             settings, split=name, annotations=annotations, slots=1000, directory=tmp_path
