@@ -1,4 +1,4 @@
-"""Whether the process is well: what the probes of the kubelet are told."""
+"""The health of the process, as the kubelet's probes ask for it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Health:
-    """When the parts of the process last gave a sign of life, in seconds of the monotonic clock."""
+    """Times at which the parts of the process last gave a sign of life, in seconds of the monotonic clock."""
 
     loop_seconds: float = 30
-    """The event loop is stuck if it gave no sign for this long."""
+    """Age at which the event loop counts as stuck."""
     watch_seconds: float = 200
-    """A watch is dead after this long: it is renewed every 10 s."""
+    """Age at which a watch counts as lost: it has missed twenty renewals, one every 10 s."""
     loop_at: float = field(default_factory=time.monotonic)
     watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
-    """By resource and namespace; empty while no watch is supposed to run: the API server is away, say."""
+    """By resource and namespace. Empty while no watch should run, as when the API server is away."""
     ready: bool = False
-    """The world has been read: this replica reconciles jobs, or can take over at once."""
+    """All objects have been listed: this replica reconciles jobs, or can take over without delay."""
 
     def ages(self) -> dict[str, float]:
-        """Seconds since the watch of each resource that was silent for longest gave a sign of life."""
+        """Age in seconds of the most silent watch of each resource."""
         now = time.monotonic()
         ages: dict[str, float] = {}
         for (resource, _), at in list(self.watched_at.items()):
@@ -29,7 +29,7 @@ class Health:
         return ages
 
     def complaint(self) -> str | None:
-        """What a restart of the process would mend, or None if it is well."""
+        """The problem that a restart of the process would fix, or None."""
         stuck = time.monotonic() - self.loop_at
         if stuck > self.loop_seconds:
             return f"the event loop has been stuck for {stuck:.0f} s"

@@ -21,23 +21,23 @@ TABLE: dict[str, Definition] = {
     "iterations": Definition(
         name="kubedet_trainer_iterations_total",
         kind="counter",
-        help="Optimiser steps of the run; recorded by rank 0 only, so sum over workers.",
+        help="Optimiser steps of the run. Only rank 0 records them, so sum over workers.",
     ),
     "images": Definition(
         name="kubedet_trainer_images_total",
         kind="counter",
-        help="Training images that went through the model; the sum over workers is the run's.",
+        help="Training images that passed through the model. Sum over workers for the whole run.",
     ),
     "iteration_duration_seconds": Definition(
         name="kubedet_trainer_iteration_duration_seconds",
         kind="histogram",
-        help="Seconds from the end of one iteration to the end of the next, data wait included.",
+        help="Seconds from the end of one iteration to the end of the next, including the wait for data.",
         buckets=_DURATION_BUCKETS,
     ),
     "data_wait_seconds": Definition(
         name="kubedet_trainer_data_wait_seconds_total",
         kind="counter",
-        help="Seconds that iterations waited for a batch; near zero unless decoding is too slow.",
+        help="Seconds that iterations waited for a batch. Near zero unless decoding is too slow.",
     ),
     "loss": Definition(
         name="kubedet_trainer_loss",
@@ -51,20 +51,20 @@ TABLE: dict[str, Definition] = {
     "gpu_memory_bytes": Definition(
         name="kubedet_trainer_gpu_memory_bytes",
         kind="gauge",
-        help="GPU memory by the caching allocator: allocated, reserved, and the peaks of both, beside the "
-        "capacity of the GPU; worst rank.",
+        help="Memory of the caching allocator (allocated, reserved, peaks of both) and the capacity of the "
+        "GPU, of the rank that uses most.",
         labels=("kind",),
         mode="livemax",
     ),
     "checkpoint_save_seconds": Definition(
         name="kubedet_trainer_checkpoint_save_seconds",
         kind="gauge",
-        help="Seconds from the last snapshot until it was durable.",
+        help="Seconds from the last snapshot to durable storage.",
     ),
     "checkpoint_stall_seconds": Definition(
         name="kubedet_trainer_checkpoint_stall_seconds",
         kind="gauge",
-        help="Seconds for which training stood still for the last checkpoint.",
+        help="Seconds for which the training paused for the last checkpoint.",
     ),
     "checkpoint_restore_seconds": Definition(
         name="kubedet_trainer_checkpoint_restore_seconds",
@@ -77,19 +77,19 @@ TABLE: dict[str, Definition] = {
     "checkpoint_failures": Definition(
         name="kubedet_trainer_checkpoint_failures_total",
         kind="counter",
-        help="Checkpoints that could not be made durable; each costs a restart of the processes.",
+        help="Checkpoints that could not be saved. Each one restarts the ranks.",
     ),
     "forward_seconds": Definition(
         name="kubedet_trainer_forward_seconds",
         kind="gauge",
-        help="Mean seconds of a forward pass over the last log interval, by rank within the worker. No other "
-        "rank is waited for in it, so one that is far above the others is slow.",
+        help="Mean seconds of a forward pass over the last log interval, by rank within the worker. It waits "
+        "for no other rank, so a rank far above the others is slow.",
         labels=("local_rank",),
     ),
     "last_step_timestamp_seconds": Definition(
         name="kubedet_trainer_last_step_timestamp_seconds",
         kind="gauge",
-        help="UNIX time of the end of the last optimiser step; if it stands still, so does the run.",
+        help="UNIX time of the end of the last optimiser step. If it stops, so has the run.",
     ),
     "evaluation": Definition(
         name="kubedet_trainer_evaluation",
@@ -100,7 +100,7 @@ TABLE: dict[str, Definition] = {
     "reference": Definition(
         name="kubedet_trainer_reference",
         kind="gauge",
-        help="Published figures of the recipe, and the images a second that follow from them.",
+        help="Published figures of the recipe, and the images per second that follow from them.",
         labels=("metric",),
     ),
 }
@@ -110,14 +110,14 @@ LAUNCHER_TABLE: dict[str, Definition] = {
     "build_info": Definition(
         name="kubedet_trainer_build_info",
         kind="gauge",
-        help="Always 1; the labels say what runs.",
+        help="Always 1. The labels have the versions.",
         labels=("version", "torch", "python"),
     ),
     "worker_memory_bytes": Definition(
         name="kubedet_trainer_worker_memory_bytes",
         kind="gauge",
-        help="Memory of the worker's container, /dev/shm and loader processes included: its working_set, and "
-        "the limit at which it is killed.",
+        help="Memory of the worker's container, including /dev/shm and loader processes: its working_set and "
+        "its limit.",
         labels=("kind",),
     ),
 }
