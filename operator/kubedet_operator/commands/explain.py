@@ -1,4 +1,4 @@
-"""What a field of a DetectionJob is for, its values and its rules: the schema of the CRD in words."""
+"""Describes fields of a DetectionJob from the schema of the CRD: purpose, values and rules."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LIMITS = (
 
 
 class UnknownField(LookupError):
-    """A path that leads to no field of a DetectionJob; the message names the nearest one that does."""
+    """A path that is no field of a DetectionJob. The message names the nearest field."""
 
 
 def explain(path: str, *, width: int) -> str:
-    """The text about the field at `path`, ``spec.worker.replicas``; the whole object for an empty one.
+    """The text about the field at `path`, such as ``spec.worker.replicas``; about the object if it is empty.
 
     Raises:
         UnknownField: there is no such field.
@@ -41,7 +41,7 @@ def explain(path: str, *, width: int) -> str:
 
 
 def type_name(found: Mapping[str, Any]) -> str:
-    """The type of a field as people say it: its choices, ``list of string``, ``quantity``."""
+    """The type of a field in words: its choices, ``list of string``, ``quantity``."""
     if "enum" in found:
         return " | ".join(found["enum"])
     if "items" in found:
@@ -52,7 +52,7 @@ def type_name(found: Mapping[str, Any]) -> str:
 
 
 def list_facts(found: Mapping[str, Any]) -> list[str]:
-    """The default and the bounds of a field, a phrase each."""
+    """The default and the bounds of a field, one phrase for each."""
     value = found.get("default")
     shown = str(value).lower() if isinstance(value, bool) else value  # as YAML has it
     default = [f"default: {shown}"] if value not in (None, {}) else []
@@ -77,7 +77,7 @@ def _paragraphs(title: str, found: Mapping[str, Any], *, width: int) -> Iterator
 
 
 def _item(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of an entry of a list, else the schema itself."""
+    """The schema of a list's items, or the schema itself if it is no list."""
     item: Mapping[str, Any] = found.get("items", found)
     return item
 

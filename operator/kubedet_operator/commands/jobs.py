@@ -35,14 +35,13 @@ _FILES = click.argument(
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for logs, downloads and, unless the job names a place, checkpoints.  [default: runs/NAME]",
+    help="Folder for logs, downloads, and checkpoints if the job sets no place.  [default: runs/NAME]",
 )
 def run(files: tuple[Path, ...], output: Path | None) -> None:
     """Run a DetectionJob on this machine, without a cluster.
 
-    The files hold one DetectionJob and the Secrets that it refers to. Every worker is a process here; what is
-    restarted and what fails is decided as in a cluster. Ctrl-C suspends: the state is saved, and the same
-    command resumes it.
+    The files contain one DetectionJob and the Secrets that it names. Every worker runs as a process. Failures
+    are handled as in a cluster. Ctrl-C suspends the job: it saves its state, and the same command resumes it.
 
     \b
     Examples:
@@ -69,13 +68,13 @@ def run(files: tuple[Path, ...], output: Path | None) -> None:
 
 @click.command()
 @_FILES
-@click.option("--namespace", help="Namespace of the pods.  [default: the file's, else default]")
-@click.option("--uid", help="Uid of the job, for labels, owner references and the rendezvous id.")
+@click.option("--namespace", help="Namespace of the pods.  [default: that of the file, else default]")
+@click.option("--uid", help="UID of the job, for labels, owner references and the rendezvous id.")
 def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> None:
-    """Print the Service and the pods that the operator would create for a DetectionJob.
+    """Print the pods and other objects that the operator would create for a DetectionJob.
 
-    The pods of the first attempt, as YAML. KUBEDET_OPERATOR_TRAINER_IMAGE names the image of jobs that name
-    none, as it does for the operator.
+    Prints the objects of the first attempt as YAML. As for the operator, KUBEDET_OPERATOR_TRAINER_IMAGE names
+    the image of jobs that set none.
     """
     try:
         documents = read_documents(files)
@@ -97,7 +96,7 @@ def crds() -> None:
 @click.command()
 @click.argument("field", default="")
 def explain(field: str) -> None:
-    """Say what FIELD of a DetectionJob is for, its default, its bounds and its rules.
+    """Describe FIELD of a DetectionJob: its purpose, default, bounds and rules.
 
     \b
     Examples:
@@ -118,7 +117,7 @@ def _place(documents: Documents, *, namespace: str | None, uid: str | None) -> d
 
 
 def _refuse(reasons: Sequence[object], exit_code: ExitCode) -> NoReturn:
-    """End the command with one line for each thing that is wrong."""
+    """End the command with one line for each reason."""
     for reason in reasons:
         click.echo(str(reason), err=True)
     sys.exit(exit_code)

@@ -31,39 +31,48 @@ _NUM_CLASSES = {"coco": 80, "voc": 20}
 @partial(options.dataset_options, required=False)
 @options.proposals_option
 @weights_options
-@click.option("--procs", type=click.IntRange(min=1), help="Processes.  [default: one a GPU, else 1]")
 @click.option(
-    "--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs; 0 measures the CPU."
+    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of GPUs. 0 measures the CPU.",
 )
 @click.option(
     "--iterations",
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Training steps; the first 50 do not count, of less than 100 the first half.",
+    help="Number of training steps. The first 50 are not timed; of fewer than 100 the first half.",
 )
 @click.option(
     "--images",
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Validation images for the frames per second.",
+    help="Number of validation images to time.",
 )
 @click.option(
-    "--work-directory", type=click.Path(path_type=Path), help="Scratch.  [default: runs/RECIPE/benchmark]"
+    "--work-directory",
+    type=click.Path(path_type=Path),
+    help="Folder for temporary files.  [default: runs/RECIPE/benchmark]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
 def benchmark(recipe: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Measure seconds a training step, memory and frames per second of RECIPE, as the zoo did.
+    """Measure seconds per training step, memory and frames per second of RECIPE, as the zoo did.
 
-    The real training loop runs for some steps, without evaluation and checkpoint. Memory is what the recipe's
-    published row counts: the most over all GPUs that the allocator reserved, or allocated; without a GPU the
-    resident set of a process. Frames per second are of batch 1 (and 8, where the row has it) and include
-    loading, post-processing and pasting masks. Without --weights they are random and find little to process.
+    The real training loop runs for some steps, without evaluation and checkpoints. Memory is counted as in
+    the recipe's published row: the most that the allocator of any GPU reserved or allocated; on CPU the
+    resident memory of a process. Frames per second are for batch size 1 (and 8, if the row has it). They
+    include loading, post-processing and pasting masks. Without --weights the weights are random and find
+    little to process.
 
-    Unless --dataset names others the data are generated shapes, as large as photographs and with as many
-    classes as those of the published row.
+    Without --dataset the data is generated shapes, as large as photographs, with as many classes as the data
+    set of the published row.
 
     \b
     Examples:
@@ -83,8 +92,8 @@ def benchmark(recipe: str, overrides: tuple[str, ...], as_json: bool, **given: A
     hardware = results["hardware"]
     console.print(terminal.comparison_table(results, results.get("reference", {}), heading="here"))
     console.print(
-        f"here: {hardware['worldSize']} x {hardware['accelerator']}, {hardware['globalBatch']} images a step "
-        f"in {hardware['accumulationSteps']} turns, the mean of {hardware['timedIterations']} steps, "
+        f"here: {hardware['worldSize']} x {hardware['accelerator']}, {hardware['globalBatch']} images per "
+        f"step in {hardware['accumulationSteps']} passes, the mean of {hardware['timedIterations']} steps, "
         f"{hardware['memoryKind']}",
         soft_wrap=True,
         highlight=False,
@@ -92,7 +101,7 @@ def benchmark(recipe: str, overrides: tuple[str, ...], as_json: bool, **given: A
 
 
 def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, Any]:
-    """The results of the run that `environment` describes; ends the command where it fails."""
+    """The results of the run that `environment` describes. Ends the command if it fails."""
     from rich.console import Console
 
     from kubedet_trainer.commands import terminal
@@ -109,7 +118,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     finally:
         shutil.rmtree(_checkpoints(directory), ignore_errors=True)
     if code != 0:
-        click.echo(f"the ranks wrote to {log}", err=True)
+        click.echo(f"the log of the ranks is {log}", err=True)
         sys.exit(code)
     results: dict[str, Any] = json.loads((directory / contract.RESULTS_FILE).read_text())
     for gone in ("modelUri", "reportUri", "metrics"):

@@ -24,30 +24,30 @@ _DEFAULT_RECIPE = "faster_rcnn_r50_fpn_1x"
     default=_DEFAULT_RECIPE,
     show_default=True,
     metavar="RECIPE",
-    help="Whose rules count: a Mask R-CNN needs outlines, a Fast R-CNN proposals.",
+    help="Recipe whose needs to check: Mask R-CNN needs outlines, Fast R-CNN proposals.",
 )
 @click.option(
     "--images/--no-images",
     "decode",
     default=True,
     show_default=True,
-    help="Decode every image, or only look whether it is there.",
+    help="Decode every image, or only check that it exists.",
 )
 @click.option(
     "--work-directory",
     type=click.Path(path_type=Path),
     default=Path("runs", "check-data"),
     show_default=True,
-    help="Where an s3:// data set is downloaded to.",
+    help="Folder to which an s3:// data set is downloaded.",
 )
 @options.ends_with_contract_code
 def check_data(
     overrides: tuple[str, ...], recipe: str, decode: bool, work_directory: Path, **given: str
 ) -> None:
-    """List everything that is wrong with a data set, file by file; ends with 65 where there is anything.
+    """List everything that is wrong with a data set. The exit code is 65 if there is anything.
 
-    Every annotation is held against the rules by which a job of RECIPE reads it, and every image is decoded
-    whole. At the end it sums up what is in the splits, and what training leaves out.
+    Checks every annotation as a job with RECIPE does, and decodes every image. At the end it prints a summary
+    of the splits, and what training skips.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Commands that use a detector: measure it, have it look at pictures, or propose regions."""
+"""Commands that use a trained detector: evaluate it, detect objects in pictures, or write proposals."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 def evaluate(
     source: str, weights: str | None, device: str, work_directory: Path, as_json: bool, **given: Any
 ) -> None:
-    """Measure a detector on the validation split of a data set, with COCO's figures in percent.
+    """Measure a detector on the validation split of a data set. The figures are COCO's, in percent.
 
-    CHECKPOINT is one checkpoint or the place of several, of which the newest counts. With --weights it is the
-    name of a RECIPE instead.
+    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used. With --weights
+    name a RECIPE instead.
 
     \b
     Examples:
@@ -70,10 +70,10 @@ def evaluate(
 def propose(
     source: str, weights: str | None, output: str, device: str, work_directory: Path, **given: Any
 ) -> None:
-    """Write the proposals of a proposal network for both splits of a data set, for Fast R-CNN.
+    """Write the proposals of an RPN for both splits of a data set. Fast R-CNN trains on them.
 
-    CHECKPOINT is one checkpoint or the place of several, of which the newest counts. With --weights it is the
-    name of a RECIPE instead.
+    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used. With --weights
+    name a RECIPE instead.
 
     \b
     Examples:
@@ -111,18 +111,22 @@ def propose(
     help="Folder for the pictures and the COCO file.",
 )
 @click.option(
-    "--score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Least score to keep."
+    "--score",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Minimum score of the detections to keep.",
 )
 @options.inference_options
 @options.ends_with_contract_code
 def predict(
     checkpoint: str, images: Path, output: Path, score: float, device: str, work_directory: Path
 ) -> None:
-    """Detect objects in IMAGES, a picture or a folder of them; draw them and write them as COCO JSON.
+    """Detect objects in IMAGES (a picture or a folder), draw them and write them as COCO JSON.
 
-    A file that is no whole image is left out and named at the end, and the command ends with 65.
+    Skips files that are not complete images, names them at the end and ends with 65.
 
-    CHECKPOINT is one checkpoint or the place of several, of which the newest counts.
+    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used.
 
     \b
     Example:
@@ -166,7 +170,7 @@ def _load_checkpoint(location: str, work_directory: Path, device: str) -> traine
     from kubedet_trainer.inference import trained
 
     if location in RECIPES:
-        raise UsageError(f"'{location}' is a recipe, must be a checkpoint; a recipe needs --weights")
+        raise UsageError(f"CHECKPOINT: got the recipe '{location}', must be a checkpoint; or add --weights")
     variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(location)}
     return trained.load_checkpoint(
         read_checkpoint_settings(variables),

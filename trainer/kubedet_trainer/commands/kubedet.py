@@ -83,7 +83,7 @@ class _LazyGroup(click.Group):
 
 
 def _missing_extra(error: ModuleNotFoundError, *, extra: str) -> click.ClickException:
-    """A clear line where an optional dependency is absent; a missing module of this project is a bug."""
+    """A clear message if a dependency is not installed. A missing module of this project is a bug."""
     if error.name is None or error.name.startswith("kubedet_"):
         raise error
     return click.UsageError(f"module '{error.name}' is not installed: pip install 'kubedet[{extra}]'")

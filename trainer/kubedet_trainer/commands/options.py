@@ -1,4 +1,4 @@
-"""Options that several of the trainer's commands share, and what becomes of them."""
+"""Options that several of the trainer's commands share, and their translation into settings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PATHS = {
     "test_images": Environment.TEST_IMAGES,
     "test_annotations": Environment.TEST_ANNOTATIONS,
 }
-"""Options whose default depends on the format, and their variables; a field of `DatasetSettings` each."""
+"""Options whose default depends on the format, and their variables. Each is a field of `DatasetSettings`."""
 
 
 def ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Turn an understood error into its line and its exit code, without a traceback."""
+    """Turn a `TrainerError` into its message and its exit code, without a traceback."""
 
     @functools.wraps(command)
     def guarded(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
@@ -44,28 +44,28 @@ def ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable
 
 
 def dataset_options(command: _Command, *, required: bool = True) -> _Command:
-    """The options that say where a data set lies, as in `spec.dataset`."""
+    """The options for the location of a data set, as in `spec.dataset`."""
     options = [
         click.option(
             "--dataset",
             required=required,
             metavar="URI",
-            help="Folder or s3://bucket/prefix of the data set, or synthetic://shapes?images=N.",
+            help="Data set: a folder, s3://bucket/prefix or synthetic://shapes?images=N.",
         ),
         click.option(
             "--format",
             type=click.Choice(list(DATASET_DEFAULTS)),
             default="COCO",
             show_default=True,
-            help="Of the annotations. COCO's are JSON files and VOC's lists of image sets, several separated "
-            "by commas; YOLO's are a data.yaml.",
+            help="Format of the annotations. COCO takes JSON files and VOC image sets, separated by commas. "
+            "YOLO takes a data.yaml.",
         ),
         click.option(
             "--val/--no-val",
             "validate",
             default=True,
             show_default=True,
-            help="Whether there is a split to evaluate on; without one there is no average precision.",
+            help="Whether to evaluate on a validation split. Without one there is no average precision.",
         ),
         *(
             click.option(
@@ -80,11 +80,11 @@ def dataset_options(command: _Command, *, required: bool = True) -> _Command:
 
 
 def proposals_option(command: _Command) -> _Command:
-    """The option that says where the proposals lie that Fast R-CNN needs."""
+    """The option for the proposals that Fast R-CNN needs."""
     return click.option(
         "--proposals",
         metavar="URI",
-        help="Folder or s3://bucket/prefix of what `kubedet propose` wrote; for Fast R-CNN.",
+        help="Proposals for Fast R-CNN: the folder or s3://bucket/prefix that `kubedet propose` wrote.",
     )(command)
 
 
@@ -94,21 +94,21 @@ def _default_paths(name: str) -> str:
 
 
 def inference_options(command: _Command) -> _Command:
-    """The options of commands that use a detector and train none."""
+    """The options of commands that use a trained detector."""
     options = [
         click.option(
             "--device",
             type=click.Choice(["auto", "cpu", "cuda"]),
             default="auto",
             show_default=True,
-            help="Where to compute; auto takes a GPU where there is one.",
+            help="Device to compute on. auto uses a GPU if there is one.",
         ),
         click.option(
             "--work-directory",
             type=click.Path(path_type=Path),
             default=Path("runs", "inference"),
             show_default=True,
-            help="Scratch: downloads and caches.",
+            help="Folder for downloads and caches.",
         ),
     ]
     for option in reversed(options):
@@ -117,7 +117,7 @@ def inference_options(command: _Command) -> _Command:
 
 
 def dataset_variables(options: Mapping[str, Any]) -> dict[str, str]:
-    """The contract's variables for what `dataset_options` were given."""
+    """The contract's variables for the values of `dataset_options`."""
     return {
         Environment.DATASET_URI: as_uri(options["dataset"]),
         Environment.DATASET_FORMAT: options["format"],
@@ -131,7 +131,7 @@ def parse_override(text: str) -> tuple[str, str]:
     """Field and value of ``FIELD=VALUE``.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: the text has another form.
     """
     field, equals, value = text.partition("=")
     if not equals or not field:
@@ -140,5 +140,5 @@ def parse_override(text: str) -> tuple[str, str]:
 
 
 def as_uri(location: str | Path) -> str:
-    """A URI as it is, a path as ``file://``."""
+    """A URI unchanged, a path as ``file://``."""
     return str(location) if "://" in str(location) else Path(location).resolve().as_uri()

@@ -1,4 +1,4 @@
-"""Giving weights away."""
+"""Publishing weights, from the command line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from kubedet_trainer.settings import read_checkpoint_settings
     type=click.Path(path_type=Path),
     default=Path("runs", "inference"),
     show_default=True,
-    help="Scratch: downloads.",
+    help="Folder for downloads.",
 )
 @options.ends_with_contract_code
 def publish(checkpoint: str, output: Path, work_directory: Path) -> None:
-    """Write the weights of a CHECKPOINT as the zoo does: RECIPE_DATE-HASH.pth, without the optimiser's state.
+    """Write the weights of CHECKPOINT as the zoo does: RECIPE_DATE-HASH.pth, without the optimiser's state.
 
-    CHECKPOINT is one checkpoint or the place of several, of which the newest counts.
+    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used.
 
     \b
     Example:

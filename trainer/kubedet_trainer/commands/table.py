@@ -3,7 +3,7 @@
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": (
         "kubedet_trainer.commands.train:train",
-        "Train a recipe on this machine and print its row of the zoo.",
+        "Train a recipe on this machine and print its row.",
     ),
     "evaluate": (
         "kubedet_trainer.commands.inference:evaluate",
@@ -11,11 +11,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "predict": (
         "kubedet_trainer.commands.inference:predict",
-        "Detect objects in pictures; draws them, writes COCO JSON.",
+        "Detect objects in pictures, draw them and write COCO JSON.",
     ),
     "propose": (
         "kubedet_trainer.commands.inference:propose",
-        "Write a proposal network's proposals, for Fast R-CNN.",
+        "Write the proposals of an RPN, for Fast R-CNN.",
     ),
     "benchmark": (
         "kubedet_trainer.commands.benchmark:benchmark",
@@ -23,12 +23,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "publish": (
         "kubedet_trainer.commands.publish:publish",
-        "Write a checkpoint's weights as the zoo publishes them.",
+        "Write a checkpoint's weights to a file to share.",
     ),
     "check-data": (
         "kubedet_trainer.commands.data:check_data",
         "List everything that is wrong with a data set.",
     ),
-    "recipes": ("kubedet_trainer.commands.zoo:recipes", "List the recipes, or print one completely."),
+    "recipes": ("kubedet_trainer.commands.zoo:recipes", "List the recipes, or print one in full."),
 }
-"""Command -> where it is defined, and what it is for. An entry point of the group ``kubedet.commands``."""
+"""Command -> its definition and its purpose. An entry point of the group ``kubedet.commands``."""

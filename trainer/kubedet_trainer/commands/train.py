@@ -19,38 +19,49 @@ from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
 
 
-@click.command(
-    epilog="Credentials of an object store are read from KUBEDET_DATASET_* and KUBEDET_CHECKPOINT_*."
-)
+@click.command(epilog="Set the credentials of object stores in KUBEDET_DATASET_* and KUBEDET_CHECKPOINT_*.")
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
 @options.dataset_options
 @options.proposals_option
-@click.option("--checkpoint", metavar="URI", help="Where state is kept.  [default: runs/RECIPE/checkpoints]")
 @click.option(
-    "--resume", default="Auto", show_default=True, help="Auto, Never, or the URI of one checkpoint."
+    "--checkpoint", metavar="URI", help="Folder or URI for checkpoints.  [default: runs/RECIPE/checkpoints]"
+)
+@click.option(
+    "--resume",
+    default="Auto",
+    show_default=True,
+    help="Auto (the newest checkpoint), Never, or the URI of one checkpoint.",
 )
 @click.option("--pretrained", metavar="URI", help="Weights to start from.  [default: the recipe's]")
 @mirror_option
-@click.option("--procs", type=click.IntRange(min=1), help="Processes.  [default: one a GPU, else 1]")
 @click.option(
-    "--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs; 0 trains on the CPU."
+    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
 )
 @click.option(
-    "--work-directory", type=click.Path(path_type=Path), help="Scratch.  [default: runs/RECIPE/work]"
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of GPUs. 0 trains on the CPU.",
+)
+@click.option(
+    "--work-directory",
+    type=click.Path(path_type=Path),
+    help="Folder for temporary files.  [default: runs/RECIPE/work]",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     default=0,
     show_default=True,
-    help="Port for /metrics and /progress; 0 takes any free one.",
+    help="Port for /metrics and /progress. 0 uses any free port.",
 )
 @options.ends_with_contract_code
 def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
-    """Train RECIPE on this machine and print its row of the zoo.
+    """Train RECIPE on this machine and print its row.
 
-    Ctrl-C saves the state and ends with 143; the same command continues from there.
+    Ctrl-C saves the state and ends with 143. The same command continues from there.
 
     \b
     Examples:

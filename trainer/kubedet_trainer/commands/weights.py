@@ -1,4 +1,4 @@
-"""Options about weights that several commands share, and what becomes of them."""
+"""Options for weights that several commands share, and their translation into URIs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ mirror_option = click.option(
     "--weights-mirror",
     metavar="URL",
     envvar=Environment.WEIGHTS_MIRROR.value,
-    help="Base address to fetch published weights from, instead of their publisher's.",
+    help="Address of a mirror of the published weights, instead of their publishers.",
 )
 """The option for commands that start from the recipe's own weights."""
 
 
 def weights_options(command: _Command) -> _Command:
-    """The options of commands that take a recipe with weights in place of a checkpoint."""
+    """The options of commands that take a recipe with weights instead of a checkpoint."""
     return click.option(
         "--weights",
         metavar="URI",
-        help="Weights of RECIPE (file, s3 or https), or 'published' for the zoo's own.",
+        help="Weights of RECIPE (a file, s3:// or https://), or 'published' for the zoo's.",
     )(mirror_option(command))
 
 

@@ -1,4 +1,4 @@
-"""Commands about the zoo: its recipes and their figures."""
+"""Commands for the zoo: its recipes and their figures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kubedet_trainer.recipes import read_recipe
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _CHOICES = {
-    "method": "Such as mask_rcnn; may be repeated, as all of these.",
+    "method": "Such as mask_rcnn. Can be repeated, like the next five.",
     "backbone": "r50, r101, x101_32x4d, x101_64x4d or vgg16.",
     "style": "pytorch or caffe.",
     "schedule": "1x, 2x, 3x, 20e, 120e or 240e.",
     "dataset": "coco or voc.",
-    "section": "Table of the zoo's page, such as gn or dcn; smoke has the small ones.",
+    "section": "Table of the zoo's page, such as gn or dcn. smoke has the small recipes.",
 }
 
 
@@ -36,15 +36,17 @@ def _choice_options(command: _Command) -> _Command:
 @click.command()
 @click.argument("name", required=False)
 @_choice_options
-@click.option("--published", is_flag=True, help="Only those whose weights the zoo published.")
-@click.option("--compare", is_flag=True, help="Compare with Detectron, Detectron.pytorch and runs of ours.")
+@click.option("--published", is_flag=True, help="Only recipes whose weights the zoo published.")
+@click.option(
+    "--compare", is_flag=True, help="Compare the zoo with Detectron, Detectron.pytorch and your runs."
+)
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
     multiple=True,
     default=[Path("runs")],
     show_default=True,
-    help="Folder of runs for --compare; may be repeated.",
+    help="Folder with runs for --compare. Can be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @options.ends_with_contract_code
@@ -56,7 +58,7 @@ def recipes(
     as_json: bool,
     **chosen: tuple[str, ...],
 ) -> None:
-    """List the recipes with their published figures, or print the recipe NAME completely.
+    """List the recipes with their published figures, or print the recipe NAME in full.
 
     \b
     Examples:
@@ -69,7 +71,7 @@ def recipes(
     from kubedet_trainer.recipes import catalogue
 
     if sum((name is not None, compare, published or any(chosen.values()))) > 1:
-        raise UsageError("recipes: got several of NAME, --compare and a choice, must be one of them")
+        raise UsageError("recipes: got several of NAME, --compare and filters, must be only one of them")
     width = shutil.get_terminal_size().columns
     if name is not None:
         click.echo(_recipe_text(name, as_json=as_json), nl=as_json)
@@ -96,10 +98,10 @@ def _recipe_text(name: str, *, as_json: bool) -> str:
 
 
 def _read_results(folders: tuple[Path, ...]) -> dict[str, Any]:
-    """Recipe to the newest results of it in `folders` and up to two folders below.
+    """Recipe to its newest results, in `folders` and up to two levels below.
 
     Raises:
-        InvalidInput: a file of results is none.
+        InvalidInput: a file is not a valid {contract.RESULTS_FILE}.
     """
     from kubedet_trainer.commands.zoo_text import Measured
 
@@ -111,5 +113,5 @@ def _read_results(folders: tuple[Path, ...]) -> dict[str, Any]:
             document = json.loads(file.read_text())
             found[document["recipe"]] = Measured(results=document, file=file)
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(f"--results: {file} must be a {contract.RESULTS_FILE} of a run") from error
+            raise InvalidInput(f"--results: {file}: must be the {contract.RESULTS_FILE} of a run") from error
     return found

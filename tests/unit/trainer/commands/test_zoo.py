@@ -176,4 +176,4 @@ def test_comparison_refuses_results_of_nobody(list_recipes: ListRecipes, tmp_pat
     (tmp_path / "results.json").write_text("{}")
     result = list_recipes("--compare", "--results", str(tmp_path))
     assert result.exit_code == 65
-    assert "must be a results.json of a run" in result.stderr
+    assert "must be the results.json of a run" in result.stderr
