@@ -59,6 +59,7 @@ class _Reader:
     def __init__(self, source: CocoFile, use: OutlineUse, max_pixels: int) -> None:
         self._source = source
         self._max_pixels = max_pixels
+        self._wants_outlines = use != "ignore"
         self._columns = Columns(use, max_pixels=max_pixels)
         # A number for every id that is met, in the order of the first meeting, wherever that is.
         self._images: dict[Any, int] = {}
@@ -69,7 +70,6 @@ class _Reader:
         self._category_records: list[tuple[Any, str, str | None]] = []
         self._image_ids: list[Any] = []
         self._backslashes = 0
-        self._sections: set[str] = set()
         self._readers: dict[str, Callable[[Any, int], None]] = {
             "images": self._add_image,
             "annotations": self._add_annotation,
@@ -137,25 +137,31 @@ class _Reader:
         return number
 
     def _add_annotation(self, value: Any, index: int) -> None:
+        # Called a million times: what is usual takes no further call.
         x, y, width, height = value["bbox"]
-        area, outline = value.get("area"), value.get("segmentation")
+        area = value.get("area")
+        outline = value.get("segmentation") if area is None or self._wants_outlines else None
         if area is None:
             area = (outline and run_lengths.area(outline)) or width * height
-        is_crowd, is_ignored = value.get("iscrowd"), value.get("ignore")
-        if (is_crowd and is_crowd != 1) or (is_ignored and is_ignored != 1):
-            raise ValueError
-        image = self._image_number(value["image_id"])
-        row = self._rows[image]
+        crowd, ignored = value.get("iscrowd"), value.get("ignore")
+        if (image := self._images.get(value["image_id"])) is None:
+            image = self._image_number(value["image_id"])
+        if (label := self._categories.get(value["category_id"])) is None:
+            label = self._category_number(value["category_id"])
         self._columns.add_annotation(
             (x, y, width, height, area),
             image=image,
-            label=self._category_number(value["category_id"]),
-            flags=(CROWD if is_crowd else 0) + (IGNORED if is_ignored else 0),
+            label=label,
+            flags=_flags(crowd, ignored) if crowd or ignored else 0,
             outline=outline,
-            size=self._columns.sizes[row] if row >= 0 else None,
+            size=self._size_of(image) if outline else None,
         )
         own = value.get("id")
         self._annotation_ids.append(own if type(own) is int and abs(own) < 2**62 else _NO_ID + index)
+
+    def _size_of(self, image: int) -> Size | None:
+        row = self._rows[image]
+        return self._columns.sizes[row] if row >= 0 else None
 
     def _add_category(self, value: Any, index: int) -> None:
         if not isinstance(value, Mapping):
@@ -259,6 +265,12 @@ class _CocoPlaces:
 
     def box(self, row: int, box: Sequence[float]) -> str:
         return f"box {list(box)}"
+
+
+def _flags(crowd: Any, ignored: Any) -> int:
+    if (crowd and crowd != 1) or (ignored and ignored != 1):
+        raise ValueError
+    return (CROWD if crowd else 0) + (IGNORED if ignored else 0)
 
 
 def _root(records: Sequence[tuple[Any, str, str | None]], *, used: set[Any]) -> str | None:

@@ -37,8 +37,7 @@ class Columns:
         self.sizes: list[Size] = []
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self._images = array("q")
-        self._labels = array("q")
+        self._places = array("q")
         self._boxes = array("d")
         self._flags = array("b")
         self._codes = bytearray()
@@ -46,18 +45,13 @@ class Columns:
         self._waiting: dict[int, tuple[int, bytes]] = {}
         self._flaws: dict[int, str] = {}
 
-    @property
-    def num_annotations(self) -> int:
-        """Annotations that were added."""
-        return len(self._labels)
-
     def annotation_images(self) -> array[int]:
         """(M,) the number of each annotation's image."""
-        return self._images
+        return self._places[::2]
 
     def annotation_labels(self) -> array[int]:
         """(M,) the number of each annotation's class."""
-        return self._labels
+        return self._places[1::2]
 
     def add_image(self, file_name: str, size: Size) -> int:
         """Add an image of this height and width; its row is returned."""
@@ -85,12 +79,11 @@ class Columns:
         row = array("d", numbers)
         place = array("q", (image, label))
         self._boxes.extend(row)
-        self._images.append(place[0])
-        self._labels.append(place[1])
+        self._places.extend(place)
         self._flags.append(flags)
         if self._use == "ignore":
             return
-        number = len(self._labels) - 1
+        number = len(self._flags) - 1
         start = len(self._codes)
         if outline and size is not None:
             self._compress(number, outline, size)
@@ -136,6 +129,7 @@ class Columns:
                 self._compress(number, json.loads(text), self.sizes[image_rows[image]])
                 self._spans[2 * number], self._spans[2 * number + 1] = start, len(self._codes)
         self._waiting.clear()
+        pairs = np.array(self._places, np.int64).reshape(-1, 2)
         numbers = np.array(self._boxes, np.float64).reshape(-1, 5)
         flags = np.array(self._flags, np.int8)
         boxes, areas, crowd = numbers[:, :4], numbers[:, 4], (flags & CROWD) > 0
@@ -145,8 +139,8 @@ class Columns:
             file_names=self.file_names,
             image_sizes=np.array(self.sizes, np.int64).reshape(-1, 2),
             image_ids=whole_numbers(image_ids),
-            image_rows=np.array(image_rows, np.int64)[np.array(self._images, np.int64)],
-            labels=np.array(labels, np.int64)[np.array(self._labels, np.int64)],
+            image_rows=np.array(image_rows, np.int64)[pairs[:, 0]],
+            labels=np.array(labels, np.int64)[pairs[:, 1]],
             classes=tuple(classes),
             category_ids=whole_numbers(category_ids),
             places=places,
