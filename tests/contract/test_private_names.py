@@ -27,11 +27,7 @@ _PRIVATE = re.compile(r"_[a-zA-Z]\w*")
 _PRIVATE_MODULE = re.compile(r"[a-z]\w*(\.\w+)*\._[a-z]\w*(\.\w+)*")
 
 _WATCHES = "tests/unit/operator/cluster/test_watches.py::test_kopf_has_the_seam_that_watches_are_put_into"
-_LAUNCH = "tests/integration/trainer/test_launch.py"
-_RESTARTS = f"{_LAUNCH}::test_killed_and_crashed_ranks_start_again_in_the_same_worker"
-_ENDINGS = f"{_LAUNCH}::test_permanent_failure_of_one_rank_ends_the_worker_with_its_record"
-_GRACE = f"{_LAUNCH}::test_sigterm_reaches_the_ranks_and_their_verdict_counts"
-_LOSSES = f"{_LAUNCH}::test_elastic_worker_takes_a_second_one_in_and_goes_on_without_it"
+_AGENT = "tests/unit/trainer/worker/test_agent_seam.py"
 _PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
 
 SEAMS: dict[str, dict[str, str]] = {
@@ -47,14 +43,13 @@ SEAMS: dict[str, dict[str, str]] = {
     },
     "kubedet_trainer.data.proposal_pickle": {"numpy._core.multiarray": _PICKLES},
     "kubedet_trainer.worker.agent": {
-        "_monitor_workers": _RESTARTS,
-        "_pcontext": _ENDINGS,
-        "_remaining_restarts": _ENDINGS,
-        "_shutdown": _GRACE,
-        "_shutdown_timeout": _GRACE,
-        "_start_workers": _RESTARTS,
-        "_state_holder": _LOSSES,
-        "_stop_workers": _RESTARTS,
+        "_monitor_workers": f"{_AGENT}::test_an_agent_is_made_by_exactly_four_methods",
+        "_shutdown": f"{_AGENT}::test_signal_exception_shuts_the_ranks_down_with_that_signal",
+        "_start_workers": f"{_AGENT}::test_a_group_knows_its_ranks_and_where_they_meet_before_it_starts",
+        "_stop_workers": f"{_AGENT}::test_loop_restarts_a_failed_group_and_ends_with_a_finished_one",
+    },
+    "kubedet_trainer.worker.peers": {
+        "_state_holder": f"{_AGENT}::test_state_of_the_rendezvous_shows_who_met_and_who_has_fallen_silent",
     },
 }
 """By module, each private name and the test that holds its seam."""
@@ -160,7 +155,7 @@ def _shared(node: ast.AST, base: type) -> set[str]:
 @functools.cache
 def _names_of(base: type) -> frozenset[str]:
     names = set(vars(base))
-    with contextlib.suppress(OSError):  # it is compiled
+    with contextlib.suppress(OSError, TypeError):  # it is compiled
         names.update(_defined(ast.parse(textwrap.dedent(inspect.getsource(base)))))
     return frozenset(names)
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +243,14 @@ def await_new_steps(*workers: Worker) -> None:
 
 
 def start_peer(
-    start_worker: Callable[..., Worker], index: int, *, port: int, before: str = "", **environment: str
+    start_worker: Callable[..., Worker],
+    index: int,
+    *,
+    port: int,
+    actions: Sequence[str] = ("reduce",),
+    **environment: str,
 ) -> Worker:
-    """A worker whose ranks train together with those of the others, once they have done what is `before`."""
+    """One of two workers. By default its ranks train together with those of the other one."""
     shared = {
         "KUBEDET_REPLICAS": "2",
         "KUBEDET_REPLICA_INDEX": str(index),
@@ -254,12 +259,7 @@ def start_peer(
         "KUBEDET_LOCAL_ADDRESS": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    return start_worker(
-        {"*": [*before.split(","), "reduce"] if before else ["reduce"]},
-        name=f"worker-{index}",
-        **shared,
-        **environment,
-    )
+    return start_worker({"*": list(actions)}, name=f"worker-{index}", **shared, **environment)
 
 
 def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
@@ -312,7 +312,9 @@ def test_ranks_do_not_wait_for_a_peer_that_left_before_they_met(start_worker: Ca
     try:
         elastic = {"KUBEDET_MIN_REPLICAS": "1", "KUBEDET_MAX_REPLICAS": "2"}
         first, second = (
-            start_peer(start_worker, index, port=port, before="mark up,await_mark go", **elastic)
+            start_peer(
+                start_worker, index, port=port, actions=["mark up", "await_mark go", "reduce"], **elastic
+            )
             for index in range(2)
         )
         for worker in (first, second):
@@ -323,6 +325,28 @@ def test_ranks_do_not_wait_for_a_peer_that_left_before_they_met(start_worker: Ca
         await_new_steps(first)
         first.mark("finish")
         assert first.end() == 0, first.output()
+    finally:
+        store.process.kill()
+        store.process.wait()
+
+
+def test_worker_that_is_done_early_waits_without_a_restart_of_the_others(
+    start_worker: Callable[..., Worker],
+) -> None:
+    port = free_port()
+    store = Store(port)
+    try:
+        plans = (["mark up"], ["mark up", "await_mark finish"])
+        first, second = (
+            start_peer(start_worker, index, port=port, actions=actions) for index, actions in enumerate(plans)
+        )
+        for worker in (first, second):
+            worker.await_mark("up")
+        time.sleep(20)  # longer than it takes to notice a worker that is lost
+        second.mark("finish")
+        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+        starts = [path for worker in (first, second) for path in worker.directory.glob("work/starts-*")]
+        assert [path.read_text() for path in starts] == ["x", "x"]
     finally:
         store.process.kill()
         store.process.wait()

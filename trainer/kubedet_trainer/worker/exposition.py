@@ -6,17 +6,14 @@ never waits for a training step, and the port answers from before the first rank
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 from pathlib import Path
 
@@ -27,9 +24,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from kubedet_trainer.contract import METRICS_DIRECTORY, PROGRESS_FILE, Environment
-from kubedet_trainer.errors import UsageError
 from kubedet_trainer.telemetry import metrics
 from kubedet_trainer.worker import cgroups
+from kubedet_trainer.worker.server import Server
 
 _LIVE_GAUGE = re.compile(r"gauge_live\w*_(\d+)\.db")
 
@@ -41,49 +38,20 @@ class _Answer:
     status: HTTPStatus = HTTPStatus.OK
 
 
-@contextmanager
-def serve(work_directory: Path, *, port: int) -> Iterator[int]:
-    """Serve the work directory of a worker on all interfaces until the block ends; yields the port.
-
-    Port 0 lets the system choose one.
+def serve(work_directory: Path, *, port: int) -> AbstractContextManager[int]:
+    """Serve the work directory of a worker until the block ends. Yields the port; 0 lets the system choose.
 
     Raises:
-        UsageError: the port is taken, or may not be bound.
+        UsageError: the port is taken, or this process may not bind it.
     """
-    try:
-        server = _Server(work_directory, port)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise UsageError(
-            f"{Environment.METRICS_PORT}: got {port}, must be a free port ({error.strerror}); 0 takes any"
-        ) from error
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="exposition", daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return _Server(work_directory, port).serving()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(Server):
     def __init__(self, work_directory: Path, port: int) -> None:
         self.work_directory = work_directory
         self.build = _build_registry()
-        if socket.has_dualstack_ipv6():  # clusters of either family, or both
-            self.address_family = socket.AF_INET6
-        super().__init__(("", port), _Handler)
-
-    def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_name, self.server_port = "", self.socket.getsockname()[1]
+        super().__init__(port, _Handler, variable=Environment.METRICS_PORT)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -221,6 +221,7 @@ def _agent_environment(settings: RunSettings, environment: Mapping[str, str]) ->
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
         "TORCH_FR_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # as torchrun has it
         **environment,
         "PROMETHEUS_MULTIPROC_DIR": str(settings.work_directory / contract.METRICS_DIRECTORY),
         "PYTHONUNBUFFERED": "1",

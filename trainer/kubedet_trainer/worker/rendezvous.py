@@ -1,74 +1,138 @@
 """The rendezvous store of a job with several workers: ``python -m kubedet_trainer.worker.rendezvous``.
 
-It lives outside the workers, so that losing any of them costs one new rendezvous and no more. It holds only
-what one round can make again: when it is restarted, the workers' agents come back by themselves.
+The store runs in a pod of its own, so the loss of any worker costs one new rendezvous and no more. It keeps
+its values in memory. After a restart it is empty, and the agents of the workers meet again by themselves.
+
+A client sends one JSON array a line, the name of an operation and its arguments, and reads one JSON value
+a line in return. `store_client` is the client. This process imports no torch: torch's own store would take
+286 MB of memory for a few kilobytes of values.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import socketserver
 import sys
-from collections.abc import Mapping
-from types import FrameType
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kubedet_trainer.contract import RENDEZVOUS_MODULE, RENDEZVOUS_PORT, Environment
 from kubedet_trainer.errors import TrainerError, UsageError
 from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.worker.server import Server
 
-_logger = logging.getLogger(RENDEZVOUS_MODULE)  # run with -m, its own name is __main__
+MAX_REQUEST_BYTES = 2**24
+"""The store closes a connection that sends a longer line."""
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_logger = logging.getLogger(RENDEZVOUS_MODULE)  # with -m, __name__ is __main__
 
 
 def main() -> int:
-    """Hold the store until SIGTERM or SIGINT; returns the exit code."""
+    """Serve the store until SIGTERM or SIGINT. Returns the exit code."""
     configure_logging()
-    for number in (signal.SIGTERM, signal.SIGINT):  # before torch is imported: PID 1 has no default action
-        signal.signal(number, _leave)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # `sigwait` takes them, also as PID 1
     try:
-        hold_store(port=read_port(os.environ))
+        with StoreServer(read_port(os.environ)).serving() as port:
+            _logger.info("the rendezvous store listens", extra={"port": port})
+            received = signal.sigwait(_STOP_SIGNALS)
     except TrainerError as error:
         _logger.error(str(error))
         return error.exit_code
+    _logger.info("the rendezvous store ends", extra={"signal": signal.Signals(received).name})
     return 0
 
 
 def read_port(environment: Mapping[str, str]) -> int:
-    """The port of the endpoint that the workers are told, or the default one.
+    """The port in the endpoint that the workers get, or the default port.
 
     Raises:
         UsageError: the endpoint is not ``host:port``.
     """
     endpoint = environment.get(Environment.RENDEZVOUS_ENDPOINT)
-    if not endpoint:
-        return RENDEZVOUS_PORT
-    _, _, port = endpoint.rpartition(":")
-    if not port.isdecimal():
-        raise UsageError(f"{Environment.RENDEZVOUS_ENDPOINT}: got '{endpoint}', must be host:port")
-    return int(port)
+    return parse_endpoint(endpoint)[1] if endpoint else RENDEZVOUS_PORT
 
 
-def hold_store(*, port: int) -> None:
-    """Listen on `port` of all interfaces, for ever.
+def parse_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host and port of ``host:port``.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: `endpoint` is something else.
     """
-    from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
-
-    try:
-        store = TCPStore("localhost", port, is_master=True, wait_for_workers=False)
-    except DistNetworkError as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{Environment.RENDEZVOUS_ENDPOINT}: port {port} must be free ({reason})") from error
-    _logger.info("the rendezvous store listens", extra={"port": store.port})
-    while True:
-        signal.pause()
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{Environment.RENDEZVOUS_ENDPOINT}: got '{endpoint}', must be host:port")
+    return host, int(port)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    _logger.info("the rendezvous store ends", extra={"signal": signal.Signals(number).name})
-    sys.exit(0)
+class Store:
+    """Text values by key. Each operation is atomic and means what it means in `torch.distributed.Store`."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> str | None:
+        """The value, or None before somebody has set it."""
+        return self._values.get(key)
+
+    def set(self, key: str, value: str) -> None:
+        """Set the value."""
+        with self._lock:
+            self._values[key] = value
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter that begins at 0. Returns the sum."""
+        with self._lock:
+            total = int(self._values.get(key, "0")) + amount
+            self._values[key] = str(total)
+            return total
+
+    def compare_set(self, key: str, expected: str, desired: str) -> str:
+        """Set the value to `desired` if it is `expected`, or if there is none and `expected` is empty.
+
+        Returns:
+            The value afterwards; `expected` if there is none.
+        """
+        with self._lock:
+            if self._values.get(key, "") == expected:
+                self._values[key] = desired
+            return self._values.get(key, expected)
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    operation.__name__: operation for operation in (Store.get, Store.set, Store.add, Store.compare_set)
+}
+
+
+class StoreServer(Server):
+    """Serves one store, empty at first, to any number of clients."""
+
+    def __init__(self, port: int) -> None:
+        self.store = Store()
+        super().__init__(port, _Connection, variable=Environment.RENDEZVOUS_ENDPOINT)
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    server: StoreServer
+    disable_nagle_algorithm = True
+
+    def handle(self) -> None:
+        """Answer requests until the client leaves or sends something that is none."""
+        try:
+            while line := self.rfile.readline(MAX_REQUEST_BYTES):
+                name, *arguments = json.loads(line)
+                answer = _OPERATIONS[name](self.server.store, *arguments)
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
+        except ConnectionError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            _logger.warning("closed a connection: its request is invalid", extra={"error": repr(error)})
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def test_the_rendezvous_pod_takes_the_template_but_not_its_resources() -> None:
     job = make_job(worker={"replicas": 2, "template": {"spec": {"containers": [container]}}})
     pod = workers.build_rendezvous(job, settings=SETTINGS)
     assert _container(pod)["image"] == "other"
-    assert _container(pod)["resources"] == {"requests": {"cpu": "50m", "memory": "300Mi"}}
+    assert _container(pod)["resources"] == {"requests": {"cpu": "50m", "memory": "32Mi"}}
 
 
 def test_building_is_pure() -> None:
