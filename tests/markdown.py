@@ -25,9 +25,9 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The name in the comment of the first line, ``# job.yaml``, by which commands mention it."""
+        """The path in the comment of the first line, ``# job.yaml``."""
         first = self.text.partition("\n")[0]
-        return first.removeprefix("# ") if re.fullmatch(r"# [\w.-]+\.yaml", first) else None
+        return first.removeprefix("# ") if re.fullmatch(r"# [\w./-]+\.yaml", first) else None
 
     @property
     def commands(self) -> list[str]:

@@ -75,15 +75,17 @@ def test_pages_are_played_elsewhere_indeed() -> None:
 @pytest.mark.parametrize("names", doc_commands.LOCAL_PAGES, ids=lambda names: names[-1])
 def test_commands_without_a_cluster(names: tuple[str, ...], desk: Any) -> None:
     _make_parts(desk.folder / "parts")
+    _make_yolo(desk.folder / "yolo")
     for name in names:
         _play(markdown.read_page(name), desk)
 
 
-def test_the_tree_of_own_data_is_the_one_that_its_commands_read(tmp_path: Path) -> None:
+def test_the_trees_of_own_data_are_those_that_its_commands_read(tmp_path: Path) -> None:
     _make_parts(tmp_path / "parts")
-    tree = next(block.text for block in markdown.read_page(OWN_DATA).blocks if block.language == "text")
+    _make_yolo(tmp_path / "yolo")
+    trees = {text.splitlines()[0]: text for text in _texts(OWN_DATA, "text")}
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-    assert files == set(_leaves(tree))
+    assert files == {*_leaves(trees["parts"]), *_leaves(trees["yolo"])} - {"yolo/data.yaml"}
 
 
 @pytest.mark.cluster
@@ -193,7 +195,7 @@ def _write(block: markdown.Block, folder: Path) -> None:
 
 def _make_parts(folder: Path) -> None:
     """The data set of the page about own data: its annotation file for both splits, and the images in it."""
-    (text,) = (block.text for block in markdown.read_page(OWN_DATA).blocks if block.language == "json")
+    (text,) = _texts(OWN_DATA, "json")
     for number, split in enumerate(("train", "val")):
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.json").write_text(text)
@@ -201,6 +203,20 @@ def _make_parts(folder: Path) -> None:
             size = {"width": image["width"], "height": image["height"]}
             seed = 100 * number + image["id"]  # no picture is in both splits
             dataset_builders.make_image(folder / "images" / split, image["file_name"], seed=seed, **size)
+
+
+def _make_yolo(folder: Path) -> None:
+    """The YOLO data set of the page about own data, without the data.yaml that the page writes."""
+    (labels,) = (text for text in _texts(OWN_DATA, "text") if re.fullmatch(r"[\d.\s]+", text))
+    for number, split in enumerate(("train", "val")):
+        dataset_builders.make_image(folder / "images" / split, "0001.jpg", seed=number)
+        (folder / "labels" / split).mkdir(parents=True)
+        (folder / "labels" / split / "0001.txt").write_text(labels)
+
+
+def _texts(page: str, language: str) -> Iterator[str]:
+    """The blocks of a language in a page."""
+    return (block.text for block in markdown.read_page(page).blocks if block.language == language)
 
 
 def _fill(server: s3.S3Server, folder: Path) -> dict[str, str]:
