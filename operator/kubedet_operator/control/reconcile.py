@@ -263,9 +263,7 @@ class Reconciler:
         memory = self._remember(key)
         if memory.complaint != message:
             memory.complaint = message
-            logger.warning(
-                "%s/%s: %s; tried again in %.1f s and then with growing delays", *key, message, delay
-            )
+            logger.warning("%s/%s: %s; retrying in %.1f s, then with growing delays", *key, message, delay)
 
 
 def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _DISRUPTIONS = (
 
 _REMEDIES = {
     "OOMKilled": "the container ran out of memory: raise spec.worker.resources.limits.memory, or lower "
-    "the images per process or the data loader's workers",
+    "data.images_per_process or data.num_workers",
     "StartError": "the image's entry point did not start: is it a trainer image?",
     "ContainerCannotRun": "the image's entry point did not start: is it a trainer image?",
 }

@@ -51,5 +51,7 @@ def _complete(facts: Facts, draft: Draft, pod: PodFacts, results: Results) -> Dr
         )
     done = draft.change(results=results, progress=progress)
     return done.end(
-        ConditionType.COMPLETE, reason=Reason.TRAINED, message=f"trained; results from pod {pod.name}"
+        ConditionType.COMPLETE,
+        reason=Reason.TRAINED,
+        message=f"the training is complete; pod {pod.name} reported the results",
     )

@@ -36,8 +36,8 @@ def _limit_activity(facts: Facts, draft: Draft, spec: DetectionJobSpec) -> Draft
     return draft.end(
         ConditionType.FAILED,
         reason=Reason.DEADLINE_EXCEEDED,
-        message=f"the job was active for {limit} s, spec.activeDeadlineSeconds; a job with the same "
-        "checkpoint.storageUri goes on from its newest checkpoint",
+        message=f"the job was active for {limit} s, the limit of spec.activeDeadlineSeconds; a job with the "
+        "same checkpoint.storageUri continues from its newest checkpoint",
     )
 
 
@@ -53,8 +53,8 @@ def _limit_start(facts: Facts, draft: Draft, spec: DetectionJobSpec) -> Draft:
     return draft.end(
         ConditionType.FAILED,
         reason=Reason.PRE_RUNNING_DEADLINE_EXCEEDED,
-        message=f"the workers did not run within {limit} s, spec.preRunningDeadlineSeconds: "
-        f"{initialized.message if initialized else 'nothing is known of them'}",
+        message=f"not all workers ran within {limit} s, the limit of spec.preRunningDeadlineSeconds: "
+        f"{initialized.message if initialized else 'the reason is unknown'}",
     )
 
 

@@ -39,7 +39,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     elif policy is not None and not facts.grouped:
         return _resize(facts, draft, policy, before or ElasticStatus(replicas=wanted))
     elif size not in (0, wanted):
-        draft = _restart_all(facts, draft, f"spec.worker.replicas went from {size} to {wanted}")
+        draft = _restart_all(facts, draft, f"spec.worker.replicas changed from {size} to {wanted}")
     return replace(draft.change(elastic=whole), indices=tuple(range(wanted)))
 
 
@@ -64,7 +64,7 @@ def _restart_all(facts: Facts, draft: Draft, why: str) -> Draft:
         ConditionType.RESTARTING,
         True,
         reason=Reason.RESIZED,
-        message=f"{why}: every worker saves its state and starts again",
+        message=f"{why}: all workers save their state and restart",
     )
 
 

@@ -57,7 +57,7 @@ def _exclude(policy: FailurePolicy, history: Sequence[FailureRecord]) -> Exclude
         name=newest.node,
         mode="Required" if hardware else "Preferred",
         reason=newest.reason,
-        message=f"{len(against)} failures within {exclusion.ttlSeconds} s; the last one: pod {newest.pod}: "
+        message=f"{len(against)} failures within {exclusion.ttlSeconds} s; the last: pod {newest.pod}: "
         f"{newest.message}",
         failures=len(against),
         until=format_time(parse_time(newest.time) + time_to_live),

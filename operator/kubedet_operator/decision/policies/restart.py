@@ -124,7 +124,7 @@ def _charge(facts: Facts, draft: Draft, incident: Sequence[PodFailure]) -> Draft
         ConditionType.RESTARTING,
         True,
         reason=Reason.WORKER_LOST if lost else Reason.WORKER_FAILED,
-        message=f"{_describe(cause)}; restarted {f'after {delay} s' if delay else 'at once'} ({budget})",
+        message=f"{_describe(cause)}; restarts {f'after {delay} s' if delay else 'without delay'} ({budget})",
     )
 
 
@@ -159,22 +159,22 @@ def _verdict(facts: Facts, cause: PodFailure, counts: RestartCounts) -> tuple[Re
         return Reason.PERMANENT_FAILURE, _describe(cause)
     if cause.charged_to is FailureClass.APPLICATION and counts.applicationWithoutProgress > limit:
         return Reason.BACKOFF_LIMIT_EXCEEDED, (
-            f"{counts.applicationWithoutProgress} failures without a newer checkpoint between them, "
-            f"spec.backoffLimit is {limit}; the last one: {_describe(cause)}"
+            f"{counts.applicationWithoutProgress} failures without a newer checkpoint in between, "
+            f"spec.backoffLimit is {limit}; the last: {_describe(cause)}"
         )
     allowed = policy.stopAfterNoProgressRestarts
     if allowed is None:
         allowed = max(LEAST_WITHOUT_PROGRESS, limit)
     if not cause.from_outside and counts.withoutProgress > allowed:
         return Reason.NO_PROGRESS, (
-            f"{counts.withoutProgress} failures without a newer checkpoint between them, "
-            f"spec.failurePolicy.stopAfterNoProgressRestarts is {allowed}; the last one: {_describe(cause)}"
+            f"{counts.withoutProgress} failures without a newer checkpoint in between, "
+            f"spec.failurePolicy.stopAfterNoProgressRestarts is {allowed}; the last: {_describe(cause)}"
         )
     if counts.infrastructure > policy.maxInfrastructureRestarts:
         return Reason.TOO_MANY_DISRUPTIONS, (
             f"{counts.infrastructure} restarts after disruptions, "
             f"spec.failurePolicy.maxInfrastructureRestarts is {policy.maxInfrastructureRestarts}; "
-            f"the last one: {_describe(cause)}"
+            f"the last: {_describe(cause)}"
         )
     return None
 
@@ -212,7 +212,7 @@ def _recover(facts: Facts, draft: Draft) -> Draft:
     if last_step is not None and parse_time(last_step) <= since:
         return draft
     return draft.turn(
-        ConditionType.RESTARTING, False, reason=Reason.RECOVERED, message="every worker is back"
+        ConditionType.RESTARTING, False, reason=Reason.RECOVERED, message="all workers train again"
     )
 
 

@@ -36,12 +36,13 @@ class _Obstacle:
     message: str
     pod: PodFacts | None = None
     lasting: bool = False
-    """It stays until a person mends it."""
+    """It stays until a person fixes it."""
 
 
 _IMAGE = _Cause(
     reason=Reason.IMAGE_NOT_PULLED,
-    remedy="check spec.worker.image and spec.worker.imagePullSecrets; the kubelet goes on trying",
+    remedy="correct spec.worker.image or spec.worker.imagePullSecrets, or the chart's trainer.image for all "
+    "jobs; the kubelet keeps retrying",
 )
 _CONTAINER = _Cause(
     reason=Reason.CONTAINER_NOT_CREATED, remedy="`kubectl describe pod` shows the kubelet's events"
@@ -49,11 +50,11 @@ _CONTAINER = _Cause(
 _SECRET = _Cause(
     reason=Reason.SECRET_NOT_FOUND,
     remedy="create the Secret with the keys accessKey and secretKey, or correct secretRef; "
-    "the pod starts by itself then",
+    "then the pod starts by itself",
 )
 _CLAIM = _Cause(
     reason=Reason.CLAIM_NOT_FOUND,
-    remedy="create the PersistentVolumeClaim or correct the pvc:// URI; the pod is placed by itself then",
+    remedy="create the PersistentVolumeClaim or correct the pvc:// URI; then the pod is scheduled by itself",
 )
 _WAITING = {
     "ErrImagePull": _IMAGE,
@@ -68,13 +69,13 @@ _WAITING = {
     "CrashLoopBackOff": _CONTAINER,
 }
 _UNSCHEDULABLE = (
-    "free or add such nodes, or change spec.worker.gpus, resources, nodeSelector or tolerations; "
-    "the pod is placed by itself then"
+    "free or add nodes, or change spec.worker.gpus, resources, nodeSelector or tolerations; "
+    "then the pod is scheduled by itself"
 )
 
 
 def judge(facts: Facts, draft: Draft) -> Draft:
-    """Turn Initialized, Running and Degraded by what the pods say; fail what cannot start for long."""
+    """Set Initialized, Running and Degraded from the pods; fail a job that cannot start for too long."""
     if draft.finished or facts.job is None or facts.job.spec.suspend:
         return draft
     pods = [pod for pod in facts.pods if not pod.deleting and pod.uid not in draft.status.chargedPods]
@@ -110,7 +111,7 @@ def _turn_initialized(draft: Draft, obstacle: _Obstacle | None, *, started: int,
         reason=Reason.PODS_CREATED if started >= least else Reason.WAITING_FOR_PODS,
         message=f"{started} of {len(draft.indices)} workers have started",
     )
-    return draft.turn(ConditionType.DEGRADED, False, reason=Reason.AS_EXPECTED, message="nothing to do")
+    return draft.turn(ConditionType.DEGRADED, False, reason=Reason.AS_EXPECTED, message="no problem")
 
 
 def _limit(facts: Facts, draft: Draft, obstacle: _Obstacle, pod: PodFacts) -> Draft:
@@ -155,7 +156,7 @@ def _obstacle(facts: Facts, pods: list[PodFacts]) -> _Obstacle | None:
         return _Obstacle(
             reason=Reason.CHILD_REJECTED,
             message=f"the API server refuses a pod or Service of this job: {facts.rejection}; correct "
-            "spec.worker or the namespace's quota and policies; tried again with growing delays",
+            "spec.worker, or the namespace's quota and policies; the operator retries with growing delays",
         )
     found = [obstacle for pod in pods if (obstacle := _pod_obstacle(facts, pod))]
     return next((obstacle for obstacle in found if obstacle.lasting), found[0] if found else None)

@@ -21,7 +21,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     if not begun:
         return draft
     return draft.turn(
-        ConditionType.SUSPENDED, False, reason=Reason.RESUMED, message="goes on from the newest checkpoint"
+        ConditionType.SUSPENDED, False, reason=Reason.RESUMED, message="continues from the newest checkpoint"
     )
 
 
@@ -44,11 +44,11 @@ def _suspend(facts: Facts, draft: Draft, *, begun: bool) -> Draft:
             ConditionType.SUSPENDED,
             False,
             reason=Reason.SUSPENDING,
-            message=f"{len(saving)} workers are saving their state and ending",
+            message=f"{len(saving)} workers save their state and end",
         )
     return draft.turn(
         ConditionType.SUSPENDED,
         True,
         reason=Reason.SUSPEND_REQUESTED,
-        message="spec.suspend is true; every pod is gone, set it to false to go on",
+        message="spec.suspend is true and all pods are deleted; set it to false to continue",
     )

@@ -17,7 +17,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         return draft.end(ConditionType.FAILED, reason=Reason.INVALID_SPEC, message=message)
     if failed is not None and failed.status == "True":
         mended = draft.turn(
-            ConditionType.FAILED, False, reason=Reason.NOT_FAILED, message="the spec was mended"
+            ConditionType.FAILED, False, reason=Reason.NOT_FAILED, message="the spec was corrected"
         )
         return mended.change(completionTime=None)
     return draft

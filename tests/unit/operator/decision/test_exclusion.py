@@ -27,7 +27,7 @@ def test_the_evidence_is_in_the_status() -> None:
     (found,) = _excluded(EARLIER)
     assert (found["name"], found["mode"], found["failures"]) == ("node-0", "Preferred", 2)
     assert found["reason"] == "Hang"
-    assert "2 failures within 3600 s; the last one: pod demo-worker-0" in found["message"]
+    assert "2 failures within 3600 s; the last: pod demo-worker-0" in found["message"]
     assert found["until"] == "2026-01-01T02:00:00Z"
 
 
