@@ -71,6 +71,7 @@ def check_data(
             slots=chosen.data.num_proposals,
             directory=work_directory,
         ),
+        max_detections=config.detection_limit(chosen),
         decode=decode,
     )
     for line in findings.summary:

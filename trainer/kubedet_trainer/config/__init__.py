@@ -12,6 +12,7 @@ from kubedet_trainer.config.recipe import (
     OptimizerConfig,
     Recipe,
     ScheduleConfig,
+    detection_limit,
     recipe_to_dict,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "Recipe",
     "ScheduleConfig",
     "apply_overrides",
+    "detection_limit",
     "recipe_to_dict",
 ]

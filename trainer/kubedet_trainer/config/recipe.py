@@ -12,6 +12,9 @@ from kubedet_trainer.contract.bounds import bounded
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvaluationKind = Literal["bbox", "segm", "proposal", "voc"]
+_USUAL_DETECTIONS = 100
+"""COCO's own limit."""
+
 Augmentation = Literal["flip", "ssd"]
 
 
@@ -152,6 +155,21 @@ class Recipe:
                 "global_batch",
                 f"must be a multiple of data.images_per_process = {self.data.images_per_process}",
             )
+
+
+def detection_limit(recipe: Recipe) -> int:
+    """How many detections of an image COCO's figures of a recipe count."""
+    if recipe.evaluation_detections is not None:
+        return recipe.evaluation_detections
+    return max([_USUAL_DETECTIONS, *_values(asdict(recipe.model), name="max_detections")])
+
+
+def _values(document: Mapping[str, Any], *, name: str) -> Iterator[int]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _values(value, name=name)
+        elif key == name:
+            yield value
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

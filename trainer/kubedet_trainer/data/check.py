@@ -59,6 +59,7 @@ def check_dataset(
     *,
     report: Report,
     find_proposals: FindProposals,
+    max_detections: int = 100,
     decode: bool = True,
 ) -> Findings:
     """Report every violation, and sum up what is there.
@@ -68,12 +69,13 @@ def check_dataset(
         data: what the recipe asks for.
         report: is told each violation as it is found.
         find_proposals: has the proposals of a split.
+        max_detections: as many of an image count in evaluation.
         decode: whether every image is decoded whole.
 
     Raises:
         TrainerError: a file is absent or not of its format, so that nothing else can be said.
     """
-    checker = _Checker(report, decode=decode, max_pixels=data.max_image_pixels)
+    checker = _Checker(report, decode=decode, max_pixels=data.max_image_pixels, max_detections=max_detections)
     try:
         dataset = opening.open_splits(local, data, load=checker.load, find_proposals=find_proposals)
     except SplitRefused as error:
@@ -88,10 +90,11 @@ def check_dataset(
 
 
 class _Checker:
-    def __init__(self, report: Report, *, decode: bool, max_pixels: int) -> None:
+    def __init__(self, report: Report, *, decode: bool, max_pixels: int, max_detections: int) -> None:
         self._report = report
         self._decode = decode
         self._max_pixels = max_pixels
+        self._max_detections = max_detections
         self._splits_of: dict[bytes, set[str]] = defaultdict(set)
         self._told: set[str] = set()
         self._looked: dict[Path, _Looked] = {}
@@ -113,6 +116,11 @@ class _Checker:
             self.report(str(problem))
         usable = _usable(content)
         self.findings.summary += [*content.notes, *summarise(usable, name=split.name)]
+        if crowded := int((np.bincount(usable.image_rows) > self._max_detections).sum()):
+            self.findings.summary.append(
+                f"  {crowded} images have more objects than the {self._max_detections} detections that "
+                "evaluation counts (evaluation_detections)"
+            )
         return arrays.annotations_of(usable, reading)
 
     def _image_problems(self, split: LocalSplit, content: AnnotationTable) -> Iterator[Problem]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kubedet_trainer.config.recipe import EvaluationKind, Recipe
+from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.data import run_lengths
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation import recall
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.voc import VocScorer
-
-_USUAL_LIMIT = 100
-"""COCO's."""
 
 
 class Scorer(Protocol):
@@ -39,7 +36,7 @@ class Scorer(Protocol):
         ...
 
 
-def build_scorer(kind: EvaluationKind, *, truth: Truth | None, max_detections: int = _USUAL_LIMIT) -> Scorer:
+def build_scorer(kind: EvaluationKind, *, truth: Truth | None, max_detections: int = 100) -> Scorer:
     """The scorer for a split.
 
     Args:
@@ -52,21 +49,6 @@ def build_scorer(kind: EvaluationKind, *, truth: Truth | None, max_detections: i
     if kind == "voc":
         return VocScorer(truth)
     return CocoScorer(truth, kind=kind, max_detections=max_detections)
-
-
-def detection_limit(recipe: Recipe) -> int:
-    """How many detections of an image COCO's figures of a recipe count."""
-    if recipe.evaluation_detections is not None:
-        return recipe.evaluation_detections
-    return max([_USUAL_LIMIT, *_fields(asdict(recipe.model), name="max_detections")])
-
-
-def _fields(document: Mapping[str, Any], *, name: str) -> Iterator[int]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _fields(value, name=name)
-        elif key == name:
-            yield value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from kubedet_trainer.data.prepare import LocalDataset, prepare_dataset
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
-from kubedet_trainer.evaluation.coco import build_scorer, detection_limit
+from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files
@@ -189,7 +189,7 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
         scorer=build_scorer(
             detector.recipe.evaluation_kind,
             truth=annotations.truth,
-            max_detections=detection_limit(detector.recipe),
+            max_detections=config.detection_limit(detector.recipe),
         ),
         normalisation=detector.recipe.data.normalisation,
         device=detector.device,

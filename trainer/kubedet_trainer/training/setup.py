@@ -17,7 +17,7 @@ from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
-from kubedet_trainer.evaluation.coco import Scorer, build_scorer, detection_limit
+from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files, read_recipe
 from kubedet_trainer.settings import RunSettings
@@ -151,7 +151,7 @@ def scorer_of(recipe: Recipe, split: Split) -> Scorer:
     return build_scorer(
         recipe.evaluation_kind,
         truth=split.annotations.truth,
-        max_detections=detection_limit(recipe),
+        max_detections=config.detection_limit(recipe),
     )
 
 

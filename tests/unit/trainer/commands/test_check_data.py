@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from dataset_builders import (
     annotation_record,
@@ -15,6 +16,7 @@ from dataset_builders import (
     problems_of,
     write_annotations,
 )
+from kubedet_trainer.commands.data import check_data
 
 
 def check(root: Path, *, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[str]:
@@ -111,3 +113,58 @@ def test_everything_is_listed_at_once(tmp_path: Path) -> None:
         f"{tmp_path / 'instances.json'}: annotation 1 of image 1: got box [60.0, 5.0, 20.0, 10.0], must lie "
         "within the image's 64x48 pixels [box-outside]"
     )
+
+
+def invoke(root: Path, *options: str) -> Any:
+    """`kubedet check-data` on the same split for training and validation."""
+    paths = [f"--{split}-{kind}" for split in ("train", "val") for kind in ("images", "annotations")]
+    given = [part for pair in zip(paths, ("images", "instances.json") * 2, strict=True) for part in pair]
+    work = ["--work-directory", str(root / "work")]
+    return CliRunner().invoke(check_data, [*options, "--dataset", str(root), *given, *work])
+
+
+def test_it_ends_with_a_summary(tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_image(tmp_path / "images", f"{number}.jpg", seed=number)
+    records = [annotation_record(number, image=1) for number in range(120)]
+    records += [annotation_record(200, image=1, iscrowd=1), annotation_record(201, image=1, ignore=1)]
+    write_annotations(
+        tmp_path / "instances.json", images=[image_record(1), image_record(2)], annotations=records
+    )
+    result = invoke(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines[:4] == [
+        "dataset.train.annotations: instances.json: 2 images, 1 without objects; 122 objects, "
+        "at most 122 in an image",
+        "  cat: 122 boxes, 14 to 14 pixels (median 14)",
+        "  dog: 0 boxes",
+        "  1 images have more objects than the 100 detections that evaluation counts (evaluation_detections)",
+    ]
+    assert lines[8:] == [
+        "left out of training: 1 images without objects (kept by data.keep_empty)",
+        "left out of training: 1 crowds",
+        "left out of training: 1 ignored objects",
+        "2 pictures are in more than one split",
+        "0 problems",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["data.classes=cow"], "got 'cow' in data.classes, must be one of the categories: cat, dog."),
+        (["data.min_image_side=64"], "no training image has a box, must be at least one; left out: 1 images"),
+        (["--recipe", "mask_rcnn_r50_fpn_1x"], "annotation 1 of image 1: segmentation: is absent"),
+    ],
+)
+def test_it_says_what_a_job_of_the_recipe_would_say(options: list[str], said: str, tmp_path: Path) -> None:
+    make_image(tmp_path / "images", "1.jpg")
+    write_annotations(
+        tmp_path / "instances.json", images=[image_record(1)], annotations=[annotation_record(1, image=1)]
+    )
+    assert invoke(tmp_path).exit_code == 0
+    result = invoke(tmp_path, *options)
+    assert result.exit_code == 65
+    assert said in result.stdout

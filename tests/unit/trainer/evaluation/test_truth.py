@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
 from kubedet_trainer import config, recipes
 from kubedet_trainer.data.arrays import Truth
-from kubedet_trainer.evaluation.coco import build_scorer, detection_limit
+from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
 
 
@@ -189,4 +189,4 @@ def test_an_area_of_zero_counts_in_evaluation(tmp_path: Path) -> None:
 def test_the_limit_of_evaluation_follows_the_detectors_and_is_100_for_the_zoo(
     recipe: str, overrides: dict[str, str], limit: int
 ) -> None:
-    assert detection_limit(config.apply_overrides(recipes.read_recipe(recipe), overrides)) == limit
+    assert config.detection_limit(config.apply_overrides(recipes.read_recipe(recipe), overrides)) == limit

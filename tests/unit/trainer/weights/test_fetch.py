@@ -173,3 +173,12 @@ def test_files_without_a_hash_in_their_name_are_told_apart_by_their_address(tmp_
 def test_absent_weights_are_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInput):
         fetch.fetch_weights([(tmp_path / "none.pth").as_uri()], cache=tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["my drive", "50% #1", "a?b&c=d", "[x] 'y'", "划痕"])
+def test_no_character_of_a_path_hides_a_file(folder: str, tmp_path: Path) -> None:
+    file = tmp_path / folder / f"{folder}.pth"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    found = fetch.fetch_weights([file.as_uri()], cache=tmp_path / "cache")
+    assert found.read_bytes() == b"weights"
