@@ -1,5 +1,5 @@
-# The images, built by docker, podman or buildah, whichever is here first, or by the test cluster's own builder
-# where the folder `shared` lies beside the project. Each of the variables below may be given to make.
+# Builds the images with the first of docker, podman and buildah that is installed, or with the builder of the test
+# cluster if the folder `shared` is next to the project. Each of the variables below can be set on make's command line.
 IMAGE_REGISTRY ?=
 IMAGE_TAG ?= $(VERSION)
 IMAGE_FLAGS ?=
@@ -7,7 +7,7 @@ KIT := $(wildcard ../shared/cluster/build-image)
 IMAGE_BUILDER ?= $(if $(KIT),kit,$(notdir $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))))
 BASE_IMAGE ?= $(if $(filter kit,$(IMAGE_BUILDER)),kubedet-base:bookworm)
 
-# The one place of the version: what is built, its label and its tag.
+# pyproject.toml is the only source of the version, for the build, the label and the tag.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
@@ -16,7 +16,7 @@ build.docker = docker build
 build.podman = podman build --format docker
 build.buildah = buildah build --format docker --layers
 build.kit = $(KIT)
-# An empty TORCH_PACKAGES makes an image without torch, which is then mounted.
+# With an empty TORCH_PACKAGES the image has no torch. Mount torch instead.
 flags.trainer = $(if $(filter-out undefined,$(origin TORCH_PACKAGES)),--build-arg TORCH_PACKAGES="$(TORCH_PACKAGES)")
 build = $(or $(build.$(IMAGE_BUILDER)),$(error IMAGE_BUILDER: got '$(IMAGE_BUILDER)', must be docker, podman or buildah)) \
 	--file images/$(1)/Dockerfile --tag $(call image,$(1)) \
@@ -24,7 +24,7 @@ build = $(or $(build.$(IMAGE_BUILDER)),$(error IMAGE_BUILDER: got '$(IMAGE_BUILD
 	$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	$(flags.$(1)) $(IMAGE_FLAGS) .
 
-# An image as one file. The kit's builder has written it already, and says where.
+# An image as one file. The kit's builder has already written it and prints its path.
 save.docker = docker save --output $(2) $(call image,$(1))
 save.podman = podman save --quiet --format docker-archive --output $(2) $(call image,$(1))
 save.buildah = buildah push --quiet $(call image,$(1)) docker-archive:$(2):$(call image,$(1))
@@ -38,7 +38,7 @@ image-operator image-trainer: image-%:
 	$(call build,$*)
 
 .PHONY: sbom
-sbom: sbom-operator sbom-trainer ## Write what Python packages are in the images, as CycloneDX JSON, to build/sbom
+sbom: sbom-operator sbom-trainer ## List the Python packages of the images as CycloneDX JSON in build/sbom
 
 .PHONY: sbom-operator sbom-trainer
 sbom-operator sbom-trainer: sbom-%: $(VENV)/dev.stamp image-%

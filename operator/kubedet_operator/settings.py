@@ -12,7 +12,7 @@ _PREFIX = "KUBEDET_OPERATOR_"
 
 
 class InvalidSetting(ValueError):
-    """An environment variable of the operator has a value that its setting cannot take."""
+    """An environment variable of the operator has an invalid value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +20,21 @@ class OperatorSettings:
     """How the operator runs. `trainer_image` is read from ``KUBEDET_OPERATOR_TRAINER_IMAGE``, and so on."""
 
     trainer_image: str = "kubedet-trainer:0.1.0"
-    """Image of worker and rendezvous pods for jobs that name none; the deployment sets its registry's."""
+    """Image of the worker and rendezvous pods of jobs that set none. The deployment sets its full name."""
     namespaces: tuple[str, ...] = ()
-    """Namespaces to watch, separated by commas; none: every namespace, which needs a ClusterRole."""
+    """Namespaces to watch, separated by commas. Empty: every namespace, which needs a ClusterRole."""
     lease_namespace: str = ""
-    """Namespace of the Lease by which replicas choose a leader; none: that of the operator's own pod."""
+    """Namespace of the Lease by which replicas choose their leader. Empty: that of the operator's own pod."""
     concurrency: int = 16
-    """Jobs reconciled at the same time. The API server's answer is what takes time, not the CPU."""
+    """Number of jobs to reconcile in parallel. They wait for the API server, not for the CPU."""
     progress_interval_seconds: int = 10
-    """Seconds between two questions for a job's progress; each answer that differs costs one status write."""
+    """Seconds between two requests for a job's progress. Each change costs one write of the status."""
     metrics_port: int = 8080
-    """Port of the operator's own /metrics and /healthz."""
+    """Port for /metrics, /healthz and /readyz."""
 
 
 def read_settings(environment: Mapping[str, str]) -> OperatorSettings:
-    """The settings in `environment`, defaults for what is absent or empty.
+    """The settings in `environment`, with defaults for absent and empty variables.
 
     Raises:
         InvalidSetting: a value is not of its setting's type.

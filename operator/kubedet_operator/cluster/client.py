@@ -263,7 +263,7 @@ class Cluster:
         wait = self._busy_until - time.monotonic()
         if wait > 0:
             raise errors.ApiBusy(
-                f"the API server has asked for {wait:.1f} s more of silence", retry_after_seconds=wait
+                f"the API server asks to wait {wait:.1f} s before the next request", retry_after_seconds=wait
             )
 
     async def _configure(self) -> Configuration:
@@ -294,7 +294,7 @@ async def _load_configuration() -> Configuration:
             await config.load_kube_config(client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise errors.LoginFailed(
-            f"no way to the API server: not in a pod, and no usable kubeconfig ({_cause(error)}); "
+            f"cannot find the API server: not in a pod, and no usable kubeconfig ({_cause(error)}); "
             "set KUBECONFIG to its path"
         ) from error
     if configuration.proxy is None:

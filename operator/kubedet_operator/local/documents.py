@@ -44,8 +44,8 @@ def read_documents(paths: Iterable[Path]) -> Documents:
                 secrets[name] = _read_secret(document, where=f"{path}: Secret {name}")
     if len(jobs) != 1:
         where = ", ".join(str(path) for path in files)
-        rule = f"must hold exactly one document of kind {names.KIND}"
-        raise InvalidManifest([Violation(path=where, got=f"{len(jobs)} of them", rule=rule)])
+        rule = f"must contain exactly one document of kind {names.KIND}"
+        raise InvalidManifest([Violation(path=where, got=len(jobs), rule=rule)])
     return Documents(job=jobs[0], secrets=secrets)
 
 
@@ -71,6 +71,6 @@ def _read_secret(document: Mapping[str, Any], *, where: str) -> dict[str, str]:
         try:
             values[key] = base64.b64decode(str(encoded), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            rule = "must be base64 of text; write it below stringData instead"
+            rule = "must be base64 of text; or write it in stringData"
             raise InvalidManifest([Violation(path=f"{where}: data.{key}", got="...", rule=rule)]) from error
     return values | {key: str(value) for key, value in (document.get("stringData") or {}).items()}

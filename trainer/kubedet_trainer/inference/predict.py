@@ -82,7 +82,7 @@ def predict_folder(
     files = find_images(source)
     if output.resolve() == files[0].resolve().parent:
         raise InvalidInput(
-            f"{output}: must be another folder than the images', whose names the pictures keep"
+            f"{output}: must differ from the folder of the images, because the pictures keep their names"
         )
     output.mkdir(parents=True, exist_ok=True)
     labels = range(1, len(detector.classes) + 1)

@@ -57,13 +57,13 @@ def locate_checkpoint(settings: CheckpointSettings) -> Located:
         found = [item.key for item in store.list("step-") if item.key.endswith(suffix)]
         if not found:
             raise MissingInput(
-                f"checkpoint: nothing at {settings.uri}, must be a checkpoint or hold some; "
+                f"checkpoint: nothing at {settings.uri}, must be a checkpoint or contain checkpoints; "
                 "weights alone need `--weights` and the recipe's name"
             )
         key = max(found)
     uri = f"{store.uri}/{key}".removesuffix(suffix)
     if (manifest := parse_manifest(store.get_bytes(key))) is None:
-        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest, must be what a training wrote")
+        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest, must be one that a training wrote")
     return Located(uri=uri, manifest=manifest)
 
 

@@ -87,7 +87,7 @@ def select_entries(chosen: Mapping[str, Sequence[str]], *, is_published: bool = 
         and (not is_published or has_published_file(entry.recipe.name))
     ]
     if not found:
-        raise UsageError("no recipe has all of what was chosen; choose less")
+        raise UsageError("no recipe matches all filters; use fewer")
     return found
 
 

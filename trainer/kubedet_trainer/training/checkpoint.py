@@ -201,7 +201,7 @@ class Checkpointer:
         manifest = parse_manifest(store.get_bytes(MANIFEST_FILE))
         if manifest is None:
             raise MissingInput(
-                f"checkpoint.resume: {resume}/{MANIFEST_FILE} is not a manifest of a checkpoint"
+                f"checkpoint.resume: {resume}/{MANIFEST_FILE} is not the manifest of a checkpoint"
             )
         located = Located(uri=resume, manifest=manifest)
         self.download(located, target=target)
@@ -219,9 +219,7 @@ class Checkpointer:
         open_store(located.uri, self._settings.credentials).get_file(STATE_FILE, target=target)
         if target.stat().st_size != manifest.sizeBytes or _sha256(target) != manifest.sha256:
             target.unlink()
-            raise MissingInput(
-                f"{located.uri}/{STATE_FILE}: is damaged, it is not what its manifest describes"
-            )
+            raise MissingInput(f"{located.uri}/{STATE_FILE}: is damaged: it does not match its manifest")
 
     def _fetch_newest(self, *, target: Path) -> Located | None:
         for iteration in sorted(self._committed(), reverse=True):

@@ -89,7 +89,7 @@ def read_weights(file: Path) -> Weights:
         if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
             document = document[key]
     if not isinstance(document, Mapping) or not all(isinstance(value, Tensor) for value in document.values()):
-        raise InvalidInput(f"pretrained: {file} must hold a state dict: names to tensors")
+        raise InvalidInput(f"pretrained: {file} must contain a state dict (names to tensors)")
     meta = meta if isinstance(meta, Mapping) else {}
     if names.is_second_version(document, meta=meta):
         _log.warning("%s is of MMDetection 2, trained for other anchors and pooling: AP suffers", file)

@@ -37,9 +37,7 @@ def test_secrets_lie_beside_the_job_or_in_a_file_of_their_own(tmp_path: Path) ->
 @pytest.mark.parametrize("jobs", [0, 2])
 def test_there_must_be_exactly_one_job(tmp_path: Path, jobs: int) -> None:
     path = _file(tmp_path, SECRET, *[make_manifest()] * jobs)
-    with pytest.raises(
-        InvalidManifest, match=f"got '{jobs} of them', must hold exactly one document of kind"
-    ):
+    with pytest.raises(InvalidManifest, match=f"got {jobs}, must contain exactly one document of kind"):
         read_documents([path])
 
 

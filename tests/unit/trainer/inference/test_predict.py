@@ -105,7 +105,7 @@ def test_one_image_is_enough(tmp_path: Path) -> None:
 def test_the_images_themselves_are_never_overwritten(tmp_path: Path) -> None:
     image = make_image(tmp_path, "a.jpg")
     before = image.read_bytes()
-    with pytest.raises(InvalidInput, match="must be another folder"):
+    with pytest.raises(InvalidInput, match="must differ from the folder of the images"):
         run(tmp_path, tmp_path)
     assert image.read_bytes() == before
 

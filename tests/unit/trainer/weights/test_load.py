@@ -104,5 +104,5 @@ def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="must hold a state dict"):
+    with pytest.raises(InvalidInput, match="must contain a state dict"):
         load.read_weights(_save(tmp_path / "w.pth", {"epoch": 3}))
