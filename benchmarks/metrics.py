@@ -71,13 +71,15 @@ def measure_recording(folder: Path) -> dict[str, float]:
     from kubedet_trainer.dist import World
     from kubedet_trainer.logs import configure_logging
     from kubedet_trainer.telemetry.metrics import Metrics
-    from kubedet_trainer.telemetry.report import Interval, Length, Reporter
+    from kubedet_trainer.telemetry.report import Interval, Reporter, TrainingLength
 
     with Path(os.devnull).open("w") as nowhere:
         configure_logging(nowhere)
         world = World(rank=0, size=8, local_rank=0, device=torch.device("cpu"))
         reporter = Reporter(world=world, work_directory=folder, metrics=Metrics(CollectorRegistry()))
-        reporter.begin(Length(total_iterations=10**9, iterations_per_epoch=7330, evaluations=12), iteration=0)
+        reporter.begin(
+            TrainingLength(total_iterations=10**9, iterations_per_epoch=7330, evaluations=12), iteration=0
+        )
         interval = Interval(
             iteration=50, losses=_LOSSES, lr=0.02, seconds_per_iteration=0.07, data_wait_seconds=0.001
         )

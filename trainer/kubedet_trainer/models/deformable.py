@@ -47,20 +47,20 @@ class DeformableRoiPool(nn.Module):
         regions = pooling.place(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
         rounded = _round_half_away(boxes.flatten(0, 1))
         plain = self._pool(regions, rounded, offsets=None)
-        told = self._ask(plain.flatten(1), regions.levels).to(boxes.dtype)
-        told = told.view(len(told), -1, self.size, self.size)
-        pooled = self._pool(regions, rounded, offsets=told[:, :2])
-        return pooled * told[:, 2:] if told.shape[1] > 2 else pooled
+        predicted = self._predict(plain.flatten(1), regions.levels).to(boxes.dtype)
+        predicted = predicted.view(len(predicted), -1, self.size, self.size)
+        pooled = self._pool(regions, rounded, offsets=predicted[:, :2])
+        return pooled * predicted[:, 2:] if predicted.shape[1] > 2 else pooled
 
-    def _ask(self, plain: Tensor, levels: Tensor) -> Tensor:
-        """What the layers of each region's own level say, of those of a `_Guide`: (N, 2 P P or 3 P P)."""
+    def _predict(self, plain: Tensor, levels: Tensor) -> Tensor:
+        """(N, 2 P P or 3 P P) offsets, and modulations if any, from the `_Guide` of each region's level."""
         guides = list(self.roi_layers)
         if self.training:
-            # Static shapes, and gradients, if zero, for all: every level is asked about all regions.
-            told: Tensor = guides[0](plain)
+            # Every level predicts for all regions: static shapes, and a gradient, even if 0, for each layer.
+            predicted: Tensor = guides[0](plain)
             for level, guide in enumerate(guides[1:], start=1):
-                told = torch.where((levels == level)[:, None], guide(plain), told)
-            return told
+                predicted = torch.where((levels == level)[:, None], guide(plain), predicted)
+            return predicted
         rows = [(levels == level).nonzero().squeeze(1) for level in range(len(guides))]
         answers = torch.cat([guide(plain[own]) for guide, own in zip(guides, rows, strict=True)])
         return torch.empty_like(answers).index_copy_(0, torch.cat(rows), answers)

@@ -48,13 +48,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Length:
-    """How much work the whole run is."""
+class TrainingLength:
+    """The length of a whole training."""
 
     total_iterations: int
     iterations_per_epoch: int
     evaluations: int
-    """Evaluations of the whole run."""
+    """Evaluations of the whole training."""
 
     def epoch(self, iteration: int) -> int:
         """The epoch, counted from 0, that follows `iteration` finished ones."""
@@ -86,7 +86,7 @@ class Reporter:
         self._progress_file = work_directory / contract.PROGRESS_FILE
         self._heartbeat = Heartbeat(work_directory, rank=world.rank, median_steps=hang_median_steps)
         self._metrics = metrics
-        self._length = Length(total_iterations=0, iterations_per_epoch=1, evaluations=0)
+        self._length = TrainingLength(total_iterations=0, iterations_per_epoch=1, evaluations=0)
         self._stage = Stage.INITIALIZING
         self._iteration = 0
         self._checkpoint: CheckpointStatus | None = None
@@ -97,7 +97,7 @@ class Reporter:
         self._written = 0.0
         self._write_progress()
 
-    def begin(self, length: Length, *, iteration: int) -> None:
+    def begin(self, length: TrainingLength, *, iteration: int) -> None:
         """Say how long the run is, and where it starts."""
         self._length = length
         self._iteration = iteration
@@ -118,8 +118,8 @@ class Reporter:
             self._heartbeat.beat()
             self.set_stage(before)
 
-    def get_on(self) -> None:
-        """Show that this rank is alive where no iteration does; called for every image of an evaluation."""
+    def beat(self) -> None:
+        """Give a sign of life outside of iterations: for every image of an evaluation."""
         self._heartbeat.beat()
 
     def set_stage(self, stage: Stage) -> None:

@@ -57,7 +57,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
             stop.listen()
             run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics)
             _fit(run)
-            row = results.conclude(run)
+            row = results.write_row(run)
             dist.shut_down()
     except PeerFailed as error:
         if not stop.requested:

@@ -55,7 +55,7 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
 
     def should_stop() -> bool:
         nonlocal stopped
-        run.reporter.get_on()
+        run.reporter.beat()
         stopped = bool(agreement.exchange([int(run.stop.requested)])[0])
         return stopped
 
@@ -76,8 +76,8 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
     return evaluation
 
 
-def conclude(run: Run) -> Results | None:
-    """Measure speed and memory, and write the results beside the checkpoints; rank 0's, None elsewhere."""
+def write_row(run: Run) -> Results | None:
+    """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
     [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=_memory_kind(run)))])
     test_metrics = _evaluate_test(run)
     row = None

@@ -23,7 +23,7 @@ from kubedet_trainer.recipes import published_files, read_recipe
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
-from kubedet_trainer.telemetry.report import Length, Reporter
+from kubedet_trainer.telemetry.report import Reporter, TrainingLength
 from kubedet_trainer.training import optim
 from kubedet_trainer.training.checkpoint import Checkpointer, Located, Origin
 from kubedet_trainer.training.optim import BatchPlan
@@ -73,7 +73,7 @@ class Run:
     """The model of `state`."""
     model: nn.Module
     """The detector with its gradients averaged over the ranks."""
-    length: Length
+    length: TrainingLength
     checkpointer: Checkpointer
     reporter: Reporter
     monitor: LossMonitor
@@ -118,7 +118,7 @@ def prepare(
         state, settings=settings, recipe=recipe, checkpointer=checkpointer, world=world, reporter=reporter
     )
     epochs = recipe.schedule.epochs
-    length = Length(
+    length = TrainingLength(
         total_iterations=settings.benchmark_iterations or epochs * data.sampling.iterations_per_epoch,
         iterations_per_epoch=data.sampling.iterations_per_epoch,
         evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val else 0,

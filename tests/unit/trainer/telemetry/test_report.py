@@ -21,7 +21,7 @@ from kubedet_trainer.dist import World
 from kubedet_trainer.pictures.curves import draw_curves
 from kubedet_trainer.telemetry import memory, report
 from kubedet_trainer.telemetry.metrics import TABLE, Metrics
-from kubedet_trainer.telemetry.report import Interval, Length, Reporter
+from kubedet_trainer.telemetry.report import Interval, Reporter, TrainingLength
 
 CHECKPOINT = CheckpointStatus(
     latest="s3://b/step-00000010",
@@ -84,7 +84,7 @@ def test_progress_tells_where_the_run_is_and_when_it_ends(
         "worldSize": 4,
         "processRestarts": 1,
     }
-    reporter.begin(Length(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
+    reporter.begin(TrainingLength(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
     reporter.set_stage(Stage.TRAINING)
     for iteration in range(11, 21):
         clock.now += 2.0
@@ -112,7 +112,7 @@ def test_every_second_of_rank_0_goes_into_one_phase(
     clock.now += 4  # data, model
     clock.now += 3
     reporter.record_restore(seconds=3.0, status=CHECKPOINT)
-    reporter.begin(Length(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
+    reporter.begin(TrainingLength(total_iterations=40, iterations_per_epoch=10, evaluations=4), iteration=10)
     clock.now += 1
     reporter.set_stage(Stage.TRAINING)
     for iteration in range(11, 21):
@@ -171,7 +171,7 @@ def test_progress_is_written_at_most_once_a_second(
     tmp_path: Path, registry: CollectorRegistry, clock: Clock
 ) -> None:
     reporter = _reporter(tmp_path, registry)
-    reporter.begin(Length(total_iterations=100, iterations_per_epoch=100, evaluations=1), iteration=0)
+    reporter.begin(TrainingLength(total_iterations=100, iterations_per_epoch=100, evaluations=1), iteration=0)
     seen = set()
     for iteration in range(1, 31):
         clock.now += 0.25
@@ -254,7 +254,7 @@ def test_a_log_line_reads_well_and_carries_its_figures(
     tmp_path: Path, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     reporter = _reporter(tmp_path, registry)
-    reporter.begin(Length(total_iterations=400, iterations_per_epoch=100, evaluations=4), iteration=0)
+    reporter.begin(TrainingLength(total_iterations=400, iterations_per_epoch=100, evaluations=4), iteration=0)
     reporter.record_iteration(150, images=8, seconds=2.0, data_wait_seconds=0.5)
     interval = Interval(
         iteration=150,

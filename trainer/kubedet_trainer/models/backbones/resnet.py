@@ -76,11 +76,11 @@ class Bottleneck(nn.Module):
         if self.conv2_offset is None:
             out: Tensor = self.conv2(x)
         else:
-            told = self.conv2_offset(x)
-            modulation = told[:, 2 * _TAPS :]
+            predicted = self.conv2_offset(x)
+            modulation = predicted[:, 2 * _TAPS :]
             out = deform_conv2d(
                 x,
-                told[:, : 2 * _TAPS],
+                predicted[:, : 2 * _TAPS],
                 self.conv2.weight,
                 stride=self.conv2.stride,
                 padding=self.conv2.padding,
