@@ -127,12 +127,9 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
         run.data.train,
         plan=run.data.sampling,
         pipeline=run.data.pipeline,
-        rank=0,
-        world_size=1,
-        start_iteration=0,
+        world=run.world,
         end_iteration=2,
         num_workers=0,
-        pin_memory=False,
     )
     batches: Iterator[Any] = itertools.cycle(list(taken))
     inside = _Stopwatch()

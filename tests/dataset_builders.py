@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from kubedet_trainer.config import DataConfig, NormalisationConfig
 from kubedet_trainer.data import arrays, check, prepare, splits
@@ -17,6 +18,7 @@ from kubedet_trainer.data.coco import CocoFile
 from kubedet_trainer.data.prepare import LocalDataset
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.splits import Split
+from kubedet_trainer.dist import World
 from kubedet_trainer.settings import DatasetSettings
 
 PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
@@ -24,6 +26,9 @@ PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=Fa
 
 DATA = DataConfig(normalisation=PLAIN)
 """What most recipes ask of a data set."""
+
+ALONE = World(device=torch.device("cpu"))
+"""One process on a CPU."""
 
 
 def coco_split(*files: Path, images: Path | None = None) -> LocalSplit:

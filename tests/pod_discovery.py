@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from http_servers import Handler, serve
 
 Pod = dict[str, Any]
 
@@ -21,26 +21,16 @@ Pod = dict[str, Any]
 def serve_pods(list_pods: Callable[[], list[Pod]]) -> Iterator[str]:
     """The address for `http_sd_configs`."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answers(Handler):
+        def answer(self) -> None:
             body = json.dumps([target for pod in list_pods() for target in _targets(pod)]).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(Answers) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def _targets(pod: Pod) -> Iterator[dict[str, Any]]:

@@ -34,11 +34,11 @@ _LOST_PEER = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among the ranks of the run."""
+    """This process among the ranks of the run; the only one unless told otherwise."""
 
-    rank: int
-    size: int
-    local_rank: int
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
     """Index within the replica: the GPU to use."""
     device: torch.device
     restarts: int = 0

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from http_servers import Handler, serve
 from kubedet_trainer import contract
 from kubedet_trainer.contract.times import format_now
 
@@ -30,22 +29,14 @@ def rank_0() -> Iterator[tuple[int, dict[str, Any]]]:
     """A port that answers for progress as a worker does, and the record that it answers with."""
     record: dict[str, Any] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answers(Handler):
+        def answer(self) -> None:
             self.send_response(200 if record else 404)
             self.end_headers()
             self.wfile.write(json.dumps(record).encode())
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port, record
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(Answers) as port:
+        yield port, record
 
 
 def test_a_job_runs_reports_progress_and_completes_with_its_row(

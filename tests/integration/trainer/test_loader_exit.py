@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from dataset_builders import make_split
+from dataset_builders import ALONE, make_split
 from kubedet_trainer.data import loader
 from kubedet_trainer.data.transforms import Pipeline
 
@@ -22,12 +22,9 @@ batches = loader.train_loader(
     split,
     plan=loader.sampling_plan(split, images_per_process=2, global_batch=2, seed=0),
     pipeline=Pipeline(scale=(96, 64)),
-    rank=0,
-    world_size=1,
-    start_iteration=0,
+    world=ALONE,
     end_iteration=1000,
-    num_workers=2,
-    pin_memory=False,
+    num_workers=2
 )
 iterator = iter(batches)
 next(iterator)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import itertools
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import urllib3
 
 import s3
+from http_servers import Handler, serve
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import StoreCredentials
 from kubedet_trainer.storage import s3 as s3_store
@@ -113,8 +112,8 @@ def _breaking_server(*, complete_from: int) -> Iterator[str]:
     """A server that closes the connection within the body, until it is asked for the n-th time."""
     bodies = itertools.count(1)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answers(Handler):
+        def answer(self) -> None:
             if "location" in self.path:
                 body, sent = b"<LocationConstraint/>", 99
             else:
@@ -125,18 +124,8 @@ def _breaking_server(*, complete_from: int) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body[:sent])
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve(Answers) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_missing_bucket_is_named(s3_server: s3.S3Server) -> None:

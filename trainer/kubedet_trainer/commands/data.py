@@ -33,13 +33,7 @@ _DEFAULT_RECIPE = "faster_rcnn_r50_fpn_1x"
     show_default=True,
     help="Decode every image, or only check that it exists.",
 )
-@click.option(
-    "--work-directory",
-    type=click.Path(path_type=Path),
-    default=Path("runs", "check-data"),
-    show_default=True,
-    help="Folder to which an s3:// data set is downloaded.",
-)
+@options.work_directory_option("check-data")
 @options.ends_with_contract_code
 def check_data(
     overrides: tuple[str, ...], recipe: str, decode: bool, work_directory: Path, **given: str

@@ -93,6 +93,17 @@ def _default_paths(name: str) -> str:
     return "; ".join(f"{form}: {path}" for form, path in paths.items() if path)
 
 
+def work_directory_option(name: str) -> Callable[[_Command], _Command]:
+    """The option that says where a command keeps downloads and caches, `name` below ``runs`` by default."""
+    return click.option(
+        "--work-directory",
+        type=click.Path(path_type=Path),
+        default=Path("runs", name),
+        show_default=True,
+        help="Folder for downloads and caches.",
+    )
+
+
 def inference_options(command: _Command) -> _Command:
     """The options of commands that use a trained detector."""
     options = [
@@ -103,13 +114,7 @@ def inference_options(command: _Command) -> _Command:
             show_default=True,
             help="Device to compute on. auto uses a GPU if there is one.",
         ),
-        click.option(
-            "--work-directory",
-            type=click.Path(path_type=Path),
-            default=Path("runs", "inference"),
-            show_default=True,
-            help="Folder for downloads and caches.",
-        ),
+        work_directory_option("inference"),
     ]
     for option in reversed(options):
         command = option(command)

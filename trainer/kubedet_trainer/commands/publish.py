@@ -21,13 +21,7 @@ from kubedet_trainer.settings import read_checkpoint_settings
     show_default=True,
     help="Folder for the file.",
 )
-@click.option(
-    "--work-directory",
-    type=click.Path(path_type=Path),
-    default=Path("runs", "inference"),
-    show_default=True,
-    help="Folder for downloads.",
-)
+@options.work_directory_option("inference")
 @options.ends_with_contract_code
 def publish(checkpoint: str, output: Path, work_directory: Path) -> None:
     """Write the weights of CHECKPOINT as the zoo does: RECIPE_DATE-HASH.pth, without the optimiser's state.

@@ -15,6 +15,7 @@ from kubedet_trainer.data.batches import Batches, TrainingBatches, ValidationBat
 from kubedet_trainer.data.sampler import ChunkSampler, Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.dist import World
 from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.structures import Batch
 
@@ -78,12 +79,10 @@ def train_loader(
     *,
     plan: Plan,
     pipeline: Pipeline,
-    rank: int,
-    world_size: int,
-    start_iteration: int,
+    world: World,
+    start_iteration: int = 0,
     end_iteration: int,
     num_workers: int,
-    pin_memory: bool,
 ) -> Loader:
     """This rank's chunks of the global iterations [start, end), `accumulation_steps` batches for each.
 
@@ -92,16 +91,13 @@ def train_loader(
     """
     sampler = ChunkSampler(
         plan,
-        rank=rank,
-        world_size=world_size,
+        rank=world.rank,
+        world_size=world.size,
         start_iteration=start_iteration,
         end_iteration=end_iteration,
     )
     return _loader(
-        TrainingBatches(split, pipeline, plan),
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
+        TrainingBatches(split, pipeline, plan), batch_sampler=sampler, world=world, num_workers=num_workers
     )
 
 
@@ -109,20 +105,18 @@ def val_loader(
     split: Split,
     *,
     pipeline: Pipeline,
-    rank: int,
-    world_size: int,
+    world: World,
     num_workers: int,
-    pin_memory: bool,
     images_per_batch: int = 1,
 ) -> Loader:
     """The images at rank, rank + world size, ... of the split, in its order."""
-    share = list(range(rank, len(split), world_size))
+    share = list(range(world.rank, len(split), world.size))
     starts = range(0, len(share), images_per_batch)
     return _loader(
         ValidationBatches(split, pipeline),
         batch_sampler=[share[start : start + images_per_batch] for start in starts],
+        world=world,
         num_workers=num_workers,
-        pin_memory=pin_memory,
     )
 
 
@@ -130,8 +124,8 @@ def _loader(
     dataset: Batches,
     *,
     batch_sampler: ChunkSampler | list[list[int]],
+    world: World,
     num_workers: int,
-    pin_memory: bool,
 ) -> Loader:
     # One thread per worker: OpenCV's own pool would compete with the other workers for the same cores.
     cv2.setNumThreads(0)
@@ -139,7 +133,7 @@ def _loader(
         dataset,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
-        pin_memory=pin_memory,
+        pin_memory=world.device.type == "cuda",
         collate_fn=_as_is,
         worker_init_fn=_start_worker,
     )

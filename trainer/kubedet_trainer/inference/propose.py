@@ -16,6 +16,7 @@ from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.proposals import ProposalRecord
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.splits import Split
+from kubedet_trainer.dist import World
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.evaluation import recall
 from kubedet_trainer.evaluation.evaluate import detect
@@ -111,10 +112,8 @@ def _propose_split(
     batches = loader.val_loader(
         split,
         pipeline=detector.pipeline,
-        rank=0,
-        world_size=1,
+        world=World(device=detector.device),
         num_workers=detector.recipe.data.num_workers,
-        pin_memory=detector.device.type == "cuda",
     )
     for row, batch in enumerate(batches):
         normalisation = detector.recipe.data.normalisation

@@ -15,6 +15,7 @@ from kubedet_trainer.data import arrays, loader, opening, proposals, splits
 from kubedet_trainer.data.prepare import LocalDataset, prepare_dataset
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.dist import World
 from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
@@ -180,10 +181,8 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
         loader.val_loader(
             split,
             pipeline=detector.pipeline,
-            rank=0,
-            world_size=1,
+            world=World(device=detector.device),
             num_workers=detector.recipe.data.num_workers,
-            pin_memory=detector.device.type == "cuda",
         ),
         num_images=len(split),
         scorer=build_scorer(

@@ -77,12 +77,10 @@ def _fit(run: Run) -> None:
             run.data.train,
             plan=run.data.sampling,
             pipeline=run.data.pipeline,
-            rank=run.world.rank,
-            world_size=run.world.size,
+            world=run.world,
             start_iteration=state.iteration,
             end_iteration=total,
             num_workers=run.recipe.data.num_workers,
-            pin_memory=run.world.device.type == "cuda",
         )
     )
     log_interval = min(50, max(5, total // 40))

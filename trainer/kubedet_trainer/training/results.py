@@ -16,6 +16,7 @@ from kubedet_trainer.data import images, loader
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.dist import World
 from kubedet_trainer.evaluation import evaluate, speed
 from kubedet_trainer.evaluation.coco import Scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
@@ -62,7 +63,7 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
     try:
         evaluation = evaluate.evaluate(
             run.detector,
-            _val_loader(run, split, rank=run.world.rank, world_size=run.world.size),
+            _val_loader(run, split, world=run.world),
             num_images=len(split),
             scorer=scorer,
             normalisation=run.recipe.data.normalisation,
@@ -112,7 +113,9 @@ def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
     split = run.data.val or run.data.train
     fps = speed.measure_fps(
         run.detector,
-        run.stop.watch(_val_loader(run, split, rank=0, world_size=1, images_per_batch=images_per_batch)),
+        run.stop.watch(
+            _val_loader(run, split, world=World(device=run.world.device), images_per_batch=images_per_batch)
+        ),
         num_images=min(run.settings.benchmark_images, len(split)),
         normalisation=run.recipe.data.normalisation,
         device=run.world.device,
@@ -207,14 +210,12 @@ def _put(run: Run, name: str, content: bytes) -> None:
     open_store(target.uri, target.credentials).put_bytes(name, data=content)
 
 
-def _val_loader(run: Run, split: Split, *, rank: int, world_size: int, images_per_batch: int = 1) -> Loader:
+def _val_loader(run: Run, split: Split, *, world: World, images_per_batch: int = 1) -> Loader:
     data = run.recipe.data
     return loader.val_loader(
         split,
         pipeline=Pipeline.of_validation(data),
-        rank=rank,
-        world_size=world_size,
+        world=world,
         num_workers=data.num_workers,
-        pin_memory=run.world.device.type == "cuda",
         images_per_batch=images_per_batch,
     )

@@ -84,6 +84,12 @@ async def cache(workers: Workers, queue: WorkQueue[Key]) -> AsyncIterator[Cache]
     await asyncio.gather(asking, return_exceptions=True)
 
 
+async def _publish_first(workers: Workers, queue: WorkQueue[Key]) -> None:
+    workers.report(1, 0)
+    assert await asyncio.wait_for(queue.get(), 10) == KEY
+    queue.done(KEY)
+
+
 async def _asked(workers: Workers, times: int) -> None:
     goal = workers.asked + times
     while workers.asked < goal:
@@ -93,9 +99,7 @@ async def _asked(workers: Workers, times: int) -> None:
 async def test_the_first_answer_and_telling_changes_are_published_small_ones_are_kept(
     workers: Workers, cache: Cache, queue: WorkQueue[Key]
 ) -> None:
-    workers.report(1, 0)
-    assert await asyncio.wait_for(queue.get(), 10) == KEY
-    queue.done(KEY)
+    await _publish_first(workers, queue)
     workers.report(2, 0)
     await _asked(workers, 3)
     assert cache.progress[KEY].progress.iteration == 2
@@ -107,9 +111,7 @@ async def test_the_first_answer_and_telling_changes_are_published_small_ones_are
 async def test_the_last_words_of_a_pod_that_rank_0_has_left_hide_no_progress(
     workers: Workers, cache: Cache, queue: WorkQueue[Key]
 ) -> None:
-    workers.report(1, 0)
-    assert await asyncio.wait_for(queue.get(), 10) == KEY
-    queue.done(KEY)
+    await _publish_first(workers, queue)
     assert workers.record is not None
     workers.stale["127.0.0.1"] = workers.record
     other = builders.make_pod(index=1, uid="other-uid")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataset_builders import (
+    ALONE,
     DATA,
     annotation_record,
     image_record,
@@ -237,12 +238,9 @@ def test_images_without_objects_reach_the_batches_as_they_are(augmentation: Any,
         split,
         plan=loader.sampling_plan(split, images_per_process=1, global_batch=1, seed=0),
         pipeline=Pipeline.of_training(data),
-        rank=0,
-        world_size=1,
-        start_iteration=0,
+        world=ALONE,
         end_iteration=3,
         num_workers=0,
-        pin_memory=False,
     )
     found = {int(batch.image_ids): int(batch.targets.valid.sum()) for batch in batches}
     assert found == {1: 1, 2: 0, 3: 0}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builders import DATA, load_coco, make_split
+from dataset_builders import ALONE, DATA, load_coco, make_split
 from kubedet_trainer.data import arrays, loader, splits
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
@@ -32,12 +32,9 @@ def train(
         split,
         plan=loader.sampling_plan(split, images_per_process=2, global_batch=2, seed=seed),
         pipeline=pipeline,
-        rank=0,
-        world_size=1,
-        start_iteration=0,
+        world=ALONE,
         end_iteration=end,
         num_workers=workers,
-        pin_memory=False,
     )
 
 
@@ -111,10 +108,8 @@ def test_augmented_batches_are_stretched_floats_that_depend_on_the_copy(tmp_path
     (plain,) = loader.val_loader(
         splits.validation_split(once.annotations, folder=once.folder),
         pipeline=replace(pipeline, zoom_fill=None),
-        rank=0,
-        world_size=2,
+        world=replace(ALONE, size=2),
         num_workers=0,
-        pin_memory=False,
     )
     assert plain.pixels.dtype == torch.uint8
     assert plain.pixels.shape == (1, 3, 40, 40)
@@ -137,7 +132,7 @@ def test_validation_visits_each_image_once_over_the_ranks(tmp_path: Path) -> Non
         [
             batch.image_ids.tolist()
             for batch in loader.val_loader(
-                split, pipeline=Pipeline(), rank=rank, world_size=2, num_workers=0, pin_memory=False
+                split, pipeline=Pipeline(), world=replace(ALONE, rank=rank, size=2), num_workers=0
             )
         ]
         for rank in range(2)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from dataset_builders import (
+    ALONE,
     DATA,
     annotation_record,
     image_record,
@@ -152,12 +153,9 @@ def test_a_training_batch_holds_the_masks_of_its_boxes(tmp_path: Path) -> None:
         split,
         plan=loader.sampling_plan(split, images_per_process=2, global_batch=2, seed=0),
         pipeline=Pipeline(scale=(160, 96), flip_probability=0.5),
-        rank=0,
-        world_size=1,
-        start_iteration=0,
+        world=ALONE,
         end_iteration=4,
         num_workers=0,
-        pin_memory=False,
     )
     for batch in batches:
         targets = batch.targets
@@ -174,7 +172,5 @@ def test_a_training_batch_holds_the_masks_of_its_boxes(tmp_path: Path) -> None:
 def test_validation_batches_carry_no_masks(tmp_path: Path) -> None:
     make_image(tmp_path / "images", "1.jpg")
     split = splits.validation_split(load(tmp_path, SQUARE), folder=tmp_path / "images")
-    (batch,) = loader.val_loader(
-        split, pipeline=Pipeline(), rank=0, world_size=1, num_workers=0, pin_memory=False
-    )
+    (batch,) = loader.val_loader(split, pipeline=Pipeline(), world=ALONE, num_workers=0)
     assert batch.targets.masks is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builders import DATA, make_split
+from dataset_builders import ALONE, DATA, make_split
 from kubedet_trainer.data import loader, proposals, splits
 from kubedet_trainer.data.proposals import ProposalRecord
 from kubedet_trainer.data.splits import Split
@@ -47,12 +47,9 @@ def train(split: Split, *, end: int = 1, flip_probability: float = 0.0) -> list[
         split,
         plan=loader.sampling_plan(split, images_per_process=2, global_batch=2, seed=0),
         pipeline=Pipeline(scale=PIPELINE.scale, flip_probability=flip_probability),
-        rank=0,
-        world_size=1,
-        start_iteration=0,
+        world=ALONE,
         end_iteration=end,
         num_workers=0,
-        pin_memory=False,
     )
     return list(batches)
 
@@ -94,8 +91,6 @@ def test_an_image_without_proposals_is_not_trained_on(tmp_path: Path) -> None:
 def test_an_image_without_proposals_is_measured(tmp_path: Path) -> None:
     split = make_split_with_proposals(tmp_path, counts=[2, 0])
     whole = splits.validation_split(split.annotations, folder=split.folder, proposals=split.proposals)
-    batches = loader.val_loader(
-        whole, pipeline=PIPELINE, rank=0, world_size=1, num_workers=0, pin_memory=False
-    )
+    batches = loader.val_loader(whole, pipeline=PIPELINE, world=ALONE, num_workers=0)
     counts = [int(batch.proposals.valid.sum()) for batch in batches if batch.proposals is not None]
     assert counts == [2, 0]

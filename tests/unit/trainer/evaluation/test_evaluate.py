@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dataset_builders import annotation_record, image_record, load_coco, make_image, write_annotations
+from dataset_builders import ALONE, annotation_record, image_record, load_coco, make_image, write_annotations
 from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.data import loader, splits
@@ -51,9 +51,7 @@ class Oracle(Detector):
 
 
 def batches_of(split: Split, pipeline: Pipeline) -> Iterator[Batch]:
-    return iter(
-        loader.val_loader(split, pipeline=pipeline, rank=0, world_size=1, num_workers=0, pin_memory=False)
-    )
+    return iter(loader.val_loader(split, pipeline=pipeline, world=ALONE, num_workers=0))
 
 
 def filled_record(number: int, *, bbox: tuple[float, ...] = (4, 5, 20, 10), **more: Any) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _prepare(settings: RunSettings, recipe: Recipe) -> Run:
     return setup.prepare(
         settings,
         recipe,
-        world=World(rank=0, size=1, local_rank=0, device=torch.device("cpu")),
+        world=World(device=torch.device("cpu")),
         stop=StopRequest(),
         metrics=Metrics(CollectorRegistry()),
     )
@@ -70,12 +70,9 @@ def _batches(run: Run) -> list[Batch]:
         run.data.train,
         plan=run.data.sampling,
         pipeline=run.data.pipeline,
-        rank=0,
-        world_size=1,
-        start_iteration=0,
+        world=run.world,
         end_iteration=2,
         num_workers=0,
-        pin_memory=False,
     )
     return list(iterator)
 

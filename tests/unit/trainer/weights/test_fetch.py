@@ -6,11 +6,11 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from http_servers import Handler, serve
 from kubedet_trainer.errors import InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.weights import fetch
 
@@ -37,8 +37,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(fetch, "_BODY_WAIT_SECONDS", 0.0)
     site = Site()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answers(Handler):
+        def answer(self) -> None:
             wanted = self.headers.get("Range")
             site.requests.append((self.path, wanted))
             content = site.files.get(self.path)
@@ -58,17 +58,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
                 body = body[: len(body) // 2]
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    site.base = f"http://127.0.0.1:{server.server_port}"
-    yield site
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(Answers) as port:
+        site.base = f"http://127.0.0.1:{port}"
+        yield site
 
 
 def test_a_download_that_breaks_off_is_continued_where_it_broke(site: Site, tmp_path: Path) -> None:
