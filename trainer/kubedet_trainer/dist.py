@@ -42,7 +42,7 @@ class World:
     """Index within the replica: the GPU to use."""
     device: torch.device
     restarts: int = 0
-    """How often torchrun has started this worker's ranks anew in the same pod."""
+    """How often torchrun has restarted this worker's ranks in the same pod."""
 
 
 def initialise(*, gpus: int) -> World:

@@ -33,7 +33,7 @@ class DatasetSettings:
     uri: str
     """``s3://bucket/prefix``, ``file:///path`` (a mounted claim too) or ``synthetic://shapes``."""
     format: str = "COCO"
-    """``COCO``; ``VOC``, whose annotations are lists of image sets and whose images lie beside these; or
+    """``COCO``; ``VOC``, whose annotations are lists of image sets and whose images are next to them; or
     ``YOLO``, whose annotations are the file ``data.yaml``, which says where all else lies."""
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
@@ -179,7 +179,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
 
 
 def read_dataset_settings(environment: Mapping[str, str]) -> DatasetSettings:
-    """The part of `read_settings` that says where the data lies, for commands that need no more.
+    """The part of `read_settings` about the data set, for commands that need only that.
 
     Raises:
         UsageError: as `read_settings` does.
@@ -188,7 +188,7 @@ def read_dataset_settings(environment: Mapping[str, str]) -> DatasetSettings:
 
 
 def read_checkpoint_settings(environment: Mapping[str, str]) -> CheckpointSettings:
-    """The part of `read_settings` that says where checkpoints lie, for commands that need no more.
+    """The part of `read_settings` about checkpoints, for commands that need only that.
 
     Raises:
         UsageError: as `read_settings` does.

@@ -13,7 +13,7 @@ class ConditionType(StrEnum):
     """Aspects of a job's state."""
 
     SUSPENDED = "Suspended"
-    """The job was told to stop and has given its pods back."""
+    """The job is suspended and its pods are deleted."""
     QUOTA_RESERVED = "QuotaReserved"
     """No pod is held back by a queue."""
     INITIALIZED = "Initialized"

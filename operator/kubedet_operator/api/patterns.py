@@ -11,7 +11,7 @@ from typing import Any
 import re2
 
 _OPTIONS = re2.Options()
-_OPTIONS.log_errors = False  # on standard error, beside our own
+_OPTIONS.log_errors = False  # on standard error, in addition to ours
 
 
 def is_valid(pattern: str) -> bool:

@@ -16,7 +16,7 @@ _MERGE_KEYS = {
     "ports": "containerPort",
     "hostAliases": "ip",
 }
-"""Lists whose items are merged, and the field that tells them apart, as in the Kubernetes API.
+"""Lists whose items are merged, and the field that identifies them, as in the Kubernetes API.
 
 Every other list (tolerations, arguments) is replaced as a whole.
 """

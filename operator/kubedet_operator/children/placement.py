@@ -1,7 +1,7 @@
 """Where the workers go and with whom: queues, gangs, topology and nodes to keep clear of.
 
-What stands for a queue or a gang here are labels, annotations and manifests only: whoever acts on them is
-installed, or is not, beside the operator. All of it lies below `spec.worker.template`, which may change it.
+Queues and gangs are labels, annotations and manifests only. The scheduler that acts on them is installed
+separately. `spec.worker.template` is merged last and may change all of it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def place_worker(
 
 
 def _build_membership(job: types.DetectionJob, *, attempt: int) -> dict[str, Any]:
-    """Labels and annotations that tell queue and gang scheduler whose pod it is."""
+    """Labels and annotations by which the queue and the gang scheduler know the pod's job."""
     scheduling = job.spec.schedulingPolicy
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}

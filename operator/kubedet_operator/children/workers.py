@@ -105,7 +105,7 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
 
 
 def _generation(job: types.DetectionJob) -> dict[str, str]:
-    """The annotation that tells pods of a spec that has changed since; without one for a job not stored."""
+    """The annotation that marks the generation of the spec; none for a job that is not stored."""
     generation = job.metadata.generation
     return {names.GENERATION: str(generation)} if generation else {}
 

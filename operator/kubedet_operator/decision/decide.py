@@ -121,7 +121,7 @@ def _report(status: DetectionJobStatus, record: ProgressRecord) -> DetectionJobS
 
 
 def _deletions(facts: Facts, draft: Draft) -> tuple[Action, ...]:
-    """Pods whose end is accounted for, and what policies want gone beside them."""
+    """Pods whose end is recorded, and those that policies want to delete as well."""
     accounted = (
         DeletePod(name=pod.name, uid=pod.uid)
         for pod in facts.pods
@@ -136,7 +136,7 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
         return ()
     if draft.create_from is not None and draft.create_from > facts.now:
         return ()
-    # Two attempts must never train at once: the new one waits until the last pod of the old one has ended.
+    # Two attempts must never train together: the new one waits until the last pod of the old one has ended.
     if any(not pod.ended and pod.attempt < draft.status.attempt for pod in facts.workers):
         return ()
     job = facts.job.metadata.name

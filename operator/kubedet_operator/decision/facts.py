@@ -53,10 +53,10 @@ class PodFacts:
     generation: int | None = None
     """Generation of the spec that the pod was built from."""
     lost_at: datetime | None = None
-    """When somebody told the pod to go, or its node gave it up."""
+    """When the pod's deletion was requested, or its node was lost."""
     created: datetime
     reason: str | None = None
-    """Why the whole pod failed, in the words of whoever ended it: Evicted, UnexpectedAdmissionError, ..."""
+    """Why the whole pod failed, as whatever ended it says: Evicted, UnexpectedAdmissionError, ..."""
     message: str | None = None
     disruption: str | None = None
     """Reason of the DisruptionTarget condition, where it holds."""
@@ -223,7 +223,7 @@ def parse_progress(document: Any) -> contract.ProgressRecord | None:
 
 
 def read_progress(pod: PodFacts) -> contract.ProgressRecord | None:
-    """What rank 0 told last, from the termination message of its worker; None where it left nothing."""
+    """The last report of rank 0, from the termination message of its worker. None if it left none."""
     document = _read_message(pod)
     return parse_progress(document["progress"]) if "progress" in document else None
 

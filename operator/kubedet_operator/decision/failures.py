@@ -66,7 +66,7 @@ class PodFailure:
     is_dated: bool = True
     """Whether anybody has said when: else `time` is only when it was seen."""
     from_outside: bool = False
-    """Somebody or something ended the pod, whatever it was doing; or the job has its like passed over."""
+    """The pod was ended from outside, or a rule of the job ignores such failures."""
     rule: str | None = None
     """The rule of the job that decided whom it is charged to."""
     last_lines: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ def _by_rule(failure: PodFailure, rules: Sequence[FailureRule]) -> PodFailure:
 
 
 def _is_disrupted(pod: PodFacts) -> bool:
-    # The kubelet refuses a pod for want of a resource with OutOfcpu, OutOfmemory, OutOfpods and so on.
+    # The kubelet refuses a pod that lacks a resource with OutOfcpu, OutOfmemory, OutOfpods and so on.
     return pod.reason in _DISRUPTIONS or (pod.reason or "").startswith("OutOf")
 
 

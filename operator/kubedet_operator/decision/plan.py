@@ -68,9 +68,9 @@ class Draft:
     indices: tuple[int, ...] = ()
     """Indices of the workers that should exist."""
     deletions: tuple[DeletePod | DeleteJob, ...] = ()
-    """Beside those of pods whose end is accounted for (`status.chargedPods`), which all go."""
+    """In addition to the pods whose end is recorded (`status.chargedPods`), which are all deleted."""
     create_from: datetime | None = None
-    """Missing pods are created from then on; None: at once."""
+    """Missing pods are created from then on. None: now."""
     check_at: datetime | None = None
     """The earliest time at which a policy wants to be asked again."""
 
@@ -84,7 +84,7 @@ class Draft:
         return conditions.is_true(self.status.conditions, condition_type)
 
     def counts_on(self, pod: PodFacts) -> bool:
-        """Whether `pod` works or will work, and was not told to end."""
+        """Whether `pod` works or will work, and is not being stopped."""
         return pod.active and pod.uid not in self.status.chargedPods
 
     def retire(self, pods: Iterable[PodFacts]) -> Self:

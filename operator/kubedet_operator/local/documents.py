@@ -1,4 +1,4 @@
-"""Reads the files of `kubedet run` and `kubedet render`: one DetectionJob, and Secrets beside it."""
+"""Reads the files of `kubedet run` and `kubedet render`: one DetectionJob and any Secrets."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _WORTH_SAYING = (ConditionType.RESTARTING, ConditionType.DEGRADED)
 
 
 class Follower(Protocol):
-    """Is told the status again and again, and shows what has changed."""
+    """Receives the status repeatedly, and shows what has changed."""
 
     def update(self, status: DetectionJobStatus) -> None:
         """Show the newest status."""

@@ -29,7 +29,7 @@ _FILE = "file://"
 
 
 def show_row(console: Console, *, recipe: str, results: contract.Results) -> None:
-    """The row of the zoo, beside the published one where there is one."""
+    """The row of the zoo, with the published one if there is one."""
     ours = _figures(results)
     columns = [column for column in _COLUMNS if column[1] in ours or column[1] in results.reference]
     table = Table("Recipe", *(heading for heading, _, _ in columns))

@@ -1,4 +1,4 @@
-"""Runs pods as processes of this machine, and tells of them what a kubelet would."""
+"""Runs pods as processes of this machine, and reports their state as a kubelet would."""
 
 from __future__ import annotations
 

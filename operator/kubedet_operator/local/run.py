@@ -149,7 +149,7 @@ class _Run:
 
     def suspend(self, stop: _StopRequests) -> int:
         """Let the workers save their state and end; the exit code says whether they have."""
-        self._follower.say("suspending: the workers save their state (once more: end at once, unsaved)")
+        self._follower.say("suspending: the workers save their state (press again to end without saving)")
         self._pods.stop()
         requests = stop.count
         while any(pod.active for pod in self._observe().workers) and stop.count == requests:
@@ -164,7 +164,7 @@ class _Run:
         return ExitCode.TERMINATED_SAVED if saved else ExitCode.TERMINATED_UNSAVED
 
     def wind_down(self, stop: _StopRequests) -> None:
-        """End what still runs, as a deletion of the job would: with time to save, unless told otherwise."""
+        """End all workers as a deletion of the job does: with time to save, unless asked not to."""
         for pod in self._observe().pods:
             self._pods.delete(pod.name, pod.uid)
         requests = stop.count
@@ -206,7 +206,7 @@ def _exit_code(status: DetectionJobStatus) -> int:
 
 
 class _StopRequests:
-    """SIGINT and SIGTERM, counted; the second one means at once."""
+    """Counts SIGINT and SIGTERM. The second one ends without saving."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Serves /metrics, /healthz and /readyz from a thread, so that a stuck event loop can still be told."""
+"""Serves /metrics, /healthz and /readyz from a thread, so that a stuck event loop still shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Answer = tuple[str, str]
 
 
 def serve(port: int, *, metrics: Metrics, health: Health) -> WSGIServer:
-    """Start answering on `port` of every address; 0 takes any free one. `server_port` tells which.
+    """Start serving on `port` of every address. 0 uses any free port, which `server_port` names.
 
     Raises:
         OSError: the port is taken.

@@ -258,7 +258,7 @@ class JobCollector(Collector):
 def _figures(
     job: Mapping[str, Any], phase: str, now: datetime
 ) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    """The figures of one job: key in `JOB_TABLE`, labels beside the job's name, value."""
+    """The figures of one job: key in `JOB_TABLE`, labels other than the job's name, value."""
     spec, status = job.get("spec") or {}, job.get("status") or {}
     reported = status.get("progress") or {}
     queue = (spec.get("schedulingPolicy") or {}).get("queue", "")

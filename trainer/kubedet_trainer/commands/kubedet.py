@@ -1,7 +1,7 @@
 """The command `kubedet`: one name for both halves, which are imported only when a command needs them.
 
 Each half lists its commands in a table of text, which it publishes as an entry point. The tables are all that
-``kubedet --help`` reads, so it answers at once and needs the dependencies of neither half. A command's module
+``kubedet --help`` reads, so it is fast and needs the dependencies of neither half. A command's module
 is imported by name when the command is run or asked for its help.
 """
 

@@ -1,4 +1,4 @@
-"""What a person sees at a terminal: a bar while a run goes on, and rows of the zoo as tables."""
+"""Terminal output: a progress bar during a run, and rows of the zoo as tables."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def zoo_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 
 def comparison_table(figures: Mapping[str, Any], published: Mapping[str, Any], *, heading: str) -> Table:
-    """Figures of a row one below the other, beside the published ones and how many times these they are."""
+    """The figures of a row, one on each line, with the published ones and their ratio."""
     table = Table("", box=None, pad_edge=False)
     for column in (heading, "published", "ratio"):
         table.add_column(column, justify="right")

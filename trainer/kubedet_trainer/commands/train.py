@@ -94,7 +94,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         for name, uri in (("model", results.get("modelUri")), ("report", results.get("reportUri"))):
             if uri:
                 console.print(f"{name}: {uri}", soft_wrap=True)
-        console.print("Pictures of the curves and of detections lie beside the report.")
+        console.print("Pictures of the curves and of detections are next to the report.")
     sys.exit(code)
 
 

@@ -71,7 +71,7 @@ def catalogue_text(entries: Sequence[Entry], *, width: int) -> str:
 
 
 def comparison_text(measured: Mapping[str, Measured], *, width: int) -> str:
-    """The page's comparisons beside `measured`, recipe to results, for a terminal of `width` characters."""
+    """The page's comparisons and `measured` (recipe to results), for a terminal of `width` characters."""
     ours = [f"{name}: {_machine(item)}, {item.file}" for name, item in measured.items()]
     blocks = [
         _titled("Box AP / mask AP, or AR of 1000 proposals, in percent", _accuracy_rows(measured)),

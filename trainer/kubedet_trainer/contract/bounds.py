@@ -1,4 +1,4 @@
-"""Limits of a dataclass field, kept in the field itself: they stand once, beside its type and default."""
+"""Limits of a dataclass field, kept in the field itself: stated once, next to its type and default."""
 
 from __future__ import annotations
 

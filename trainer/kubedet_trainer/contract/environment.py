@@ -20,7 +20,7 @@ PROGRESS_FILE = "progress.json"
 """In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Only rank 0's worker has it."""
 
 RESULTS_FILE = "results.json"
-"""In the work directory and beside the checkpoints: the `Results`, written by rank 0 at the end."""
+"""In the work directory and next to the checkpoints: the `Results` that rank 0 writes at the end."""
 
 FAILURES_DIRECTORY = "failures"
 """In the work directory: one `Failure` as JSON for every rank that failed, named by `failure_file`."""

@@ -1,4 +1,4 @@
-"""Detections in images of one's own: pictures to look at, and a COCO file to go on with."""
+"""Detects objects in a user's images: pictures to look at, and a COCO file for further use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kubedet_trainer.pictures import drawing
 from kubedet_trainer.pictures.drawing import Marks
 
 DETECTIONS_FILE = "detections.json"
-"""Name of the COCO file beside the pictures."""
+"""Name of the COCO file in the folder of the pictures."""
 
 _WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Formats in which pictures are written; others become JPEG, ``.jpg`` added to their names."""

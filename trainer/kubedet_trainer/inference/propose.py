@@ -29,7 +29,7 @@ _RECALL_LIMIT = 1000
 """Best proposals of an image that count for the recall, as many as Fast R-CNN uses."""
 
 Observe = Callable[[str, int, int], None]
-"""Is told the split, the images done and all its images."""
+"""Receives the split, the number of images done and the number of all images."""
 
 
 @dataclass(frozen=True, kw_only=True)

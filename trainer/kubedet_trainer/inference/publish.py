@@ -23,7 +23,7 @@ def publish_checkpoint(settings: CheckpointSettings, *, output: Path, scratch: P
 
     Its name is ``RECIPE_DATE-HASH.pth``: the UTC date of the checkpoint, and the first eight digits of the
     file's SHA-256. It holds ``state_dict``, the tensors alone under the zoo's names, and ``meta``, what they
-    are of. Whoever loads published weights can load it.
+    are of. Anything that loads published weights can load it.
 
     Args:
         settings: the URI of one checkpoint, or of the place of several, of which the newest counts.

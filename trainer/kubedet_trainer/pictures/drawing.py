@@ -1,4 +1,4 @@
-"""Pictures for people: objects with class and score on an image, and sheets of truth beside detections."""
+"""Draws objects with class and score on images, and sheets of ground truth next to detections."""
 
 from __future__ import annotations
 

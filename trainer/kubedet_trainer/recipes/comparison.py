@@ -1,4 +1,4 @@
-"""What the zoo's page reports of Detectron and Detectron.pytorch beside itself: R-50-FPN on COCO.
+"""The zoo's figures for Detectron and Detectron.pytorch, next to its own: R-50-FPN on COCO.
 
 Source: as `published`. Both others use caffe's ResNet. The zoo's own figures are those of its rows and not
 repeated here, but for its training and inference on a TITAN XP, which only this comparison has.

@@ -1,4 +1,4 @@
-"""What the zoo's page of February 2019 reports for each recipe: the figures that ours stand beside.
+"""What the zoo's page of February 2019 reports for each recipe: the figures to compare ours with.
 
 Source: MODEL_ZOO.md of MMDetection v0.6rc0 (commit 07e1f5d): 8 V100, COCO train2017 and val2017, PyTorch 1.0
 for inference and 0.4.1 for training (`docs/zoo.md`, 10). Frames per second include loading and

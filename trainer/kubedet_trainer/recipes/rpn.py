@@ -25,7 +25,7 @@ class RpnOptions(PyramidOptions, DetectorOptions):
     """Pyramid to proposals."""
 
     def build(self, *, num_classes: int) -> Detector:
-        """The network; it does not tell classes apart."""
+        """The network. It does not distinguish classes."""
         from kubedet_trainer.models.two_stage import Rpn
 
         return Rpn(pyramid=self, rpn_head=self.rpn_head)

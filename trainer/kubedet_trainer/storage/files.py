@@ -44,7 +44,7 @@ def write_json(file: Path, document: Mapping[str, object]) -> None:
 def make_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write into a new folder, which then becomes `folder`; do nothing where it exists.
 
-    Of several processes that ask at once, one fills it and the others wait for that.
+    If several processes ask together, one fills it and the others wait.
     """
     if folder.is_dir():
         return

@@ -99,7 +99,7 @@ def read_weights(file: Path) -> Weights:
 def _require_fit(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, optional: set[str], file: Path
 ) -> None:
-    """Refuse the file's tensors, all that is wrong at once, unless they are the model's."""
+    """Refuse the file's tensors unless they match the model's; the message lists all differences."""
     missing = [name for name in wanted if name not in found and name not in optional]
     unexpected = [name for name in found if name not in wanted and not name.endswith(_COUNTER)]
     misshapen = [

@@ -1,10 +1,10 @@
 """How many workers there should be now, and which.
 
-An elastic job changes its size while it trains: workers that leave are told to, the highest indices first,
-and the others go on without them. A worker that no node has room for is given up while enough others train,
-and tried again later, as further workers are: after a delay and with the next checkpoint, for every worker
-that joins sets the training back to the newest one. Any other job, and one whose workers a queue admits as a
-group, starts again with all of its workers.
+An elastic job changes its size while it trains. It stops the workers with the highest indices first, and the
+others continue without them. If no node has room for a worker, the job gives it up while enough others train,
+and tries again later. Like further workers it joins after a delay and with the next checkpoint, because every
+worker that joins sets the training back to the newest one. Any other job, and one whose workers a queue
+admits as a group, restarts with all of its workers.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def _is_hardware(policy: FailurePolicy, record: FailureRecord) -> bool:
 
 
 def _move_waiting_pods(facts: Facts, draft: Draft) -> Draft:
-    """Make pods anew that wait for a node by what was known before: a pod's affinity cannot be changed."""
+    """Recreate pods that still wait for a node with outdated exclusions: a pod's affinity is immutable."""
     if _forbidden(facts.status.excludedNodes) == _forbidden(draft.status.excludedNodes):
         return draft
     waiting = [pod for pod in facts.workers if draft.counts_on(pod) and pod.unscheduled and pod.node is None]

@@ -180,7 +180,7 @@ def _verdict(facts: Facts, cause: PodFailure, counts: RestartCounts) -> tuple[Re
 
 
 def _replace_pods(facts: Facts, draft: Draft, failures: Sequence[PodFailure]) -> Draft:
-    """Have the failed pods replaced, in a new attempt if none of the others can go on."""
+    """Replace the failed pods, in a new attempt if none of the others can continue."""
     draft = draft.retire(failure.pod for failure in failures)
     failed_worker = any(failure.pod.component == names.WORKER for failure in failures)
     if (facts.grouped and failed_worker) or not any(draft.counts_on(pod) for pod in facts.workers):

@@ -14,7 +14,7 @@ CREATION_SECONDS = 120
 """A container that has not been created by then is waiting for something: mostly a volume."""
 
 FIRST_START_SECONDS = 600
-"""How long what only a person can mend may keep a pod from starting: it holds its GPUs all the while."""
+"""How long a pod may wait for a fix by a person. It holds its GPUs all this time."""
 
 LATER_START_SECONDS = 3600
 """The same for a job that has trained before: what was there is more likely to come back by itself."""
@@ -137,7 +137,7 @@ def _limit(facts: Facts, draft: Draft, obstacle: _Obstacle, pod: PodFacts) -> Dr
 
 
 def _build_anew(facts: Facts, draft: Draft, pods: list[PodFacts]) -> Draft:
-    """Make pods that cannot start anew from a spec that has changed since: it may be what mends them."""
+    """Recreate pods that cannot start if the spec has changed since, because the change may fix them."""
     stuck = [
         pod
         for pod in pods

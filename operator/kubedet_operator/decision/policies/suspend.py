@@ -1,6 +1,6 @@
-"""Suspension: the workers save their state and end, everything is given back, and later they go on.
+"""Suspension: the workers save their state and end, their pods are deleted, and a resume continues later.
 
-Whoever sets spec.suspend (a person, Kueue) may change worker.replicas meanwhile: a resume is a new attempt.
+A person or Kueue, who sets spec.suspend, may change worker.replicas meanwhile: a resume is a new attempt.
 """
 
 from __future__ import annotations

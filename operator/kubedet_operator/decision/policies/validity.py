@@ -1,4 +1,4 @@
-"""A job that breaks the API's rules fails before it has any pod, and is judged anew when its spec changes."""
+"""Fails a job that breaks the API's rules before it has any pod; checks it again when its spec changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kubedet_operator.decision.plan import Draft
 
 
 def judge(facts: Facts, draft: Draft) -> Draft:
-    """Fail a job with an invalid spec; take the verdict back once the spec is mended."""
+    """Fail a job with an invalid spec, and withdraw the verdict when the spec is corrected."""
     failed = find_condition(draft.status.conditions, ConditionType.FAILED)
     if failed is not None and failed.status == "True" and failed.reason != Reason.INVALID_SPEC:
         return draft
@@ -16,8 +16,8 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         message = "; ".join(str(violation) for violation in facts.violations)
         return draft.end(ConditionType.FAILED, reason=Reason.INVALID_SPEC, message=message)
     if failed is not None and failed.status == "True":
-        mended = draft.turn(
+        corrected = draft.turn(
             ConditionType.FAILED, False, reason=Reason.NOT_FAILED, message="the spec was corrected"
         )
-        return mended.change(completionTime=None)
+        return corrected.change(completionTime=None)
     return draft
