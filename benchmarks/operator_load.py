@@ -1,9 +1,10 @@
 """How the operator bears thousands of jobs, beside the API server's ceiling in the same run; prints JSON.
 
-Each job has a Service, two workers and their rendezvous pod, which the scheduler binds to fake nodes. Goals:
-at least 95 % of the ceiling, 0.1 / 0.3 s from job to pods (p50 / p99) at 10 jobs/s, 110 MiB at 1000 jobs,
-7 ms of CPU a job, no write when idle. The cluster is a throw-away one of KUBECONFIG, with manifests/crds and
-200 fake nodes; where `shared/cluster` lies beside the project it is made and taken down here.
+Each job has a Service, two workers and their rendezvous pod; with `--workers 1` it is one pod alone. The
+scheduler binds them to fake nodes. Goals: at least 95 % of the ceiling, 0.1 / 0.3 s from job to pods
+(p50 / p99) at 10 jobs/s, 110 MiB at 1000 jobs, 7 ms of CPU a job, no write when idle. The cluster is a
+throw-away one of KUBECONFIG, with manifests/crds and 200 fake nodes; where `shared/cluster` lies beside the
+project it is made and taken down here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,34 @@ KIT = ROOT.parent / "shared" / "cluster"
 CLUSTER = "kubedet-benchmark"
 NODES = 200
 NAMESPACE = "kubedet-benchmark"
-PODS = 3
-"""Two workers and the rendezvous pod."""
-
 PARALLEL = 16
 UID = "00000000-0000-0000-0000-000000000000"
 """Stands in a prepared manifest for the uid of its job."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The jobs that the operator is given."""
+
+    workers: int
+
+    @property
+    def pods(self) -> int:
+        """Pods of one job: several workers have a rendezvous pod, too."""
+        return self.workers + (self.workers > 1)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """A job, as a person would apply it."""
+        return {
+            "apiVersion": "kubedet.dev/v1alpha1",
+            "kind": "DetectionJob",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "recipe": "smoke_faster_rcnn",
+                "dataset": {"storageUri": "synthetic://shapes"},
+                "worker": {"replicas": self.workers, "gpus": 0},
+            },
+        }
 
 
 async def until(look: Callable[[], Any], what: str, *, seconds: float = 600) -> None:
@@ -61,7 +85,9 @@ async def until_quiet(operator: OperatorProcess) -> None:
         await asyncio.sleep(5)
 
 
-async def create_jobs(client: BareClient, names: list[str], *, per_second: float = 0.0) -> dict[str, float]:
+async def create_jobs(
+    client: BareClient, load: Load, names: list[str], *, per_second: float = 0.0
+) -> dict[str, float]:
     """Create jobs, as fast as the API server takes them or at a rate; returns when each was asked for."""
     asked: dict[str, float] = {}
     free = asyncio.Semaphore(PARALLEL)
@@ -69,7 +95,7 @@ async def create_jobs(client: BareClient, names: list[str], *, per_second: float
     async def create(name: str) -> None:
         async with free:
             asked[name] = time.monotonic()
-            await client.request("POST", f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs", _job(name))
+            await client.request("POST", f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs", load.job(name))
 
     tasks = []
     for name in names:
@@ -90,14 +116,16 @@ async def clean(client: BareClient) -> None:
             await asyncio.sleep(1)
 
 
-async def measure_burst(client: BareClient, operator: OperatorProcess, number: int) -> dict[str, Any]:
+async def measure_burst(
+    client: BareClient, operator: OperatorProcess, load: Load, number: int
+) -> dict[str, Any]:
     """`number` jobs at once: until all have their pods and a status, and until all run."""
-    observer = Observer(client, NAMESPACE, PODS)
+    observer = Observer(client, NAMESPACE, load.pods)
     await observer.start()
     names = [f"burst-{index}" for index in range(number)]
     memory, cpu, before = operator.resident_mib(), operator.cpu_seconds(), operator.writes()
     started = time.monotonic()
-    await create_jobs(client, names)
+    await create_jobs(client, load, names)
     await until(
         lambda: len(observer.complete_at) == number and len(observer.described) == number, "pods of all jobs"
     )
@@ -118,10 +146,12 @@ async def measure_burst(client: BareClient, operator: OperatorProcess, number: i
     }
 
 
-async def measure_ceiling(client: BareClient, number: int, row: Mapping[str, Any], status: Any) -> float:
+async def measure_ceiling(
+    client: BareClient, load: Load, number: int, row: Mapping[str, Any], status: Any
+) -> float:
     """Jobs per second of a bare client that makes the same writes, as cheaply as the API server has them."""
     status_writes, events = row["status_writes_until_created"], row["events_until_created"]
-    manifests = _children("ceiling-NUMBER")
+    manifests = _children(load, "ceiling-NUMBER")
     plurals = [f"{manifest['kind'].lower()}s" for manifest in manifests]
     children = [json.dumps(manifest) for manifest in manifests]
     free = asyncio.Semaphore(PARALLEL)
@@ -130,7 +160,7 @@ async def measure_ceiling(client: BareClient, number: int, row: Mapping[str, Any
     async def run(index: int) -> None:
         name = f"ceiling-{index}"
         async with free:
-            created = await client.request("POST", jobs, _job(name))
+            created = await client.request("POST", jobs, load.job(name))
             texts = [
                 text.replace("ceiling-NUMBER", name).replace(UID, created["metadata"]["uid"])
                 for text in children
@@ -152,12 +182,14 @@ async def measure_ceiling(client: BareClient, number: int, row: Mapping[str, Any
     return number / (time.monotonic() - started)
 
 
-async def measure_latency(client: BareClient, *, per_second: float, seconds: float) -> dict[str, Any]:
+async def measure_latency(
+    client: BareClient, load: Load, *, per_second: float, seconds: float
+) -> dict[str, Any]:
     """Seconds from the request that creates a job until its last pod is seen, at a steady rate."""
-    observer = Observer(client, NAMESPACE, PODS)
+    observer = Observer(client, NAMESPACE, load.pods)
     await observer.start()
     names = [f"steady-{index}" for index in range(int(per_second * seconds))]
-    asked = await create_jobs(client, names, per_second=per_second)
+    asked = await create_jobs(client, load, names, per_second=per_second)
     await until(lambda: len(observer.complete_at) == len(names), "pods of all jobs")
     await observer.stop()
     taken = sorted(observer.complete_at[name] - asked[name] for name in names)
@@ -202,14 +234,14 @@ async def measure_restart(operator: OperatorProcess, kubeconfig: str, number: in
 
 
 async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any]:
-    client = BareClient(kubeconfig)
-    found: dict[str, Any] = {"benchmark": "operator_load", "cores": os.cpu_count()}
+    client, load = BareClient(kubeconfig), Load(options.workers)
+    found: dict[str, Any] = {"benchmark": "operator_load", "cores": os.cpu_count(), "workers": load.workers}
     try:
         await client.request("POST", f"{CORE}/namespaces", {"metadata": {"name": NAMESPACE}}, allowed=409)
         await clean(client)
         operator = OperatorProcess(kubeconfig, namespace=NAMESPACE)
         await until(operator.is_ready, "readiness of the operator")
-        latency = await measure_latency(client, per_second=options.rate, seconds=options.seconds)
+        latency = await measure_latency(client, load, per_second=options.rate, seconds=options.seconds)
         found |= _tell("latency", latency)
         operator.stop()
         await clean(client)
@@ -217,7 +249,7 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
             operator = OperatorProcess(kubeconfig, namespace=NAMESPACE)
             try:
                 await until(operator.is_ready, "readiness of the operator")
-                row = await measure_burst(client, operator, number)
+                row = await measure_burst(client, operator, load, number)
                 await until_quiet(operator)
                 job = await client.request("GET", f"{JOBS}/namespaces/{NAMESPACE}/detectionjobs/burst-0")
                 row["idle"] = await measure_idle(operator, options.idle)
@@ -225,9 +257,11 @@ async def measure(kubeconfig: str, options: argparse.Namespace) -> dict[str, Any
             finally:
                 operator.stop()
             await clean(client)
-            observer = Observer(client, NAMESPACE, PODS)  # it costs the API server the same here as there
+            observer = Observer(
+                client, NAMESPACE, load.pods
+            )  # it costs the API server the same here as there
             await observer.start()
-            ceiling = await measure_ceiling(client, number, row, job["status"])
+            ceiling = await measure_ceiling(client, load, number, row, job["status"])
             await observer.stop()
             row["ceiling_jobs_per_second"] = round(ceiling, 1)
             row["share_of_ceiling"] = round(row["jobs_per_second"] / ceiling, 3)
@@ -244,19 +278,6 @@ def _tell(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     return {name: figures}
 
 
-def _job(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubedet.dev/v1alpha1",
-        "kind": "DetectionJob",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "recipe": "smoke_faster_rcnn",
-            "dataset": {"storageUri": "synthetic://shapes"},
-            "worker": {"replicas": 2, "gpus": 0},
-        },
-    }
-
-
 def _event(name: str) -> dict[str, Any]:
     return {
         "metadata": {"generateName": f"{name}.", "namespace": NAMESPACE},
@@ -267,14 +288,14 @@ def _event(name: str) -> dict[str, Any]:
     }
 
 
-def _children(name: str) -> list[dict[str, Any]]:
+def _children(load: Load, name: str) -> list[dict[str, Any]]:
     """What the operator creates for a job, as JSON has it."""
     # Here, since the measured process must not carry what this one imports.
     from kubedet_operator.api import types
     from kubedet_operator.children.children import build_children
     from kubedet_operator.settings import OperatorSettings
 
-    manifest = _job("placeholder")
+    manifest = load.job("placeholder")
     manifest["metadata"] |= {"uid": UID, "generation": 1}
     built = build_children(types.parse_job(manifest), attempt=0, settings=OperatorSettings())
     children: list[dict[str, Any]] = json.loads(json.dumps(built).replace("placeholder", name))
@@ -305,6 +326,7 @@ def _prepare() -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, nargs="+", default=[100, 1000, 3000])
+    parser.add_argument("--workers", type=int, default=2, help="workers of each job")
     parser.add_argument("--rate", type=float, default=10, help="jobs offered a second for the latency")
     parser.add_argument("--seconds", type=float, default=30, help="for how long they are offered")
     parser.add_argument("--idle", type=float, default=60, help="seconds over which idleness is measured")

@@ -35,6 +35,9 @@ class World(Protocol):
     def writes(self) -> int:
         """Times that the status was written."""
 
+    def has_service(self) -> bool:
+        """Whether there is a Service by which the job's pods find each other."""
+
     def settle(self) -> None:
         """Return once the operator has done everything that it wants to do now."""
 
@@ -92,6 +95,8 @@ class Player:
                 )
             case ["rendezvous"]:
                 found = names.rendezvous_name(world.name) in world.pods
+            case ["service"]:
+                found = world.has_service()
             case ["gone"]:
                 found = world.job is None
             case ["same"]:

@@ -72,6 +72,10 @@ class RealWorld:
         group = GANGS[self._spec["schedulingPolicy"]["gang"]]
         return {"PodGroup": self._ask("GET", f"/apis/{group}/namespaces/{self._key[0]}/podgroups/{NAME}")}
 
+    def has_service(self) -> bool:
+        listed: list[dict[str, Any]] = self._ground.call(self._list(f"{self._core}/services"))
+        return names.service_name(NAME) in {service["metadata"]["name"] for service in listed}
+
     @property
     def writes(self) -> int:
         return self._count(verb="update", resource=names.PLURAL, code="200")

@@ -23,6 +23,7 @@ Steps (verb: arguments):
     expect: what must be seen:
         Condition: "Status Reason text", reason and text being optional
         workers: indices of the worker pods that exist and were not told to end
+        rendezvous, service: whether there is such a child
         same, new: indices of workers that are, or are not, those of the mark
         gone: True              the job is deleted
         a.b.c: value            of the status

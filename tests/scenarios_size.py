@@ -25,6 +25,19 @@ SIZES = [
         ],
     ),
     Scenario(
+        name="a job of one worker has no Service and no rendezvous until it gets a second one",
+        spec={"worker": {"replicas": 1, "gpus": 0}},
+        steps=[
+            {"run": [0]},
+            {"expect": {"workers": [0], "service": False, "rendezvous": False}},
+            {"change": {"worker": {"replicas": 2}}},
+            {"expect": {"workers": [0, 1], "service": True, "rendezvous": True, "attempt": 1}},
+            {"run": [0, 1]},
+            {"change": {"worker": {"replicas": 1}}},
+            {"expect": {"workers": [0], "rendezvous": False, "attempt": 2, "restarts.total": 0}},
+        ],
+    ),
+    Scenario(
         name="an elastic job grows after a delay and the next checkpoint",
         covers=("kubeflow/trainer#2903", "kubeflow/trainer#1509"),
         spec=ELASTIC,

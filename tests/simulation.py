@@ -67,6 +67,10 @@ class Simulation:
         """Worker index -> uid."""
         return {_index(pod): pod["metadata"]["uid"] for pod in self._workers()}
 
+    def has_service(self) -> bool:
+        """Whether there is a Service by which the job's pods find each other."""
+        return "Service" in self.others
+
     # What decisions do
 
     def settle(self, cut: Callable[[int], int | None] = lambda _: None) -> None:

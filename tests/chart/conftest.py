@@ -12,7 +12,7 @@ import yaml
 from throwaway import Cluster, build_definition, run_cluster
 
 CLUSTER = f"kubedet-chart-{os.getpid()}"
-MONITORS = ("PodMonitor", "ServiceMonitor", "PrometheusRule")
+MONITORS = ("PodMonitor", "PrometheusRule")
 
 
 @pytest.fixture(scope="session")

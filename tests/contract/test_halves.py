@@ -217,4 +217,5 @@ def test_samples_keep_to_the_api_and_render(path: Path) -> None:
     result = CliRunner().invoke(render, [str(path)])
     assert result.exit_code == 0, result.output
     kinds = [document["kind"] for document in yaml.safe_load_all(result.stdout)]
-    assert {"Service", "Pod"} <= set(kinds)
+    # One pod alone has no peers to find; several have a Service and a rendezvous pod.
+    assert ("Service" in kinds) == (kinds.count("Pod") > 1)

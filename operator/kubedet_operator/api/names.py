@@ -62,7 +62,7 @@ def rendezvous_name(job: str) -> str:
 
 
 def service_name(job: str) -> str:
-    """Name of the headless Service that gives the job's pods their addresses."""
+    """Name of the headless Service that gives the pods of a job with several workers their addresses."""
     return f"{job}-workers"
 
 

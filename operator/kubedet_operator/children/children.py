@@ -21,15 +21,14 @@ def build_children(
 ) -> list[dict[str, Any]]:
     """What `job` needs, in this order: PodGroup, Service, rendezvous pod, and the workers with `indices`.
 
-    By default these are all of its workers. A PodGroup is there for some gangs only, a rendezvous pod where
-    there are or may be several workers.
+    By default these are all of its workers. Some gang schedulers need a PodGroup; Service and rendezvous pod
+    exist where there are or may be several workers.
     """
     group = placement.build_pod_group(job)
-    several = environment.max_replicas(job.spec) > 1
+    shared = [service.build_service(job), workers.build_rendezvous(job, settings=settings)]
     return [
         *([group] if group else []),
-        service.build_service(job),
-        *([workers.build_rendezvous(job, settings=settings)] if several else []),
+        *(shared if environment.has_peers(job.spec) else []),
         *(
             workers.build_worker(job, index, attempt=attempt, settings=settings, excluded=excluded)
             for index in (range(job.spec.worker.replicas) if indices is None else indices)

@@ -40,9 +40,13 @@ def processes(worker: types.Worker) -> int:
     return worker.procsPerReplica or worker.gpus or 1
 
 
-def max_replicas(spec: types.DetectionJobSpec) -> int:
-    """The most workers that the job may have without a restart of all."""
-    return spec.elasticPolicy.maxReplicas if spec.elasticPolicy else spec.worker.replicas
+def has_peers(spec: types.DetectionJobSpec) -> bool:
+    """Whether there may be several workers: they find each other by name, at a rendezvous.
+
+    A job of one worker has no Service and no rendezvous pod; both come if its spec is given more workers.
+    """
+    replicas = spec.elasticPolicy.maxReplicas if spec.elasticPolicy else spec.worker.replicas
+    return replicas > 1
 
 
 def _run_variables(
@@ -124,10 +128,9 @@ def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locat
 
 
 def _rendezvous_variables(job: types.DetectionJob, *, attempt: int) -> list[Variable]:
-    several = max_replicas(job.spec) > 1
     return [
         *_values({
-            Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job) if several else None,
+            Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job) if has_peers(job.spec) else None,
             # Not the job's name: a job that is deleted and made again must not join the old one's workers.
             Environment.RENDEZVOUS_ID: f"{job.metadata.uid or job.metadata.name}-{attempt}",
         }),

@@ -1,4 +1,4 @@
-"""The headless Service that gives the pods of a job their names."""
+"""The headless Service that gives the pods of a job with several workers their names."""
 
 from __future__ import annotations
 

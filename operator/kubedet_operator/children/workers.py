@@ -116,10 +116,9 @@ def _build_pod(metadata: Mapping[str, Any], pod_spec: Mapping[str, Any]) -> dict
 
 def _build_pod_spec(job: types.DetectionJob, name: str, container: Mapping[str, Any]) -> dict[str, Any]:
     """What both kinds of pod share; it passes the Pod Security level `restricted`."""
-    worker = job.spec.worker
+    worker, service = job.spec.worker, names.service_name(job.metadata.name)
     spec = {
-        "hostname": name,
-        "subdomain": names.service_name(job.metadata.name),
+        **({"hostname": name, "subdomain": service} if environment.has_peers(job.spec) else {}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {

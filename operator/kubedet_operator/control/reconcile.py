@@ -12,6 +12,7 @@ from typing import Any
 
 from kubedet_operator.api import names, types
 from kubedet_operator.api.conditions import Reason
+from kubedet_operator.children.environment import has_peers
 from kubedet_operator.children.service import build_service
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Cache, Key, read_shape
@@ -150,8 +151,10 @@ class Reconciler:
 
     def _is_broken(self, key: Key, job: types.DetectionJob | None) -> bool:
         """Whether the Service is missing, or somebody has made something else of it."""
+        if job is None or not has_peers(job.spec):
+            return False
         found = self._cache.service(key)
-        return job is not None and (found is None or not found.serves(read_shape(build_service(job))))
+        return found is None or not found.serves(read_shape(build_service(job)))
 
     def _is_due(self, key: Key, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
         """Whether a status is to be written now; one that can wait for others is seen to later."""

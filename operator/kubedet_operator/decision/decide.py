@@ -142,8 +142,8 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
     job = facts.job.metadata.name
     taken = {pod.name for pod in facts.pods} | facts.occupied
     indices = [index for index in draft.indices if names.worker_name(job, index) not in taken]
-    has_rendezvous = environment.max_replicas(facts.job.spec) == 1 or names.rendezvous_name(job) in taken
-    if not indices and has_rendezvous and not facts.repair:
+    lacks_rendezvous = environment.has_peers(facts.job.spec) and names.rendezvous_name(job) not in taken
+    if not indices and not lacks_rendezvous and not facts.repair:
         return ()
     children = build_children(
         facts.job,

@@ -138,7 +138,7 @@ def test_a_pod_that_somebody_deletes_comes_back(make_job: Callable[..., Any], cl
 def test_a_service_that_somebody_deletes_or_edits_is_repaired(
     make_job: Callable[..., Any], cluster: Any, wait: Callable[..., Any]
 ) -> None:
-    job = make_job("repaired")
+    job = make_job("repaired", worker={"replicas": 2})
     job.wait_for_pod()
     service = wait(lambda: cluster.get("service", "repaired-workers"), "the Service")
     cluster.kubectl("delete", "service", "repaired-workers", "-n", NAMESPACE)
@@ -157,10 +157,26 @@ def test_a_service_that_somebody_deletes_or_edits_is_repaired(
     )
 
 
+def test_a_job_of_one_worker_gets_a_service_only_with_its_second_worker(
+    make_job: Callable[..., Any], cluster: Any, wait: Callable[..., Any]
+) -> None:
+    job = make_job("growing")
+    uid = job.wait_for_pod()
+    job.run()
+    job.wait_for_condition("Running", "True", "WorkersRunning")
+    assert cluster.get("service", "growing-workers") is None
+    patch = json.dumps({"spec": {"worker": {"replicas": 2}}})
+    cluster.kubectl("patch", "dj", "growing", "-n", NAMESPACE, "--type=merge", "-p", patch)
+    assert job.wait_for_pod(0, other_than=uid)
+    job.wait_for_pod(1)
+    wait(lambda: cluster.get("service", "growing-workers"), "the Service")
+    assert cluster.get("pod", "growing-rendezvous") is not None
+
+
 def test_children_of_a_job_that_was_lost_are_swept(
     make_job: Callable[..., Any], cluster: Any, operator: Any, wait: Callable[..., Any]
 ) -> None:
-    job = make_job("lost")
+    job = make_job("lost", worker={"replicas": 2})
     job.wait_for_pod()
     assert operator.stop() == 0
     cluster.kubectl("delete", "dj", "lost", "-n", NAMESPACE, "--cascade=orphan")

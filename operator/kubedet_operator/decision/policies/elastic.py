@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.policies import ElasticPolicy
 from kubedet_operator.api.status import ElasticStatus
+from kubedet_operator.children.environment import has_peers
 from kubedet_operator.decision.facts import Facts, PodFacts
 from kubedet_operator.decision.plan import Draft
 from kubedet_trainer.contract.times import parse_time
@@ -60,7 +61,9 @@ def _bounds(status: ElasticStatus | None) -> tuple[object, ...]:
 
 
 def _restart_all(facts: Facts, draft: Draft, why: str) -> Draft:
-    return draft.renew(facts.workers).turn(
+    """Begin a new attempt; the rendezvous pod ends too where a single worker needs none."""
+    keeps_rendezvous = facts.job is None or has_peers(facts.job.spec)
+    return draft.renew(facts.workers if keeps_rendezvous else facts.pods).turn(
         ConditionType.RESTARTING,
         True,
         reason=Reason.RESIZED,

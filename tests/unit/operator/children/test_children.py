@@ -30,10 +30,19 @@ def _environment(pod: dict[str, Any]) -> dict[str, Any]:
     return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in variables}
 
 
-def test_one_worker_needs_no_rendezvous() -> None:
-    children = build_children(make_job(), attempt=0, settings=SETTINGS)
-    assert [child["metadata"]["name"] for child in children] == ["demo-workers", "demo-worker-0"]
-    assert "KUBEDET_RENDEZVOUS_ENDPOINT" not in _environment(children[-1])
+def test_a_job_that_never_has_more_than_one_worker_is_one_pod() -> None:
+    (worker,) = build_children(make_job(), attempt=0, settings=SETTINGS)
+    assert worker["metadata"]["name"] == "demo-worker-0"
+    assert "KUBEDET_RENDEZVOUS_ENDPOINT" not in _environment(worker)
+    assert not {"hostname", "subdomain"} & worker["spec"].keys()
+
+
+def test_one_worker_that_may_get_peers_is_found_by_name_from_the_start() -> None:
+    elastic = {"minReplicas": 1, "maxReplicas": 2}
+    job = make_job(elasticPolicy=elastic, checkpoint={"storageUri": "s3://checkpoints/x"})
+    children = build_children(job, attempt=0, settings=SETTINGS)
+    names_ = [child["metadata"]["name"] for child in children]
+    assert names_ == ["demo-workers", "demo-rendezvous", "demo-worker-0"]
 
 
 def test_several_workers_meet_at_the_rendezvous_pod() -> None:

@@ -281,7 +281,9 @@ async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(
 
 
 async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
-    world.cache.store_job(make_job())
+    job = make_job()
+    job["spec"]["worker"] = {"replicas": 2}
+    world.cache.store_job(job)
     await world.settle()
     service = world.cluster.asked.count(("apply", "demo-workers"))
     world.cache.drop_service(KEY, uid=world.service_uid())

@@ -22,8 +22,8 @@ def test_a_new_job_gets_all_of_its_children_at_once() -> None:
     assert plan.status["display"] == {"workers": "0/2"}
 
 
-def test_one_worker_needs_no_rendezvous_pod() -> None:
-    assert world.created(world.decide_on()) == {"demo-workers", "demo-worker-0"}
+def test_one_worker_needs_neither_a_service_nor_a_rendezvous_pod() -> None:
+    assert world.created(world.decide_on()) == {"demo-worker-0"}
 
 
 def test_nothing_is_done_while_all_is_well() -> None:

@@ -63,7 +63,7 @@ def test_a_charged_pod_is_deleted_again_but_never_charged_twice() -> None:
     assert world.deleted(again) == {"uid-0"}
     gone = world.decide_on(status=again.status)
     assert gone.status["chargedPods"] == []
-    assert world.created(gone) == {"demo-workers", "demo-worker-0"}
+    assert world.created(gone) == {"demo-worker-0"}
 
 
 def test_the_only_worker_gets_a_new_attempt_and_a_survivor_keeps_the_old_one() -> None:
