@@ -7,6 +7,7 @@ pods as they leave, unless a test holds one back.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -54,7 +55,7 @@ class Simulation:
         self.timer: datetime | None = None
         self.writes = 0
         self._held: set[str] = set()
-        self._uids = 0
+        self._created: Counter[str] = Counter()
         self._ran_at = self.now
         self._seconds: dict[str, float] = {}
 
@@ -157,8 +158,9 @@ class Simulation:
         self._check_attempts(manifest)
         if manifest["spec"].get("schedulerName") and name != names.rendezvous_name(self.name):
             assert POD_GROUP in self.others, "a gang needs its PodGroup first"
-        self._uids += 1
-        manifest["metadata"] |= {"uid": f"uid-{self._uids}", "creationTimestamp": self._time()}
+        # By name: an operator that is killed in between may create different pods in another order.
+        self._created[name] += 1
+        manifest["metadata"] |= {"uid": f"{name}-{self._created[name]}", "creationTimestamp": self._time()}
         manifest["status"] = {"phase": "Pending"}
         self.pods[name] = manifest
 
