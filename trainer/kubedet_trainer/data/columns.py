@@ -96,12 +96,12 @@ class Columns:
         if min(size) < 1 or size[0] * size[1] > self._max_pixels:
             return  # a problem of its own
         try:
-            code = run_lengths.compress(outline, size=size)
+            if self._use == "check":
+                run_lengths.check(outline, size=size)
+            else:
+                self._codes += run_lengths.compress(outline, size=size)
         except ValueError as error:
             self._flaws[number] = str(error)
-            return
-        if self._use == "need":
-            self._codes += code
 
     def table(
         self,
@@ -157,7 +157,7 @@ class Columns:
         if self._use != "need":
             return None
         spans = np.array(self._spans, np.int64).reshape(-1, 2)
-        return Outlines(spans=spans, codes=np.frombuffer(bytes(self._codes), np.uint8))
+        return Outlines(spans=spans, codes=np.frombuffer(self._codes, np.uint8))
 
     def _outline_problems(self, places: Places, learnt: NDArray[np.bool_]) -> Iterator[Problem]:
         for row, reason in self._flaws.items():

@@ -41,24 +41,32 @@ def compress(segmentation: Any, *, size: Size) -> bytes:
         ValueError: it is none of these, or does not fit an image of this size; the message says what was
             found and what must hold.
     """
+    if isinstance(sound := _validate(segmentation, size=size), list):
+        codes = coco_mask.frPyObjects(sound, *size)
+        return cast("bytes", (codes[0] if len(codes) == 1 else coco_mask.merge(codes))["counts"])
+    return cast("bytes", coco_mask.frPyObjects({"counts": sound, "size": list(size)}, *size)["counts"])
+
+
+def check(segmentation: Any, *, size: Size) -> None:
+    """Raise what `compress` would; takes a tenth of its time for polygons."""
+    _validate(segmentation, size=size)
+
+
+def _validate(segmentation: Any, *, size: Size) -> list[Any] | NDArray[np.int64]:
+    """The polygons that enclose anything, or the run lengths."""
     try:
-        return _compress(segmentation, size=size)
+        if isinstance(segmentation, Mapping):
+            return _read_counts(segmentation, size=size)
+        if not isinstance(segmentation, list) or not segmentation:
+            raise ValueError(f"got {_shown(segmentation)}, must be polygons or run lengths")
+        polygons = [polygon for polygon in segmentation if _check_polygon(polygon, size=size)]
     except OverflowError as error:
         raise ValueError(f"has a number that is too large ({error})") from error
-
-
-def _compress(segmentation: Any, *, size: Size) -> bytes:
-    if isinstance(segmentation, Mapping):
-        return _compress_counts(segmentation, size=size)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError(f"got {_shown(segmentation)}, must be polygons or run lengths")
-    polygons = [polygon for polygon in segmentation if _check_polygon(polygon, size=size)]
     if not polygons:
         raise ValueError(
             f"got {_shown(segmentation)}, must have a polygon of at least {_LEAST_NUMBERS} numbers"
         )
-    codes = coco_mask.frPyObjects(polygons, *size)
-    return cast("bytes", (codes[0] if len(codes) == 1 else coco_mask.merge(codes))["counts"])
+    return polygons
 
 
 def area(segmentation: Any) -> float:
@@ -169,7 +177,7 @@ def _check_polygon(polygon: Any, *, size: Size) -> bool:
     return len(numbers) >= _LEAST_NUMBERS
 
 
-def _compress_counts(code: Mapping[str, Any], *, size: Size) -> bytes:
+def _read_counts(code: Mapping[str, Any], *, size: Size) -> NDArray[np.int64]:
     if code.get("size") != list(size):
         raise ValueError(f"got run lengths of size {_shown(code.get('size'))}, must be {list(size)}")
     counts = code.get("counts")
@@ -185,7 +193,7 @@ def _compress_counts(code: Mapping[str, Any], *, size: Size) -> bytes:
         raise ValueError(
             f"got counts {_shown(counts)}, must be run lengths that make {size[1]}x{size[0]} pixels"
         )
-    return cast("bytes", coco_mask.frPyObjects({"counts": runs, "size": list(size)}, *size)["counts"])
+    return runs
 
 
 def _decompress(counts: bytes) -> NDArray[np.int64] | None:
