@@ -182,7 +182,7 @@ class Operator:
             try:
                 await orphans.sweep(self._cluster, self._cache)
             except errors.OperatorError as error:
-                logger.warning("orphans: %s; tried again in %.0f s", error, LONGEST_RETRY_SECONDS)
+                logger.warning("orphans: %s; retrying in %.0f s", error, LONGEST_RETRY_SECONDS)
                 await asyncio.sleep(LONGEST_RETRY_SECONDS)
                 self._listed.set()
 
@@ -197,7 +197,7 @@ class _Retry:
     async def wait(self, problem: str) -> None:
         if problem != self._said:
             logger.error(
-                "%s; tried again every %.0f to %.0f s", problem, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS
+                "%s; retrying every %.0f to %.0f s", problem, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS
             )
             self._said = problem
         await asyncio.sleep(self._pause)

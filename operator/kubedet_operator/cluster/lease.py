@@ -56,7 +56,7 @@ class Leadership:
     def lose(self, cause: str) -> None:
         """Note that the Lease is not ours any more."""
         self.held.clear()
-        logger.warning("this replica leads no more: %s", cause)
+        logger.warning("this replica no longer leads: %s", cause)
 
 
 class Election:
@@ -145,9 +145,9 @@ class Election:
                 lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._cluster.write_lease(lease)
         except errors.OperatorError as error:
-            logger.info("the Lease was not given back: %s", error)
+            logger.info("the Lease was not released: %s", error)
 
     def _complain(self, error: errors.OperatorError) -> None:
-        # An API server that is away is told of by whoever watches it.
+        # The watches report an API server that is unreachable.
         level = logging.DEBUG if isinstance(error, errors.ApiUnreachable | errors.ApiBusy) else logging.ERROR
         logger.log(level, "the Lease %s/%s: %s", *self._metadata.values(), error)

@@ -185,7 +185,7 @@ class Reconciler:
         except Exception:
             delay = self._queue.retry(key)
             self._metrics["reconcile_errors"].labels("Unexpected").inc()
-            logger.exception("%s/%s: this is a bug of the operator; tried again in %.1f s", *key, delay)
+            logger.exception("%s/%s: this is a bug in the operator; retrying in %.1f s", *key, delay)
         else:
             if key in self._memories:
                 self._memories[key].complaint = None

@@ -225,13 +225,13 @@ class Checkpointer:
         for iteration in sorted(self._committed(), reverse=True):
             uri = f"{self._store.uri}/{_prefix(iteration)}"
             if (manifest := self._read(iteration)) is None:
-                _log.warning("%s: its manifest cannot be read; trying the checkpoint before", uri)
+                _log.warning("%s: its manifest cannot be read; trying the previous checkpoint", uri)
                 continue
             located = Located(uri=uri, manifest=manifest)
             try:
                 self.download(located, target=target)
             except MissingInput as error:
-                _log.warning("%s; trying the checkpoint before", error)
+                _log.warning("%s; trying the previous checkpoint", error)
                 continue
             return located
         return None

@@ -175,7 +175,7 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
     )
     if batch.lr_scale != 1:
         _log.warning(
-            "%d processes take %d images a step, not %d; the learning rate becomes %.3g times the recipe's",
+            "%d processes use %d images per step, not %d; the learning rate becomes %.3g times the recipe's",
             world.size,
             batch.global_batch,
             recipe.global_batch,

@@ -92,7 +92,9 @@ def read_weights(file: Path) -> Weights:
         raise InvalidInput(f"pretrained: {file} must contain a state dict (names to tensors)")
     meta = meta if isinstance(meta, Mapping) else {}
     if names.is_second_version(document, meta=meta):
-        _log.warning("%s is of MMDetection 2, trained for other anchors and pooling: AP suffers", file)
+        _log.warning(
+            "%s is from MMDetection 2, trained for different anchors and pooling, and loses some AP", file
+        )
     return Weights(tensors=names.early_names(document, meta=meta), meta=meta)
 
 

@@ -6,7 +6,7 @@ same parts of torch: its rendezvous, its processes, and the loop of `SimpleElast
 class for extension by the four methods below; ``test_agent_seam.py`` checks them.
 
 The agent differs from torchrun's in two ways: it stops when another start cannot help, and it restarts its
-ranks when a worker is lost without a word.
+ranks when a worker disappears.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class _Agent(SimpleElasticAgent):
         if result is None:
             if not self._roster.has_lost_any():
                 return RunResult(state=WorkerState.HEALTHY)
-            _logger.warning("a worker is gone without a word; the ranks start again without it")
+            _logger.warning("a worker has disappeared; the ranks restart without it")
             self._restarts += 1
             return RunResult(state=WorkerState.UNHEALTHY)
         if not result.is_failed():
@@ -224,7 +224,7 @@ class _Agent(SimpleElasticAgent):
         hopeful = endings.is_worth_a_restart(codes, crashes_in_a_row=self._crashes_in_a_row)
         if self.is_final_for_all() or not hopeful:
             raise _RanksFailed(f"the ranks ended with {codes}")
-        _logger.warning("the ranks of this worker start again", extra={"exitCodes": codes})
+        _logger.warning("the ranks of this worker restart", extra={"exitCodes": codes})
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         if self._ranks is not None:

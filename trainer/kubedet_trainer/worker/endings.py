@@ -270,7 +270,7 @@ def _stopped(ending: AgentEnding) -> Failure:
 
 
 def _unsaved(why: str) -> Failure:
-    message = f"stopped as asked; {why}; the run resumes from the checkpoint before"
+    message = f"stopped as asked; {why}; the run resumes from the previous checkpoint"
     return _failure(ExitCode.TERMINATED_UNSAVED, message)
 
 

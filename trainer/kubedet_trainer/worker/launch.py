@@ -147,7 +147,7 @@ def _train(
         lost = failure is not None and failure.exitCode == ExitCode.RENDEZVOUS_LOST
         if not lost or ending.outcome is not Outcome.RENDEZVOUS_LOST or time.monotonic() > deadline:
             return failure
-        _logger.warning("the rendezvous store is away; the agent starts again once it answers")
+        _logger.warning("the rendezvous store is unreachable; the agent restarts when it answers")
 
 
 def _await_store(settings: RunSettings, stop: _StopRequest, *, deadline: float) -> bool:
