@@ -155,7 +155,7 @@ class _Scanner:
 
     def _refill(self) -> bool:
         """Drop what was taken and append the next chunk; False at the end of the file."""
-        # A value longer than the window doubles it, so that scanning it anew stays linear in its length.
+        # A value longer than the window doubles it, so that scanning it again stays linear in its length.
         rest = len(self._text) - self._position
         if rest > _MOST_CHARACTERS:
             raise self._invalid(f"a value of more than {_MOST_CHARACTERS} characters")

@@ -35,7 +35,7 @@ _MORE, _SIGN, _BITS = 0x20, 0x10, 5
 def compress(segmentation: Any, *, size: Size) -> bytes:
     """The code of a ``segmentation`` as COCO files have it: polygons, or counts as a list or compressed.
 
-    Corners that do not make an area, fewer than three, count for nothing beside others that do.
+    Polygons of fewer than three corners, which have no area, are ignored if there are others.
 
     Raises:
         ValueError: it is none of these, or does not fit an image of this size; the message says what was

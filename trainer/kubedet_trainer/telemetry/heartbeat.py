@@ -1,6 +1,6 @@
 """Signs of life: each rank touches a file whenever it gets on, and the launcher sees which ones do not.
 
-A rank that hangs cannot tell, least of all one that is stuck in native code: it is watched from outside, and
+A rank that hangs cannot report it, least of all in native code. It is watched from outside, and
 asked for the stacks of its threads by a signal that `faulthandler` answers whatever the interpreter does.
 """
 

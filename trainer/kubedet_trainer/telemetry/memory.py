@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved", "capacity")
-"""What `gpu_bytes` tells, and the values of the metric's label."""
+"""The keys of `gpu_bytes`, and the values of the metric's label."""
 
 Kind = Literal["reserved", "allocated"]
 """The peaks of the caching allocator. They cannot be compared: what is reserved may lie unused."""

@@ -121,7 +121,7 @@ LAUNCHER_TABLE: dict[str, Definition] = {
         labels=("kind",),
     ),
 }
-"""What the launcher itself tells when it is asked."""
+"""The metrics of the launcher itself, read at each scrape."""
 
 
 class Metrics:

@@ -27,7 +27,7 @@ class Reading:
 class LossMonitor:
     """Sums the terms of the loss on the device, and notes there which was the first to be NaN or infinite.
 
-    On a GPU a reading is copied in the background and taken up one interval later; on a CPU at once.
+    On a GPU a reading is copied in the background and used one interval later; on a CPU immediately.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -134,7 +134,7 @@ class StepTimer:
         self._laps: list[Lap] = []
 
     def resume(self) -> None:
-        """Start anew after work that is no iteration, such as an evaluation."""
+        """Restart after work that is no iteration, such as an evaluation."""
         self._last = time.perf_counter()
 
     @contextmanager

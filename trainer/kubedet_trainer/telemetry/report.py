@@ -1,4 +1,4 @@
-"""What a run tells while it goes: log lines, metrics, and the progress record that the operator reads.
+"""What a run reports while it trains: log lines, metrics, and the progress record for the operator.
 
 Every rank has a reporter; only rank 0's writes progress and log lines. The one call of every iteration costs
 microseconds, the rest happens once a log interval or less.

@@ -16,12 +16,12 @@ class Timesheet:
     def __init__(
         self, *, phase: TimePhase, now: float, since: str, before: TimeSpent | None = None, pause: float = 0.0
     ) -> None:
-        """Begin with `phase`, or go on from what an earlier process of this worker counted.
+        """Begin with `phase`, or continue the count of an earlier process of this worker.
 
         Args:
             phase: what the process does first.
             now: the present time.
-            since: when the count begins, unless it goes on.
+            since: when the count begins, unless it continues.
             before: the count of the earlier process.
             pause: seconds since that was written.
         """

@@ -130,7 +130,7 @@ def _step(run: Run, batches: Iterator[Batch]) -> None:
     scaler.step(optimizer)
     scaler.update()
     state.iteration += 1
-    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow, and goes on
+    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow
         sums["gradient norm"] = norm
     run.monitor.record(state.iteration, sums)
     _record_time(run, images=steps * recipe.data.images_per_process)

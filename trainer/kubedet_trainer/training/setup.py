@@ -82,7 +82,7 @@ class Run:
     """Of the validation split."""
     stop: StopRequest
     generator: torch.Generator
-    """Seeded anew for every chunk; carries nothing from one to the next."""
+    """Seeded again for every chunk; carries nothing from one chunk to the next."""
     first_iteration: int
     """Iterations that were done when this process started."""
     saved_iteration: int

@@ -87,7 +87,7 @@ _logger = logging.getLogger(endings.AGENT_MODULE)  # with -m, __name__ is __main
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the ranks of this worker until they are done or cannot go on. Returns 0 or 1."""
+    """Run the ranks of this worker until they are done or cannot continue. Returns 0 or 1."""
     parser = argparse.ArgumentParser(prog="python -m kubedet_trainer.worker.agent")
     parser.add_argument("--module", default=endings.RANK_MODULE, help="Python module to run as a rank")
     module = parser.parse_args(arguments).module

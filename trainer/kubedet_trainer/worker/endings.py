@@ -36,7 +36,7 @@ _STACK_LINES = 20
 """Of a hung rank's stacks, the innermost frames of the newest threads first, for the termination message."""
 
 CRASH_MEMORY_SECONDS = 600
-"""A group that ran this long before it crashed starts the counting anew."""
+"""A group that ran this long before it crashed starts a new count."""
 
 
 class Outcome(StrEnum):
@@ -82,7 +82,7 @@ class AgentEnding:
     joined: bool = False
     """Whether a rendezvous was ever completed."""
     exit_code: int = 0
-    """Of the agent's own process; only told for `Outcome.CRASHED`."""
+    """Of the agent's own process; only set for `Outcome.CRASHED`."""
     message: str = ""
     """What torch said, where nothing better is known."""
 
@@ -163,7 +163,7 @@ def translate(
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure | None:
-    """The earliest failure; who was told to stop, or only lost a peer, counts where nobody else failed."""
+    """The earliest failure. A rank that was stopped or only lost a peer counts if no other failed."""
 
     def order(failure: Failure) -> tuple[int, datetime]:
         blame = 0
@@ -205,7 +205,7 @@ def is_worth_a_restart(exit_codes: Iterable[int], *, crashes_in_a_row: int) -> b
 
 
 def is_crash(exit_code: int) -> bool:
-    """Whether a rank failed by itself, and not because it was told to or because a peer went away."""
+    """Whether a rank failed by itself, and not because it was stopped or lost a peer."""
     return exit_code not in _NOTHING_LOST | {ExitCode.TERMINATED_UNSAVED, ExitCode.PEER_FAILED}
 
 
@@ -262,7 +262,7 @@ def _hang(ending: AgentEnding) -> Failure:
 def _stopped(ending: AgentEnding) -> Failure:
     lost = [rank for rank in ending.ranks if rank.exit_code not in _NOTHING_LOST]
     if ending.outcome is Outcome.CRASHED and ending.exit_code != -signal.SIGTERM:
-        return _unsaved("the agent was ended before it could tell whether the state was saved")
+        return _unsaved("the agent ended before it could report whether the state was saved")
     if lost:
         code, reason, _ = _describe(lost[0].exit_code, False)
         return _unsaved(f"rank {lost[0].rank} did not save its state in time (code {code}, {reason})")

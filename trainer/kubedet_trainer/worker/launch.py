@@ -2,7 +2,7 @@
 
 Checks the recipe, makes the data set local, starts the agent (torchrun) that starts the ranks, serves their
 metrics and progress, forwards SIGTERM, and turns every ending into an exit code and a termination message.
-Imports no torch: it is up and answers in a fraction of a second, and stays small beside the ranks.
+Imports no torch: it answers in a fraction of a second, and stays small compared with the ranks.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Options:
     output: IO[str] | None = None
     """Takes what the agent and the ranks print; None passes it on."""
     observe: Callable[[Mapping[str, Any] | None], None] = lambda progress: None
-    """Is told the progress record, None before there is one, a few times a second."""
+    """Receives the progress record a few times a second, None before there is one."""
 
 
 def main() -> int:
@@ -171,7 +171,7 @@ def _await_store(settings: RunSettings, stop: _StopRequest, *, deadline: float) 
 def _run_agent(
     settings: RunSettings, environment: Mapping[str, str], options: Options, stop: _StopRequest
 ) -> AgentEnding:
-    """Start one agent, see it through, and return what it tells; nothing it started is left behind."""
+    """Run one agent to its end and return its report. No process that it started remains."""
     record = settings.work_directory / endings.ENDING_FILE
     record.unlink(missing_ok=True)
     watch = heartbeat.HangWatch(settings.work_directory, patience_seconds=settings.hang_timeout_seconds)

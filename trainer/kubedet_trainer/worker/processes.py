@@ -92,7 +92,7 @@ def kill_orphans(*, besides: set[int]) -> None:
 
 
 def count_memory_kills() -> int:
-    """How often the kernel has killed in this container for lack of memory; 0 where it cannot be told.
+    """How often the kernel has killed in this container for lack of memory; 0 if that is unknown.
 
     Reads ``oom_kill`` of the control group, version 2 (``memory.events``) or 1 (``memory.oom_control``).
     """
@@ -107,7 +107,7 @@ def count_memory_kills() -> int:
 
 
 def _memory_event_files(membership: Path, root: Path) -> list[Path]:
-    """Where the counter may lie: the own group as /proc tells it, then the root that a container sees."""
+    """Possible paths of the counter: the own group from /proc, then the root that a container sees."""
     candidates: list[Path] = []
     try:
         lines = membership.read_text().splitlines()
