@@ -47,8 +47,9 @@ class Heartbeat:
         for folder in (touched, stacks):
             folder.mkdir(parents=True, exist_ok=True)
         self._file = touched / name
-        self._stacks = (stacks / name).open("w")  # never closed: a signal writes it
-        faulthandler.register(_STACKS_SIGNAL, file=self._stacks, all_threads=True)
+        # Open as long as the process: a signal writes to it.
+        descriptor = os.open(stacks / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        faulthandler.register(_STACKS_SIGNAL, file=descriptor, all_threads=True)
         self._median_steps = median_steps
         self._steps: deque[float] = deque(maxlen=_STEPS)
 
