@@ -88,7 +88,9 @@ def _polygon_area(polygon: Any) -> float:
     if len(polygon) < _LEAST_NUMBERS:
         return 0.0
     x, y = np.array(polygon, np.float64).reshape(-1, 2).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    with np.errstate(invalid="ignore", over="ignore"):  # the file may hold any number
+        area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    return area if math.isfinite(area) else 0.0
 
 
 def decode(counts: bytes, *, size: Size) -> Bitmap:
