@@ -106,6 +106,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
 
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
+    from kubedet_trainer.worker.programs import Options
 
     configure_logging(level=logging.WARNING)
     log = directory / contract.LOGS_DIRECTORY / "run.log"
@@ -113,7 +114,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     try:
         with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
             code = launch.run(
-                {**os.environ, **environment}, options=launch.Options(output=output, observe=bar.update)
+                {**os.environ, **environment}, options=Options(output=output, observe=bar.update)
             )
     finally:
         shutil.rmtree(_checkpoints(directory), ignore_errors=True)

@@ -75,6 +75,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
 
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
+    from kubedet_trainer.worker.programs import Options
 
     configure_logging()
     if sys.stderr.isatty():
@@ -82,7 +83,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         logging.info("the ranks write to %s", log)
         with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
-            code = launch.run(environment, options=launch.Options(output=output, observe=bar.update))
+            code = launch.run(environment, options=Options(output=output, observe=bar.update))
     else:
         code = launch.run(environment)
     if code == 0:

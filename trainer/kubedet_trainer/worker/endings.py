@@ -23,11 +23,17 @@ from kubedet_trainer.errors import TrainerError
 AGENT_MODULE = "kubedet_trainer.worker.agent"
 """``python -m`` this starts the ranks of one worker."""
 
+PREPARATION_MODULE = "kubedet_trainer.worker.preparation"
+"""``python -m`` this makes the data of one worker local."""
+
 RANK_MODULE = "kubedet_trainer"
 """``python -m`` this is one rank."""
 
 ENDING_FILE = "agent.json"
 """In the work directory: the `AgentEnding` of the newest agent."""
+
+PREPARATION_FILE = "preparation.json"
+"""Beside the records of ranks: the `Failure` of the preparation."""
 
 RANK_CRASHES_IN_A_ROW = 4
 """So often may ranks of one worker crash soon after their start before the worker gives up its pod."""
@@ -159,7 +165,10 @@ def translate(
         return _hang(ending)
     by_rank = {record.rank: record for record in records}
     failures = [by_rank.get(rank.rank) or _rank_failure(rank, memory_limit_hit) for rank in ending.ranks]
-    return root_cause(failures) or _crash(ending, memory_limit_hit)
+    if (cause := root_cause(failures)) is not None:
+        return cause
+    exit_code = ending.exit_code or ExitCode.UNEXPECTED
+    return crash("the agent", exit_code, memory_limit_hit=memory_limit_hit, detail=ending.message)
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure | None:
@@ -192,6 +201,12 @@ def failure_of(error: BaseException, *, last_lines: Sequence[str] = ()) -> Failu
     code = error.exit_code if isinstance(error, TrainerError) else ExitCode.UNEXPECTED
     kind = type(error).__name__
     return _failure(code, str(error) or kind, reason=kind, last_lines=last_lines)
+
+
+def crash(program: str, exit_code: int, *, memory_limit_hit: bool, detail: str = "") -> Failure:
+    """The failure of a program of this worker that left no record."""
+    code, reason, message = _describe(exit_code, memory_limit_hit)
+    return _failure(code, _joined(f"{program}: {message}", detail), reason=reason)
 
 
 def is_worth_a_restart(exit_codes: Iterable[int], *, crashes_in_a_row: int) -> bool:
@@ -272,11 +287,6 @@ def _stopped(ending: AgentEnding) -> Failure:
 def _unsaved(why: str) -> Failure:
     message = f"stopped as asked; {why}; the run resumes from the previous checkpoint"
     return _failure(ExitCode.TERMINATED_UNSAVED, message)
-
-
-def _crash(ending: AgentEnding, memory_limit_hit: bool) -> Failure:
-    code, reason, message = _describe(ending.exit_code or ExitCode.UNEXPECTED, memory_limit_hit)
-    return _failure(code, _joined(f"torchrun: {message}", ending.message), reason=reason)
 
 
 def _joined(message: str, detail: str) -> str:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from kubedet_trainer.commands.benchmark import benchmark
 from kubedet_trainer.settings import RunSettings, read_settings
 from kubedet_trainer.worker import launch
+from kubedet_trainer.worker.programs import Options
 
 ROW = {
     "memoryGB": 7.2,
@@ -36,7 +37,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
     monkeypatch.chdir(tmp_path)
     settings: list[RunSettings] = []
 
-    def run(environment: Mapping[str, str], *, options: launch.Options) -> int:
+    def run(environment: Mapping[str, str], *, options: Options) -> int:
         settings.append(read_settings(environment))
         checkpoints = Path(settings[-1].checkpoint.uri.removeprefix("file://"))
         checkpoints.mkdir(parents=True)
