@@ -192,7 +192,7 @@ def test_hung_rank_ends_the_worker_with_its_stacks(start_worker: Callable[..., W
     assert worker.end() == 152, worker.output()
     failure = worker.message()["failure"]
     assert (failure["reason"], failure["rank"]) == ("Hang", 0)
-    assert "no sign of life for 2 s" in failure["message"]
+    assert "no progress for 2 s" in failure["message"]
     assert any("in hang" in line for line in failure["lastLines"])
     assert "in hang" in worker.output()
 

@@ -142,7 +142,7 @@ def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     batch = batch.to(device)
     images = normalise(batch, run.recipe.data.normalisation)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-    with run.forwards.passing(), autocast:
+    with run.forwards.forward_pass(), autocast:
         terms = run.model(images, batch.targets, run.generator)
     steps = run.data.batch.accumulation_steps
     return {name: value / steps for name, value in terms.items() if "loss" in name}

@@ -118,7 +118,7 @@ def run_agent(
         if hung is None and (hung := watch.find_hung()) is not None:
             _logger.error("rank %d hangs; its threads:\n%s", hung.rank, "\n".join(hung.stacks))
             agent.kill()
-    processes.kill_orphans(besides=others)
+    processes.kill_orphans(except_for=others)
     if hung is not None:
         rank = RankEnding(rank=hung.rank, exit_code=ExitCode.HANG, time=time.time(), last_lines=hung.stacks)
         return AgentEnding(outcome=Outcome.HUNG, ranks=[rank], message=hung.message)
@@ -135,7 +135,7 @@ def _polls(program: subprocess.Popen[bytes], *, stop: StopRequest, grace_seconds
     """
     kill_at = None
     while program.poll() is None:
-        processes.reap_orphans(besides=program)
+        processes.reap_orphans(except_for=program)
         yield
         if stop.requested and kill_at is None:
             program.send_signal(signal.SIGTERM)

@@ -49,9 +49,11 @@ class StoreClient(Store):
         self._answers = self._socket.makefile("rb")
 
     def close(self) -> None:
-        """End the connection. The agent keeps its own until it ends."""
-        self._answers.close()
-        self._socket.close()
+        """Close the connection. Later calls raise `DistNetworkError`."""
+        with self._lock:
+            self._is_broken = True
+            self._answers.close()
+            self._socket.close()
 
     def set(self, key: str, value: str | bytes) -> None:
         """Set the value of `key`."""

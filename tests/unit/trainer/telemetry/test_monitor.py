@@ -87,7 +87,7 @@ def test_forward_passes_are_timed_without_what_lies_between(monkeypatch: pytest.
     monkeypatch.setattr(time, "perf_counter", lambda: next(moments))
     timer = ForwardTimer(CPU)
     for _ in range(2):
-        with timer.passing():
+        with timer.forward_pass():
             pass
     assert timer.close_interval() == 3.0
     assert timer.close_interval() is None
@@ -113,7 +113,7 @@ def test_on_a_gpu_only_passes_that_the_device_has_ended_are_read(monkeypatch: py
     monkeypatch.setattr(monitor, "_new_event", lambda *, timed: Event())
     timer = ForwardTimer(torch.device("cuda"))
     for _ in range(2):
-        with timer.passing():
+        with timer.forward_pass():
             pass
     assert timer.close_interval() is None
     made[1].ended = True

@@ -11,6 +11,7 @@ import gc
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,8 +193,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., SubprocessContext]]:
         return context
 
     yield begin
-    for context in started:
-        context.close(signal.SIGKILL, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # torch leaves the files of their output open
+        while started:
+            started.pop().close(signal.SIGKILL, 5)
+        gc.collect()
 
 
 @relied_on_by("agent._Agent.rank_endings")
