@@ -64,7 +64,7 @@ ENDINGS: dict[str, tuple[AgentEnding, dict[str, Any], tuple[int, str] | None]] =
         {"stop_requested": True},
         (143, "TerminatedSaved"),
     ),
-    "stopped before the ranks could take the signal": (
+    "stopped before the ranks could handle the signal": (
         AgentEnding(outcome=Outcome.TERMINATED, ranks=[rank(-signal.SIGTERM)]),
         {"stop_requested": True},
         (143, "TerminatedSaved"),
@@ -213,7 +213,7 @@ def test_agent_ending_survives_its_file() -> None:
     assert endings.parse_agent_ending(ending.dump()) == ending
 
 
-def test_records_that_are_still_being_written_are_skipped(tmp_path: Any) -> None:
+def test_half_written_records_are_skipped(tmp_path: Any) -> None:
     (tmp_path / "rank-0.json").write_text(json.dumps({"exitCode": 65, "reason": "R", "message": "m"}))
     (tmp_path / "rank-1.json").write_text('{"exitCode": 6')
     assert [item.exitCode for item in endings.read_failures(tmp_path)] == [65]

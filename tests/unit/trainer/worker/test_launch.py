@@ -40,7 +40,7 @@ def message(environment: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture
 def no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for a preparation that has nothing to do, and saves a process."""
+    """Replaces the process of a preparation that would have nothing to do."""
     monkeypatch.setattr(programs, "prepare_data", lambda *_, **__: None)
 
 
@@ -84,7 +84,7 @@ def test_failure_of_the_preparation_ends_with_its_code_before_any_agent(
     assert "nowhere is not a folder" in failure["message"]
 
 
-def test_preparation_that_is_killed_for_memory_is_told_apart(
+def test_preparation_killed_for_memory_says_so(
     environment: dict[str, str], agents: list[AgentEnding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kills = iter([0, 1])

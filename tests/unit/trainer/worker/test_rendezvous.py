@@ -1,4 +1,4 @@
-"""The rendezvous store: the same as torch's own to its users, at a twentieth of the memory."""
+"""The rendezvous store: it behaves like torch's own, and takes a fraction of the memory."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_absent_store_is_a_network_error_that_names_it() -> None:
         StoreClient("127.0.0.1:1", timeout_seconds=60)
 
 
-def test_client_of_a_store_that_has_ended_does_not_take_up_with_the_next_one(connect: Connect) -> None:
+def test_client_does_not_connect_to_the_store_that_replaces_its_own(connect: Connect) -> None:
     script = (
         "import sys; from kubedet_trainer.worker.rendezvous import StoreServer\n"
         "with StoreServer(int(sys.argv[1])).serving() as port: print(port, flush=True); sys.stdin.read()"
