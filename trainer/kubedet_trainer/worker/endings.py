@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -92,13 +92,9 @@ class AgentEnding:
     message: str = ""
     """torch's message, if nothing more exact is known."""
 
-    def dump(self) -> str:
-        """The record as JSON."""
-        return json.dumps(asdict(self))
-
 
 def parse_agent_ending(text: str) -> AgentEnding:
-    """The inverse of `AgentEnding.dump`."""
+    """The ending in `text`, a JSON object of its fields."""
     document: dict[str, Any] = json.loads(text)
     ranks = [RankEnding(**item) for item in document.pop("ranks")]
     return AgentEnding(**{**document, "outcome": Outcome(document["outcome"]), "ranks": ranks})

@@ -7,7 +7,6 @@ no torch, so it answers within a fraction of a second and stays small compared w
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -25,6 +24,7 @@ from kubedet_trainer.contract import Environment, ExitCode, Failure, Results
 from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import RunSettings, read_settings
+from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry import heartbeat
 from kubedet_trainer.worker import endings, exposition, processes, programs
 from kubedet_trainer.worker.endings import AgentEnding, Outcome
@@ -100,7 +100,7 @@ def _clean_work_directory(settings: RunSettings) -> None:
         (directory / name).unlink(missing_ok=True)
     if settings.replica_index == 0:
         record = contract.ProgressRecord(progress=contract.Progress(stage=contract.Stage.INITIALIZING))
-        (directory / contract.PROGRESS_FILE).write_text(json.dumps(contract.without_none(asdict(record))))
+        write_json(directory / contract.PROGRESS_FILE, contract.without_none(asdict(record)))
 
 
 def _train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -210,7 +211,7 @@ def test_agent_ending_survives_its_file() -> None:
     ending = AgentEnding(
         outcome=Outcome.RANK_FAILED, ranks=[rank(-11, number=2)], joined=True, message="said torch"
     )
-    assert endings.parse_agent_ending(ending.dump()) == ending
+    assert endings.parse_agent_ending(json.dumps(asdict(ending))) == ending
 
 
 def test_half_written_records_are_skipped(tmp_path: Any) -> None:
