@@ -31,16 +31,7 @@ _NUM_CLASSES = {"coco": 80, "voc": 20}
 @partial(options.dataset_options, required=False)
 @options.proposals_option
 @weights_options
-@click.option(
-    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
-)
-@click.option(
-    "--gpus",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of GPUs. 0 measures the CPU.",
-)
+@options.process_options
 @click.option(
     "--iterations",
     type=click.IntRange(min=1),
@@ -55,11 +46,7 @@ _NUM_CLASSES = {"coco": 80, "voc": 20}
     show_default=True,
     help="Number of validation images to time.",
 )
-@click.option(
-    "--work-directory",
-    type=click.Path(path_type=Path),
-    help="Folder for temporary files.  [default: runs/RECIPE/benchmark]",
-)
+@options.run_directory_option("benchmark")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
 def benchmark(recipe: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:

@@ -35,21 +35,8 @@ from kubedet_trainer.logs import configure_logging
 )
 @click.option("--pretrained", metavar="URI", help="Weights to start from.  [default: the recipe's]")
 @mirror_option
-@click.option(
-    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
-)
-@click.option(
-    "--gpus",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of GPUs. 0 trains on the CPU.",
-)
-@click.option(
-    "--work-directory",
-    type=click.Path(path_type=Path),
-    help="Folder for temporary files.  [default: runs/RECIPE/work]",
-)
+@options.process_options
+@options.run_directory_option("work")
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),

@@ -15,7 +15,6 @@ from torch import Tensor
 from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import Results, Stage
-from kubedet_trainer.data import loader
 from kubedet_trainer.errors import (
     CredentialsRefused,
     LossNotFinite,
@@ -72,17 +71,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
 def _fit(run: Run) -> None:
     """Iterate to the end, evaluating and saving on the way."""
     state, total = run.state, run.length.total_iterations
-    batches = iter(
-        loader.train_loader(
-            run.data.train,
-            plan=run.data.sampling,
-            pipeline=run.data.pipeline,
-            world=run.world,
-            start_iteration=state.iteration,
-            end_iteration=total,
-            num_workers=run.recipe.data.num_workers,
-        )
-    )
+    batches = iter(run.batches(end_iteration=total))
     log_interval = min(50, max(5, total // 40))
     agreement = dist.Agreement(3)
     run.reporter.set_stage(Stage.TRAINING)
