@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from unittest import mock
@@ -17,13 +18,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kubedet_trainer import config
+from kubedet_trainer.config import Recipe
 from kubedet_trainer.models import regions
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.models.rpn import RpnHead
 from kubedet_trainer.recipes import RECIPES
+from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.structures import Batch, Images, Proposals, Targets
+from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
+from kubedet_trainer.training.optim import build_optimizer
+from kubedet_trainer.training.state import TrainState
 
 # --------------------------------------------------------------------------- detectors and their input
 
@@ -49,6 +56,30 @@ def make_detector(architecture: str, *, num_classes: int = 4, seed: int = 0) -> 
     """The detector of the recipe in `SMALL`, with weights drawn from `seed`."""
     torch.manual_seed(seed)
     return SMALL[architecture].model.build(num_classes=num_classes)
+
+
+def save_checkpoints(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    model: nn.Module,
+    classes: Sequence[str],
+    iterations: Sequence[int] = (7,),
+) -> None:
+    """Write `model` below `folder` as checkpoints at these iterations of a job called cells, in epoch 3."""
+    state = TrainState(
+        model=model,
+        optimizer=build_optimizer(model, config=recipe.optimizer),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        global_batch=2,
+    )
+    checkpointer = Checkpointer(
+        CheckpointSettings(uri=folder.as_uri()),
+        origin=Origin(recipe=config.recipe_to_dict(recipe), classes=list(classes), job="cells"),
+        scratch=folder.with_name("scratch"),
+    )
+    for state.iteration in iterations:
+        checkpointer.save(take_snapshot(state, epoch=3, metrics={"ar1000": 41.5}))
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Starts real ranks of a tiny detector on generated shapes, with or without a launcher and an agent."""
+"""Starts real ranks of a tiny detector on generated shapes, without a launcher or an agent around them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,17 @@ _TINY = {
 
 @dataclass(kw_only=True)
 class Job:
-    """One run in a folder of its own."""
+    """One run in a folder of its own; its data set is shared, since it is generated from a seed."""
 
     folder: Path
     overrides: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def all_overrides(self) -> dict[str, str]:
+        """What makes the detector tiny, and the job's own."""
+        return {**_TINY, **self.overrides}
 
     @property
     def work(self) -> Path:
@@ -55,7 +60,7 @@ class Job:
         return self.folder / "checkpoints"
 
     def start(self, *, world_size: int = 1) -> list[subprocess.Popen[bytes]]:
-        """Start all ranks without an agent, so that nothing but the rank itself decides how it ends."""
+        """Start all ranks; without torchrun, so that each ends as it wants."""
         self.work.mkdir(parents=True, exist_ok=True)
         ranks = []
         port = _free_port()
@@ -80,7 +85,7 @@ class Job:
         return ranks
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start a whole worker: PID 1, its agent and its ranks."""
+        """Start a whole worker: PID 1, its agent, its ranks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         message = {"KUBEDET_TERMINATION_MESSAGE_PATH": str(self.folder / "termination")}
         with (self.folder / "rank-0.log").open("ab") as log:
@@ -94,7 +99,7 @@ class Job:
         return launcher
 
     def find_rank(self, rank: int, *, launcher: subprocess.Popen[bytes]) -> int:
-        """The process id of a rank that `launcher` has started."""
+        """The process id of one rank below a launcher."""
         for pid in _descendants(launcher.pid):
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -119,7 +124,7 @@ class Job:
         return document
 
     def steps(self) -> list[int]:
-        """The iterations of all committed checkpoints."""
+        """Iterations of the committed checkpoints."""
         found = self.checkpoints.glob("step-*/manifest.json")
         return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
@@ -132,7 +137,7 @@ class Job:
             time.sleep(0.01)
 
     def iteration(self) -> int:
-        """The iteration in the progress record; 0 before there is one."""
+        """Of the progress record."""
         try:
             iteration: int = json.loads((self.work / "progress.json").read_text())["progress"]["iteration"]
         except FileNotFoundError:
@@ -148,7 +153,7 @@ class Job:
     def _variables(self) -> dict[str, str]:
         return {
             "KUBEDET_RECIPE": "smoke_faster_rcnn",
-            "KUBEDET_OVERRIDES": json.dumps({**_TINY, **self.overrides}),
+            "KUBEDET_OVERRIDES": json.dumps(self.all_overrides),
             "KUBEDET_DATASET_URI": "synthetic://shapes?images=40&val_images=6&size=96x64",
             "KUBEDET_CHECKPOINT_URI": self.checkpoints.as_uri(),
             "KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS": "20",

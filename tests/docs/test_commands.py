@@ -158,8 +158,7 @@ def _leaves(tree: str) -> Iterator[str]:
     """The paths of the files in the drawing of a tree."""
     above: list[str] = []
     for line in tree.splitlines():
-        name = line.lstrip("│├└─ \u00a0")
-        drawn = line.removesuffix(name)
+        drawn, name = re.fullmatch(r"([│├└─\s]*)(.+)", line).groups()  # type: ignore[union-attr]
         above[len(drawn) // 4 :] = [name]
         if "." in name:
             yield "/".join(above)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from typing import Any, NewType
 
-from kubedet_trainer.contract import bounds as contract
-
 Quantity = NewType("Quantity", str)
 """A Kubernetes quantity such as ``16Gi`` or ``500m``. A manifest may also write it as a whole number."""
+
+_KEY = "kubedet.dev/bounds"
 
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_MAX_ITEMS = 100
@@ -32,9 +32,11 @@ class Pattern:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds(contract.Bounds):
-    """The limits of one field of the API. Limits that do not apply to its type are None."""
+class Bounds:
+    """The limits of one field. Limits that do not apply to its type are None."""
 
+    minimum: int | None = None
+    maximum: int | None = None
     min_length: int | None = None
     max_length: int = DEFAULT_MAX_LENGTH
     """Of a string, or of each value of a map of strings."""
@@ -47,20 +49,22 @@ class Bounds(contract.Bounds):
     """The string is a time, RFC 3339."""
 
 
-_GENERAL_BOUNDS = Bounds()
+_NO_BOUNDS = Bounds()
 
 
 def bounded(
     *, default: Any = MISSING, default_factory: Callable[[], Any] | Any = MISSING, **limits: Any
 ) -> Any:
     """A dataclass field with the `limits` that `Bounds` names."""
-    metadata = {contract.KEY: Bounds(**limits)}
-    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+    metadata = {_KEY: Bounds(**limits)}
+    if default_factory is not MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def bounds_of(field: dataclasses.Field[Any]) -> Bounds:
     """The limits of a dataclass field; the general limits if it states none."""
-    bounds: Bounds = field.metadata.get(contract.KEY, _GENERAL_BOUNDS)
+    bounds: Bounds = field.metadata.get(_KEY, _NO_BOUNDS)
     return bounds
 
 

@@ -1,8 +1,7 @@
 """The DetectionJob: every field that a user may set, with its default, bounds and description.
 
-`policies` holds the parts that say how a job runs: `elasticPolicy`, `failurePolicy` and `schedulingPolicy`.
-`schema` derives the CRD from both, `parse_job` reads manifests by them, and `validation` checks values
-against them. `status` has what the operator writes. Names are those of the API.
+This is the only place for them. `schema` derives the CRD from it, `parse_job` reads manifests by it, and
+`validation` checks values against it. `status` has the operator's half. Names are those of the API.
 """
 
 from __future__ import annotations
@@ -56,12 +55,13 @@ class Pretrained:
     """Weights to start from instead of the recipe's own."""
 
     storageUri: str = bounded(min_length=1, pattern=_WEIGHTS_URI)
-    """File with the weights of a backbone or a whole detector: s3:// (read with the checkpoint's Secret),
-    pvc://, file:// or https://."""
+    """Weights of a backbone, or of a whole detector for any classes: a file, a checkpoint, or the place of
+    checkpoints, of which the newest is used. s3:// (read with the checkpoint's Secret), pvc://, file://, or
+    https:// for a file."""
     sha256: str | None = bounded(
         default=None, max_length=64, pattern=Pattern(regex=r"[0-9a-f]{64}", meaning="64 hexadecimal digits")
     )
-    """SHA-256 of the file. A file with another hash is refused."""
+    """SHA-256 of the file, or of the checkpoint's state. Another hash is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,30 +8,60 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kubedet_trainer import contract
+from kubedet_trainer import config, contract
 from kubedet_trainer.commands import options
-from kubedet_trainer.commands.weights import weights_options, weights_uri
+from kubedet_trainer.commands.weights import mirror_option, source_uri, store_credentials
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.recipes import RECIPES, published_files
 from kubedet_trainer.recipes.published import PUBLISHED
+from kubedet_trainer.recipes.published_classes import CLASSES
 
 _TRAINING_IMAGES = 256
-_NUM_CLASSES = {"coco": 80, "voc": 20}
+_PUBLISHED = "published"
+"""Stands for the weights that the zoo published for the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is measured: a recipe, its changes, and the weights it starts from."""
+
+    recipe: str
+    changes: dict[str, str]
+    weights: str | None
+    """None leaves them random."""
+    num_classes: int | None
+    """None where nothing says how many."""
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("subject", metavar="RECIPE|DETECTOR")
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
 @partial(options.dataset_options, required=False)
 @options.proposals_option
-@weights_options
-@options.process_options
+@click.option(
+    "--weights",
+    metavar="URI",
+    help="Weights of RECIPE: whatever can be a DETECTOR, or 'published' for the zoo's.",
+)
+@mirror_option
+@click.option(
+    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of GPUs. 0 measures the CPU.",
+)
 @click.option(
     "--iterations",
     type=click.IntRange(min=1),
@@ -46,32 +76,40 @@ _NUM_CLASSES = {"coco": 80, "voc": 20}
     show_default=True,
     help="Number of validation images to time.",
 )
-@options.run_directory_option("benchmark")
+@click.option(
+    "--work-directory",
+    type=click.Path(path_type=Path),
+    help="Folder for temporary files.  [default: runs/RECIPE/benchmark]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
-def benchmark(recipe: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Measure seconds per training step, memory and frames per second of RECIPE, as the zoo did.
+def benchmark(subject: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Measure seconds per training step, memory and frames per second of a recipe, as the zoo did.
+
+    A DETECTOR is a file of weights that names its recipe, a checkpoint, or a folder or URI with checkpoints.
 
     The real training loop runs for some steps, without evaluation and checkpoints. Memory is counted as in
     the recipe's published row: the most that the allocator of any GPU reserved or allocated; on CPU the
     resident memory of a process. Frames per second are for batch size 1 (and 8, if the row has it). They
-    include loading, post-processing and pasting masks. Without --weights the weights are random and find
-    little to process.
+    include loading, post-processing and pasting masks. Of a RECIPE without --weights the weights are random
+    and find little to process.
 
-    Without --dataset the data is generated shapes, as large as photographs, with as many classes as the data
-    set of the published row.
+    Without --dataset the data is generated shapes, as large as photographs, with as many classes as the
+    detector or the data set of the published row has.
 
     \b
     Examples:
       kubedet benchmark faster_rcnn_r50_fpn_1x --gpus 8
       kubedet benchmark smoke_faster_rcnn --iterations 40 --images 50
+      kubedet benchmark runs/smoke_faster_rcnn --iterations 40 --images 50
     """
     from rich.console import Console
 
     from kubedet_trainer.commands import terminal
 
-    directory = (given["work_directory"] or Path("runs", recipe, "benchmark")).resolve()
-    results = _measure(_run_environment(recipe, overrides, directory, given), directory=directory)
+    changes = dict(map(options.parse_override, overrides))
+    recipe, directory = _find_subject(subject, changes, given)
+    results = _measure(_run_environment(recipe, directory, given), directory=directory)
     if as_json:
         click.echo(json.dumps(results, indent=2))
         return
@@ -93,7 +131,6 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
 
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
-    from kubedet_trainer.worker.programs import Options
 
     configure_logging(level=logging.WARNING)
     log = directory / contract.LOGS_DIRECTORY / "run.log"
@@ -101,7 +138,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     try:
         with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
             code = launch.run(
-                {**os.environ, **environment}, options=Options(output=output, observe=bar.update)
+                {**os.environ, **environment}, options=launch.Options(output=output, observe=bar.update)
             )
     finally:
         shutil.rmtree(_checkpoints(directory), ignore_errors=True)
@@ -114,21 +151,66 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     return results
 
 
-def _run_environment(
-    recipe: str, overrides: tuple[str, ...], directory: Path, given: Mapping[str, Any]
-) -> dict[str, str]:
+def _find_subject(
+    given_subject: str, changes: dict[str, str], given: Mapping[str, Any]
+) -> tuple[_Subject, Path]:
+    """What the command names, and the folder to work in.
+
+    Raises:
+        TrainerError: a detector's weights cannot be had, or do not name their recipe.
+    """
+
+    def folder(recipe: str) -> Path:
+        return (given["work_directory"] or Path("runs", recipe, "benchmark")).resolve()
+
+    if given_subject in RECIPES:
+        weights = given["weights"]
+        if weights is not None:
+            weights = (
+                published_files.published_uri(given_subject)
+                if weights == _PUBLISHED
+                else options.as_uri(weights)
+            )
+        row = PUBLISHED.get(given_subject)
+        subject = _Subject(
+            recipe=given_subject,
+            changes=changes if weights else {"pretrained": "none", **changes},
+            weights=weights,
+            num_classes=None if row is None else len(CLASSES[row.dataset]),
+        )
+        return subject, folder(given_subject)
+
+    from kubedet_trainer.inference import trained
+    from kubedet_trainer.training.source import read_source
+
+    uri = source_uri(given_subject)
+    source = read_source(
+        uri,
+        cache=folder("inference") / contract.CACHE_DIRECTORY,
+        mirror=given["weights_mirror"],
+        credentials=store_credentials(uri),
+    )
+    recipe = trained.read_recipe_of(source, given=None)
+    subject = _Subject(
+        recipe=recipe.name,
+        changes=trained.recipe_changes(config.recipe_to_dict(recipe)) | changes,
+        weights=uri,
+        num_classes=None if source.weights.classes is None else len(source.weights.classes),
+    )
+    return subject, folder(recipe.name)
+
+
+def _run_environment(subject: _Subject, directory: Path, given: Mapping[str, Any]) -> dict[str, str]:
     """The contract's variables for a run of one worker that only measures."""
-    weights = given["weights"]
-    changes = dict(map(options.parse_override, overrides))
-    dataset = given["dataset"] or _shapes(recipe, num_images=given["images"])
+    dataset = given["dataset"] or _shapes(subject.num_classes, num_images=given["images"])
     variables: dict[str, object] = {
-        Environment.JOB_NAME: recipe,
-        Environment.RECIPE: recipe,
-        Environment.OVERRIDES: json.dumps(changes if weights else {"pretrained": "none", **changes}),
+        Environment.JOB_NAME: subject.recipe,
+        Environment.RECIPE: subject.recipe,
+        Environment.OVERRIDES: json.dumps(subject.changes),
         **options.dataset_variables({**given, "dataset": dataset}),
         Environment.CHECKPOINT_URI: options.as_uri(_checkpoints(directory)),
         Environment.CHECKPOINT_RESUME: "Never",
-        Environment.PRETRAINED_URI: weights_uri(weights, recipe=recipe) if weights else "",
+        Environment.PRETRAINED_URI: subject.weights or "",
         Environment.WEIGHTS_MIRROR: given["weights_mirror"] or "",
         Environment.BENCHMARK_ITERATIONS: given["iterations"],
         Environment.BENCHMARK_IMAGES: given["images"],
@@ -145,8 +227,7 @@ def _checkpoints(directory: Path) -> Path:
     return directory / "checkpoints"
 
 
-def _shapes(recipe: str, *, num_images: int) -> str:
-    """Generated images of a usual photograph's size, with the classes of the published row."""
-    row = PUBLISHED.get(recipe)
-    classes = "" if row is None else f"&classes={_NUM_CLASSES[row.dataset]}"
+def _shapes(num_classes: int | None, *, num_images: int) -> str:
+    """Generated images of a usual photograph's size, with so many classes."""
+    classes = "" if num_classes is None else f"&classes={num_classes}"
     return f"synthetic://shapes?images={_TRAINING_IMAGES}&val_images={num_images}&size=640x480{classes}"

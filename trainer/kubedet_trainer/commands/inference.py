@@ -6,43 +6,33 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from kubedet_trainer import contract
 from kubedet_trainer.commands import options
-from kubedet_trainer.commands.weights import weights_options, weights_uri
-from kubedet_trainer.contract import Environment
-from kubedet_trainer.errors import UsageError
-from kubedet_trainer.recipes import RECIPES
-from kubedet_trainer.settings import DatasetSettings, read_checkpoint_settings, read_dataset_settings
-
-if TYPE_CHECKING:
-    from kubedet_trainer.inference import trained
+from kubedet_trainer.commands.weights import detector_options, load_detector
+from kubedet_trainer.settings import read_dataset_settings
 
 
 @click.command()
-@click.argument("source", metavar="CHECKPOINT|RECIPE")
+@detector_options
 @options.dataset_options
 @options.proposals_option
-@weights_options
-@options.inference_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
-def evaluate(
-    source: str, weights: str | None, device: str, work_directory: Path, as_json: bool, **given: Any
-) -> None:
+def evaluate(work_directory: Path, as_json: bool, **given: Any) -> None:
     """Measure a detector on the validation split of a data set. The figures are COCO's, in percent.
 
-    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used. With --weights
-    name a RECIPE instead.
+    DETECTOR is a file of weights, a checkpoint, a folder or URI with checkpoints (the newest is used), or a
+    recipe of the zoo, whose published weights are downloaded.
 
     \b
     Examples:
       kubedet evaluate runs/smoke_faster_rcnn/checkpoints --dataset "synthetic://shapes?images=200"
-      kubedet evaluate faster_rcnn_r50_fpn_1x --weights published --dataset /data/coco
-      kubedet evaluate faster_rcnn_r50_fpn_1x --weights own.pth --dataset /data/coco
+      kubedet evaluate faster_rcnn_r50_fpn_1x --dataset /data/coco
+      kubedet evaluate own.pth --recipe faster_rcnn_r50_fpn_1x --classes coco --dataset /data/coco
     """
     from rich.console import Console
 
@@ -50,7 +40,7 @@ def evaluate(
     from kubedet_trainer.inference import trained
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    detector = _load_detector(source, weights, dataset, work_directory, device, given["weights_mirror"])
+    detector = load_detector({**given, "work_directory": work_directory})
     figures = trained.measure(detector, dataset=dataset, directory=work_directory)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
@@ -59,21 +49,17 @@ def evaluate(
 
 
 @click.command()
-@click.argument("source", metavar="CHECKPOINT|RECIPE")
+@detector_options
 @options.dataset_options
-@weights_options
 @click.option(
     "--output", required=True, metavar="URI", help="Folder or s3://bucket/prefix for train.npz and val.npz."
 )
-@options.inference_options
 @options.ends_with_contract_code
-def propose(
-    source: str, weights: str | None, output: str, device: str, work_directory: Path, **given: Any
-) -> None:
+def propose(output: str, work_directory: Path, **given: Any) -> None:
     """Write the proposals of an RPN for both splits of a data set. Fast R-CNN trains on them.
 
-    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used. With --weights
-    name a RECIPE instead.
+    DETECTOR is a file of weights, a checkpoint, a folder or URI with checkpoints (the newest is used), or a
+    recipe of the zoo, whose published weights are downloaded.
 
     \b
     Examples:
@@ -86,7 +72,7 @@ def propose(
     from kubedet_trainer.inference import propose as proposing
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
-    detector = _load_detector(source, weights, dataset, work_directory, device, given["weights_mirror"])
+    detector = load_detector({**given, "work_directory": work_directory})
     with terminal.ImagesBar(Console(stderr=True)) as bar:
         written = proposing.propose_dataset(
             detector,
@@ -101,7 +87,7 @@ def propose(
 
 
 @click.command()
-@click.argument("checkpoint")
+@detector_options
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option(
     "--output",
@@ -117,63 +103,26 @@ def propose(
     show_default=True,
     help="Minimum score of the detections to keep.",
 )
-@options.inference_options
 @options.ends_with_contract_code
-def predict(
-    checkpoint: str, images: Path, output: Path, score: float, device: str, work_directory: Path
-) -> None:
+def predict(images: Path, output: Path, score: float, **given: Any) -> None:
     """Detect objects in IMAGES (a picture or a folder), draw them and write them as COCO JSON.
 
     Skips files that are not complete images, names them at the end and ends with 65.
 
-    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used.
+    DETECTOR is a file of weights, a checkpoint, a folder or URI with checkpoints (the newest is used), or a
+    recipe of the zoo, whose published weights are downloaded.
 
     \b
-    Example:
-      kubedet predict runs/smoke_faster_rcnn/checkpoints photographs --output found
+    Examples:
+      kubedet predict runs/smoke_faster_rcnn photographs --output found
+      kubedet predict faster_rcnn_r50_fpn_1x photographs
     """
     from kubedet_trainer.inference import predict as prediction
 
-    detector = _load_checkpoint(checkpoint, work_directory, device)
+    detector = load_detector(given)
     written = prediction.predict_folder(detector, source=images, output=output, score_threshold=score)
     click.echo(f"{written.num_detections} detections in {len(written.pictures)} pictures: {written.file}")
     for line in written.left_out:
         click.echo(f"left out: {line}", err=True)
     if written.left_out:
         sys.exit(contract.ExitCode.INVALID_INPUT)
-
-
-def _load_detector(
-    source: str,
-    weights: str | None,
-    dataset: DatasetSettings,
-    work_directory: Path,
-    device: str,
-    mirror: str | None,
-) -> trained.TrainedDetector:
-    """The detector of a checkpoint, or of a recipe with weights."""
-    from kubedet_trainer.inference import trained
-
-    if weights is None:
-        return _load_checkpoint(source, work_directory, device)
-    return trained.load_published(
-        source,
-        uri=weights_uri(weights, recipe=source),
-        mirror=mirror,
-        classes=trained.read_classes(dataset, directory=work_directory),
-        cache=work_directory / contract.CACHE_DIRECTORY,
-        device=trained.choose_device(device),
-    )
-
-
-def _load_checkpoint(location: str, work_directory: Path, device: str) -> trained.TrainedDetector:
-    from kubedet_trainer.inference import trained
-
-    if location in RECIPES:
-        raise UsageError(f"CHECKPOINT: got the recipe '{location}', must be a checkpoint; or add --weights")
-    variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(location)}
-    return trained.load_checkpoint(
-        read_checkpoint_settings(variables),
-        scratch=work_directory / "checkpoint",
-        device=trained.choose_device(device),
-    )

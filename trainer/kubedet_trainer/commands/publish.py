@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
+from kubedet_trainer import contract
 from kubedet_trainer.commands import options
-from kubedet_trainer.contract import Environment
-from kubedet_trainer.settings import read_checkpoint_settings
+from kubedet_trainer.commands.weights import store_credentials
 
 
 @click.command()
@@ -26,16 +25,19 @@ from kubedet_trainer.settings import read_checkpoint_settings
 def publish(checkpoint: str, output: Path, work_directory: Path) -> None:
     """Write the weights of CHECKPOINT as the zoo does: RECIPE_DATE-HASH.pth, without the optimiser's state.
 
-    CHECKPOINT is a checkpoint, or a folder or URI of several, of which the newest is used.
+    CHECKPOINT is a checkpoint, or a folder or URI with checkpoints, of which the newest is used.
 
     \b
     Example:
-      kubedet publish runs/smoke_faster_rcnn/checkpoints --output published
+      kubedet publish runs/smoke_faster_rcnn --output published
     """
     from kubedet_trainer.inference import publish as publishing
 
-    variables = {**os.environ, Environment.CHECKPOINT_URI: options.as_uri(checkpoint)}
+    uri = options.as_uri(checkpoint)
     file = publishing.publish_checkpoint(
-        read_checkpoint_settings(variables), output=output, scratch=work_directory / "checkpoint"
+        uri,
+        output=output,
+        cache=work_directory / contract.CACHE_DIRECTORY,
+        credentials=store_credentials(uri),
     )
     click.echo(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")

@@ -14,7 +14,7 @@ import click
 
 from kubedet_trainer import contract
 from kubedet_trainer.commands import options
-from kubedet_trainer.commands.weights import mirror_option
+from kubedet_trainer.commands.weights import mirror_option, source_uri
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
 
@@ -33,10 +33,28 @@ from kubedet_trainer.logs import configure_logging
     show_default=True,
     help="Auto (the newest checkpoint), Never, or the URI of one checkpoint.",
 )
-@click.option("--pretrained", metavar="URI", help="Weights to start from.  [default: the recipe's]")
+@click.option(
+    "--pretrained",
+    metavar="URI",
+    help="Weights to start from, of any classes: a file, a checkpoint, a folder or URI with checkpoints, or "
+    "a recipe whose published weights to download.  [default: the recipe's]",
+)
 @mirror_option
-@options.process_options
-@options.run_directory_option("work")
+@click.option(
+    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of GPUs. 0 trains on the CPU.",
+)
+@click.option(
+    "--work-directory",
+    type=click.Path(path_type=Path),
+    help="Folder for temporary files.  [default: runs/RECIPE/work]",
+)
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
@@ -62,7 +80,6 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
 
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
-    from kubedet_trainer.worker.programs import Options
 
     configure_logging()
     if sys.stderr.isatty():
@@ -70,7 +87,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         logging.info("the ranks write to %s", log)
         with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
-            code = launch.run(environment, options=Options(output=output, observe=bar.update))
+            code = launch.run(environment, options=launch.Options(output=output, observe=bar.update))
     else:
         code = launch.run(environment)
     if code == 0:
@@ -98,7 +115,7 @@ def _run_environment(
         **options.dataset_variables(given),
         Environment.CHECKPOINT_URI: options.as_uri(checkpoint),
         Environment.CHECKPOINT_RESUME: given["resume"],
-        Environment.PRETRAINED_URI: options.as_uri(given["pretrained"]) if given["pretrained"] else "",
+        Environment.PRETRAINED_URI: source_uri(given["pretrained"]) if given["pretrained"] else "",
         Environment.WEIGHTS_MIRROR: given["weights_mirror"] or "",
         Environment.PROCS_PER_REPLICA: given["procs"] or given["gpus"] or 1,
         Environment.GPUS: given["gpus"],

@@ -1,15 +1,23 @@
-"""Options for weights that several commands share, and their translation into URIs."""
+"""The trained detector that a command uses: its argument, the options about it, and their translation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kubedet_trainer import contract
 from kubedet_trainer.commands import options
 from kubedet_trainer.contract import Environment
-from kubedet_trainer.recipes import published_files
+from kubedet_trainer.recipes import RECIPES, published_files
+from kubedet_trainer.recipes.published_classes import CLASSES
+from kubedet_trainer.settings import StoreCredentials, read_checkpoint_settings
+
+if TYPE_CHECKING:
+    from kubedet_trainer.inference.trained import TrainedDetector
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -25,19 +33,67 @@ mirror_option = click.option(
 """The option for commands that start from the recipe's own weights."""
 
 
-def weights_options(command: _Command) -> _Command:
-    """The options of commands that take a recipe with weights instead of a checkpoint."""
-    return click.option(
-        "--weights",
-        metavar="URI",
-        help="Weights of RECIPE (a file, s3:// or https://), or 'published' for the zoo's.",
-    )(mirror_option(command))
+def detector_options(command: _Command) -> _Command:
+    """The argument of commands that use a trained detector, and what its weights may not say themselves."""
+    parts = [
+        click.argument("source", metavar="DETECTOR"),
+        click.option("--recipe", metavar="RECIPE", help="Recipe of the weights, if they do not name it."),
+        click.option(
+            "--classes",
+            metavar="NAMES",
+            help="Classes of the weights in their order, if they do not name them: coco, voc, or names "
+            "separated by commas.",
+        ),
+        mirror_option,
+        options.inference_options,
+    ]
+    for part in reversed(parts):
+        command = part(command)
+    return command
 
 
-def weights_uri(given: str, *, recipe: str) -> str:
-    """The URI that the option ``--weights`` names.
+def load_detector(given: Mapping[str, Any]) -> TrainedDetector:
+    """The detector that the options of `detector_options` ask for.
 
     Raises:
-        InvalidInput: the zoo published no weights for `recipe`.
+        TrainerError: it cannot be had, or its recipe or classes are unknown.
     """
-    return published_files.published_uri(recipe) if given == PUBLISHED else options.as_uri(given)
+    from kubedet_trainer.inference import trained
+
+    uri = source_uri(given["source"])
+    return trained.load_detector(
+        uri,
+        recipe_name=given["recipe"],
+        classes=parse_classes(given["classes"]),
+        mirror=given["weights_mirror"],
+        credentials=store_credentials(uri),
+        cache=given["work_directory"] / contract.CACHE_DIRECTORY,
+        device=trained.choose_device(given["device"]),
+    )
+
+
+def source_uri(given: str) -> str:
+    """The URI of a detector: of the zoo's weights for a recipe's name, else what `given` says.
+
+    Raises:
+        InvalidInput: the zoo published no weights for that recipe.
+    """
+    is_recipe = given in RECIPES and not Path(given).exists()
+    return published_files.published_uri(given) if is_recipe else options.as_uri(given)
+
+
+def store_credentials(uri: str) -> StoreCredentials:
+    """What ``KUBEDET_CHECKPOINT_*`` says about the store at `uri`.
+
+    Raises:
+        UsageError: a variable is malformed.
+    """
+    return read_checkpoint_settings({**os.environ, Environment.CHECKPOINT_URI: uri}).credentials
+
+
+def parse_classes(text: str | None) -> tuple[str, ...] | None:
+    """The classes of a known data set, or those whose names ``--classes`` lists; None without any."""
+    if text is None:
+        return None
+    known = CLASSES.get(text.lower())
+    return known or tuple(name.strip() for name in text.split(",") if name.strip()) or None

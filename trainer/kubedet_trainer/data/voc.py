@@ -24,12 +24,9 @@ from kubedet_trainer.data.images import ImageFlaw
 from kubedet_trainer.data.run_lengths import Size
 from kubedet_trainer.data.table import AnnotationTable, Place, Problem
 from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.recipes.published_classes import VOC_CLASSES
 
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-    "tvmonitor",
-)
+CLASSES = VOC_CLASSES
 """VOC's own, in the order of their labels 1, 2, ..."""
 
 _ANNOTATIONS, _IMAGES = "Annotations", "JPEGImages"
@@ -204,7 +201,7 @@ def _class_names(root: Path, listed: _Listed) -> set[str]:
     try:
         element = _parse(f"{root}/{listed.folder}/{_ANNOTATIONS}/{listed.name}.xml")
     except _RuleBroken:
-        return set()  # reported when that split is read
+        return set()  # told when that split is read
     return {(item.findtext("name") or "").strip() for item in element.iterfind("object")} - {""}
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from kubedet_trainer import config
+from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.inference import trained
-from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.settings import StoreCredentials
 from kubedet_trainer.storage.files import replacing
+from kubedet_trainer.training.source import read_source
 
 _HASH_DIGITS = 8
 
 
-def publish_checkpoint(settings: CheckpointSettings, *, output: Path, scratch: Path) -> Path:
+def publish_checkpoint(
+    uri: str, *, output: Path, cache: Path, credentials: StoreCredentials | None = None
+) -> Path:
     """Write the weights of a checkpoint to the folder `output` and return the file.
 
     Its name is ``RECIPE_DATE-HASH.pth``: the UTC date of the checkpoint, and the first eight digits of the
@@ -26,23 +29,29 @@ def publish_checkpoint(settings: CheckpointSettings, *, output: Path, scratch: P
     are of. Anything that loads published weights can load it.
 
     Args:
-        settings: the URI of one checkpoint, or of the place of several, of which the newest counts.
+        uri: of one checkpoint, or of the place of several, of which the newest counts.
         output: is made where it is not there.
-        scratch: folder for what is downloaded.
+        cache: folder for what is downloaded.
+        credentials: of the object store.
 
     Raises:
         MissingInput: there is no checkpoint, or it is damaged.
         InvalidInput: it was made by a recipe that is unknown here.
     """
-    located = trained.locate_checkpoint(settings)
-    manifest = located.manifest
-    detector = trained.load_checkpoint(
-        replace(settings, uri=located.uri), scratch=scratch, device=torch.device("cpu")
+    source = read_source(uri, cache=cache, credentials=credentials)
+    if (manifest := source.manifest) is None:
+        raise InvalidInput(
+            f"checkpoint: {uri} is a file of weights, must be a checkpoint or contain checkpoints"
+        )
+    recipe = trained.read_recipe_of(source, given=None)
+    detector = trained.build_detector(
+        source, recipe=recipe, classes=tuple(manifest.classes), device=torch.device("cpu")
     )
     document = {
         "meta": {
             "kubedet_version": version("kubedet"),
-            "recipe": config.recipe_to_dict(detector.recipe),
+            "job": manifest.job,
+            "recipe": config.recipe_to_dict(recipe),
             "CLASSES": list(detector.classes),
             "time": manifest.time,
             "epoch": manifest.epoch,

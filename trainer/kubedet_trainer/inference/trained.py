@@ -16,15 +16,13 @@ from kubedet_trainer.data.prepare import LocalDataset, prepare_dataset
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.dist import World
-from kubedet_trainer.errors import InvalidInput, MissingInput, UsageError
+from kubedet_trainer.errors import InvalidInput, UsageError
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files
-from kubedet_trainer.settings import CheckpointSettings, DatasetSettings
-from kubedet_trainer.storage.uris import open_store
-from kubedet_trainer.training.checkpoint import MANIFEST_FILE, Checkpointer, Located, Origin, parse_manifest
-from kubedet_trainer.weights.fetch import fetch_weights
+from kubedet_trainer.settings import DatasetSettings, StoreCredentials
+from kubedet_trainer.training.source import Source, read_source
 from kubedet_trainer.weights.load import load_weights
 
 
@@ -44,77 +42,83 @@ class TrainedDetector:
         return Pipeline.of_validation(self.recipe.data)
 
 
-def locate_checkpoint(settings: CheckpointSettings) -> Located:
-    """The checkpoint at the URI itself, else the newest below it.
-
-    Raises:
-        MissingInput: there is none.
-        InvalidInput: its manifest is none.
-    """
-    store = open_store(settings.uri, settings.credentials)
-    suffix = f"/{MANIFEST_FILE}"
-    key = MANIFEST_FILE
-    if not store.exists(MANIFEST_FILE):
-        found = [item.key for item in store.list("step-") if item.key.endswith(suffix)]
-        if not found:
-            raise MissingInput(
-                f"checkpoint: nothing at {settings.uri}, must be a checkpoint or contain checkpoints; "
-                "weights alone need `--weights` and the recipe's name"
-            )
-        key = max(found)
-    uri = f"{store.uri}/{key}".removesuffix(suffix)
-    if (manifest := parse_manifest(store.get_bytes(key))) is None:
-        raise InvalidInput(f"checkpoint: {uri}{suffix} is not a manifest, must be one that a training wrote")
-    return Located(uri=uri, manifest=manifest)
-
-
-def load_checkpoint(settings: CheckpointSettings, *, scratch: Path, device: torch.device) -> TrainedDetector:
-    """The detector of one checkpoint, or of the newest one below `settings.uri`.
-
-    Raises:
-        MissingInput: there is no checkpoint, or it is damaged.
-        InvalidInput: it was made by a recipe that is unknown here.
-        CredentialsRefused, StorageUnreachable: from the object store.
-    """
-    located = locate_checkpoint(settings)
-    manifest = located.manifest
-    recipe = _restore_recipe(manifest.recipe)
-    origin = Origin(recipe=manifest.recipe, classes=manifest.classes)
-    file = scratch / "detector.pt"
-    scratch.mkdir(parents=True, exist_ok=True)
-    Checkpointer(settings, origin=origin, scratch=scratch).download(located, target=file)
-    try:
-        return _build(recipe, classes=tuple(manifest.classes), file=file, device=device)
-    finally:
-        file.unlink()
-
-
-def load_published(
-    recipe_name: str,
-    *,
+def load_detector(
     uri: str,
+    *,
+    recipe_name: str | None = None,
+    classes: tuple[str, ...] | None = None,
     mirror: str | None = None,
-    classes: tuple[str, ...],
+    credentials: StoreCredentials | None = None,
     cache: Path,
     device: torch.device,
 ) -> TrainedDetector:
-    """The detector of a recipe with the weights at `uri` (file, s3, http or https), say the zoo's own.
+    """The detector whose weights are at `uri`: a file, a checkpoint, or the newest checkpoint below it.
 
     Args:
-        recipe_name: whose weights they are.
-        uri: of the weights.
+        uri: file, s3, http or https.
+        recipe_name: what it was trained by, if the weights do not say so.
+        classes: names of the labels 1, 2, ..., if the weights do not say so.
         mirror: base address that published weights are fetched from instead of their publisher's.
-        classes: names of the labels 1, 2, ... that it was trained for.
-        cache: folder that keeps what was downloaded.
+        credentials: of the object store.
+        cache: folder for what is downloaded.
         device: where the detector will compute.
 
     Raises:
-        InvalidInput: the weights are not those of the recipe's model with these classes.
+        InvalidInput: recipe or classes are unknown, or the weights are not those of such a detector.
         MissingInput, CredentialsRefused, StorageUnreachable: the weights cannot be had.
     """
-    recipe = recipes.read_recipe(recipe_name)
-    file = fetch_weights(published_files.addresses(uri, mirror=mirror), cache=cache)
-    return _build(recipe, classes=classes, file=file, device=device)
+    source = read_source(uri, cache=cache, mirror=mirror, credentials=credentials)
+    recipe = read_recipe_of(source, given=recipe_name)
+    names = classes or source.weights.classes
+    if names is None:
+        raise InvalidInput(
+            f"classes: {source.name} does not name its classes, must be given with --classes: coco, voc, or "
+            "the names separated by commas, in the order of the training"
+        )
+    return build_detector(source, recipe=recipe, classes=names, device=device)
+
+
+def read_recipe_of(source: Source, *, given: str | None) -> Recipe:
+    """The recipe called `given`, else the one that the weights say they were trained by.
+
+    Raises:
+        InvalidInput: nothing names a recipe, or one that is known here.
+    """
+    if given is not None:
+        return recipes.read_recipe(given)
+    document = source.recipe
+    if document is not None:
+        return config.apply_overrides(recipes.read_recipe(document["name"]), recipe_changes(document))
+    published = published_files.recipe_of(source.name)
+    if published is None:
+        raise InvalidInput(
+            f"recipe: {source.name} does not name its recipe, must be given with --recipe; `kubedet recipes` "
+            "lists them"
+        )
+    return recipes.read_recipe(published)
+
+
+def recipe_changes(document: Mapping[str, Any]) -> dict[str, str]:
+    """The overrides that turn the recipe of the document's name into the one that it describes.
+
+    Raises:
+        InvalidInput: there is no recipe of that name.
+    """
+    known = dict(_leaves(config.recipe_to_dict(recipes.read_recipe(document["name"]))))
+    return {path: text for path, text in _leaves(document) if known.get(path) != text}
+
+
+def build_detector(
+    source: Source, *, recipe: Recipe, classes: tuple[str, ...], device: torch.device
+) -> TrainedDetector:
+    """The detector of `recipe` with exactly the weights of `source`.
+
+    Raises:
+        InvalidInput: they are not those of such a detector.
+    """
+    model = recipe.model.build(num_classes=len(classes) + 1)
+    load_weights(model, weights=source.weights, file=source.name)
+    return TrainedDetector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -127,16 +131,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise UsageError("--device: got 'cuda', but torch sees no GPU, must be cpu here")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def read_classes(dataset: DatasetSettings, *, directory: Path) -> tuple[str, ...]:
-    """The categories of the validation split, in the file's order: the labels 1, 2, ...
-
-    Raises:
-        TrainerError: the data set is not there, or its annotations break a rule.
-    """
-    local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
-    return arrays.load_annotations(_val(local), cache=directory / contract.CACHE_DIRECTORY).classes
 
 
 def _val(local: LocalDataset) -> LocalSplit:
@@ -195,20 +189,6 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
     )
     assert result is not None  # one process is rank 0, and nothing stops it
     return result.metrics
-
-
-def _build(recipe: Recipe, *, classes: tuple[str, ...], file: Path, device: torch.device) -> TrainedDetector:
-    model = recipe.model.build(num_classes=len(classes) + 1)
-    load_weights(model, file=file)
-    return TrainedDetector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
-
-
-def _restore_recipe(document: Mapping[str, Any]) -> Recipe:
-    """The recipe that a manifest describes: the one of that name, with all its fields set again."""
-    recipe = recipes.read_recipe(document["name"])
-    known = dict(_leaves(config.recipe_to_dict(recipe)))
-    changed = {path: text for path, text in _leaves(document) if known.get(path) != text}
-    return config.apply_overrides(recipe, changed)
 
 
 def _leaves(document: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:

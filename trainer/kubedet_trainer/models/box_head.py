@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms
 from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.convolutions import build_region_convs
 from kubedet_trainer.models.options.two_stage import BoxHeadOptions
 from kubedet_trainer.models.regions import RegionSampler, RegionSamples
@@ -31,7 +33,7 @@ class BoxPrediction:
     """(B, R, num_classes or 1, 4) float32: the move of the region, of each class or of all."""
 
 
-class BoxHead(nn.Module):
+class BoxHead(ClassHead):
     """Shared layers on pooled features, then a score for every class and four deltas for each or for all.
 
     Source: Girshick, 2015; `docs/zoo.md`, 5.2.
@@ -73,6 +75,11 @@ class BoxHead(nn.Module):
         nn.init.normal_(self.fc_reg.weight, std=0.001)
         for layer in (*self.shared_fcs, self.fc_cls, self.fc_reg):
             nn.init.zeros_(layer.bias)
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        """Scores have a row for each class; deltas have four, unless all classes share them."""
+        scores = {"fc_cls": ClassRows()}
+        return scores if self.options.class_agnostic else scores | {"fc_reg": ClassRows(rows_per_class=4)}
 
     def forward(self, pooled: Tensor, boxes: Tensor) -> BoxPrediction:
         """Judge the (B, R, 4) `boxes` by their `pooled` features (B * R, C, size, size)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models import losses
+from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.convolutions import build_region_convs, init_for_relu
 from kubedet_trainer.models.mask_targets import mask_targets
 from kubedet_trainer.models.options.two_stage import MaskHeadOptions
@@ -17,7 +18,7 @@ from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections
 
 
-class MaskHead(nn.Module):
+class MaskHead(ClassHead):
     """Convolutions, an upsampling by two, and the logits of a bitmap for each class."""
 
     def __init__(self, options: MaskHeadOptions, *, in_channels: int, num_classes: int) -> None:
@@ -34,6 +35,10 @@ class MaskHead(nn.Module):
         self.conv_logits = nn.Conv2d(channels, num_classes, 1)
         init_for_relu(self.upsample)
         init_for_relu(self.conv_logits)
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        """The last layer has a filter for each class."""
+        return {"conv_logits": ClassRows()}
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, 2h, 2w) float32 of class `labels` (N,) for `pooled` features (N, C, h, w).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import dense, losses, nms
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.dense import DenseOutput, per_anchor
 from kubedet_trainer.models.options.dense import RetinaHeadOptions
 from kubedet_trainer.models.options.detectors import PyramidOptions
@@ -50,7 +51,7 @@ class RetinaNet(PyramidDetector):
         return self.bbox_head.detect(self.bbox_head(self.extract(images)), images, scale_factors)
 
 
-class RetinaHead(nn.Module):
+class RetinaHead(ClassHead):
     """A tower of convolutions for the classes and one for the deltas, both shared by all levels."""
 
     def __init__(
@@ -66,11 +67,12 @@ class RetinaHead(nn.Module):
         scales = [options.anchor_scale * 2 ** (step / steps) for step in range(steps)]
         bases = pyramid_anchors(strides, scales=scales, ratios=options.anchor_ratios)
         self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
+        self.num_anchors = len(bases[0])
         self.num_labels = num_classes - 1
         self.cls_convs = _tower(in_channels, options.num_convs)
         self.reg_convs = _tower(in_channels, options.num_convs)
-        self.retina_cls = nn.Conv2d(in_channels, len(bases[0]) * self.num_labels, 3, padding=1)
-        self.retina_reg = nn.Conv2d(in_channels, len(bases[0]) * 4, 3, padding=1)
+        self.retina_cls = nn.Conv2d(in_channels, self.num_anchors * self.num_labels, 3, padding=1)
+        self.retina_reg = nn.Conv2d(in_channels, self.num_anchors * 4, 3, padding=1)
         for conv in (*self.cls_convs, *self.reg_convs, self.retina_cls, self.retina_reg):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
@@ -78,6 +80,10 @@ class RetinaHead(nn.Module):
         self.assigner = MaxIouAssigner(
             positive_iou=options.positive_iou, negative_iou=options.negative_iou, min_positive_iou=0
         )
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        """Each anchor has a filter for each class."""
+        return {"retina_cls": ClassRows(num_groups=self.num_anchors, has_background=False)}
 
     def forward(self, features: Sequence[Tensor]) -> DenseOutput:
         """Judge the anchors of each (B, C, h, w) level."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from kubedet_trainer.models import dense, losses, nms
 from kubedet_trainer.models.anchors import AnchorGrid, single_shot_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.backbones.vgg import Vgg
+from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.dense import DenseOutput, DenseTargets
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.backbones import VggOptions
@@ -42,7 +43,7 @@ class Ssd(Detector):
         return self.bbox_head.detect(self.bbox_head(self.backbone(images.pixels)), images, scale_factors)
 
 
-class SsdHead(nn.Module):
+class SsdHead(ClassHead):
     """A 3x3 convolution for the classes and one for the deltas on each source map."""
 
     def __init__(self, options: SsdHeadOptions, *, in_channels: Sequence[int], num_classes: int) -> None:
@@ -57,15 +58,23 @@ class SsdHead(nn.Module):
             )
         ]
         self.anchor_grid = AnchorGrid(strides=options.strides, bases=bases)
+        self.anchors_per_cell = [len(base) for base in bases]
         self.num_classes = num_classes
-        self.cls_convs = _convs(in_channels, [len(base) * num_classes for base in bases])
-        self.reg_convs = _convs(in_channels, [len(base) * 4 for base in bases])
+        self.cls_convs = _convs(in_channels, [count * num_classes for count in self.anchors_per_cell])
+        self.reg_convs = _convs(in_channels, [count * 4 for count in self.anchors_per_cell])
         self.assigner = MaxIouAssigner(
             positive_iou=options.positive_iou,
             negative_iou=options.positive_iou,
             min_positive_iou=0,
             share_best=False,
         )
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        """Each anchor of a map has a filter for each class."""
+        return {
+            f"cls_convs.{level}": ClassRows(num_groups=count)
+            for level, count in enumerate(self.anchors_per_cell)
+        }
 
     def forward(self, sources: Sequence[Tensor]) -> DenseOutput:
         """Judge the anchors of each (B, C, h, w) source map."""

@@ -5,6 +5,8 @@ Source: the links of the reference page (`docs/zoo.md`, appendix A), which has n
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from kubedet_trainer.errors import InvalidInput
 
 MIRRORS = (
@@ -106,6 +108,8 @@ _FILES = {
 }
 """Recipe to its file below that folder, without the suffix; the digits at the end start its SHA-256."""
 
+_RECIPES = {f"{PurePosixPath(file).name}.pth": recipe for recipe, file in _FILES.items()}
+
 
 def published_uri(recipe: str) -> str:
     """The address of the weights that the zoo published for `recipe`.
@@ -124,6 +128,11 @@ def published_uri(recipe: str) -> str:
 def has_published_file(recipe: str) -> bool:
     """Whether the zoo published weights for `recipe`."""
     return recipe in _FILES
+
+
+def recipe_of(file_name: str) -> str | None:
+    """The recipe whose weights the zoo published under `file_name`, which ends with their hash; None else."""
+    return _RECIPES.get(file_name)
 
 
 def addresses(uri: str, *, mirror: str | None = None) -> list[str]:

@@ -24,7 +24,7 @@ from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.contract.times import format_now
 from kubedet_trainer.errors import InvalidInput, MissingInput
-from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.settings import CheckpointSettings, StoreCredentials
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.training.state import TrainState, copy_to_host
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of a checkpoint, and how to verify that it is intact."""
+    """What a checkpoint holds and how to tell that it is intact."""
 
     iteration: int
     epoch: int
@@ -54,6 +54,8 @@ class Manifest:
     classes: list[str]
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the evaluation at this iteration; empty where there was none."""
+    job: str = ""
+    """Name of the job that trained it."""
     attempt: int = 0
     worldSize: int = 1  # noqa: N815
     time: str = ""
@@ -79,6 +81,7 @@ class Origin:
 
     recipe: Mapping[str, Any]
     classes: list[str]
+    job: str = ""
     attempt: int = 0
     world_size: int = 1
 
@@ -139,6 +142,7 @@ class Checkpointer:
             sha256=digest,
             recipe=self._origin.recipe,
             classes=self._origin.classes,
+            job=self._origin.job,
             attempt=self._origin.attempt,
             worldSize=self._origin.world_size,
             time=format_now(),
@@ -214,12 +218,8 @@ class Checkpointer:
             MissingInput: it is not what its manifest says.
             InvalidInput: it is of another model or other classes.
         """
-        manifest = located.manifest
         self._require_same_model(located)
-        open_store(located.uri, self._settings.credentials).get_file(STATE_FILE, target=target)
-        if target.stat().st_size != manifest.sizeBytes or _sha256(target) != manifest.sha256:
-            target.unlink()
-            raise MissingInput(f"{located.uri}/{STATE_FILE}: is damaged: it does not match its manifest")
+        fetch_state(located, target=target, credentials=self._settings.credentials)
 
     def _fetch_newest(self, *, target: Path) -> Located | None:
         for iteration in sorted(self._committed(), reverse=True):
@@ -300,6 +300,20 @@ class Checkpointer:
         return kept
 
 
+def fetch_state(located: Located, *, target: Path, credentials: StoreCredentials | None) -> None:
+    """Write the state of `located` to `target` and verify it.
+
+    Raises:
+        MissingInput: it is not what its manifest says.
+        CredentialsRefused, StorageUnreachable: from the store.
+    """
+    manifest = located.manifest
+    open_store(located.uri, credentials).get_file(STATE_FILE, target=target)
+    if target.stat().st_size != manifest.sizeBytes or _sha256(target) != manifest.sha256:
+        target.unlink()
+        raise MissingInput(f"{located.uri}/{STATE_FILE}: is damaged: it does not match its manifest")
+
+
 def _prefix(iteration: int) -> str:
     return f"step-{iteration:08d}"
 
@@ -316,7 +330,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
 def _is_sound(manifest: Manifest) -> bool:
     """Whether the fields have the types that they say."""
     counts = (manifest.iteration, manifest.epoch, manifest.sizeBytes, manifest.attempt, manifest.worldSize)
-    texts = (manifest.sha256, manifest.time)
+    texts = (manifest.sha256, manifest.time, manifest.job)
     return (
         manifest.formatVersion == _FORMAT_VERSION
         and all(type(count) is int and 0 <= count < 2**63 for count in counts)

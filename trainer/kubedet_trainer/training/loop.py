@@ -15,6 +15,7 @@ from torch import Tensor
 from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import Results, Stage
+from kubedet_trainer.data import loader
 from kubedet_trainer.errors import (
     CredentialsRefused,
     LossNotFinite,
@@ -71,7 +72,17 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
 def _fit(run: Run) -> None:
     """Iterate to the end, evaluating and saving on the way."""
     state, total = run.state, run.length.total_iterations
-    batches = iter(run.batches(end_iteration=total))
+    batches = iter(
+        loader.train_loader(
+            run.data.train,
+            plan=run.data.sampling,
+            pipeline=run.data.pipeline,
+            world=run.world,
+            start_iteration=state.iteration,
+            end_iteration=total,
+            num_workers=run.recipe.data.num_workers,
+        )
+    )
     log_interval = min(50, max(5, total // 40))
     agreement = dist.Agreement(3)
     run.reporter.set_stage(Stage.TRAINING)
@@ -119,7 +130,7 @@ def _step(run: Run, batches: Iterator[Batch]) -> None:
     scaler.step(optimizer)
     scaler.update()
     state.iteration += 1
-    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow
+    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow, and goes on
         sums["gradient norm"] = norm
     run.monitor.record(state.iteration, sums)
     _record_time(run, images=steps * recipe.data.images_per_process)
@@ -131,7 +142,7 @@ def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     batch = batch.to(device)
     images = normalise(batch, run.recipe.data.normalisation)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-    with run.forwards.forward_pass(), autocast:
+    with run.forwards.passing(), autocast:
         terms = run.model(images, batch.targets, run.generator)
     steps = run.data.batch.accumulation_steps
     return {name: value / steps for name, value in terms.items() if "loss" in name}

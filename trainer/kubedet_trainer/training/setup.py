@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,14 +14,13 @@ from kubedet_trainer import config, contract, dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.data import loader, opening
-from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models.detector import Detector
-from kubedet_trainer.recipes import published_files, read_recipe
+from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
@@ -29,9 +29,9 @@ from kubedet_trainer.training import optim
 from kubedet_trainer.training.checkpoint import Checkpointer, Located, Origin
 from kubedet_trainer.training.optim import BatchPlan
 from kubedet_trainer.training.signals import StopRequest
+from kubedet_trainer.training.source import Source, read_source
 from kubedet_trainer.training.state import TrainState
-from kubedet_trainer.weights.fetch import fetch_weights
-from kubedet_trainer.weights.load import load_weights
+from kubedet_trainer.weights.start import start_from
 
 _SCRATCH = "checkpoint"
 """In the work directory: what is being saved or restored."""
@@ -83,25 +83,13 @@ class Run:
     """Of the validation split."""
     stop: StopRequest
     generator: torch.Generator
-    """Seeded again for every chunk; carries nothing from one chunk to the next."""
+    """Seeded anew for every chunk; carries nothing from one to the next."""
     first_iteration: int
     """Iterations that were done when this process started."""
     saved_iteration: int
     """Of the newest checkpoint, -1 before there is one."""
     saved_at: float = field(default_factory=time.monotonic)
     timer: StepTimer = field(default_factory=StepTimer)
-
-    def batches(self, *, end_iteration: int) -> Loader:
-        """This rank's batches, from the iteration that the state has reached up to `end_iteration`."""
-        return loader.train_loader(
-            self.data.train,
-            plan=self.data.sampling,
-            pipeline=self.data.pipeline,
-            world=self.world,
-            start_iteration=self.state.iteration,
-            end_iteration=end_iteration,
-            num_workers=self.recipe.data.num_workers,
-        )
 
 
 def prepare(
@@ -128,7 +116,13 @@ def prepare(
     )
     checkpointer = _open_checkpoints(settings, recipe, classes=data.classes, world=world)
     _restore_or_initialise(
-        state, settings=settings, recipe=recipe, checkpointer=checkpointer, world=world, reporter=reporter
+        state,
+        settings=settings,
+        recipe=recipe,
+        classes=data.classes,
+        checkpointer=checkpointer,
+        world=world,
+        reporter=reporter,
     )
     epochs = recipe.schedule.epochs
     length = TrainingLength(
@@ -225,6 +219,7 @@ def _open_checkpoints(
         origin=Origin(
             recipe=config.recipe_to_dict(recipe),
             classes=classes,
+            job=settings.job_name,
             attempt=settings.attempt,
             world_size=world.size,
         ),
@@ -240,6 +235,7 @@ def _restore_or_initialise(
     *,
     settings: RunSettings,
     recipe: Recipe,
+    classes: list[str],
     checkpointer: Checkpointer,
     world: dist.World,
     reporter: Reporter,
@@ -252,7 +248,7 @@ def _restore_or_initialise(
     file = settings.work_directory / _SCRATCH / "restored.pt"
     located = dist.broadcast(checkpointer.fetch(target=file) if world.rank == 0 else None)
     if located is None:
-        _load_pretrained(state.model, settings=settings, recipe=recipe, world=world)
+        _load_pretrained(state, settings=settings, recipe=recipe, classes=classes, world=world)
         return
     if world.local_rank == 0 and world.rank != 0:
         checkpointer.download(located, target=file)
@@ -267,20 +263,37 @@ def _restore_or_initialise(
         reporter.record_restore(seconds=time.perf_counter() - started, status=_status(located))
 
 
-def _load_pretrained(model: nn.Module, *, settings: RunSettings, recipe: Recipe, world: dist.World) -> None:
+def _load_pretrained(
+    state: TrainState, *, settings: RunSettings, recipe: Recipe, classes: list[str], world: dist.World
+) -> None:
     """Initialise from the user's weights, else from the recipe's, if there are any."""
     if (uri := settings.pretrained_uri or recipe.pretrained) is None:
         return
     for turn in (world.local_rank == 0, world.local_rank != 0):  # one rank of a worker downloads for all
         if turn:
-            file = fetch_weights(
-                published_files.addresses(uri, mirror=settings.weights_mirror),
-                sha256=settings.pretrained_sha256 if settings.pretrained_uri else None,
+            source = read_source(
+                uri,
                 cache=settings.work_directory / contract.CACHE_DIRECTORY,
+                sha256=settings.pretrained_sha256 if settings.pretrained_uri else None,
+                mirror=settings.weights_mirror,
                 credentials=settings.checkpoint.credentials,
             )
-            load_weights(model, file=file)
+            origins = start_from(
+                state.model,
+                weights=source.weights,
+                file=source.name,
+                classes=_class_names(source, classes, is_benchmark=bool(settings.benchmark_iterations)),
+            )
+            state.history.pretrained = origins.record()
+            if world.rank == 0:
+                _log.info("%s", origins.describe(), extra={"pretrained": origins.record()})
         dist.barrier()
+
+
+def _class_names(source: Source, classes: list[str], *, is_benchmark: bool) -> Sequence[str]:
+    """What the model's classes are called. A benchmark keeps a detector whole, on generated images too."""
+    theirs = source.weights.classes
+    return theirs if is_benchmark and theirs is not None and len(theirs) == len(classes) else classes
 
 
 def _reference(recipe: str) -> dict[str, float]:

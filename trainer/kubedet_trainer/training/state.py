@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs to continue as if nothing had happened, in one state dict.
+"""Everything that a resumed run needs to go on as if nothing had happened, in one state dict.
 
 There is no generator state: all randomness is counted from (seed, iteration, chunk), see `chunk_seed`.
 """
@@ -26,6 +26,9 @@ class History:
     """Iterations in `timed_seconds`; the first ones of every process are left out."""
     timed_seconds: float = 0.0
     """Wall time of these iterations, data wait included, evaluation and checkpoints excluded."""
+
+    pretrained: dict[str, Any] = field(default_factory=dict)
+    """Which tensors the first weights took from a file, as `weights.start.Origins.record`; empty without."""
 
     def note_evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Add what an evaluation gave."""
@@ -61,7 +64,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. With another global batch, after the same number of images."""
+        """Go on from `state`. With another global batch the iteration is the one after as many images."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

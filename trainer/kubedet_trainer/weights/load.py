@@ -1,11 +1,11 @@
-"""A file of weights into a model: a whole detector or its backbone, strictly, never run as code."""
+"""A file of weights, read as tensors alone and never run as code, and a whole detector filled from one."""
 
 from __future__ import annotations
 
 import logging
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.recipes import published_files
+from kubedet_trainer.recipes.published import PUBLISHED
+from kubedet_trainer.recipes.published_classes import CLASSES
 from kubedet_trainer.weights import names
 
-_BACKBONE = "backbone."
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 """Files of before 2018 have none, and normalisation with fixed statistics never reads it."""
-_NO_PART_OF_A_BACKBONE = re.compile(r"^(fc|classifier)\.|(^|\.)conv\d\.bias$")
-"""What a classifier's file has besides: its last layers, and biases that caffe folded into the norms."""
-_FRESH_IN_A_BACKBONE = re.compile(r"conv2_offset\.|\.extra\.|\.l2_norm\.|\.features\.(31|33)\.")
-"""What no classifier has: offsets of deformable convolutions, and what stands behind VGG in SSD."""
 _SHOWN = 3
 
 _log = logging.getLogger(__name__)
@@ -36,36 +34,28 @@ class Weights:
     """Names as of early 2019 to values, on the CPU."""
     meta: Mapping[str, Any]
     """What the file says about them: the zoo's have version, time and configuration of their training."""
+    classes: tuple[str, ...] | None
+    """Names of the labels 1, 2, ... by `meta`, or because the zoo published the file; None if unknown."""
 
 
-def load_weights(model: nn.Module, *, file: Path) -> None:
-    """Load a whole detector's weights into `model`, or a classifier's into its backbone.
+def load_weights(model: nn.Module, *, weights: Weights, file: str) -> None:
+    """Fill `model` with the weights of exactly such a detector, named `file` in errors.
 
-    Every tensor of what is loaded must be in the file with its shape, and nothing else may be, but for
-    counters of batches and, with a backbone, what classifiers and detectors do not share.
+    Counters of batches may be missing or left over.
 
     Raises:
-        InvalidInput: the file holds other things than tensors, or other tensors than these; nothing is
-            loaded then.
+        InvalidInput: the file has other tensors than the model; nothing is loaded then.
     """
-    found = read_weights(file).tensors
     wanted = model.state_dict()
-    is_backbone = not found.keys() & wanted.keys()
-    optional = {name for name in wanted if name.endswith(_COUNTER)}
-    if is_backbone:
-        ignored = {name for name in found if _NO_PART_OF_A_BACKBONE.search(name)}
-        found = {f"{_BACKBONE}{name}": value for name, value in found.items() if name not in ignored}
-        wanted = {name: value for name, value in wanted.items() if name.startswith(_BACKBONE)}
-        optional |= {name for name in wanted if _FRESH_IN_A_BACKBONE.search(name)}
-    _require_fit(found, wanted, optional=optional, file=file)
-    model.load_state_dict({name: value for name, value in found.items() if name in wanted}, strict=False)
-    fresh = [name for name in wanted if name not in found and not name.endswith(_COUNTER)]
-    _log.info(
-        "loaded %d tensors of %s from %s%s",
-        len(found),
-        "a backbone" if is_backbone else "a model",
-        file,
-        f"; freshly initialised: {_some(fresh)}" if fresh else "",
+    require_fit(
+        weights.tensors,
+        wanted,
+        optional={name for name in wanted if name.endswith(COUNTER)},
+        file=file,
+        remedy="check that the recipe and the number of classes are those that it was trained with",
+    )
+    model.load_state_dict(
+        {name: value for name, value in weights.tensors.items() if name in wanted}, strict=False
     )
 
 
@@ -95,29 +85,59 @@ def read_weights(file: Path) -> Weights:
         _log.warning(
             "%s is from MMDetection 2, trained for different anchors and pooling, and loses some AP", file
         )
-    return Weights(tensors=names.early_names(document, meta=meta), meta=meta)
+    return Weights(
+        tensors=names.early_names(document, meta=meta), meta=meta, classes=_classes(file.name, meta=meta)
+    )
 
 
-def _require_fit(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, optional: set[str], file: Path
+def _classes(file_name: str, *, meta: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What the labels are called; the zoo's own files are known by name, whatever they say."""
+    if recipe := published_files.recipe_of(file_name):
+        return CLASSES[PUBLISHED[recipe].dataset]
+    found = meta.get("CLASSES")
+    if isinstance(found, str):  # a tuple of one name without its comma
+        return (found,)
+    if isinstance(found, list | tuple) and all(isinstance(name, str) for name in found):
+        return tuple(found)
+    return None
+
+
+def require_fit(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    optional: Collection[str],
+    file: str,
+    remedy: str,
+    fitting: Collection[str] = (),
 ) -> None:
-    """Refuse the file's tensors unless they match the model's; the message lists all differences."""
+    """Refuse a file's tensors unless they match the model's; the message lists all differences.
+
+    Args:
+        found: the tensors of the file.
+        wanted: those of the model.
+        optional: names that may be missing.
+        file: its name.
+        remedy: the end of the message.
+        fitting: names whose shape may differ.
+
+    Raises:
+        InvalidInput: they do not match.
+    """
     missing = [name for name in wanted if name not in found and name not in optional]
-    unexpected = [name for name in found if name not in wanted and not name.endswith(_COUNTER)]
+    unexpected = [name for name in found if name not in wanted and not name.endswith(COUNTER)]
     misshapen = [
         f"{name} is {tuple(value.shape)}, must be {tuple(wanted[name].shape)}"
         for name, value in found.items()
-        if name in wanted and value.shape != wanted[name].shape
+        if name in wanted and name not in fitting and value.shape != wanted[name].shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    report = "; ".join(f"{len(items)} {kind} ({_some(items)})" for kind, items in kinds.items() if items)
+    report = "; ".join(f"{len(items)} {kind} ({some(items)})" for kind, items in kinds.items() if items)
     if report:
-        raise InvalidInput(
-            f"pretrained: {file.name} does not fit the model: {report}; check that the recipe and the number "
-            "of classes are those that it was trained with"
-        )
+        raise InvalidInput(f"pretrained: {file} does not fit the model: {report}; {remedy}")
 
 
-def _some(items: Iterable[str]) -> str:
+def some(items: Iterable[str]) -> str:
+    """The first of `items`, and how many more there are."""
     items = list(items)
     return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

@@ -256,9 +256,7 @@ async def test_workers_that_get_ready_one_by_one_are_told_of_together(
     world.queue.add(KEY)
     await world.settle()
     assert world.cluster.asked.count(("status", "demo")) == writes + 1
-    job_written = world.cache.job(KEY)
-    assert job_written is not None
-    assert job_written["status"]["workers"]["ready"] == 1
+    assert world.cache.job(KEY)["status"]["workers"]["ready"] == 1  # type: ignore[index]
 
 
 async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(world: World) -> None:
@@ -293,9 +291,7 @@ async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
     assert world.cluster.asked.count(("apply", "demo-workers")) == service + 1
 
 
-async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(world: World) -> None:
     world.cache.store_job(make_job())
     leading = asyncio.Event()
     leading.set()
@@ -304,7 +300,7 @@ async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(
         leading.clear()
         raise errors.NotLeading("another replica leads")
 
-    monkeypatch.setattr(world.cluster, "_ask", lose)
+    world.cluster._ask = lose  # type: ignore[method-assign]
     worker = asyncio.create_task(world.reconciler.work(leading))
     await asyncio.sleep(0.01)
     worker.cancel()

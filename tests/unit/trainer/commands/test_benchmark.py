@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from kubedet_trainer import config
 from kubedet_trainer.commands.benchmark import benchmark
 from kubedet_trainer.settings import RunSettings, read_settings
 from kubedet_trainer.worker import launch
-from kubedet_trainer.worker.programs import Options
+from trainer_builders import SMALL, save_checkpoints
 
 ROW = {
     "memoryGB": 7.2,
@@ -37,7 +39,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
     monkeypatch.chdir(tmp_path)
     settings: list[RunSettings] = []
 
-    def run(environment: Mapping[str, str], *, options: Options) -> int:
+    def run(environment: Mapping[str, str], *, options: launch.Options) -> int:
         settings.append(read_settings(environment))
         checkpoints = Path(settings[-1].checkpoint.uri.removeprefix("file://"))
         checkpoints.mkdir(parents=True)
@@ -86,3 +88,30 @@ def test_given_data_weights_and_proposals_are_used(asked: list[RunSettings], tmp
     assert settings.pretrained_uri == (tmp_path / "w.pth").as_uri()
     assert settings.overrides == {"schedule.epochs": "20"}
     assert (settings.gpus, settings.procs_per_replica) == (4, 4)
+
+
+def test_a_detector_is_measured_by_its_own_recipe_on_as_many_classes(
+    asked: list[RunSettings], tmp_path: Path
+) -> None:
+    recipe = config.apply_overrides(SMALL["rpn"], {"data.scale": "96,64", "optimizer.clip_norm": "none"})
+    model = recipe.model.build(num_classes=6)
+    save_checkpoints(tmp_path / "mine/checkpoints", recipe=recipe, model=model, classes=list("abcde"))
+    run("mine", "optimizer.lr=0.3")
+    [settings] = asked
+    assert settings.recipe == "smoke_rpn"
+    assert settings.overrides == {
+        "data.scale": "96,64",
+        "optimizer.clip_norm": "none",
+        "optimizer.lr": "0.3",
+    }
+    assert settings.pretrained_uri == (tmp_path / "mine").as_uri()
+    assert settings.dataset.uri.endswith("&classes=5")
+    assert settings.work_directory == tmp_path / "runs/smoke_rpn/benchmark"
+
+
+def test_weights_that_name_no_recipe_are_those_of_a_recipe(asked: list[RunSettings], tmp_path: Path) -> None:
+    torch.save({"head.bias": torch.zeros(1)}, tmp_path / "own.pth")
+    result = run("own.pth")
+    assert result.exit_code == 65
+    assert "recipe: own.pth does not name its recipe" in result.stderr
+    assert asked == []

@@ -29,7 +29,10 @@ def run(architecture: str) -> Any:
     torch.save({"state_dict": model.state_dict()}, "weights.pth")
     return CliRunner().invoke(
         propose,
-        [f"smoke_{architecture}", "--weights", "weights.pth", "--dataset", SHAPES, "--output", "given"],
+        [
+            *("weights.pth", "--recipe", f"smoke_{architecture}", "--classes", "circle, square, triangle"),
+            *("--dataset", SHAPES, "--output", "given"),
+        ],
     )
 
 

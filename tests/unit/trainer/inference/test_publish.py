@@ -10,16 +10,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kubedet_trainer import config, recipes
+from kubedet_trainer import recipes
 from kubedet_trainer.commands.publish import publish
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.detector import Detector
-from kubedet_trainer.settings import CheckpointSettings
-from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
-from kubedet_trainer.training.optim import build_optimizer
-from kubedet_trainer.training.state import TrainState
 from kubedet_trainer.weights.fetch import fetch_weights
 from kubedet_trainer.weights.load import load_weights, read_weights
+from trainer_builders import save_checkpoints
 
 
 def _model() -> Detector:
@@ -31,19 +28,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.n
     """A folder with the checkpoint of a proposal network, and the network."""
     folder = tmp_path_factory.mktemp("run")
     recipe, model = recipes.read_recipe("smoke_rpn"), _model()
-    state = TrainState(
-        model=model,
-        optimizer=build_optimizer(model, config=recipe.optimizer),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        global_batch=2,
-        iteration=7,
-    )
-    checkpointer = Checkpointer(
-        CheckpointSettings(uri=(folder / "checkpoints").as_uri()),
-        origin=Origin(recipe=config.recipe_to_dict(recipe), classes=["disc", "square"]),
-        scratch=folder / "scratch",
-    )
-    checkpointer.save(take_snapshot(state, epoch=3, metrics={"ar1000": 41.5}))
+    save_checkpoints(folder / "checkpoints", recipe=recipe, model=model, classes=["disc", "square"])
     return folder / "checkpoints", model
 
 
@@ -71,6 +56,7 @@ def test_file_is_named_by_recipe_date_and_hash_and_holds_weights_alone(
     meta = read_weights(file).meta
     assert (meta["epoch"], meta["iter"], meta["CLASSES"]) == (3, 7, ["disc", "square"])
     assert (meta["metrics"], meta["recipe"]["name"]) == ({"ar1000": 41.5}, "smoke_rpn")
+    assert meta["job"] == "cells"
 
 
 def test_published_file_is_loaded_as_any_other_and_refused_when_it_changed(
@@ -79,9 +65,16 @@ def test_published_file_is_loaded_as_any_other_and_refused_when_it_changed(
     file = _publish(checkpoints[0], tmp_path)
     fetched = fetch_weights([file.as_uri()], cache=tmp_path / "cache")
     ours = _model()
-    load_weights(ours, file=fetched)
+    load_weights(ours, weights=read_weights(fetched), file=fetched.name)
     for name, value in checkpoints[1].state_dict().items():
         assert torch.equal(ours.state_dict()[name], value)
     file.write_bytes(file.read_bytes() + b"more")
     with pytest.raises(InvalidInput, match="has SHA-256"):
         fetch_weights([file.as_uri()], cache=tmp_path / "another cache")
+
+
+def test_only_a_checkpoint_is_published(checkpoints: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
+    file = _publish(checkpoints[0], tmp_path)
+    result = CliRunner().invoke(publish, [str(file), "--work-directory", str(tmp_path / "work")])
+    assert result.exit_code == 65
+    assert "is a file of weights, must be a checkpoint or contain checkpoints" in result.stderr

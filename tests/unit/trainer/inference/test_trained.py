@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from click.testing import CliRunner
 from dataset_builders import make_image
 from kubedet_trainer import config, recipes
 from kubedet_trainer.commands.inference import evaluate, predict
-from kubedet_trainer.inference.trained import TrainedDetector, load_checkpoint
+from kubedet_trainer.commands.publish import publish
+from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.inference.trained import TrainedDetector, load_detector, read_recipe_of
 from kubedet_trainer.models.detector import Detector
-from kubedet_trainer.settings import CheckpointSettings
-from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
-from kubedet_trainer.training.optim import build_optimizer
-from kubedet_trainer.training.state import TrainState
+from kubedet_trainer.training.source import Source, read_source
+from kubedet_trainer.weights.load import read_weights
+from trainer_builders import save_checkpoints
 
 CLASSES = ["disc", "square"]
 OVERRIDES = {"data.scale": "96,64", "data.num_workers": "0", "model.rpn_head.nms_post": "32"}
@@ -42,19 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     recipe = config.apply_overrides(recipes.read_recipe("smoke_faster_rcnn"), OVERRIDES)
     model = recipe.model.build(num_classes=len(CLASSES) + 1)
-    state = TrainState(
-        model=model,
-        optimizer=build_optimizer(model, config=recipe.optimizer),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        global_batch=2,
-    )
-    checkpointer = Checkpointer(
-        CheckpointSettings(uri=(folder / "checkpoints").as_uri()),
-        origin=Origin(recipe=config.recipe_to_dict(recipe), classes=CLASSES),
-        scratch=folder / "scratch",
-    )
-    for state.iteration in (1, 2):
-        checkpointer.save(take_snapshot(state, epoch=0, metrics={}))
+    save_checkpoints(folder / "checkpoints", recipe=recipe, model=model, classes=CLASSES, iterations=(1, 2))
     write_dataset(folder / "data", classes=CLASSES)
     return Trained(recipe=recipe, model=model, checkpoints=folder / "checkpoints", dataset=folder / "data")
 
@@ -84,20 +74,18 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def load(location: Path, scratch: Path) -> TrainedDetector:
-    settings = CheckpointSettings(uri=location.as_uri())
-    return load_checkpoint(settings, scratch=scratch, device=torch.device("cpu"))
+def load(location: Path, cache: Path) -> TrainedDetector:
+    return load_detector(location.as_uri(), cache=cache, device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("place", [".", "step-00000001"])
+@pytest.mark.parametrize("place", [".", "..", "step-00000001", "step-00000001/state.pt"])
 def test_checkpoint_gives_model_recipe_and_classes_back(trained: Trained, tmp_path: Path, place: str) -> None:
-    detector = load(trained.checkpoints / place, tmp_path)
+    detector = load((trained.checkpoints / place).resolve(), tmp_path)
     assert detector.recipe == trained.recipe
     assert detector.classes == tuple(CLASSES)
     assert not detector.model.training
     for name, value in trained.model.state_dict().items():
         torch.testing.assert_close(detector.model.state_dict()[name], value, rtol=0, atol=0)
-    assert list(tmp_path.iterdir()) == []
 
 
 def run(command: Any, *arguments: object) -> Any:
@@ -114,18 +102,80 @@ def test_evaluate_prints_the_figures_of_the_newest_checkpoint(trained: Trained) 
     assert table.stdout.split()[:2] == ["boxAP", f"{figures['boxAP']:.1f}"]
 
 
-def test_evaluate_takes_a_recipe_with_published_weights(trained: Trained, tmp_path: Path) -> None:
-    recipe = recipes.read_recipe("smoke_rpn")
-    model = recipe.model.build(num_classes=len(CLASSES) + 1)
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "published.pth")
-    arguments = ["smoke_rpn", "--weights", "published.pth", "--dataset", trained.dataset, "--json"]
-    result = run(evaluate, *arguments)
+def _bare_weights(folder: Path) -> Path:
+    model = recipes.read_recipe("smoke_rpn").model.build(num_classes=len(CLASSES) + 1)
+    torch.save({"state_dict": model.state_dict()}, folder / "own.pth")
+    return folder / "own.pth"
+
+
+def test_evaluate_takes_weights_that_say_nothing_of_themselves(trained: Trained, tmp_path: Path) -> None:
+    options = ["--recipe", "smoke_rpn", "--classes", "disc,square", "--dataset", trained.dataset, "--json"]
+    result = run(evaluate, _bare_weights(tmp_path), *options)
     assert result.exit_code == 0, result.output
     assert "ar1000" in json.loads(result.stdout)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "recipe: own.pth does not name its recipe, must be given with --recipe"),
+        (
+            ["--recipe", "smoke_rpn"],
+            "classes: own.pth does not name its classes, must be given with --classes",
+        ),
+        (["--recipe", "smoke_rnp", "--classes", "a"], "recipe: got 'smoke_rnp'"),
+        (["--recipe", "smoke_ssd", "--classes", "a,b"], "own.pth does not fit the model"),
+    ],
+)
+def test_what_weights_do_not_say_must_be_given(tmp_path: Path, options: list[str], message: str) -> None:
+    make_image(tmp_path / "in", "a.png")
+    result = run(predict, _bare_weights(tmp_path), tmp_path / "in", *options)
+    assert result.exit_code == 65
+    assert message in result.stderr
+
+
+def test_a_published_file_says_all_and_predicts_as_its_checkpoint_does(
+    trained: Trained, tmp_path: Path
+) -> None:
+    assert run(publish, trained.checkpoints, "--output", "published").exit_code == 0
+    (file,) = (tmp_path / "published").iterdir()
+    detector = load(file, tmp_path / "cache")
+    assert (detector.recipe, detector.classes) == (trained.recipe, tuple(CLASSES))
+    images = trained.dataset / "val2017"
+    for source, output in ((file, "a"), (trained.checkpoints, "b")):
+        assert run(predict, source, images, "--output", output, "--score", "0").exit_code == 0
+    found = [json.loads((tmp_path / output / "detections.json").read_text()) for output in ("a", "b")]
+    assert found[0] == found[1]
+    assert found[0]["annotations"]
+
+
+def test_a_file_of_the_zoo_is_known_by_its_name(tmp_path: Path) -> None:
+    recipe = recipes.read_recipe("rpn_r50_fpn_1x")
+    content = io.BytesIO()
+    torch.save({"state_dict": recipe.model.build(num_classes=81).state_dict()}, content)
+    name = "rpn_r50_fpn_1x_20181010-4a9c0712.pth"
+    (tmp_path / name).write_bytes(content.getvalue())
+    source = Source(name=name, weights=read_weights(tmp_path / name), manifest=None)
+    assert read_recipe_of(source, given=None) == recipe
+    assert source.weights.classes is not None
+    assert len(source.weights.classes) == 80
+
+
+def test_a_local_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file = _bare_weights(tmp_path)
+    first = read_source(file.as_uri(), cache=tmp_path / "cache").weights.tensors
+    torch.save({name: value + 1 for name, value in first.items()}, file)
+    second = read_source(file.as_uri(), cache=tmp_path / "cache").weights.tensors
+    assert all(torch.equal(second[name], value + 1) for name, value in first.items())
+
+
+def test_a_checkpoint_of_another_hash_than_asked_for_is_refused(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"has SHA-256 .*, must have 00ff"):
+        read_source(trained.checkpoints.as_uri(), cache=tmp_path, sha256="00ff")
+
+
 def test_published_weights_are_looked_for_on_the_mirror_alone(trained: Trained, tmp_path: Path) -> None:
-    arguments = ["rpn_r50_fpn_1x", "--weights", "published", "--weights-mirror", tmp_path.as_uri()]
+    arguments = ["rpn_r50_fpn_1x", "--weights-mirror", tmp_path.as_uri()]
     result = run(evaluate, *arguments, "--dataset", trained.dataset)
     assert result.exit_code == 66
     file = "rpn_r50_fpn_1x_20181010-4a9c0712.pth"
@@ -134,11 +184,11 @@ def test_published_weights_are_looked_for_on_the_mirror_alone(trained: Trained, 
     assert "http" not in result.stderr
 
 
-def test_rows_of_caffe_were_never_published(trained: Trained) -> None:
-    arguments = ["rpn_r50_caffe_fpn_1x", "--weights", "published", "--dataset", trained.dataset]
-    result = run(evaluate, *arguments)
+@pytest.mark.parametrize("recipe", ["rpn_r50_caffe_fpn_1x", "smoke_rpn"])
+def test_a_recipe_without_published_weights_is_no_detector(trained: Trained, recipe: str) -> None:
+    result = run(evaluate, recipe, "--dataset", trained.dataset)
     assert result.exit_code == 65
-    assert "the zoo published none for 'rpn_r50_caffe_fpn_1x'" in result.stderr
+    assert f"the zoo published none for '{recipe}', must be" in result.stderr
 
 
 def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, tmp_path: Path) -> None:
@@ -154,13 +204,7 @@ def test_evaluate_without_a_checkpoint_says_so(trained: Trained, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     result = run(evaluate, tmp_path / "empty", "--dataset", trained.dataset)
     assert result.exit_code == 66
-    assert "nothing at file://" in result.stderr
-
-
-def test_evaluate_of_a_recipe_without_weights_is_a_usage_error(trained: Trained) -> None:
-    result = run(evaluate, "smoke_rpn", "--dataset", trained.dataset)
-    assert result.exit_code == 2
-    assert "--weights" in result.stderr
+    assert "nothing to load at file://" in result.stderr
 
 
 def test_manifest_that_is_none_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Which parameters of a detector depend on its classes, and how their rows belong to them.
+
+Each head that has such parameters declares them, so that a detector can start from one of other classes. The
+order of the rows is that of the zoo's tensors (`docs/zoo.md`, 5.2, 5.5, 7 and 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRows:
+    """How the rows (the first dimension) of a layer's weight and bias belong to the classes.
+
+    They are ordered by group, then by class, then by row of that class.
+    """
+
+    num_groups: int = 1
+    """How often the classes are repeated: once for each anchor of a cell in dense heads."""
+    rows_per_class: int = 1
+    """Rows of one class in a group: four for the regression of boxes."""
+    has_background: bool = True
+    """Whether the first class of a group is the background."""
+
+    def by_class(self, value: Tensor) -> Tensor:
+        """(rows, ...) `value` as a view (num_groups, classes, rows_per_class, ...)."""
+        return value.view(self.num_groups, -1, self.rows_per_class, *value.shape[1:])
+
+    def num_classes(self, value: Tensor) -> int | None:
+        """How many classes, the background apart, `value` has rows for; None if they do not divide."""
+        if value.ndim == 0 or len(value) % (self.num_groups * self.rows_per_class):
+            return None
+        return len(value) // (self.num_groups * self.rows_per_class) - self.has_background
+
+
+class ClassHead(nn.Module):
+    """A head with layers that have rows for each class."""
+
+    def class_rows(self) -> Mapping[str, ClassRows]:
+        """Name of each such layer, relative to the head, to how its rows belong to the classes."""
+        raise NotImplementedError
+
+
+def class_rows(model: nn.Module) -> dict[str, ClassRows]:
+    """Name of each parameter of `model` that depends on the classes to how its rows belong to them."""
+    return {
+        f"{prefix}.{layer}.{kind}": rows
+        for prefix, head in model.named_modules()
+        if isinstance(head, ClassHead)
+        for layer, rows in head.class_rows().items()
+        for kind, _ in head.get_submodule(layer).named_parameters()
+    }
