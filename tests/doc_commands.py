@@ -28,7 +28,7 @@ of the chart, or also a running operator. The last page deletes the CRD."""
 
 LOCAL_PAGES = (
     ("README.md",),
-    ("docs/users/own-data.md", "docs/users/own-recipe.md"),
+    ("docs/users/own-data.md", "docs/users/own-recipe.md", "docs/users/fine-tune.md"),
     ("trainer/README.md",),
 )
 """Pages that need no cluster. The pages of a group are played one after another in the same folder."""
