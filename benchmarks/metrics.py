@@ -102,15 +102,14 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
     """Median processor seconds of a step, and of what it does besides forward, backward and update."""
     import torch
 
-    from kubedet_trainer import recipes
-    from kubedet_trainer.data import loader
+    from kubedet_trainer import config, recipes
     from kubedet_trainer.dist import initialise
     from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
     from kubedet_trainer.telemetry.metrics import Metrics
     from kubedet_trainer.training import loop, setup
     from kubedet_trainer.training.signals import StopRequest
 
-    recipe = recipes.read_recipe("smoke_faster_rcnn")
+    recipe = config.apply_overrides(recipes.read_recipe("smoke_faster_rcnn"), {"data.num_workers": "0"})
     run = setup.prepare(
         RunSettings(
             recipe=recipe.name,
@@ -123,15 +122,7 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
         stop=StopRequest(),
         metrics=Metrics(),
     )
-    taken = loader.train_loader(
-        run.data.train,
-        plan=run.data.sampling,
-        pipeline=run.data.pipeline,
-        world=run.world,
-        end_iteration=2,
-        num_workers=0,
-    )
-    batches: Iterator[Any] = itertools.cycle(list(taken))
+    batches: Iterator[Any] = itertools.cycle(list(run.batches(end_iteration=2)))
     inside = _Stopwatch()
     learning = (
         mock.patch.object(loop, "_forward", inside.timed(loop._forward)),

@@ -136,9 +136,10 @@ def _reason(code: ExitCode) -> str:
 
 def _meanings(enumeration: type[Enum]) -> dict[str, str]:
     """The docstring of each member."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(enumeration))).body[0].body  # type: ignore[attr-defined]
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(enumeration))).body
+    assert isinstance(definition, ast.ClassDef)
     found = {}
-    for statement, following in pairwise(body):
+    for statement, following in pairwise(definition.body):
         match statement, following:
             case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=str(text))):
                 found[name] = " ".join(text.split())

@@ -20,9 +20,12 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ({"worker": {"resources": {"limits": {_GPU: 8}}}}, f"spec.worker.resources.limits.{_GPU}"),
     ({"worker": {"env": [{"name": "KUBEDET_RECIPE", "value": "x"}]}}, "spec.worker.env[0].name"),
     ({"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}}, "spec.worker.env[0]"),
-    ({"worker": {"replicas": 5}, "checkpoint": STATE, "elasticPolicy": {"maxReplicas": 4}}, "spec"),
-    ({"elasticPolicy": {"maxReplicas": 4}}, "spec.elasticPolicy"),
-    ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy"),
+    (
+        {"worker": {"replicas": 5}, "checkpoint": STATE, "elasticPolicy": {"maxReplicas": 4}},
+        "spec.worker.replicas",
+    ),
+    ({"elasticPolicy": {"maxReplicas": 4}}, "spec.checkpoint"),
+    ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy.queue"),
     ({"failurePolicy": {"rules": [{"name": "x", "action": "FailJob"}]}}, "spec.failurePolicy.rules[0]"),
     (
         {"failurePolicy": {"rules": [{"name": "x", "action": "FailJob", "onMessagePatterns": ["(a"]}]}},

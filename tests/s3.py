@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
@@ -141,7 +142,7 @@ def _await(server: S3Server, process: subprocess.Popen[bytes], *, log: Path) -> 
         try:
             if not client.bucket_exists("ready"):
                 client.make_bucket("ready")
-            client.put_object("ready", "probe", log.open("rb"), 1)
+            client.put_object("ready", "probe", io.BytesIO(b"1"), 1)
             return
         except (urllib3.exceptions.HTTPError, minio.error.MinioException) as error:
             if process.poll() is not None or time.monotonic() > deadline:

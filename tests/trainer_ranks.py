@@ -1,4 +1,4 @@
-"""Starts real ranks of a tiny detector on generated shapes, without a launcher or an agent around them."""
+"""Starts real ranks of a tiny detector on generated shapes, with or without a launcher and an agent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TINY = {
 
 @dataclass(kw_only=True)
 class Job:
-    """One run in a folder of its own; its data set is shared, since it is generated from a seed."""
+    """One run in a folder of its own."""
 
     folder: Path
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Job:
         return self.folder / "checkpoints"
 
     def start(self, *, world_size: int = 1) -> list[subprocess.Popen[bytes]]:
-        """Start all ranks; without torchrun, so that each ends as it wants."""
+        """Start all ranks without an agent, so that nothing but the rank itself decides how it ends."""
         self.work.mkdir(parents=True, exist_ok=True)
         ranks = []
         port = _free_port()
@@ -85,7 +85,7 @@ class Job:
         return ranks
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start a whole worker: PID 1, its agent, its ranks."""
+        """Start a whole worker: PID 1, its agent and its ranks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         message = {"KUBEDET_TERMINATION_MESSAGE_PATH": str(self.folder / "termination")}
         with (self.folder / "rank-0.log").open("ab") as log:
@@ -99,7 +99,7 @@ class Job:
         return launcher
 
     def find_rank(self, rank: int, *, launcher: subprocess.Popen[bytes]) -> int:
-        """The process id of one rank below a launcher."""
+        """The process id of a rank that `launcher` has started."""
         for pid in _descendants(launcher.pid):
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -124,7 +124,7 @@ class Job:
         return document
 
     def steps(self) -> list[int]:
-        """Iterations of the committed checkpoints."""
+        """The iterations of all committed checkpoints."""
         found = self.checkpoints.glob("step-*/manifest.json")
         return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
@@ -137,7 +137,7 @@ class Job:
             time.sleep(0.01)
 
     def iteration(self) -> int:
-        """Of the progress record."""
+        """The iteration in the progress record; 0 before there is one."""
         try:
             iteration: int = json.loads((self.work / "progress.json").read_text())["progress"]["iteration"]
         except FileNotFoundError:

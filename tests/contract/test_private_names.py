@@ -49,7 +49,7 @@ SEAMS: dict[str, dict[str, str]] = {
         "_stop_workers": f"{_AGENT}::test_loop_restarts_a_failed_group_and_ends_with_a_finished_one",
     },
     "kubedet_trainer.worker.peers": {
-        "_state_holder": f"{_AGENT}::test_state_of_the_rendezvous_shows_who_met_and_who_has_fallen_silent",
+        "_state_holder": f"{_AGENT}::test_state_of_the_rendezvous_shows_who_met_and_who_is_silent",
     },
 }
 """By module, each private name and the test that holds its seam."""

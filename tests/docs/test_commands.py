@@ -158,7 +158,8 @@ def _leaves(tree: str) -> Iterator[str]:
     """The paths of the files in the drawing of a tree."""
     above: list[str] = []
     for line in tree.splitlines():
-        drawn, name = re.fullmatch(r"([│├└─\s]*)(.+)", line).groups()  # type: ignore[union-attr]
+        name = line.lstrip("│├└─ \u00a0")
+        drawn = line.removesuffix(name)
         above[len(drawn) // 4 :] = [name]
         if "." in name:
             yield "/".join(above)

@@ -1,6 +1,6 @@
 """One rank: ``python -m kubedet_trainer``, started by torchrun, or alone; all it needs is in the environment.
 
-A failure is written down before the process ends, so that the launcher can tell its cause whatever happens to
+A failure is recorded before the process ends, so that the launcher knows its cause whatever happens to
 the other ranks.
 """
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from typing import Any, NewType
 
+from kubedet_trainer.contract import bounds as contract
+
 Quantity = NewType("Quantity", str)
 """A Kubernetes quantity such as ``16Gi`` or ``500m``. A manifest may also write it as a whole number."""
-
-_KEY = "kubedet.dev/bounds"
 
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_MAX_ITEMS = 100
@@ -32,11 +32,9 @@ class Pattern:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """The limits of one field. Limits that do not apply to its type are None."""
+class Bounds(contract.Bounds):
+    """The limits of one field of the API. Limits that do not apply to its type are None."""
 
-    minimum: int | None = None
-    maximum: int | None = None
     min_length: int | None = None
     max_length: int = DEFAULT_MAX_LENGTH
     """Of a string, or of each value of a map of strings."""
@@ -49,22 +47,20 @@ class Bounds:
     """The string is a time, RFC 3339."""
 
 
-_NO_BOUNDS = Bounds()
+_GENERAL_BOUNDS = Bounds()
 
 
 def bounded(
     *, default: Any = MISSING, default_factory: Callable[[], Any] | Any = MISSING, **limits: Any
 ) -> Any:
     """A dataclass field with the `limits` that `Bounds` names."""
-    metadata = {_KEY: Bounds(**limits)}
-    if default_factory is not MISSING:
-        return dataclasses.field(default_factory=default_factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {contract.KEY: Bounds(**limits)}
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
 def bounds_of(field: dataclasses.Field[Any]) -> Bounds:
     """The limits of a dataclass field; the general limits if it states none."""
-    bounds: Bounds = field.metadata.get(_KEY, _NO_BOUNDS)
+    bounds: Bounds = field.metadata.get(contract.KEY, _GENERAL_BOUNDS)
     return bounds
 
 

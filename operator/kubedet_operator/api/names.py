@@ -47,6 +47,9 @@ METRICS_PORT = "metrics"
 RENDEZVOUS_PORT = "rendezvous"
 """Names of container and Service ports."""
 
+JOB_NAME_PATTERN = r"[a-z]([-a-z0-9]*[a-z0-9])?"
+"""Of a DetectionJob, as a regular expression."""
+
 MAX_JOB_NAME_LENGTH = 48
 """Leaves room for ``-worker-999`` within the 63 characters of a host name."""
 

@@ -100,7 +100,9 @@ class _SchemaBuilder:
     def __init__(self) -> None:
         self._rules: dict[str, list[dict[str, str]]] = {}
         for rule in validation.RULES:
-            self._rules.setdefault(rule.scope, []).append({"rule": rule.cel, "message": rule.meaning})
+            where = {"fieldPath": rule.field} if rule.field else {}
+            shown = {"rule": rule.cel, "message": rule.meaning, **where}
+            self._rules.setdefault(rule.scope, []).append(shown)
 
     def root(self) -> dict[str, Any]:
         described = descriptions(types.DetectionJob)

@@ -1,7 +1,8 @@
 """The DetectionJob: every field that a user may set, with its default, bounds and description.
 
-This is the only place for them. `schema` derives the CRD from it, `parse_job` reads manifests by it, and
-`validation` checks values against it. `status` has the operator's half. Names are those of the API.
+`policies` holds the parts that say how a job runs: `elasticPolicy`, `failurePolicy` and `schedulingPolicy`.
+`schema` derives the CRD from both, `parse_job` reads manifests by them, and `validation` checks values
+against them. `status` has what the operator writes. Names are those of the API.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class Breach:
     """Where one rule is broken, and by what value."""
 
     path: str
-    got: Any
+    got: Any = None
+    """None: there is no value, and there must be one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Rule:
     cel: str
     meaning: str
     """Completes "PATH: got VALUE, ...". The API server shows the same text."""
+    field: str = ""
+    """Path below `scope` of the field to name, ``.worker.replicas``; empty for the object itself."""
     breaches: Callable[[types.DetectionJob], Iterator[Breach]]
 
 
@@ -52,7 +55,7 @@ class Transition:
 
 def _name(job: types.DetectionJob) -> Iterator[Breach]:
     name = job.metadata.name
-    if len(name) > names.MAX_JOB_NAME_LENGTH or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+    if len(name) > names.MAX_JOB_NAME_LENGTH or not re.fullmatch(names.JOB_NAME_PATTERN, name):
         yield Breach(path="metadata.name", got=name)
 
 
@@ -97,19 +100,18 @@ def _gpus_twice(job: types.DetectionJob) -> Iterator[Breach]:
 def _size(job: types.DetectionJob) -> Iterator[Breach]:
     elastic, replicas = job.spec.elasticPolicy, job.spec.worker.replicas
     if elastic and not elastic.minReplicas <= replicas <= elastic.maxReplicas:
-        bounds = f"elasticPolicy: {elastic.minReplicas} to {elastic.maxReplicas}"
-        yield Breach(path="spec", got=f"worker.replicas: {replicas}, {bounds}")
+        yield Breach(path="spec.worker.replicas", got=replicas)
 
 
 def _elastic_state(job: types.DetectionJob) -> Iterator[Breach]:
     if job.spec.elasticPolicy and not job.spec.checkpoint:
-        yield Breach(path="spec.elasticPolicy", got="no spec.checkpoint")
+        yield Breach(path="spec.checkpoint")
 
 
 def _no_queue(job: types.DetectionJob) -> Iterator[Breach]:
     scheduling = job.spec.schedulingPolicy
     if scheduling.gang == "Kueue" and scheduling.queue is None:
-        yield Breach(path="spec.schedulingPolicy", got="gang: Kueue, no queue")
+        yield Breach(path="spec.schedulingPolicy.queue")
 
 
 def _empty_rules(job: types.DetectionJob) -> Iterator[Breach]:
@@ -130,7 +132,7 @@ RULES = (
     Rule(
         scope="",
         cel=f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        f"self.metadata.name.matches('^{names.JOB_NAME_PATTERN}$')",
         meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters, all of them "
         "lower-case letters, digits or '-'; it must start with a letter and not end with '-', because it "
         "becomes part of the names of pods",
@@ -149,6 +151,7 @@ RULES = (
         "!quantity(string(self.sharedMemory)).isGreaterThan(quantity(string(self.resources.limits['memory'])))",
         meaning="sharedMemory counts against resources.limits.memory and must not exceed it; "
         "raise the limit or lower sharedMemory",
+        field=".sharedMemory",
         breaches=_shared_memory,
     ),
     Rule(
@@ -164,6 +167,7 @@ RULES = (
         cel=f"!self.name.startsWith('{RESERVED_PREFIX}')",
         meaning=f"the name of a variable must not start with {RESERVED_PREFIX}, which is reserved; "
         "set the field of the spec instead",
+        field=".name",
         breaches=_reserved_variables,
     ),
     Rule(
@@ -178,6 +182,7 @@ RULES = (
         "self.worker.replicas <= self.elasticPolicy.maxReplicas)",
         meaning="worker.replicas must be from elasticPolicy.minReplicas to elasticPolicy.maxReplicas; "
         "change one of the three",
+        field=".worker.replicas",
         breaches=_size,
     ),
     Rule(
@@ -185,12 +190,14 @@ RULES = (
         cel="!has(self.elasticPolicy) || has(self.checkpoint)",
         meaning="an elastic job must have a checkpoint to continue from when its size changes; "
         "set checkpoint.storageUri",
+        field=".checkpoint",
         breaches=_elastic_state,
     ),
     Rule(
         scope="spec.schedulingPolicy",
         cel="!has(self.gang) || self.gang != 'Kueue' || has(self.queue)",
         meaning="gang Kueue must have a queue; set queue to a LocalQueue in the job's namespace",
+        field=".queue",
         breaches=_no_queue,
     ),
     Rule(
@@ -253,7 +260,8 @@ def validate(job: types.DetectionJob) -> list[Violation]:
         if scope and any(_is_below(path, (scope,)) for path in broken):
             continue  # a rule may rely on values that are within their bounds
         found += [
-            Violation(path=breach.path, got=breach.got, rule=rule.meaning) for breach in rule.breaches(job)
+            Violation(path=breach.path, got=breach.got, rule=rule.meaning, absent=breach.got is None)
+            for breach in rule.breaches(job)
         ]
     return found
 
@@ -313,10 +321,8 @@ def _check_items(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Viola
 
 
 def _check_number(value: int, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
-    if bounds.minimum is not None and value < bounds.minimum:
-        yield Violation(path=path, got=value, rule=f"must be >= {bounds.minimum}")
-    if bounds.maximum is not None and value > bounds.maximum:
-        yield Violation(path=path, got=value, rule=f"must be <= {bounds.maximum}")
+    if not bounds.allows(value):
+        yield Violation(path=path, got=value, rule=f"must be {bounds}")
 
 
 def _check_text(value: str, bounds: fields.Bounds, path: str) -> Iterator[Violation]:

@@ -19,7 +19,7 @@ _SHARED_MEMORY = {True: Quantity("16Gi"), False: Quantity("1Gi")}
 """With GPUs and without. Data loaders hand their batches over here, and NCCL has its buffers here too."""
 
 _RENDEZVOUS_REQUESTS = {"cpu": "50m", "memory": "32Mi"}
-"""What the import of torch takes; the store itself is a few kilobytes."""
+"""The rendezvous is a small program on the standard library (ARCHITECTURE, "What torch costs a process")."""
 
 _LOST_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _LOST_NODE_SECONDS = 30

@@ -69,6 +69,9 @@ def test_a_broken_rule_is_refused_with_its_meaning(api: Any, spec: dict[str, Any
     said = _refused(api, "create", "--dry-run=server", "-f", "-", stdin=manifest)
     assert violation.path == path
     assert violation.rule in said
+    (rule,) = [rule for rule in validation.RULES if rule.meaning == violation.rule]
+    if rule.field:
+        assert f"{path}: Invalid value" in said
 
 
 @pytest.mark.parametrize(

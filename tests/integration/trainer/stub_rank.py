@@ -1,7 +1,8 @@
-"""A rank that does what a test says: ``python -m stub_rank`` below the real launcher and agent.
+"""A rank that follows the plan of a test: ``python -m stub_rank`` below the real launcher and agent.
 
-`STUB_STEPS` holds a list, one entry for every start of the group in this worker, the last one repeated. An
-entry maps a rank (or ``*``) to a list of actions; `STUB_DIRECTORY` holds marks for and from the test.
+`STUB_STEPS` is the plan: a list with an entry for each start of the ranks. The last entry repeats. An entry
+maps a rank (or ``*``) to a list of actions. `STUB_DIRECTORY` has the marks by which test and ranks wait for
+each other.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ DIRECTORY = Path(os.environ["STUB_DIRECTORY"])
 
 
 def fail(code: str) -> None:
-    """As the trainer's ranks do: record first, then wait to be ended."""
+    """Record a failure, then wait for the agent to stop this rank, as the trainer's ranks do."""
     record = {"exitCode": int(code), "reason": "Planned", "message": "as planned", "rank": RANK}
     record["time"] = "2026-01-01T00:00:00.000Z"
     partial = WORK / "failures" / f".rank-{RANK}.partial"
@@ -86,7 +87,7 @@ def reduce() -> None:
 
 
 def hang() -> None:
-    """Get on once, and never again, in native code and with SIGTERM ignored."""
+    """Show progress once. Then hang in native code and ignore SIGTERM."""
     from kubedet_trainer.telemetry.heartbeat import Heartbeat
 
     ignore_sigterm()

@@ -1,4 +1,4 @@
-"""PID 1 over the real elastic agent: how it ends, whatever the ranks do."""
+"""PID 1 with the real agent: how the worker ends, whatever its ranks do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ sys.exit(launch.run(os.environ, options=launch.Options(rank_module="stub_rank"))
 
 
 def await_true(condition: Callable[[], Any], *, seconds: float = 240) -> None:
-    """Poll until `condition` holds; the bound only ends a test that would hang."""
+    """Poll until `condition` holds. The bound only ends a test that would hang."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "gave up waiting"
@@ -44,7 +44,7 @@ def descendants(pid: int) -> list[int]:
 
 
 class Worker:
-    """One worker as a process, and what it leaves behind."""
+    """One worker as a process, with the files that it writes."""
 
     def __init__(self, directory: Path, *, plan: list[Mapping[str, list[str]]], **environment: str) -> None:
         self.directory = directory
@@ -93,7 +93,7 @@ class Worker:
         return document
 
     def kill_all(self) -> None:
-        """Everything at once, as when a node is lost."""
+        """Kill all processes at once, as the loss of a node does."""
         for pid in [self.process.pid, *descendants(self.process.pid)]:
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -164,7 +164,7 @@ def test_exception_without_a_record_ends_the_worker_at_once(start_worker: Callab
     assert failure["lastLines"][-1].strip() == "RuntimeError: something odd"
 
 
-def test_rank_that_always_crashes_gives_its_pod_up_with_the_signal(
+def test_worker_whose_rank_always_crashes_ends_with_the_signal(
     start_worker: Callable[..., Worker],
 ) -> None:
     worker = start_worker({"0": ["crash SIGSEGV"]})
@@ -176,7 +176,7 @@ def test_rank_that_always_crashes_gives_its_pod_up_with_the_signal(
 
 
 @pytest.mark.parametrize(("code", "reason"), [(143, "TerminatedSaved"), (144, "TerminatedUnsaved")])
-def test_sigterm_reaches_the_ranks_and_their_verdict_counts(
+def test_sigterm_reaches_the_ranks_and_their_exit_code_counts(
     start_worker: Callable[..., Worker], code: int, reason: str
 ) -> None:
     worker = start_worker({"0": [f"on_sigterm {code}", "mark up", "await_mark never"]})
@@ -192,7 +192,7 @@ def test_hung_rank_ends_the_worker_with_its_stacks(start_worker: Callable[..., W
     assert worker.end() == 152, worker.output()
     failure = worker.message()["failure"]
     assert (failure["reason"], failure["rank"]) == ("Hang", 0)
-    assert "no sign of life for 2 s" in failure["message"]
+    assert "no progress for 2 s" in failure["message"]
     assert any("in hang" in line for line in failure["lastLines"])
     assert "in hang" in worker.output()
 
@@ -265,7 +265,7 @@ def start_peer(
 def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
     port = free_port()
     first, second = (start_peer(start_worker, index, port=port) for index in range(2))
-    store = Store(port)  # later than the workers: they wait for it
+    store = Store(port)  # after the workers, which wait for it
     try:
         await_new_steps(first, second)
         second.kill_all()
@@ -286,7 +286,7 @@ def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Call
             store.process.wait()
 
 
-def test_elastic_worker_takes_a_second_one_in_and_goes_on_without_it(
+def test_elastic_worker_admits_a_second_one_and_continues_without_it(
     start_worker: Callable[..., Worker],
 ) -> None:
     port = free_port()

@@ -50,6 +50,7 @@ def test_rank_is_part_of_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(stream.getvalue())["rank"] == 3
 
 
+@pytest.mark.filterwarnings("default")
 def test_exception_and_warning_stay_one_line_of_json() -> None:
     stream = io.StringIO()
     configure_logging(stream)

@@ -52,16 +52,7 @@ class _Subject:
     help="Weights of RECIPE: whatever can be a DETECTOR, or 'published' for the zoo's.",
 )
 @mirror_option
-@click.option(
-    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
-)
-@click.option(
-    "--gpus",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of GPUs. 0 measures the CPU.",
-)
+@options.process_options
 @click.option(
     "--iterations",
     type=click.IntRange(min=1),
@@ -76,11 +67,7 @@ class _Subject:
     show_default=True,
     help="Number of validation images to time.",
 )
-@click.option(
-    "--work-directory",
-    type=click.Path(path_type=Path),
-    help="Folder for temporary files.  [default: runs/RECIPE/benchmark]",
-)
+@options.run_directory_option("benchmark")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
 def benchmark(subject: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:
@@ -131,6 +118,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
 
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
+    from kubedet_trainer.worker.programs import Options
 
     configure_logging(level=logging.WARNING)
     log = directory / contract.LOGS_DIRECTORY / "run.log"
@@ -138,7 +126,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     try:
         with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
             code = launch.run(
-                {**os.environ, **environment}, options=launch.Options(output=output, observe=bar.update)
+                {**os.environ, **environment}, options=Options(output=output, observe=bar.update)
             )
     finally:
         shutil.rmtree(_checkpoints(directory), ignore_errors=True)

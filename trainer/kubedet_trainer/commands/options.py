@@ -104,6 +104,30 @@ def work_directory_option(name: str) -> Callable[[_Command], _Command]:
     )
 
 
+def run_directory_option(name: str) -> Callable[[_Command], _Command]:
+    """The option that says where a command that trains RECIPE works, ``runs/RECIPE/`` `name` by default."""
+    return click.option(
+        "--work-directory",
+        type=click.Path(path_type=Path),
+        help=f"Folder for temporary files.  [default: runs/RECIPE/{name}]",
+    )
+
+
+def process_options(command: _Command) -> _Command:
+    """The options that say how many ranks train, and on what."""
+    procs = click.option(
+        "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
+    )
+    gpus = click.option(
+        "--gpus",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Number of GPUs. 0 uses the CPU.",
+    )
+    return procs(gpus(command))
+
+
 def inference_options(command: _Command) -> _Command:
     """The options of commands that use a trained detector."""
     options = [

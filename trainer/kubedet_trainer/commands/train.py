@@ -40,21 +40,8 @@ from kubedet_trainer.logs import configure_logging
     "a recipe whose published weights to download.  [default: the recipe's]",
 )
 @mirror_option
-@click.option(
-    "--procs", type=click.IntRange(min=1), help="Number of ranks.  [default: one for each GPU, else 1]"
-)
-@click.option(
-    "--gpus",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of GPUs. 0 trains on the CPU.",
-)
-@click.option(
-    "--work-directory",
-    type=click.Path(path_type=Path),
-    help="Folder for temporary files.  [default: runs/RECIPE/work]",
-)
+@options.process_options
+@options.run_directory_option("work")
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
@@ -80,6 +67,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
 
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
+    from kubedet_trainer.worker.programs import Options
 
     configure_logging()
     if sys.stderr.isatty():
@@ -87,7 +75,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         logging.info("the ranks write to %s", log)
         with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
-            code = launch.run(environment, options=launch.Options(output=output, observe=bar.update))
+            code = launch.run(environment, options=Options(output=output, observe=bar.update))
     else:
         code = launch.run(environment)
     if code == 0:

@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar, overload
 
 _Value = TypeVar("_Value")
-_KEY = "bounds"
+KEY = "bounds"
+"""Of a dataclass field's metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,14 @@ class Bounds:
 
     def __str__(self) -> str:
         if self.minimum is not None and self.maximum is not None:
-            return f"from {self.minimum:g} to {self.maximum:g}"
+            return f"from {self.minimum} to {self.maximum}"
         limits = {
             ">=": self.minimum,
             ">": self.exclusive_minimum,
             "<=": self.maximum,
             "<": self.exclusive_maximum,
         }
-        return " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
+        return " and ".join(f"{sign} {limit}" for sign, limit in limits.items() if limit is not None)
 
 
 _NO_BOUNDS = Bounds()
@@ -55,10 +56,10 @@ def bounded(**limits: float) -> Any: ...
 
 def bounded(*, default: Any = MISSING, **limits: Any) -> Any:
     """A dataclass field with the limits that `Bounds` names; without a default it has to be given."""
-    return dataclasses.field(default=default, metadata={_KEY: Bounds(**limits)})
+    return dataclasses.field(default=default, metadata={KEY: Bounds(**limits)})
 
 
 def bounds_of(field: dataclasses.Field[Any]) -> Bounds:
     """The limits of a dataclass field."""
-    bounds: Bounds = field.metadata.get(_KEY, _NO_BOUNDS)
+    bounds: Bounds = field.metadata.get(KEY, _NO_BOUNDS)
     return bounds

@@ -21,7 +21,7 @@ Arrays = Mapping[str, NDArray[Any]]
 def cached_arrays(folder: Path, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
     """The arrays in `folder`, mapped; made and stored there first when the folder is absent.
 
-    Of several processes that ask at once, one makes them and the others wait for it. The folder appears whole
+    If several processes ask together, one makes them and the others wait. The folder appears whole
     or not at all.
     """
     make_folder(folder, lambda scratch: _write(scratch, make()))

@@ -155,7 +155,7 @@ def _draw_patch(random: Random, *, height: int, width: int, boxes: NDArray[np.fl
 def _overlaps_all(patch: _Patch, boxes: list[list[float]], *, least: float) -> bool:
     """Whether the intersection over union with each of the boxes is at least `least`.
 
-    A hundred patches are tried an image; most fail by the first box, which plain numbers tell fastest.
+    An image tries up to a hundred patches. Most fail at the first box, which plain numbers show fastest.
     """
     return all(_iou(patch, box) >= least for box in boxes)
 

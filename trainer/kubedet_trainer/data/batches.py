@@ -105,8 +105,8 @@ def _collate_masks(items: Sequence[Item], *, slots: int, size: tuple[int, int]) 
 class Batches(Dataset[Batch]):
     """Makes whole batches, in a worker or, with none, in the rank itself.
 
-    `torch.utils.data` asks for all images of a batch at once through ``__getitems__``. An error that the user
-    can mend is returned, not raised.
+    `torch.utils.data` asks for all images of a batch together through ``__getitems__``. An error that the
+    user can fix is returned, not raised.
     """
 
     def __init__(self, split: Split, pipeline: Pipeline) -> None:

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set at once, and a summary of what is in it. Imports no torch.
+"""Finds everything that is wrong with a data set, and sums up what is in it. Imports no torch.
 
 The splits are opened by the function that jobs use; where a job stops at the first violation, all are listed.
 """
@@ -67,7 +67,7 @@ def check_dataset(
     Args:
         local: where the splits lie.
         data: what the recipe asks for.
-        report: is told each violation as it is found.
+        report: receives each violation as it is found.
         find_proposals: has the proposals of a split.
         max_detections: as many of an image count in evaluation.
         decode: whether every image is decoded whole.
@@ -101,7 +101,7 @@ class _Checker:
         self.findings = Findings()
 
     def report(self, line: str) -> None:
-        """Tell a violation, once where it is in several splits."""
+        """Report a violation, only once if it is in several splits."""
         if line not in self._told:
             self._told.add(line)
             self.findings.num_problems += 1

@@ -112,7 +112,7 @@ class _Reader:
         if value.get("height") is None or value.get("width") is None:
             found = images.read_size(self._source.images / name, max_pixels=self._max_pixels)
             if isinstance(found, images.ImageFlaw):
-                said = f"has no width and height in its record, and the file tells none: {found.message}"
+                said = f"has no width and height in its record, and the file has none either: {found.message}"
                 raise _Broken("", f"image {_shown(value.get('id'))} {said}; add both to the record")
             return found
         size = _whole(value["height"], ".height"), _whole(value["width"], ".width")

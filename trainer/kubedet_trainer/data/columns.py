@@ -28,7 +28,7 @@ MAX_PIXELS = 2**28
 
 
 class Columns:
-    """Rows that were read so far. Whoever adds one has checked the types of its values."""
+    """Rows that were read so far. The caller that adds one has checked the types of its values."""
 
     def __init__(self, use: OutlineUse, *, max_pixels: int = MAX_PIXELS) -> None:
         self._use = use

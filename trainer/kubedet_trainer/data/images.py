@@ -1,4 +1,4 @@
-"""Reads image files, and tells a broken one from a good one. Imports no torch.
+"""Reads image files, and recognises broken ones. Imports no torch.
 
 The header is looked at before anything is decoded, so that a small file cannot take much memory.
 """
@@ -93,7 +93,7 @@ def read_size(file: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels | ImageFlaw:
     """The pixels, or what is wrong with the file.
 
-    OpenCV fills the missing part of a truncated file with grey and goes on, so the end is looked for here.
+    OpenCV fills the missing part of a truncated file with grey without an error, so the end is checked here.
     """
     if _is_truncated(data):
         return ImageFlaw("truncated-image", "the file ends before the image does, must be complete")

@@ -13,8 +13,9 @@ import json
 import re
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 from kubedet_trainer.data.files import open_regular
 from kubedet_trainer.errors import InvalidInput
@@ -79,16 +80,18 @@ def read_records(file: Path, *, arrays: Collection[str] = ()) -> Iterator[JsonRe
                 return
 
 
-def _open(file: Path) -> TextIO:
+@contextmanager
+def _open(file: Path) -> Iterator[TextIO]:
     """The text of `file`, decompressed, in the encoding that its first bytes show (RFC 8259, 8.1)."""
-    stream = cast("IO[bytes]", io.BufferedReader(open_regular(file)))
-    if cast("io.BufferedReader", stream).peek(2).startswith(_GZIP_START):
-        stream = cast("IO[bytes]", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=stream))))
-    try:
-        start = cast("io.BufferedReader", stream).peek(4)[:4]
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"{file}: not a whole gzip file ({error})") from error
-    return io.TextIOWrapper(stream, encoding=json.detect_encoding(start), newline="")
+    with io.BufferedReader(open_regular(file)) as content:
+        stream = content
+        if content.peek(2).startswith(_GZIP_START):
+            stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=content)))
+        try:
+            start = stream.peek(4)[:4]
+        except (OSError, EOFError, zlib.error) as error:
+            raise InvalidInput(f"{file}: not a whole gzip file ({error})") from error
+        yield io.TextIOWrapper(stream, encoding=json.detect_encoding(start), newline="")
 
 
 def _read_array(scanner: _Scanner, section: str) -> Iterator[JsonRecord]:
@@ -155,7 +158,7 @@ class _Scanner:
 
     def _refill(self) -> bool:
         """Drop what was taken and append the next chunk; False at the end of the file."""
-        # A value longer than the window doubles it, so that scanning it anew stays linear in its length.
+        # A value longer than the window doubles it, so that scanning it again stays linear in its length.
         rest = len(self._text) - self._position
         if rest > _MOST_CHARACTERS:
             raise self._invalid(f"a value of more than {_MOST_CHARACTERS} characters")

@@ -40,9 +40,9 @@ def read_float_arrays(file: Path) -> list[NDArray[np.floating[Any]]]:
         InvalidInput: the file names anything else, or is no such list.
     """
     try:
-        with open_regular(file) as content:
-            _require_modest(content)
-            value = _Unpickler(io.BufferedReader(content), encoding="latin1").load()
+        with io.BufferedReader(open_regular(file)) as content:
+            _require_modest(content.fileno())
+            value = _Unpickler(content, encoding="latin1").load()
     except _RefusedName as error:
         raise InvalidInput(
             f"{file}: refused, it names {error}, must be only float arrays; {_REMEDY}"
@@ -60,13 +60,13 @@ def read_float_arrays(file: Path) -> list[NDArray[np.floating[Any]]]:
     return [item.values for item in value]
 
 
-def _require_modest(content: io.FileIO) -> None:
+def _require_modest(descriptor: int) -> None:
     """Look at every instruction of a pickle without following any.
 
     Raises:
         ValueError: one would take memory that the file does not account for, or is cut.
     """
-    with mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
         for count, (name, argument) in enumerate(_instructions(data)):
             if name in _MEMO and not 0 <= argument <= count:
                 raise ValueError(f"entry {argument} of the memo, of which {count} can be in use")

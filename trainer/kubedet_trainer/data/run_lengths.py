@@ -35,7 +35,7 @@ _MORE, _SIGN, _BITS = 0x20, 0x10, 5
 def compress(segmentation: Any, *, size: Size) -> bytes:
     """The code of a ``segmentation`` as COCO files have it: polygons, or counts as a list or compressed.
 
-    Corners that do not make an area, fewer than three, count for nothing beside others that do.
+    Polygons of fewer than three corners, which have no area, are ignored if there are others.
 
     Raises:
         ValueError: it is none of these, or does not fit an image of this size; the message says what was
@@ -88,7 +88,9 @@ def _polygon_area(polygon: Any) -> float:
     if len(polygon) < _LEAST_NUMBERS:
         return 0.0
     x, y = np.array(polygon, np.float64).reshape(-1, 2).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    with np.errstate(invalid="ignore", over="ignore"):  # the file may hold any number
+        area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    return area if math.isfinite(area) else 0.0
 
 
 def decode(counts: bytes, *, size: Size) -> Bitmap:

@@ -3,7 +3,7 @@
 The zoo's distributed group sampler (`docs/zoo.md`, 1.3), in its order: an epoch's permutation depends on the
 epoch (and the seed) alone. The global batch of an iteration is what the zoo's processes would have taken
 together at that iteration; here its chunks are dealt to the processes that there are. So a run may stop at
-any iteration and go on with more or fewer processes, and sees exactly the images it would have seen.
+any iteration and continue with more or fewer processes, and sees exactly the images it would have seen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Plan:
     aspect_groups: NDArray[np.int64]
     """(N,) group of each image; a chunk never mixes groups."""
     images_per_process: int
-    """Images of a chunk, which is what one process takes through the model at once."""
+    """Images of a chunk: what one process passes through the model together."""
     global_batch: int
     """Images of an iteration over all processes; a multiple of `images_per_process`."""
     seed: int = 0

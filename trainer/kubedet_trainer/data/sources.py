@@ -192,7 +192,7 @@ def select_classes(
         problems=(*table.problems, *problems),
         notes=(*table.notes, *notes),
     )
-    # Objects of other classes are told once a class, above, not once an object.
+    # Objects of other classes are reported once for each class, above, not for each object.
     return without(changed, other)
 
 

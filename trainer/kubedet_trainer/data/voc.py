@@ -201,7 +201,7 @@ def _class_names(root: Path, listed: _Listed) -> set[str]:
     try:
         element = _parse(f"{root}/{listed.folder}/{_ANNOTATIONS}/{listed.name}.xml")
     except _RuleBroken:
-        return set()  # told when that split is read
+        return set()  # reported when that split is read
     return {(item.findtext("name") or "").strip() for item in element.iterfind("object")} - {""}
 
 

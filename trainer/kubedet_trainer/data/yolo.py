@@ -135,7 +135,7 @@ def _resolve(root: Path, file: Path, base: Any, entry: str, *, field: str) -> Pa
     """What an entry names, below `root`.
 
     It is relative to ``path``, which is relative to the file. Where ``path`` is absent or of another machine,
-    it is relative to the file itself; Roboflow's ``../train/images`` means ``train/images`` beside the file.
+    it is relative to the file itself; Roboflow's ``../train/images`` means ``train/images`` next to the file.
     """
     stripped = PurePosixPath(entry.replace("\\", "/"))
     while stripped.parts[:1] == ("..",):

@@ -20,7 +20,7 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of each of (N, 4) `boxes` with each of (M, 4) `others`: (N, M)."""
     # In place and one axis after the other: a batch of anchors makes each (N, M) table 100 MB. Corners that
-    # lie beside each other are read many times faster than every fourth number.
+    # are contiguous are read many times faster than every fourth number.
     columns, other_columns = boxes.T.contiguous(), others.T.contiguous()
     intersection = _overlap(columns, other_columns, axis=0).mul_(_overlap(columns, other_columns, axis=1))
     union = (areas(boxes)[:, None] + areas(others)).sub_(intersection)

@@ -1,7 +1,7 @@
 """The cells of a pyramid as one table, and regions pooled from it, each from the level of its size.
 
 A pooled value is a weighted sum of cells. With those of all levels and images in one table a region's level
-is no more than an offset into it: nothing is computed for levels that a region is not on, no count has to be
+is only an offset into it: nothing is computed for levels that a region is not on, no count has to be
 known on the host, and the sums are added in the same order in every run.
 """
 
@@ -145,9 +145,9 @@ def patches(features: Sequence[Tensor], *, levels: Tensor, cells: Tensor) -> Ten
     table = tabulate(features, features[0].dtype)
     images = torch.arange(len(cells), device=cells.device)[:, None]
     maps = table.maps(levels, images)
-    beside = torch.arange(-1, 2, device=cells.device)
-    rows = (cells // maps.widths)[..., None, None] + beside[:, None]
-    columns = (cells % maps.widths)[..., None, None] + beside
+    neighbours = torch.arange(-1, 2, device=cells.device)
+    rows = (cells // maps.widths)[..., None, None] + neighbours[:, None]
+    columns = (cells % maps.widths)[..., None, None] + neighbours
     on_map = (rows >= 0) & (rows < maps.heights[..., None, None])
     on_map = on_map & (columns >= 0) & (columns < maps.widths[..., None, None])
     index = maps.first_cells[..., None, None] + rows * maps.widths[..., None, None] + columns
@@ -156,7 +156,7 @@ def patches(features: Sequence[Tensor], *, levels: Tensor, cells: Tensor) -> Ten
 
 
 def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells beside each sample, int32, and the weight of each: (N, P, P, 2 S)."""
+    """The two cells around each sample, int32, and the weight of each: (N, P, P, 2 S)."""
     last = _per_region(sizes - 1).to(samples.positions.dtype)
     # Without this a detector that has diverged would address cells that do not exist.
     positions = torch.minimum(samples.positions.clamp(min=0), last).nan_to_num(0)

@@ -1,7 +1,8 @@
-"""Signs of life: each rank touches a file whenever it gets on, and the launcher sees which ones do not.
+"""Heartbeats: each rank touches a file whenever it makes progress, and the launcher sees which rank does not.
 
-A rank that hangs cannot tell, least of all one that is stuck in native code: it is watched from outside, and
-asked for the stacks of its threads by a signal that `faulthandler` answers whatever the interpreter does.
+A hung rank cannot report itself, least of all one that is stuck in native code, so the launcher watches it
+from outside. A signal asks it for the stacks of its threads. `faulthandler` answers whatever the interpreter
+does.
 """
 
 from __future__ import annotations
@@ -18,67 +19,71 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DIRECTORY = "heartbeats"
-"""In the work directory: two folders with a file for each rank, named by rank and process."""
+"""In the work directory: two folders, each with a file for every rank, named by rank and process."""
 
-LEAST_STEP_SECONDS = 60.0
-"""No step is too long before this, however fast the others were: storage and networks pause now and then."""
+MIN_STEP_SECONDS = 60.0
+"""A step may always take this long, however fast the others were: storage and networks pause sometimes."""
 
 _STEPS = 100
-"""Steps that the median is taken of."""
+"""How many of the last steps the median is taken over."""
 
 _TOUCHED = "touched"
 _STACKS = "stacks"
 
 _STACKS_SIGNAL = signal.SIGUSR2
 _STACKS_SECONDS = 2.0
-"""How long stacks are waited for: a stopped process never writes any."""
+"""How long the launcher waits for stacks. A stopped process never writes any."""
 
 
 class Heartbeat:
-    """The signs of life of this process."""
+    """The heartbeats of this process."""
 
     def __init__(self, work_directory: Path, *, rank: int, median_steps: int = 0) -> None:
-        """Nothing is expected of the rank before its first `beat`.
+        """The launcher expects nothing before the first `beat`.
 
-        With `median_steps`, a step may take so many times the median of those before it.
+        Args:
+            work_directory: the worker's, which the launcher shares.
+            rank: the number of this rank.
+            median_steps: how many times the median step a step may take; 0 sets no such limit.
         """
         name = f"{rank}.{os.getpid()}"
         touched, stacks = (work_directory / DIRECTORY / folder for folder in (_TOUCHED, _STACKS))
         for folder in (touched, stacks):
             folder.mkdir(parents=True, exist_ok=True)
         self._file = touched / name
-        self._stacks = (stacks / name).open("w")  # never closed: a signal writes it
-        faulthandler.register(_STACKS_SIGNAL, file=self._stacks, all_threads=True)
+        # A descriptor, because it stays open for the signal until the process ends.
+        descriptor = os.open(stacks / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        faulthandler.register(_STACKS_SIGNAL, file=descriptor, all_threads=True)
         self._median_steps = median_steps
         self._steps: deque[float] = deque(maxlen=_STEPS)
 
     def beat(self) -> None:
-        """Show that this rank has got on, and that what it does now is no step."""
+        """Show that this rank has made progress, and that its present work is not a step."""
         self._file.write_text("")
 
     def beat_step(self, seconds: float) -> None:
-        """Show that this rank has made a step, which took so long, and does the next one."""
+        """Show that this rank has completed a step in `seconds`, and now works on the next one."""
         if not self._median_steps:
             self.beat()
             return
         self._steps.append(seconds)
-        allowed = max(self._median_steps * statistics.median(self._steps), LEAST_STEP_SECONDS)
+        allowed = max(self._median_steps * statistics.median(self._steps), MIN_STEP_SECONDS)
         self._file.write_text(f"{allowed:.1f}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HungRank:
-    """A rank that has shown no sign of life for too long."""
+    """A rank whose last heartbeat is too long ago."""
 
     rank: int
     message: str
-    """For how long it may be silent, and who says so."""
+    """How long it may be silent, and which field says so."""
     stacks: list[str]
-    """Lines: what each of its threads is doing."""
+    """What each of its threads is doing, in lines."""
 
 
 class HangWatch:
-    """What the launcher knows about the ranks' signs of life."""
+    """Finds the rank that hangs, from the heartbeats of all ranks of this worker."""
 
     def __init__(
         self,
@@ -87,32 +92,38 @@ class HangWatch:
         patience_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ranks may be silent so long, by a clock that stands still while the machine sleeps."""
+        """Watch the ranks of one worker.
+
+        Args:
+            work_directory: the worker's.
+            patience_seconds: how long any rank may be silent.
+            clock: seconds, from a clock that stops while the machine sleeps.
+        """
         self._directory = work_directory / DIRECTORY
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def find_hung(self) -> HungRank | None:
-        """The rank that has been silent for longest, if that is too long; its stacks are asked for."""
+        """The rank that has been silent for longest, with its stacks, if that is too long."""
         for seconds, file in sorted(self._silences(), reverse=True):
             allowed, message = self._allowed(file)
             if seconds > allowed:
                 rank, pid = map(int, file.name.split("."))
-                stacks = _ask_for_stacks(pid, self._directory / _STACKS / file.name)
+                stacks = _request_stacks(pid, self._directory / _STACKS / file.name)
                 return HungRank(rank=rank, message=message, stacks=stacks)
         return None
 
     def _allowed(self, file: Path) -> tuple[float, str]:
-        """Seconds that a rank may be silent now, and what to say when it was silent for longer."""
+        """How many seconds a rank may be silent in its present work, and the message if it is longer."""
         step, any_work = float(file.read_text() or "inf"), self._patience_seconds
         policy = "must be within spec.failurePolicy"
         if step < any_work:
             return step, f"no step for {step:.0f} s, {policy}.hangMedianSteps times the median step"
-        return any_work, f"no sign of life for {any_work} s, {policy}.hangTimeoutSeconds"
+        return any_work, f"no progress for {any_work} s, {policy}.hangTimeoutSeconds"
 
     def _silences(self) -> list[tuple[float, Path]]:
-        """Seconds since the last sign of life of each rank that still runs, and its file."""
+        """For each rank that still runs, the seconds since its last heartbeat and its file."""
         now = self._clock()
         silences = []
         for file in (self._directory / _TOUCHED).glob("*"):
@@ -133,7 +144,7 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _ask_for_stacks(pid: int, file: Path) -> list[str]:
+def _request_stacks(pid: int, file: Path) -> list[str]:
     with suppress(ProcessLookupError):
         os.kill(pid, _STACKS_SIGNAL)
     deadline = time.monotonic() + _STACKS_SECONDS

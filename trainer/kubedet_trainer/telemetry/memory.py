@@ -1,4 +1,4 @@
-"""How much memory a rank takes: of its GPU as the caching allocator counts it, else of the machine."""
+"""How much memory a rank takes: on a GPU as the caching allocator counts it, on a CPU as the kernel does."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 
 GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved", "capacity")
-"""What `gpu_bytes` tells, and the values of the metric's label."""
+"""The keys of `gpu_bytes`, and the values of the metric's label."""
 
 Kind = Literal["reserved", "allocated"]
-"""The peaks of the caching allocator. They cannot be compared: what is reserved may lie unused."""
+"""The peaks of the caching allocator. Do not compare them: reserved memory may be unused."""
 
 
 def gpu_bytes(device: torch.device) -> dict[str, int]:
-    """Bytes of each of `GPU_KINDS` on a CUDA device. Asks the allocator; never waits for the device."""
+    """Bytes of each of `GPU_KINDS` on a CUDA device. It asks the allocator and never waits for the device."""
     return {
         "allocated": torch.cuda.memory_allocated(device),
         "reserved": torch.cuda.memory_reserved(device),
@@ -27,15 +27,15 @@ def gpu_bytes(device: torch.device) -> dict[str, int]:
 
 
 def peak_kind(device: torch.device, *, kind: Kind) -> str:
-    """What `peak_bytes` means there: `Results.hardware["memoryKind"]`."""
+    """What `peak_bytes` measures on `device`, for `Results.hardware["memoryKind"]`."""
     return f"gpu_peak_{kind}" if device.type == "cuda" else "process_peak_resident"
 
 
 def peak_bytes(device: torch.device, *, kind: Kind = "reserved") -> int:
-    """The most memory this process has held so far: what the zoo's memory column counts (`docs/zoo.md`, 10).
+    """The most memory that this process has held so far, as in the zoo's memory column (`docs/zoo.md`, 10).
 
-    On a GPU that is the peak of this `kind`, most of its tables have the reserved one; on a CPU the process's
-    peak resident set, its loader workers not included.
+    On a GPU it is the peak of this `kind`; most of the zoo's tables have the reserved peak. On a CPU it is
+    the peak resident set of this process, without its loader processes.
     """
     if device.type == "cuda":
         return gpu_bytes(device)[f"peak_{kind}"]

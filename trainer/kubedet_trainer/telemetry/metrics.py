@@ -1,8 +1,9 @@
-"""Every Prometheus metric of a rank in one table, and cheap access to them.
+"""Every Prometheus metric of a worker in one table, and cheap access to those of a rank.
 
-The ranks of a worker share one exposition (`exposition.py`): with ``PROMETHEUS_MULTIPROC_DIR`` set, values
-lie in memory-mapped files that only a scrape reads. Counters and histograms add up over ranks and restarts. A
-gauge says which rank's value counts: the most recent, or the largest of the living ones.
+All ranks of a worker share one server (`worker/exposition.py`). ``PROMETHEUS_MULTIPROC_DIR`` keeps their
+values in memory-mapped files that only a scrape reads. Counters and histograms are summed over ranks and
+restarts. The mode of a gauge says which rank's value counts: the most recent one, or the largest of the
+running ranks.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ LAUNCHER_TABLE: dict[str, Definition] = {
         labels=("kind",),
     ),
 }
-"""What the launcher itself tells when it is asked."""
+"""What the launcher adds at each scrape."""
 
 
 class Metrics:
@@ -140,7 +141,7 @@ class Metrics:
     def record_iteration(
         self, *, images: int, seconds: float, data_wait_seconds: float, end: float, is_first_rank: bool
     ) -> None:
-        """Record one optimiser step of this rank. The only method that is called in every iteration."""
+        """Record one optimiser step of this rank. It is the only method that every iteration calls."""
         self._images.inc(images)
         self._duration.observe(seconds)
         self._data_wait.inc(data_wait_seconds)

@@ -1,4 +1,4 @@
-"""What the loop watches without ever waiting for the device: losses, their first bad value, and time."""
+"""Losses, their first bad value, and times: what the training loop watches without waiting for the device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _ALARM_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """The losses of one log interval."""
+class IntervalLosses:
+    """The mean losses of one log interval."""
 
     iteration: int
-    """Iterations done when the interval ended."""
+    """How many iterations were done at the end of the interval."""
     means: dict[str, float]
+    """By term of the loss."""
 
 
 class LossMonitor:
     """Sums the terms of the loss on the device, and notes there which was the first to be NaN or infinite.
 
-    On a GPU a reading is copied in the background and taken up one interval later; on a CPU at once.
+    On a GPU the sums of an interval are copied in the background and read one interval later.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,10 +39,10 @@ class LossMonitor:
         self._count = 0
         self._pending: _Copy | None = None
         self.alarm = 0
-        """0 while all is well, else a number that is larger the earlier the first bad value was."""
+        """0 without a bad value; otherwise a number that is larger, the earlier the first bad value came."""
 
     def record(self, iteration: int, terms: Mapping[str, Tensor]) -> None:
-        """Add the scalars of the step number `iteration`, counted from 1; always the same terms."""
+        """Add the terms of step `iteration`, counted from 1: scalars, and the same terms in every step."""
         values = torch.stack([value.detach().float() for value in terms.values()])
         if not self._terms:
             self._terms = tuple(terms)
@@ -51,8 +52,8 @@ class LossMonitor:
         self._count += 1
         self._first_bad.masked_fill_(~values.isfinite() & (self._first_bad == 0), iteration)
 
-    def close_interval(self, iteration: int, *, is_last: bool = False) -> list[Reading]:
-        """End a log interval; returns the readings that have arrived, with `is_last` all of them."""
+    def close_interval(self, iteration: int, *, is_last: bool = False) -> list[IntervalLosses]:
+        """End a log interval. Returns the losses of the intervals that have arrived; if `is_last`, of all."""
         copies = [
             copy
             for copy in (self._pending, _Copy(iteration, self._count, self._sums, self._first_bad))
@@ -61,29 +62,29 @@ class LossMonitor:
         self._sums = torch.zeros_like(self._sums)
         self._count = 0
         self._pending = None if is_last or self._device.type == "cpu" else copies.pop()
-        return [self._take_up(copy) for copy in copies]
+        return [self._read(copy) for copy in copies]
 
     def check(self) -> int:
-        """The alarm as of now. Waits for the device: only for moments that wait anyway."""
-        self._take_up(_Copy(0, 1, self._sums, self._first_bad))
+        """The present alarm. It waits for the device, so call it only where the loop waits anyway."""
+        self._read(_Copy(0, 1, self._sums, self._first_bad))
         return self.alarm
 
     def explain(self, alarm: int) -> str:
-        """What an alarm of any rank means, for a person."""
+        """The error message for the alarm of any rank."""
         iteration, term = divmod(_ALARM_LIMIT - alarm, _MAX_TERMS)
         return (
             f"{self._terms[term]} became NaN or infinite at iteration {iteration}; lower optimizer.lr or "
             "optimizer.clip_norm, raise schedule.warmup_iterations, or look at `kubedet check-data`"
         )
 
-    def _take_up(self, copy: _Copy) -> Reading:
+    def _read(self, copy: _Copy) -> IntervalLosses:
         sums, first_bad = copy.wait()
         bad = [(iteration, term) for term, iteration in enumerate(first_bad) if iteration]
         if bad:
             iteration, term = min(bad)
             self.alarm = _ALARM_LIMIT - (iteration * _MAX_TERMS + term)
         means = {name: value / max(1, copy.count) for name, value in zip(self._terms, sums, strict=True)}
-        return Reading(iteration=copy.iteration, means=means)
+        return IntervalLosses(iteration=copy.iteration, means=means)
 
 
 class _Copy:
@@ -99,7 +100,7 @@ class _Copy:
             self._event.record()
 
     def wait(self) -> tuple[list[float], list[int]]:
-        """The values, once they are here."""
+        """Wait for the values and return them."""
         if self._event is not None:
             self._event.synchronize()
         return self._sums.tolist(), self._first_bad.tolist()
@@ -122,7 +123,7 @@ class Lap:
     seconds: float
     """From the end of the iteration before to the end of this one (`docs/zoo.md`, 10)."""
     wait_seconds: float
-    """The part of it that was spent waiting for data."""
+    """The part of `seconds` that was spent waiting for data."""
 
 
 class StepTimer:
@@ -134,18 +135,18 @@ class StepTimer:
         self._laps: list[Lap] = []
 
     def resume(self) -> None:
-        """Start anew after work that is no iteration, such as an evaluation."""
+        """Start the present iteration now. Call it after other work, such as an evaluation."""
         self._last = time.perf_counter()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around a wait for data."""
+        """Count the block as a wait for data."""
         started = time.perf_counter()
         yield
         self._wait += time.perf_counter() - started
 
     def lap(self) -> Lap:
-        """End an iteration."""
+        """End an iteration and return its times."""
         now = time.perf_counter()
         lap = Lap(seconds=now - self._last, wait_seconds=self._wait)
         self._last, self._wait = now, 0.0
@@ -162,20 +163,20 @@ class StepTimer:
 
 
 class ForwardTimer:
-    """Times the forward passes of this rank, the part of a step that waits for no other rank.
+    """Times the forward passes of this rank: the part of a step that waits for no other rank.
 
-    On a GPU two events a pass are recorded among its work, and read at the end of an interval if the device
-    has reached them by then; else an interval later.
+    On a GPU two events are recorded around each pass. They are read at the end of an interval if the device
+    has reached them, and otherwise an interval later.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
-        self._begun: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         self._seconds: list[float] = []
 
     @contextmanager
-    def passing(self) -> Iterator[None]:
-        """Around one forward pass."""
+    def forward_pass(self) -> Iterator[None]:
+        """Time the block as one forward pass."""
         if not self._is_cuda:
             started = time.perf_counter()
             yield
@@ -185,12 +186,12 @@ class ForwardTimer:
         events[0].record()
         yield
         events[1].record()
-        self._begun.append(events)
+        self._pending.append(events)
 
     def close_interval(self) -> float | None:
-        """Mean seconds of the passes that ended since the last call; None where none did."""
-        while self._begun and self._begun[0][1].query():  # type: ignore[no-untyped-call]
-            start, end = self._begun.popleft()
+        """Mean seconds of the passes that ended since the last call, or None if none did."""
+        while self._pending and self._pending[0][1].query():  # type: ignore[no-untyped-call]
+            start, end = self._pending.popleft()
             self._seconds.append(start.elapsed_time(end) / 1000)
         seconds, self._seconds = self._seconds, []
         return sum(seconds) / len(seconds) if seconds else None

@@ -1,7 +1,7 @@
-"""What a run tells while it goes: log lines, metrics, and the progress record that the operator reads.
+"""What a run reports: log lines, metrics, and the progress record that the operator reads.
 
-Every rank has a reporter; only rank 0's writes progress and log lines. The one call of every iteration costs
-microseconds, the rest happens once a log interval or less.
+Every rank has a reporter, but only that of rank 0 writes progress and log lines. The one call in every
+iteration takes microseconds. All others happen at most once for each log interval.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PHASES = {
     Stage.BENCHMARKING: TimePhase.EVALUATING,
     Stage.DONE: TimePhase.EVALUATING,
 }
-"""What the time of a stage goes into, but for the first one: that is a start or a restart."""
+"""The phase that the time of a stage counts as. The first stage counts as a start or a restart."""
 
 _PROGRESS_SECONDS = 1.0
 _RATE_SMOOTHING = 0.05
@@ -57,7 +57,7 @@ class TrainingLength:
     """Evaluations of the whole training."""
 
     def epoch(self, iteration: int) -> int:
-        """The epoch, counted from 0, that follows `iteration` finished ones."""
+        """The epoch, counted from 0, of the iteration after `iteration` completed ones."""
         return iteration // self.iterations_per_epoch
 
 
@@ -72,11 +72,11 @@ class Interval:
     data_wait_seconds: float
     """Of one iteration."""
     forward_seconds: float | None = None
-    """Of one forward pass of this rank, where one has ended."""
+    """Of one forward pass of this rank, if one has ended."""
 
 
 class Reporter:
-    """Records what one rank does."""
+    """Reports what one rank does."""
 
     def __init__(
         self, *, world: World, work_directory: Path, metrics: Metrics, hang_median_steps: int = 0
@@ -98,14 +98,14 @@ class Reporter:
         self._write_progress()
 
     def begin(self, length: TrainingLength, *, iteration: int) -> None:
-        """Say how long the run is, and where it starts."""
+        """Set the length of the training, and the iteration at which this run starts."""
         self._length = length
         self._iteration = iteration
         self._write_progress()
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
-        """Say what rank 0 does within the block; evaluations are timed for the estimate of what remains."""
+        """Set the stage of the run for the block. Times of evaluations enter the estimate of the rest."""
         before = self._stage
         started = time.monotonic()
         self._heartbeat.beat()
@@ -119,19 +119,19 @@ class Reporter:
             self.set_stage(before)
 
     def beat(self) -> None:
-        """Give a sign of life outside of iterations: for every image of an evaluation."""
+        """Show that this rank makes progress outside of iterations, as each image of an evaluation does."""
         self._heartbeat.beat()
 
     def set_stage(self, stage: Stage) -> None:
-        """Say what rank 0 does from now on."""
+        """Set the stage of the run from now on."""
         self._stage = stage
-        self._time.turn_to(_PHASES.get(stage, self._first_phase), now=time.monotonic())
+        self._time.switch_to(_PHASES.get(stage, self._first_phase), now=time.monotonic())
         self._write_progress()
 
     def record_iteration(
         self, iteration: int, *, images: int, seconds: float, data_wait_seconds: float
     ) -> None:
-        """Record one optimiser step; called in every iteration."""
+        """Record one optimiser step. Call it in every iteration."""
         now = time.time()
         self._heartbeat.beat_step(seconds)
         self._metrics.record_iteration(
@@ -153,7 +153,7 @@ class Reporter:
                 self._write_progress()
 
     def record_interval(self, interval: Interval) -> None:
-        """Log one line and set the gauges of a log interval."""
+        """Log one line for a log interval, and set its gauges."""
         if self._world.device.type == "cuda":
             self._metrics.set_all("gpu_memory_bytes", memory.gpu_bytes(self._world.device))
         if interval.forward_seconds is not None:
@@ -166,7 +166,8 @@ class Reporter:
         _log.info(
             "epoch %d/%d  iteration %d/%d  loss %.4f (%s)  lr %.3g  %.3f s/it (data %.3f)  %.2f GB  eta %s",
             min(
-                self._length.epoch(interval.iteration) + 1, self._length.epoch(self._length.total_iterations)
+                self._length.epoch(interval.iteration) + 1,
+                self._length.epoch(self._length.total_iterations),
             ),
             self._length.epoch(self._length.total_iterations),
             interval.iteration,
@@ -182,14 +183,14 @@ class Reporter:
         )
 
     def record_evaluation(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
-        """Log the figures of an evaluation and set their gauges."""
+        """Log the figures of an evaluation, and set their gauges."""
         if self._is_first:
             self._metrics.set_all("evaluation", metrics)
             figures = "  ".join(f"{name} {value:.1f}" for name, value in metrics.items())
             _log.info("evaluation at iteration %d: %s", iteration, figures, extra={"metrics": dict(metrics)})
 
     def record_checkpoint(self, status: CheckpointStatus) -> None:
-        """Publish a committed checkpoint."""
+        """Report a committed checkpoint."""
         self._checkpoint = status
         self._metrics.set("checkpoint_save_seconds", status.saveSeconds)
         self._metrics.set("checkpoint_stall_seconds", status.stallSeconds)
@@ -204,18 +205,18 @@ class Reporter:
         self._write_progress()
 
     def record_checkpoint_failure(self) -> None:
-        """Count a checkpoint that could not be made durable."""
+        """Count a checkpoint that could not be saved."""
         self._metrics.count("checkpoint_failures")
 
     def record_reference(self, figures: Mapping[str, float]) -> None:
-        """Publish what the recipe's own figures are held against."""
+        """Report the published figures of the recipe."""
         if self._is_first:
             self._metrics.set_all("reference", figures)
 
     def record_restore(self, *, seconds: float, status: CheckpointStatus) -> None:
-        """Publish the checkpoint that this run resumed from."""
+        """Report the checkpoint that this run resumed from."""
         self._checkpoint = status
-        self._time.close(time.monotonic(), {TimePhase.RESTORING: seconds})
+        self._time.book(time.monotonic(), {TimePhase.RESTORING: seconds})
         self._metrics.set("checkpoint_restore_seconds", seconds)
         _log.info(
             "resumed from %s at iteration %d",
@@ -233,7 +234,7 @@ class Reporter:
         return round(left * self._iteration_seconds + evaluations)
 
     def _open_timesheet(self) -> tuple[Timesheet, TimePhase]:
-        """The time, from where an earlier rank 0 of this worker left it, and its first phase."""
+        """A timesheet that continues the count of an earlier rank 0 of this worker, and its first phase."""
         before, pause = None, 0.0
         if self._is_first and (before := _read_time(self._progress_file)):
             pause = time.time() - self._progress_file.stat().st_mtime
@@ -247,7 +248,7 @@ class Reporter:
         if not self._is_first:
             return
         self._written = time.monotonic()
-        self._time.close(self._written)
+        self._time.book(self._written)
         total = self._length.total_iterations
         record = ProgressRecord(
             progress=Progress(
@@ -269,7 +270,7 @@ class Reporter:
 
 
 def _read_time(file: Path) -> TimeSpent | None:
-    """What the record in `file` says about time; None where there is none."""
+    """The time in the progress record `file`, or None if there is none."""
     try:
         found = json.loads(file.read_text())["progress"]["time"]
     except (FileNotFoundError, KeyError):

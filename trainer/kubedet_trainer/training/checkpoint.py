@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a checkpoint holds and how to tell that it is intact."""
+    """The content of a checkpoint, and how to verify that it is intact."""
 
     iteration: int
     epoch: int

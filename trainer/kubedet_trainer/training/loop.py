@@ -15,7 +15,6 @@ from torch import Tensor
 from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import Results, Stage
-from kubedet_trainer.data import loader
 from kubedet_trainer.errors import (
     CredentialsRefused,
     LossNotFinite,
@@ -72,17 +71,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
 def _fit(run: Run) -> None:
     """Iterate to the end, evaluating and saving on the way."""
     state, total = run.state, run.length.total_iterations
-    batches = iter(
-        loader.train_loader(
-            run.data.train,
-            plan=run.data.sampling,
-            pipeline=run.data.pipeline,
-            world=run.world,
-            start_iteration=state.iteration,
-            end_iteration=total,
-            num_workers=run.recipe.data.num_workers,
-        )
-    )
+    batches = iter(run.batches(end_iteration=total))
     log_interval = min(50, max(5, total // 40))
     agreement = dist.Agreement(3)
     run.reporter.set_stage(Stage.TRAINING)
@@ -130,7 +119,7 @@ def _step(run: Run, batches: Iterator[Batch]) -> None:
     scaler.step(optimizer)
     scaler.update()
     state.iteration += 1
-    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow, and goes on
+    if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow
         sums["gradient norm"] = norm
     run.monitor.record(state.iteration, sums)
     _record_time(run, images=steps * recipe.data.images_per_process)
@@ -142,7 +131,7 @@ def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     batch = batch.to(device)
     images = normalise(batch, run.recipe.data.normalisation)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-    with run.forwards.passing(), autocast:
+    with run.forwards.forward_pass(), autocast:
         terms = run.model(images, batch.targets, run.generator)
     steps = run.data.batch.accumulation_steps
     return {name: value / steps for name, value in terms.items() if "loss" in name}

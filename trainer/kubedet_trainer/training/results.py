@@ -1,4 +1,4 @@
-"""The row of a run: evaluation, frames per second, memory, and the report beside the checkpoints."""
+"""The row of a run: evaluation, frames per second, memory, and the report next to the checkpoints."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
 
 
 def publish_pictures(run: Run, evaluation: Evaluation) -> None:
-    """Draw the course of the run so far and what it detects now, and put both beside the checkpoints."""
+    """Draw the curves of the run so far and its current detections, and store both with the checkpoints."""
     picture = curves.draw_curves(
         title=f"{run.settings.job_name}: {run.recipe.name}",
         training=run.state.history.training,
@@ -201,7 +201,7 @@ def _publish(run: Run, row: Results) -> None:
     records = {"leftOut": run.data.left_out, "pretrained": run.state.history.pretrained}
     report = {**document, **{name: record for name, record in records.items() if record}}
     _put(run, contract.RESULTS_FILE, json.dumps(report, indent=2).encode())
-    # Last: it tells the launcher, and through it the operator, that all the rest is durable.
+    # Last: it shows the launcher, and through it the operator, that everything else is durable.
     write_json(run.settings.work_directory / contract.RESULTS_FILE, document)
     _log.info("results", extra={"results": document})
 

@@ -14,6 +14,7 @@ from kubedet_trainer import config, contract, dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.data import loader, opening
+from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
@@ -83,13 +84,25 @@ class Run:
     """Of the validation split."""
     stop: StopRequest
     generator: torch.Generator
-    """Seeded anew for every chunk; carries nothing from one to the next."""
+    """Seeded again for every chunk; carries nothing from one chunk to the next."""
     first_iteration: int
     """Iterations that were done when this process started."""
     saved_iteration: int
     """Of the newest checkpoint, -1 before there is one."""
     saved_at: float = field(default_factory=time.monotonic)
     timer: StepTimer = field(default_factory=StepTimer)
+
+    def batches(self, *, end_iteration: int) -> Loader:
+        """This rank's batches, from the iteration that the state has reached up to `end_iteration`."""
+        return loader.train_loader(
+            self.data.train,
+            plan=self.data.sampling,
+            pipeline=self.data.pipeline,
+            world=self.world,
+            start_iteration=self.state.iteration,
+            end_iteration=end_iteration,
+            num_workers=self.recipe.data.num_workers,
+        )
 
 
 def prepare(

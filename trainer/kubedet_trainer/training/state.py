@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs to go on as if nothing had happened, in one state dict.
+"""Everything that a resumed run needs to continue as if nothing had happened, in one state dict.
 
 There is no generator state: all randomness is counted from (seed, iteration, chunk), see `chunk_seed`.
 """
@@ -64,7 +64,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. With another global batch the iteration is the one after as many images."""
+        """Continue from `state`. With another global batch, after the same number of images."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -161,7 +161,7 @@ def _continue(pool: urllib3.PoolManager, url: str, *, part: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     finally:
-        response.release_conn()
+        response.close()  # also where the body was not read
     note.unlink()
 
 

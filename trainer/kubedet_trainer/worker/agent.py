@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -51,6 +52,7 @@ from kubedet_trainer import contract
 from kubedet_trainer.contract import FailureClass, failure_class
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import RunSettings, read_settings
+from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.worker import endings, peers, processes
 from kubedet_trainer.worker.endings import AgentEnding, Outcome, RankEnding
 
@@ -87,7 +89,7 @@ _logger = logging.getLogger(endings.AGENT_MODULE)  # with -m, __name__ is __main
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the ranks of this worker until they are done or cannot go on. Returns 0 or 1."""
+    """Run the ranks of this worker until they are done or cannot continue. Returns 0 or 1."""
     parser = argparse.ArgumentParser(prog="python -m kubedet_trainer.worker.agent")
     parser.add_argument("--module", default=endings.RANK_MODULE, help="Python module to run as a rank")
     module = parser.parse_args(arguments).module
@@ -97,9 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging()
     settings = read_settings(os.environ)
     ending = run(settings, module=module)
-    partial = settings.work_directory / f"{endings.ENDING_FILE}.partial"
-    partial.write_text(ending.dump())
-    partial.replace(settings.work_directory / endings.ENDING_FILE)
+    write_json(settings.work_directory / endings.ENDING_FILE, asdict(ending))
     return 0 if ending.outcome is Outcome.FINISHED else 1
 
 
@@ -122,7 +122,7 @@ def run(settings: RunSettings, *, module: str = endings.RANK_MODULE) -> AgentEnd
             outcome = Outcome.FINISHED if result.state is WorkerState.SUCCEEDED else Outcome.RANK_FAILED
     if agent is None:
         return AgentEnding(outcome=outcome, message=message)
-    if outcome is Outcome.FINISHED or (outcome is Outcome.RANK_FAILED and agent.is_final_for_all()):
+    if outcome is Outcome.FINISHED or (outcome is Outcome.RANK_FAILED and agent.has_permanent_failure()):
         handler.shutdown()  # closes the rendezvous: a worker that joins now learns that the run is over
     return AgentEnding(outcome=outcome, ranks=agent.rank_endings(), joined=agent.joined, message=message)
 
@@ -197,7 +197,9 @@ class _Agent(SimpleElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         assert self._ranks is not None  # torch starts the ranks before it watches them
-        if self.is_final_for_all():  # the failed rank waits for this, and no other rank can save anything now
+        if (
+            self.has_permanent_failure()
+        ):  # the failed rank waits for this, and no other rank can save anything now
             self._ranks.close(signal.SIGKILL, _KILL_SECONDS)
         result = self._ranks.wait(0)
         if result is None:
@@ -222,7 +224,7 @@ class _Agent(SimpleElasticAgent):
         }
         self._count_crash(codes)
         hopeful = endings.is_worth_a_restart(codes, crashes_in_a_row=self._crashes_in_a_row)
-        if self.is_final_for_all() or not hopeful:
+        if self.has_permanent_failure() or not hopeful:
             raise _RanksFailed(f"the ranks ended with {codes}")
         _logger.warning("the ranks of this worker restart", extra={"exitCodes": codes})
 
@@ -242,8 +244,8 @@ class _Agent(SimpleElasticAgent):
             self._crashes_in_a_row = 0
         self._crashes_in_a_row += 1
 
-    def is_final_for_all(self) -> bool:
-        """Whether a rank here has recorded a failure that would come back in every worker."""
+    def has_permanent_failure(self) -> bool:
+        """Whether a rank of this worker has recorded a failure that no restart of any worker would fix."""
         return any(
             failure_class(record.exitCode) is FailureClass.PERMANENT
             for record in endings.read_failures(self._failures())

@@ -1,7 +1,7 @@
-"""How much memory the container of a worker holds, and how much it may: what its control group counts.
+"""The memory that the container of a worker uses, and its limit, as its control group counts them.
 
-The kernel ends a process of the group at the limit, whatever the ranks think they hold: loader processes,
-shared memory and files in memory volumes count too.
+At the limit the kernel kills a process of the group. Loader processes, shared memory and files in memory
+volumes count too, so the group may use much more than its ranks.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-"""Where a container sees its own group; outside of one it is the machine's."""
+"""A container sees its own group here, and a process outside of containers that of the machine."""
 
 _UNLIMITED = 2**60
-"""Version 1 says no limit with a number near 2**63."""
+"""Without a limit, version 1 has a number near 2**63."""
 
 _FILES = (
     ("memory.current", "memory.max", "memory.stat", "inactive_file"),
@@ -23,13 +23,14 @@ _FILES = (
         "total_inactive_file",
     ),
 )
-"""Usage, limit, statistics and the name in them of file pages that go first: of version 2, of version 1."""
+"""Versions 2 and 1: usage, limit, statistics, and their name for pages that the kernel drops first."""
 
 
 def read_memory(root: Path = ROOT) -> dict[str, int]:
-    """Bytes by kind: ``working_set``, less file pages that are given up first, and ``limit`` if there is one.
+    """Bytes by kind: ``working_set``, and ``limit`` if there is one.
 
-    Empty where no control group can be read, as on macOS.
+    The working set leaves out file pages that the kernel drops first. The result is empty where no control
+    group can be read, as on macOS.
     """
     for usage, limit, statistics, inactive in _FILES:
         try:

@@ -1,7 +1,7 @@
-"""How a worker ended: one root cause out of what its agent, its ranks and the kernel say.
+"""How a worker ended: the one root cause in what its agent, its ranks and the kernel say.
 
-`launch` collects the evidence, `agent` writes the part that only it can see, this module judges.
-The codes and whom they are charged to are the contract's.
+`launch` collects the evidence, `agent` writes down what only it can see, and this module judges. The contract
+defines the exit codes and the class of each failure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,43 +21,49 @@ from kubedet_trainer.contract.times import format_unix_time, parse_time
 from kubedet_trainer.errors import TrainerError
 
 AGENT_MODULE = "kubedet_trainer.worker.agent"
-"""``python -m`` this starts the ranks of one worker."""
+"""The module that ``python -m`` runs to start the ranks of one worker."""
+
+PREPARATION_MODULE = "kubedet_trainer.worker.preparation"
+"""The module that ``python -m`` runs to make the data of one worker local."""
 
 RANK_MODULE = "kubedet_trainer"
-"""``python -m`` this is one rank."""
+"""The module that ``python -m`` runs as one rank."""
 
 ENDING_FILE = "agent.json"
-"""In the work directory: the `AgentEnding` of the newest agent."""
+"""Holds the `AgentEnding` of the newest agent, in the work directory."""
+
+PREPARATION_FILE = "preparation.json"
+"""Holds the `Failure` of the preparation, next to the records of the ranks."""
 
 RANK_CRASHES_IN_A_ROW = 4
-"""So often may ranks of one worker crash soon after their start before the worker gives up its pod."""
+"""After so many crashes soon after a start, the worker gives up its pod."""
 
 _STACK_LINES = 20
-"""Of a hung rank's stacks, the innermost frames of the newest threads first, for the termination message."""
+"""How many lines of a hung rank's stacks the termination message has. Innermost frames come first."""
 
 CRASH_MEMORY_SECONDS = 600
-"""A group that ran this long before it crashed starts the counting anew."""
+"""After a group has run for so long, its next crash counts as the first one."""
 
 
 class Outcome(StrEnum):
-    """How the agent ended, seen from its side."""
+    """How the agent ended, as the agent sees it."""
 
     FINISHED = "Finished"
     """Every rank of this worker exited with 0."""
     RANK_FAILED = "RankFailed"
-    """A rank failed, and starting the group again in this pod would not help (any more)."""
+    """A rank failed, and another start in this pod would not help."""
     TERMINATED = "Terminated"
-    """The agent was sent SIGTERM and ended its ranks."""
+    """The agent received SIGTERM and ended its ranks."""
     RENDEZVOUS_LOST = "RendezvousLost"
-    """The rendezvous store does not answer (any more)."""
+    """The rendezvous store does not answer."""
     RENDEZVOUS_INCOMPLETE = "RendezvousIncomplete"
-    """The other workers did not come in time."""
+    """The other workers did not join in time."""
     RENDEZVOUS_CLOSED = "RendezvousClosed"
-    """Another worker ended the run for everybody."""
+    """Another worker ended the run for all workers."""
     HUNG = "Hung"
-    """A rank showed no sign of life for too long, and the launcher killed the agent."""
+    """A rank made no progress for too long, and the launcher killed the agent."""
     CRASHED = "Crashed"
-    """The agent left no record: it was killed, or it is broken."""
+    """The agent left no record: something killed it, or it is broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,33 +72,29 @@ class RankEnding:
 
     rank: int
     exit_code: int
-    """As `subprocess` has it: the number of a signal is negative."""
+    """As in `subprocess`: negative for a signal."""
     time: float
-    """UNIX time at which the agent saw it."""
+    """UNIX time at which the agent noticed it."""
     last_lines: list[str] = field(default_factory=list)
     """The end of its standard error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentEnding:
-    """The record that the agent leaves for the launcher."""
+    """What the agent reports to the launcher at its end."""
 
     outcome: Outcome
     ranks: list[RankEnding] = field(default_factory=list)
     joined: bool = False
-    """Whether a rendezvous was ever completed."""
+    """Whether this agent has ever completed a rendezvous."""
     exit_code: int = 0
-    """Of the agent's own process; only told for `Outcome.CRASHED`."""
+    """The exit code of the agent's process; set only with `Outcome.CRASHED`."""
     message: str = ""
-    """What torch said, where nothing better is known."""
-
-    def dump(self) -> str:
-        """The record as JSON."""
-        return json.dumps(asdict(self))
+    """torch's message, if nothing more exact is known."""
 
 
 def parse_agent_ending(text: str) -> AgentEnding:
-    """The inverse of `AgentEnding.dump`."""
+    """The ending in `text`, a JSON object of its fields."""
     document: dict[str, Any] = json.loads(text)
     ranks = [RankEnding(**item) for item in document.pop("ranks")]
     return AgentEnding(**{**document, "outcome": Outcome(document["outcome"]), "ranks": ranks})
@@ -101,15 +103,15 @@ def parse_agent_ending(text: str) -> AgentEnding:
 _RENDEZVOUS: dict[Outcome, tuple[ExitCode, str]] = {
     Outcome.RENDEZVOUS_LOST: (
         ExitCode.RENDEZVOUS_LOST,
-        "the rendezvous store does not answer; see whether its pod runs and the network lets workers in",
+        "the rendezvous store does not answer; check that its pod runs and the network admits workers",
     ),
     Outcome.RENDEZVOUS_INCOMPLETE: (
         ExitCode.RENDEZVOUS_LOST,
-        "the other workers did not join the rendezvous in time; see whether all pods of the job run",
+        "the other workers did not join the rendezvous in time; check that all pods of the job run",
     ),
     Outcome.RENDEZVOUS_CLOSED: (
         ExitCode.PEER_FAILED,
-        "another worker has ended the run for all; its own record says why",
+        "another worker has ended the run for all workers; its own failure says why",
     ),
 }
 
@@ -117,8 +119,8 @@ _SIGNAL_HINTS: dict[int, str] = {
     signal.SIGKILL: "killed from outside",
     signal.SIGSEGV: "crashed in native code (segmentation fault)",
     signal.SIGABRT: "aborted in native code",
-    signal.SIGBUS: "lost a memory mapping: /dev/shm is most likely too small, raise spec.worker.sharedMemory",
-    signal.SIGTERM: "ended before it could take the signal",
+    signal.SIGBUS: "lost a memory mapping; /dev/shm is probably too small: raise spec.worker.sharedMemory",
+    signal.SIGTERM: "ended before it could handle the signal",
 }
 
 _OUT_OF_MEMORY = (
@@ -137,13 +139,13 @@ def translate(
     stop_requested: bool = False,
     memory_limit_hit: bool = False,
 ) -> Failure | None:
-    """The root cause of a worker's ending, or None where it did all its work.
+    """The root cause of a worker's ending, or None if it completed its work.
 
     Args:
         ending: what the agent says.
-        records: what the ranks said before they ended.
-        stop_requested: whether the launcher was sent SIGTERM (or SIGINT).
-        memory_limit_hit: whether the kernel killed for lack of memory in this container.
+        records: the failures that ranks recorded before they ended.
+        stop_requested: whether the launcher received SIGTERM or SIGINT.
+        memory_limit_hit: whether the kernel killed a process of this container at its memory limit.
     """
     permanent = [record for record in records if failure_class(record.exitCode) is FailureClass.PERMANENT]
     if (cause := root_cause(permanent)) is not None:
@@ -154,16 +156,19 @@ def translate(
         return _stopped(ending)
     if ending.outcome in _RENDEZVOUS:
         code, message = _RENDEZVOUS[ending.outcome]
-        return _failure(code, _joined(message, ending.message))
+        return _failure(code, _with_detail(message, ending.message))
     if ending.outcome is Outcome.HUNG:
         return _hang(ending)
     by_rank = {record.rank: record for record in records}
     failures = [by_rank.get(rank.rank) or _rank_failure(rank, memory_limit_hit) for rank in ending.ranks]
-    return root_cause(failures) or _crash(ending, memory_limit_hit)
+    if (cause := root_cause(failures)) is not None:
+        return cause
+    exit_code = ending.exit_code or ExitCode.UNEXPECTED
+    return crash("the agent", exit_code, memory_limit_hit=memory_limit_hit, detail=ending.message)
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure | None:
-    """The earliest failure; who was told to stop, or only lost a peer, counts where nobody else failed."""
+    """The earliest failure. Ranks that lost a peer or were told to stop count only if no other failed."""
 
     def order(failure: Failure) -> tuple[int, datetime]:
         blame = 0
@@ -177,7 +182,7 @@ def root_cause(failures: Iterable[Failure]) -> Failure | None:
 
 
 def read_failures(directory: Path) -> list[Failure]:
-    """The records that ranks have left below `directory`; one that is still being written is skipped."""
+    """The failures recorded in `directory`, without those that are still being written."""
     records = []
     for path in sorted(directory.glob("*.json")):
         try:
@@ -188,29 +193,35 @@ def read_failures(directory: Path) -> list[Failure]:
 
 
 def failure_of(error: BaseException, *, last_lines: Sequence[str] = ()) -> Failure:
-    """The failure that an exception means; what is no `TrainerError` is unexpected."""
+    """The failure for an exception. Anything but a `TrainerError` is unexpected."""
     code = error.exit_code if isinstance(error, TrainerError) else ExitCode.UNEXPECTED
     kind = type(error).__name__
     return _failure(code, str(error) or kind, reason=kind, last_lines=last_lines)
 
 
-def is_worth_a_restart(exit_codes: Iterable[int], *, crashes_in_a_row: int) -> bool:
-    """Whether the agent should start its group again, by how its ranks ended and how often they crashed.
+def crash(program: str, exit_code: int, *, memory_limit_hit: bool, detail: str = "") -> Failure:
+    """The failure of a program of this worker that left no record."""
+    code, reason, message = _describe(exit_code, memory_limit_hit)
+    return _failure(code, _with_detail(f"{program}: {message}", detail), reason=reason)
 
-    A permanent code would only fail again; broken GPU hardware needs another node; whatever else is tried
-    again in the same pod first, `RANK_CRASHES_IN_A_ROW` times at most.
+
+def is_worth_a_restart(exit_codes: Iterable[int], *, crashes_in_a_row: int) -> bool:
+    """Whether the agent should restart its ranks, given how they ended and how often they crashed.
+
+    A permanent failure would only come back, and broken GPU hardware needs another node. After anything else
+    the ranks start again in the same pod, until they have crashed `RANK_CRASHES_IN_A_ROW` times.
     """
     hopeless = any(0 < code < 128 or code == ExitCode.GPU_HARDWARE for code in exit_codes)
     return not hopeless and crashes_in_a_row < RANK_CRASHES_IN_A_ROW
 
 
 def is_crash(exit_code: int) -> bool:
-    """Whether a rank failed by itself, and not because it was told to or because a peer went away."""
+    """Whether a rank failed by itself, and not because it was told to stop or lost a peer."""
     return exit_code not in _NOTHING_LOST | {ExitCode.TERMINATED_UNSAVED, ExitCode.PEER_FAILED}
 
 
 def reason_of(code: int) -> str:
-    """An exit code as one CamelCase word: `RendezvousLost`."""
+    """The reason for an exit code in CamelCase, such as `RendezvousLost`."""
     try:
         return "".join(word.capitalize() for word in ExitCode(code).name.split("_"))
     except ValueError:
@@ -225,7 +236,7 @@ def _failure(
     rank: RankEnding | None = None,
     last_lines: Sequence[str] = (),
 ) -> Failure:
-    """A failure of `rank`, when it ended, or else of this worker, now; `reason` is that of the exit code."""
+    """A failure of `rank` when it ended, or of this worker now. The exit code gives a default `reason`."""
     return Failure(
         exitCode=code,
         reason=reason or reason_of(code),
@@ -243,7 +254,7 @@ def _rank_failure(ending: RankEnding, memory_limit_hit: bool) -> Failure:
 
 
 def _describe(exit_code: int, memory_limit_hit: bool) -> tuple[int, str, str]:
-    """Exit code of the contract, reason and message of a process that left no record of its own."""
+    """Exit code, reason and message for a process that left no record."""
     if exit_code >= 0:
         return exit_code, reason_of(exit_code), f"exited with code {exit_code} and left no record"
     number = -exit_code
@@ -262,7 +273,7 @@ def _hang(ending: AgentEnding) -> Failure:
 def _stopped(ending: AgentEnding) -> Failure:
     lost = [rank for rank in ending.ranks if rank.exit_code not in _NOTHING_LOST]
     if ending.outcome is Outcome.CRASHED and ending.exit_code != -signal.SIGTERM:
-        return _unsaved("the agent was ended before it could tell whether the state was saved")
+        return _unsaved("the agent ended before it could say whether the state was saved")
     if lost:
         code, reason, _ = _describe(lost[0].exit_code, False)
         return _unsaved(f"rank {lost[0].rank} did not save its state in time (code {code}, {reason})")
@@ -274,10 +285,5 @@ def _unsaved(why: str) -> Failure:
     return _failure(ExitCode.TERMINATED_UNSAVED, message)
 
 
-def _crash(ending: AgentEnding, memory_limit_hit: bool) -> Failure:
-    code, reason, message = _describe(ending.exit_code or ExitCode.UNEXPECTED, memory_limit_hit)
-    return _failure(code, _joined(f"torchrun: {message}", ending.message), reason=reason)
-
-
-def _joined(message: str, detail: str) -> str:
+def _with_detail(message: str, detail: str) -> str:
     return f"{message} ({detail})" if detail else message

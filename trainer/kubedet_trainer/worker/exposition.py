@@ -1,7 +1,7 @@
-"""One port a worker: ``/metrics`` of all its ranks, ``/progress`` of rank 0, ``/healthz``.
+"""The port of a worker: ``/metrics`` of all its ranks, ``/progress`` of rank 0, and ``/healthz``.
 
-The ranks record into files of prometheus_client's multiprocess mode; only this server reads them, so a scrape
-never waits for a training step, and the port answers from before the first rank starts until the pod ends.
+The ranks write their metrics into files (the multiprocess mode of prometheus_client), and PID 1 reads them. A
+scrape therefore never waits for a training step, and the port answers from the start of the pod to its end.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10
 
     def do_GET(self) -> None:
-        """Answer one of the three paths."""
+        """Answer a request."""
         answer = _ROUTES.get(self.path.partition("?")[0], _not_found)(self)
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _read_metrics(request: _Handler) -> _Answer:
     directory = request.server.work_directory / METRICS_DIRECTORY
-    _forget_dead_processes(directory)
+    _remove_gauges_of_ended_processes(directory)
     ranks = CollectorRegistry()
     MultiProcessCollector(ranks, path=str(directory))  # type: ignore[no-untyped-call]
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -88,7 +88,7 @@ def _progress(request: _Handler) -> _Answer:
         body = (request.server.work_directory / PROGRESS_FILE).read_bytes()
     except FileNotFoundError:
         return _Answer(
-            body=b'{"error":"rank 0 does not run here"}\n',
+            body=b'{"error":"rank 0 does not run in this worker"}\n',
             content_type="application/json",
             status=HTTPStatus.NOT_FOUND,
         )
@@ -100,21 +100,23 @@ def _health(_: _Handler) -> _Answer:
 
 
 def _not_found(_: _Handler) -> _Answer:
-    return _Answer(body=b"there are /metrics, /progress and /healthz\n", status=HTTPStatus.NOT_FOUND)
+    return _Answer(
+        body=b"not found; the paths are /metrics, /progress and /healthz\n", status=HTTPStatus.NOT_FOUND
+    )
 
 
 _ROUTES = {"/metrics": _read_metrics, "/progress": _progress, "/healthz": _health}
 
 
-def _forget_dead_processes(directory: Path) -> None:
-    """Drop the gauges that hold for a living process only, once that process is gone."""
+def _remove_gauges_of_ended_processes(directory: Path) -> None:
+    """Remove gauges that count only while their process runs, once it has ended."""
     for name in os.listdir(directory):
         if (match := _LIVE_GAUGE.fullmatch(name)) and not Path("/proc", match[1]).exists():
             (directory / name).unlink(missing_ok=True)
 
 
 class _MemoryCollector(Collector):
-    """Reads the memory of the container at the moment of a scrape."""
+    """Reads the memory of the container at each scrape."""
 
     def collect(self) -> Iterator[Metric]:
         definition = metrics.LAUNCHER_TABLE["worker_memory_bytes"]

@@ -26,14 +26,14 @@ _LAST_CALL_SECONDS = 10
 """How long an elastic run that could begin waits for more workers. A later worker restarts all ranks."""
 
 _LOST_SECONDS = 10
-"""How long a worker may send no keep-alive. Ranks notice most losses at once. They do not notice the loss of
-a peer whose node was cut off, or of one that left before the ranks had met."""
+"""How long a worker may send no keep-alive. Ranks notice most losses immediately. They do not notice the
+loss of a peer whose node was cut off, or of one that left before the ranks had met."""
 
 
 class Roster:
     """The workers of the current group, and whether all of them still send keep-alives.
 
-    torch drops a silent worker from the state of its rendezvous, but it does not tell the other agents.
+    torch drops a silent worker from the state of its rendezvous, but it does not inform the other agents.
     """
 
     def __init__(self, handler: DynamicRendezvousHandler) -> None:

@@ -1,7 +1,7 @@
-"""What the kernel has to be asked: children, orphans, and whether it killed for lack of memory.
+"""What only the kernel knows: children, orphans, and processes that it killed for lack of memory.
 
-PID 1 of a container inherits every orphan and has to collect it; where the launcher is not PID 1 (a laptop),
-it asks the kernel to be treated alike, so that nothing it started outlives it unseen.
+PID 1 of a container becomes the parent of every orphan and must reap it. Outside of a container the launcher
+asks the kernel for the same role, so that no process that it started outlives it unnoticed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def start_module(
     environment: Mapping[str, str],
     output: IO[str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start ``python -m module`` in a session of its own: a Ctrl-C on the terminal does not reach it.
+    """Start ``python -m module`` in a session of its own, so that Ctrl-C on the terminal does not reach it.
 
-    `output` takes standard output and error; None leaves them where they are.
+    `output` takes its standard output and error. None leaves them on those of this process.
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -40,12 +40,12 @@ def start_module(
 
 
 def adopt_orphans() -> None:
-    """Let orphaned descendants become children of this process, as they do for PID 1."""
+    """Make this process the parent of its orphaned descendants, as PID 1 is."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent() -> None:
-    """Have this process sent SIGTERM when its parent dies, even by SIGKILL."""
+    """Have the kernel send this process SIGTERM when its parent ends, even by SIGKILL."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -55,7 +55,7 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def children() -> set[int]:
-    """The process ids of this process's children, zombies included."""
+    """The process ids of this process's children, including zombies."""
     try:
         return {
             int(child)
@@ -66,22 +66,22 @@ def children() -> set[int]:
         return set()
 
 
-def reap_orphans(*, besides: subprocess.Popen[bytes]) -> None:
-    """Collect adopted children that have ended; `besides` is left to its own `poll`."""
+def reap_orphans(*, except_for: subprocess.Popen[bytes]) -> None:
+    """Reap adopted children that have ended, but not `except_for`, whose own `poll` does that."""
     if sys.platform != "linux":
         return
     try:
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-            if ended.si_pid == besides.pid:
+            if ended.si_pid == except_for.pid:
                 return
             os.waitpid(ended.si_pid, 0)
     except ChildProcessError:
         return
 
 
-def kill_orphans(*, besides: set[int]) -> None:
-    """Kill the process groups of all children but `besides`: ranks that a dead agent left behind."""
-    for pid in children() - besides:
+def kill_orphans(*, except_for: set[int]) -> None:
+    """Kill the process groups of all children but `except_for`: the ranks that a dead agent left behind."""
+    for pid in children() - except_for:
         try:
             group = os.getpgid(pid)
             if group != os.getpgrp():
@@ -92,9 +92,10 @@ def kill_orphans(*, besides: set[int]) -> None:
 
 
 def count_memory_kills() -> int:
-    """How often the kernel has killed in this container for lack of memory; 0 where it cannot be told.
+    """How many processes of this container the kernel has killed for lack of memory; 0 if it does not say.
 
-    Reads ``oom_kill`` of the control group, version 2 (``memory.events``) or 1 (``memory.oom_control``).
+    The count is ``oom_kill`` of the control group, in ``memory.events`` (version 2) or ``memory.oom_control``
+    (version 1).
     """
     for path in _memory_event_files(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
         try:
@@ -107,7 +108,7 @@ def count_memory_kills() -> int:
 
 
 def _memory_event_files(membership: Path, root: Path) -> list[Path]:
-    """Where the counter may lie: the own group as /proc tells it, then the root that a container sees."""
+    """The files that may have the count: of the group in /proc, then of the root that a container sees."""
     candidates: list[Path] = []
     try:
         lines = membership.read_text().splitlines()

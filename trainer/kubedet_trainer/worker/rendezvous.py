@@ -5,7 +5,7 @@ its values in memory. After a restart it is empty, and the agents of the workers
 
 A client sends one JSON array a line, the name of an operation and its arguments, and reads one JSON value
 a line in return. `store_client` is the client. This process imports no torch: torch's own store would take
-286 MB of memory for a few kilobytes of values.
+280 MB of memory for a few kilobytes of values.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 128  # all workers of a job connect at once
+    request_queue_size = 128  # all workers of a job connect together
 
     def __init__(self, port: int, handler: type[socketserver.BaseRequestHandler], *, variable: str) -> None:
         """Bind `port`. The system chooses one if it is 0.

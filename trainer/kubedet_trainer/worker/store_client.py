@@ -48,6 +48,13 @@ class StoreClient(Store):
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answers = self._socket.makefile("rb")
 
+    def close(self) -> None:
+        """Close the connection. Later calls raise `DistNetworkError`."""
+        with self._lock:
+            self._is_broken = True
+            self._answers.close()
+            self._socket.close()
+
     def set(self, key: str, value: str | bytes) -> None:
         """Set the value of `key`."""
         self._call("set", key, _text(value))

@@ -15,9 +15,9 @@ from kubedet_operator.api.decoding import InvalidManifest
 @pytest.mark.parametrize(
     ("path", "value", "rule"),
     [
-        ("worker.replicas", 0, "must be >= 1"),
-        ("worker.replicas", 1001, "must be <= 1000"),
-        ("metrics.port", 80, "must be >= 1024"),
+        ("worker.replicas", 0, "must be from 1 to 1000"),
+        ("worker.replicas", 1001, "must be from 1 to 1000"),
+        ("metrics.port", 80, "must be from 1024 to 65535"),
         ("recipe", "Mask RCNN", "must be a name that `kubedet recipes` lists"),
         ("dataset.storageUri", "http://x", "must be s3://bucket/prefix"),
         ("dataset.storageUri", "synthetic://cats", "synthetic://shapes"),
@@ -61,7 +61,12 @@ def test_every_rule_is_broken_by_some_case_above() -> None:
 
 def test_a_violation_reads_as_one_line() -> None:
     (violation,) = validation.validate(make_job(worker={"replicas": 0}))
-    assert str(violation) == "spec.worker.replicas: got 0, must be >= 1"
+    assert str(violation) == "spec.worker.replicas: got 0, must be from 1 to 1000"
+
+
+def test_a_value_that_is_absent_and_must_be_there_is_named_by_its_own_path() -> None:
+    (violation,) = validation.validate(make_job(schedulingPolicy={"gang": "Kueue"}))
+    assert str(violation).startswith("spec.schedulingPolicy.queue: absent, gang Kueue must have a queue")
 
 
 def test_shared_memory_up_to_the_limit_is_fine() -> None:

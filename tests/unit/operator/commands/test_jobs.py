@@ -48,7 +48,7 @@ def test_an_invalid_job_ends_with_65_and_every_violation(tmp_path: Path, command
     assert result.exit_code == 65
     assert result.stderr.splitlines() == [
         "spec.recpe: got 'x', there is no such field. Did you mean 'recipe'?",
-        "spec.worker.replicas: got 0, must be >= 1",
+        "spec.worker.replicas: got 0, must be from 1 to 1000",
     ]
 
 

@@ -256,7 +256,9 @@ async def test_workers_that_get_ready_one_by_one_are_told_of_together(
     world.queue.add(KEY)
     await world.settle()
     assert world.cluster.asked.count(("status", "demo")) == writes + 1
-    assert world.cache.job(KEY)["status"]["workers"]["ready"] == 1  # type: ignore[index]
+    job_written = world.cache.job(KEY)
+    assert job_written is not None
+    assert job_written["status"]["workers"]["ready"] == 1
 
 
 async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(world: World) -> None:
@@ -291,7 +293,9 @@ async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
     assert world.cluster.asked.count(("apply", "demo-workers")) == service + 1
 
 
-async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(world: World) -> None:
+async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.cache.store_job(make_job())
     leading = asyncio.Event()
     leading.set()
@@ -300,7 +304,7 @@ async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(world: Worl
         leading.clear()
         raise errors.NotLeading("another replica leads")
 
-    world.cluster._ask = lose  # type: ignore[method-assign]
+    monkeypatch.setattr(world.cluster, "_ask", lose)
     worker = asyncio.create_task(world.reconciler.work(leading))
     await asyncio.sleep(0.01)
     worker.cancel()

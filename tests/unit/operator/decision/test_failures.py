@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import world
 from kubedet_operator.api.policies import FailureRule
@@ -17,8 +18,8 @@ def _read(*rules: FailureRule, message: str = "", code: int = 139) -> PodFailure
     return found
 
 
-def _record(**fields: object) -> str:
-    failure = contract.Failure(exitCode=139, reason="Crashed", message="signal 11", **fields)  # type: ignore[arg-type]
+def _record(**fields: Any) -> str:
+    failure = contract.Failure(exitCode=139, reason="Crashed", message="signal 11", **fields)
     return contract.dump_termination_message(failure=failure)
 
 

@@ -15,6 +15,7 @@ from kubedet_trainer import config
 from kubedet_trainer.commands.benchmark import benchmark
 from kubedet_trainer.settings import RunSettings, read_settings
 from kubedet_trainer.worker import launch
+from kubedet_trainer.worker.programs import Options
 from trainer_builders import SMALL, save_checkpoints
 
 ROW = {
@@ -39,7 +40,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
     monkeypatch.chdir(tmp_path)
     settings: list[RunSettings] = []
 
-    def run(environment: Mapping[str, str], *, options: launch.Options) -> int:
+    def run(environment: Mapping[str, str], *, options: Options) -> int:
         settings.append(read_settings(environment))
         checkpoints = Path(settings[-1].checkpoint.uri.removeprefix("file://"))
         checkpoints.mkdir(parents=True)

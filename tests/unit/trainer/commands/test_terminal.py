@@ -36,8 +36,8 @@ def test_durations_read_as_clocks(seconds: float, text: str) -> None:
 
 
 def test_bar_shows_stage_iterations_and_what_remains() -> None:
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    with terminal.ProgressBar(console) as bar:
+    output = io.StringIO()
+    with terminal.ProgressBar(Console(file=output, width=100, force_terminal=True)) as bar:
         bar.update(None)
         bar.update({"progress": {"stage": "Initializing"}})
         bar.update(
@@ -51,6 +51,6 @@ def test_bar_shows_stage_iterations_and_what_remains() -> None:
                 }
             }
         )
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = output.getvalue()
     for text in ("Training", "30/120", "25%", "1:30 left"):
         assert text in shown

@@ -151,7 +151,8 @@ def test_only_regular_files_are_opened(kind: str, tmp_path: Path) -> None:
         case "device":
             file.symlink_to("/dev/zero")
         case "socket":
-            socket.socket(socket.AF_UNIX).bind(str(file))
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(file))
         case "folder":
             file.mkdir()
     for found in (images.read(file), images.read_size(file)):

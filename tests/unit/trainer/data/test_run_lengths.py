@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -72,3 +74,8 @@ def test_parts_of_an_object_make_one_mask_and_parts_without_area_none(extra: lis
     expected = np.zeros((48, 64), np.uint8)
     expected[5:15, 4:24] = expected[10:20, 20:40] = 1
     np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("corner", [math.inf, -math.inf, math.nan, 1e308])
+def test_outline_without_a_finite_area_has_none(corner: float) -> None:
+    assert run_lengths.area([[4, 5, 24, corner, 24, 15, -24, 1e308]]) == 0

@@ -1,4 +1,4 @@
-"""Losses summed on the device, the first bad one found later and named exactly; time of iterations."""
+"""Losses that the device sums, the name of the first bad one, and the times of iterations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _terms(first: float, second: float) -> dict[str, torch.Tensor]:
     return {"loss_cls": torch.tensor(first), "loss_reg": torch.tensor(second, requires_grad=True)}
 
 
-def test_an_interval_gives_the_mean_of_each_term_and_starts_anew() -> None:
+def test_an_interval_gives_the_mean_of_each_term_and_the_next_one_starts_from_zero() -> None:
     watch = LossMonitor(CPU)
     watch.record(1, _terms(1.0, 4.0))
     watch.record(2, _terms(2.0, 6.0))
@@ -65,7 +65,7 @@ def test_a_check_within_an_interval_does_not_end_it() -> None:
     assert watch.close_interval(2)[0].means["loss_cls"] == 2.0
 
 
-def test_the_timer_takes_waits_apart_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timer_counts_waits_apart_and_pauses_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 3.0, 10.0, 60.0, 61.0, 61.5, 64.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     timer = StepTimer()
@@ -82,18 +82,18 @@ def test_the_timer_takes_waits_apart_and_leaves_pauses_out(monkeypatch: pytest.M
     assert (mean.seconds, mean.wait_seconds) == (7.0, 1.25)
 
 
-def test_forward_passes_are_timed_without_what_lies_between(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forward_passes_are_timed_without_the_time_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 2.0, 10.0, 14.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(moments))
     timer = ForwardTimer(CPU)
     for _ in range(2):
-        with timer.passing():
+        with timer.forward_pass():
             pass
     assert timer.close_interval() == 3.0
     assert timer.close_interval() is None
 
 
-def test_on_a_gpu_only_passes_that_the_device_has_ended_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_only_passes_that_the_device_has_completed_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
         def __init__(self) -> None:
             self.ended = False
@@ -113,7 +113,7 @@ def test_on_a_gpu_only_passes_that_the_device_has_ended_are_read(monkeypatch: py
     monkeypatch.setattr(monitor, "_new_event", lambda *, timed: Event())
     timer = ForwardTimer(torch.device("cuda"))
     for _ in range(2):
-        with timer.passing():
+        with timer.forward_pass():
             pass
     assert timer.close_interval() is None
     made[1].ended = True

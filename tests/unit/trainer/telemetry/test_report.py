@@ -1,4 +1,4 @@
-"""What a run tells: the progress record, the metrics, the log lines, the curves."""
+"""What a run reports: the progress record, the metrics, the log lines, the curves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHECKPOINT = CheckpointStatus(
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """Time that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -68,7 +68,7 @@ def _progress(folder: Path) -> dict[str, Any]:
     return document
 
 
-def test_progress_tells_where_the_run_is_and_when_it_ends(
+def test_progress_says_where_the_run_is_and_when_it_ends(
     tmp_path: Path, registry: CollectorRegistry, clock: Clock
 ) -> None:
     reporter = _reporter(tmp_path, registry)
@@ -143,7 +143,7 @@ def test_every_second_of_rank_0_goes_into_one_phase(
     assert _progress(tmp_path)["progress"]["goodputPercent"] == round(100 * 15 / 51)
 
 
-def test_a_rank_0_that_starts_again_goes_on_counting(
+def test_restarted_rank_0_continues_the_count(
     tmp_path: Path, registry: CollectorRegistry, clock: Clock
 ) -> None:
     first = _reporter(tmp_path, registry, restarts=0)

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from kubedet_trainer import config, recipes
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.data import loader
 from kubedet_trainer.dist import World
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.structures import Batch
@@ -66,15 +65,7 @@ def _prepare(settings: RunSettings, recipe: Recipe) -> Run:
 
 
 def _batches(run: Run) -> list[Batch]:
-    iterator = loader.train_loader(
-        run.data.train,
-        plan=run.data.sampling,
-        pipeline=run.data.pipeline,
-        world=run.world,
-        end_iteration=2,
-        num_workers=0,
-    )
-    return list(iterator)
+    return list(run.batches(end_iteration=2))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

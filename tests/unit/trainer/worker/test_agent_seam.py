@@ -11,6 +11,7 @@ import gc
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +44,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def relied_on_by(part: str) -> Callable[[Callable[_Arguments, None]], Callable[_Arguments, None]]:
-    """Have a test that fails say which part of ours the change of torch breaks, and what to read."""
+    """Have a failing test say which part of ours the change in torch breaks, and what to read."""
 
     def decorate(test: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
         @functools.wraps(test)
@@ -80,7 +81,7 @@ def handler(store: Store, *, workers: int = 1) -> DynamicRendezvousHandler:
 
 
 class ScriptedAgent(SimpleElasticAgent):
-    """Starts no processes: notes the calls of torch's loop, and reports one scripted state after another."""
+    """Starts no processes. It notes the calls of torch's loop, and reports the states of a script in turn."""
 
     def __init__(self, *script: WorkerState | Exception) -> None:
         spec = WorkerSpec(
@@ -170,7 +171,7 @@ def test_signal_exception_shuts_the_ranks_down_with_that_signal() -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., SubprocessContext]]:
-    """Starts one process a piece of code, off the main thread: torch installs no signal handlers there."""
+    """Starts a process for each piece of code, in a thread, where torch installs no signal handlers."""
     started: list[SubprocessContext] = []
 
     def begin(*codes: str) -> SubprocessContext:
@@ -192,12 +193,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., SubprocessContext]]:
         return context
 
     yield begin
-    for context in started:
-        context.close(signal.SIGKILL, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # torch leaves the files of their output open
+        while started:
+            started.pop().close(signal.SIGKILL, 5)
+        gc.collect()
 
 
 @relied_on_by("agent._Agent.rank_endings")
-def test_processes_tell_their_endings_and_keep_their_last_lines(
+def test_processes_report_their_endings_and_keep_their_last_lines(
     start: Callable[..., SubprocessContext],
 ) -> None:
     context = start(
@@ -237,7 +241,7 @@ def test_lines_of_the_first_rank_are_passed_on_as_they_are(
 
 
 @relied_on_by("peers.Roster")
-def test_state_of_the_rendezvous_shows_who_met_and_who_has_fallen_silent(
+def test_state_of_the_rendezvous_shows_who_met_and_who_is_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(peers, "_LOST_SECONDS", 0)

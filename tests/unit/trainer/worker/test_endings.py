@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ ENDINGS: dict[str, tuple[AgentEnding, dict[str, Any], tuple[int, str] | None]] =
         {"stop_requested": True},
         (143, "TerminatedSaved"),
     ),
-    "stopped before the ranks could take the signal": (
+    "stopped before the ranks could handle the signal": (
         AgentEnding(outcome=Outcome.TERMINATED, ranks=[rank(-signal.SIGTERM)]),
         {"stop_requested": True},
         (143, "TerminatedSaved"),
@@ -210,10 +211,10 @@ def test_agent_ending_survives_its_file() -> None:
     ending = AgentEnding(
         outcome=Outcome.RANK_FAILED, ranks=[rank(-11, number=2)], joined=True, message="said torch"
     )
-    assert endings.parse_agent_ending(ending.dump()) == ending
+    assert endings.parse_agent_ending(json.dumps(asdict(ending))) == ending
 
 
-def test_records_that_are_still_being_written_are_skipped(tmp_path: Any) -> None:
+def test_half_written_records_are_skipped(tmp_path: Any) -> None:
     (tmp_path / "rank-0.json").write_text(json.dumps({"exitCode": 65, "reason": "R", "message": "m"}))
     (tmp_path / "rank-1.json").write_text('{"exitCode": 6')
     assert [item.exitCode for item in endings.read_failures(tmp_path)] == [65]

@@ -47,7 +47,7 @@ def status_of(url: str) -> int:
     return int(caught.value.code)
 
 
-def test_metrics_of_all_ranks_are_one_page_with_the_build(address: str, work_directory: Path) -> None:
+def test_one_page_has_the_metrics_of_all_ranks_and_the_build(address: str, work_directory: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(work_directory / "metrics")}
     for images in (3, 4):
         subprocess.run([sys.executable, "-c", RANK.format(images=images)], env=environment, check=True)
@@ -57,7 +57,7 @@ def test_metrics_of_all_ranks_are_one_page_with_the_build(address: str, work_dir
     assert "# TYPE kubedet_trainer_images_total counter" in page
 
 
-def test_gauges_of_processes_that_are_gone_disappear(address: str, work_directory: Path) -> None:
+def test_gauges_of_ended_processes_disappear(address: str, work_directory: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(work_directory / "metrics")}
     subprocess.run([sys.executable, "-c", RANK.format(images=1)], env=environment, check=True)
     assert list((work_directory / "metrics").glob("gauge_livemax_*.db"))
@@ -66,7 +66,7 @@ def test_gauges_of_processes_that_are_gone_disappear(address: str, work_director
     assert "kubedet_trainer_images_total 1.0" in page
 
 
-def test_progress_is_the_file_of_rank_0_and_404_where_it_is_not(address: str, work_directory: Path) -> None:
+def test_progress_is_the_file_of_rank_0_or_404_without_one(address: str, work_directory: Path) -> None:
     assert status_of(f"{address}/progress") == 404
     (work_directory / "progress.json").write_text('{"progress":{"stage":"Training"}}')
     assert get(f"{address}/progress") == '{"progress":{"stage":"Training"}}'

@@ -9,15 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kubedet_trainer.errors import CredentialsRefused, StorageUnreachable
 from kubedet_trainer.settings import read_settings
-from kubedet_trainer.worker import launch
+from kubedet_trainer.worker import endings, launch, processes, programs
 from kubedet_trainer.worker.endings import AgentEnding, Outcome
 
 
@@ -30,6 +29,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "KUBEDET_WORK_DIRECTORY": str(tmp_path / "work"),
         "KUBEDET_METRICS_PORT": "0",
         "KUBEDET_TERMINATION_MESSAGE_PATH": str(tmp_path / "message"),
+        "PYTHONPATH": str(tmp_path),
     }
 
 
@@ -38,25 +38,18 @@ def message(environment: dict[str, str]) -> dict[str, Any]:
     return document
 
 
-Prepare = Callable[[Callable[[], object]], None]
-
-
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    """Replace the preparation of the data set."""
-
-    def replace(action: Callable[[], object]) -> None:
-        monkeypatch.setattr("kubedet_trainer.data.prepare.prepare_dataset", lambda *_: action())
-
-    return replace
+def no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces the process of a preparation that would have nothing to do."""
+    monkeypatch.setattr(programs, "prepare_data", lambda *_, **__: None)
 
 
 @pytest.fixture
 def agents(monkeypatch: pytest.MonkeyPatch) -> list[AgentEnding]:
-    """Endings that stand in for agents; a test fails where more are started than it lists."""
-    endings: list[AgentEnding] = []
-    monkeypatch.setattr(launch, "_run_agent", lambda *_: endings.pop(0))
-    return endings
+    """Endings that stand in for agents. A test that starts more agents than it lists fails."""
+    listed: list[AgentEnding] = []
+    monkeypatch.setattr(programs, "run_agent", lambda *_: listed.pop(0))
+    return listed
 
 
 @pytest.mark.parametrize(
@@ -68,117 +61,114 @@ def agents(monkeypatch: pytest.MonkeyPatch) -> list[AgentEnding]:
         ({"KUBEDET_REPLICAS": "two"}, 2, "KUBEDET_REPLICAS: got 'two'"),
     ],
 )
-def test_what_is_asked_wrongly_ends_before_any_work(
+def test_wrong_request_ends_before_any_work(
     environment: dict[str, str],
-    prepare: Prepare,
+    monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, str],
     code: int,
     text: str,
 ) -> None:
-    prepare(lambda: pytest.fail("data was prepared"))
+    monkeypatch.setattr(programs, "prepare_data", lambda *_, **__: pytest.fail("data was prepared"))
     environment |= changes
     assert launch.run(environment) == code
     assert text in message(environment)["failure"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(CredentialsRefused("refused"), 77), (StorageUnreachable("silent"), 154)]
-)
-def test_errors_of_the_data_set_end_with_their_code(
-    environment: dict[str, str],
-    prepare: Prepare,
-    error: Exception,
-    code: int,
+def test_failure_of_the_preparation_ends_with_its_code_before_any_agent(
+    environment: dict[str, str], agents: list[AgentEnding], tmp_path: Path
 ) -> None:
-    def refuse() -> None:
-        raise error
-
-    prepare(refuse)
-    assert launch.run(environment) == code
-    assert message(environment)["failure"]["reason"] == type(error).__name__
-
-
-def test_an_unexpected_error_leaves_its_traceback(environment: dict[str, str], prepare: Prepare) -> None:
-    prepare(lambda: 1 // 0)
-    assert launch.run(environment) == 1
+    environment["KUBEDET_DATASET_URI"] = (tmp_path / "nowhere").as_uri()
+    assert launch.run(environment) == 66
     failure = message(environment)["failure"]
-    assert failure["reason"] == "ZeroDivisionError"
-    assert failure["lastLines"][-1].startswith("ZeroDivisionError")
+    assert failure["reason"] == "MissingInput"
+    assert "nowhere is not a folder" in failure["message"]
 
 
-def test_sigterm_ends_the_preparation_at_once_with_nothing_lost(
-    environment: dict[str, str], prepare: Prepare, agents: list[AgentEnding]
+def test_preparation_killed_for_memory_says_so(
+    environment: dict[str, str], agents: list[AgentEnding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def terminate() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            threading.Event().wait(60)
-        except Exception:
-            pytest.fail("the stop was taken for an error")
+    kills = iter([0, 1])
+    monkeypatch.setattr(processes, "count_memory_kills", lambda: next(kills))
+    monkeypatch.setattr(endings, "PREPARATION_MODULE", "killed")
+    (Path(environment["PYTHONPATH"]) / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
+    assert launch.run(environment) == 137
+    failure = message(environment)["failure"]
+    assert failure["reason"] == "OOMKilled"
+    assert failure["message"].startswith("the preparation of the data: killed by the kernel")
 
-    handler = signal.getsignal(signal.SIGTERM)
-    prepare(terminate)
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_preparation_with_nothing_lost(
+    environment: dict[str, str], agents: list[AgentEnding], tmp_path: Path, number: signal.Signals
+) -> None:
+    work = tmp_path / "work"
+    environment["KUBEDET_DATASET_URI"] = "synthetic://shapes?images=1000000"
+
+    def stop_once_it_generates() -> None:
+        while not any(work.glob("dataset/.*/*/*.jpg")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stop = threading.Thread(target=stop_once_it_generates)
+    stop.start()
     assert launch.run(environment) == 143
+    stop.join()
     assert message(environment)["failure"]["reason"] == "TerminatedSaved"
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert not any(work.glob("dataset/.*/*"))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
 
 
 def test_progress_says_initializing_and_earlier_records_are_gone(
-    environment: dict[str, str],
-    prepare: Prepare,
-    agents: list[AgentEnding],
-    tmp_path: Path,
+    environment: dict[str, str], agents: list[AgentEnding], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     for name in ("failures/rank-0.json", "metrics/counter_1.db", "results.json", "dataset/image.jpg"):
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text("{}")
 
-    def look() -> None:
+    def look(*_: object, **__: object) -> None:
         assert json.loads((work / "progress.json").read_text())["progress"]["stage"] == "Initializing"
         assert sorted(path.name for path in work.rglob("*") if path.is_file()) == [
             "image.jpg",
             "progress.json",
         ]
 
-    prepare(look)
+    monkeypatch.setattr(programs, "prepare_data", look)
     agents.append(AgentEnding(outcome=Outcome.FINISHED))
     assert launch.run(environment) == 0
     assert message(environment).keys() == {"progress"}
 
 
+@pytest.mark.usefixtures("no_preparation")
 def test_results_become_the_termination_message(
-    environment: dict[str, str],
-    prepare: Prepare,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def finish(*_: object) -> AgentEnding:
         (tmp_path / "work" / "results.json").write_text('{"boxAP": 36.4}')
         return AgentEnding(outcome=Outcome.FINISHED)
 
-    prepare(lambda: None)
-    monkeypatch.setattr(launch, "_run_agent", finish)
+    monkeypatch.setattr(programs, "run_agent", finish)
     assert launch.run(environment) == 0
     assert message(environment)["results"]["boxAP"] == 36.4
 
 
 @pytest.fixture
-def store_environment(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(launch, "_POLL_SECONDS", 0.01)
+def store_environment(
+    environment: dict[str, str], no_preparation: None, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    monkeypatch.setattr(programs, "POLL_SECONDS", 0.01)
     return {**environment, "KUBEDET_REPLICAS": "2", "KUBEDET_RENDEZVOUS_ENDPOINT": "localhost:1"}
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:1", "no-such-host.invalid:29400"])
 def test_store_that_never_answers_loses_the_rendezvous(
     store_environment: dict[str, str],
-    prepare: Prepare,
     agents: list[AgentEnding],
     monkeypatch: pytest.MonkeyPatch,
     endpoint: str,
 ) -> None:
     monkeypatch.setattr(launch, "RENDEZVOUS_PATIENCE_SECONDS", 0)
-    prepare(lambda: None)
     store_environment["KUBEDET_RENDEZVOUS_ENDPOINT"] = endpoint
     assert launch.run(store_environment) == 150
     failure = message(store_environment)["failure"]
@@ -188,10 +178,8 @@ def test_store_that_never_answers_loses_the_rendezvous(
 
 def test_lost_store_starts_the_agent_again_until_it_is_done(
     store_environment: dict[str, str],
-    prepare: Prepare,
     agents: list[AgentEnding],
 ) -> None:
-    prepare(lambda: None)
     lost = AgentEnding(outcome=Outcome.RENDEZVOUS_LOST, joined=True)
     agents += [lost, lost, AgentEnding(outcome=Outcome.FINISHED)]
     with socket.create_server(("localhost", 0)) as store:
@@ -202,11 +190,9 @@ def test_lost_store_starts_the_agent_again_until_it_is_done(
 
 def test_store_that_answers_and_fails_is_given_up_after_the_patience(
     store_environment: dict[str, str],
-    prepare: Prepare,
     agents: list[AgentEnding],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepare(lambda: None)
     monkeypatch.setattr(launch, "RENDEZVOUS_PATIENCE_SECONDS", 0)
     agents.append(AgentEnding(outcome=Outcome.RENDEZVOUS_LOST))
     with socket.create_server(("localhost", 0)) as store:
@@ -217,10 +203,11 @@ def test_store_that_answers_and_fails_is_given_up_after_the_patience(
 def test_ranks_share_the_processors_unless_told_otherwise(environment: dict[str, str]) -> None:
     processors = len(os.sched_getaffinity(0))
     settings = read_settings({**environment, "KUBEDET_PROCS_PER_REPLICA": "2"})
-    assert launch._agent_environment(settings, {})["OMP_NUM_THREADS"] == str(max(1, processors // 2))
-    assert launch._agent_environment(settings, {"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
+    assert programs.agent_environment(settings, {})["OMP_NUM_THREADS"] == str(max(1, processors // 2))
+    assert programs.agent_environment(settings, {"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
 
 
-def test_launcher_imports_no_torch() -> None:
-    code = "import sys, kubedet_trainer.worker.launch; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_launcher_imports_neither_torch_nor_what_reads_data() -> None:
+    code = "import sys, kubedet_trainer.worker.launch; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "cv2"} & set(done.stdout.split())

@@ -37,7 +37,7 @@ def test_orphans_of_a_dead_child_are_killed(tmp_path: Path) -> None:
     act = """
 parent.wait()
 (orphan,) = processes.children() - before
-processes.kill_orphans(besides=before)
+processes.kill_orphans(except_for=before)
 print("alive" if os.path.exists(f"/proc/{orphan}") else "gone", processes.children() - before)
 """
     child = (
@@ -49,7 +49,7 @@ print("alive" if os.path.exists(f"/proc/{orphan}") else "gone", processes.childr
 def test_ended_orphans_are_reaped_and_the_child_keeps_its_exit_code(tmp_path: Path) -> None:
     act = """
 while parent.poll() is None:
-    processes.reap_orphans(besides=parent)
+    processes.reap_orphans(except_for=parent)
     time.sleep(0.05)
 print(parent.returncode, processes.children() - before)
 """

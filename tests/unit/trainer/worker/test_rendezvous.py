@@ -1,14 +1,15 @@
-"""The rendezvous store: the same as torch's own to its users, at a twentieth of the memory."""
+"""The rendezvous store: it behaves like torch's own, and takes a fraction of the memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,12 +33,26 @@ def endpoint() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+Connect = Callable[[str], StoreClient]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes clients of an endpoint, whose connections end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(endpoint: str) -> StoreClient:
+            return stack.enter_context(contextlib.closing(StoreClient(endpoint, timeout_seconds=60)))
+
+        yield connect
+
+
 @pytest.fixture(params=["torch's own", "ours", "ours behind a prefix"])
-def store(request: pytest.FixtureRequest, endpoint: str) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, endpoint: str, connect: Connect) -> Iterator[Store]:
     if request.param == "torch's own":
         yield HashStore()
         return
-    client = StoreClient(endpoint, timeout_seconds=60)
+    client = connect(endpoint)
     yield PrefixStore("round-1", client) if request.param == "ours behind a prefix" else client
 
 
@@ -84,8 +99,8 @@ def test_wait_for_a_key_that_nobody_sets_ends_with_an_error(store: Store) -> Non
         store.get("absent")
 
 
-def test_wait_ends_when_another_client_sets_the_last_key(endpoint: str) -> None:
-    waiting, other = (StoreClient(endpoint, timeout_seconds=60) for _ in range(2))
+def test_wait_ends_when_another_client_sets_the_last_key(endpoint: str, connect: Connect) -> None:
+    waiting, other = (connect(endpoint) for _ in range(2))
     other.set("first", "1")
     thread = threading.Thread(target=waiting.wait, args=(["first", "last"],))
     thread.start()
@@ -94,8 +109,8 @@ def test_wait_ends_when_another_client_sets_the_last_key(endpoint: str) -> None:
     assert not thread.is_alive()
 
 
-def test_thread_that_waits_lets_other_threads_of_its_client_through(endpoint: str) -> None:
-    client = StoreClient(endpoint, timeout_seconds=60)
+def test_thread_that_waits_lets_other_threads_of_its_client_through(endpoint: str, connect: Connect) -> None:
+    client = connect(endpoint)
     thread = threading.Thread(target=client.wait, args=(["done"],))
     thread.start()
     assert client.add("keep-alives", 1) == 1
@@ -105,9 +120,9 @@ def test_thread_that_waits_lets_other_threads_of_its_client_through(endpoint: st
     assert not thread.is_alive()
 
 
-def test_concurrent_clients_lose_no_count(endpoint: str) -> None:
+def test_concurrent_clients_lose_no_count(endpoint: str, connect: Connect) -> None:
     def count() -> None:
-        client = StoreClient(endpoint, timeout_seconds=60)
+        client = connect(endpoint)
         for _ in range(50):
             client.add("members", 1)
 
@@ -116,7 +131,7 @@ def test_concurrent_clients_lose_no_count(endpoint: str) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert StoreClient(endpoint, timeout_seconds=60).add("members", 0) == 400
+    assert connect(endpoint).add("members", 0) == 400
 
 
 def test_absent_store_is_a_network_error_that_names_it() -> None:
@@ -124,7 +139,7 @@ def test_absent_store_is_a_network_error_that_names_it() -> None:
         StoreClient("127.0.0.1:1", timeout_seconds=60)
 
 
-def test_client_of_a_store_that_has_ended_does_not_take_up_with_the_next_one() -> None:
+def test_client_does_not_connect_to_the_store_that_replaces_its_own(connect: Connect) -> None:
     script = (
         "import sys; from kubedet_trainer.worker.rendezvous import StoreServer\n"
         "with StoreServer(int(sys.argv[1])).serving() as port: print(port, flush=True); sys.stdin.read()"
@@ -141,7 +156,7 @@ def test_client_of_a_store_that_has_ended_does_not_take_up_with_the_next_one() -
     with start(0) as first:
         assert first.stdout is not None
         port = int(first.stdout.readline())
-        client = StoreClient(f"127.0.0.1:{port}", timeout_seconds=60)
+        client = connect(f"127.0.0.1:{port}")
         client.set("key", "value")
         first.kill()
     with pytest.raises(DistNetworkError, match="does not answer"):
@@ -151,13 +166,15 @@ def test_client_of_a_store_that_has_ended_does_not_take_up_with_the_next_one() -
         second.stdout.readline()
         with pytest.raises(DistNetworkError, match="is lost"):
             client.set("key", "value")
-        StoreClient(f"127.0.0.1:{port}", timeout_seconds=60).set("key", "value")
+        connect(f"127.0.0.1:{port}").set("key", "value")
         second.kill()
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1\r\n", b'["erase", "key"]\n', b'["get"]\n', b"7\n"])
-def test_invalid_request_closes_only_its_own_connection(endpoint: str, request_line: bytes) -> None:
-    client = StoreClient(endpoint, timeout_seconds=60)
+def test_invalid_request_closes_only_its_own_connection(
+    endpoint: str, connect: Connect, request_line: bytes
+) -> None:
+    client = connect(endpoint)
     client.set("key", "value")
     with socket.create_connection(parse_endpoint(endpoint), timeout=60) as stranger:
         stranger.sendall(request_line)

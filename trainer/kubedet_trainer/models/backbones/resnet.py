@@ -32,7 +32,7 @@ class NormLayer:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut (He et al., 2015b).
+    """1x1, 3x3 and 1x1 convolution with a shortcut (He et al., 2015b).
 
     The 3x3 one may have groups (Xie et al., 2016) and look where a sibling of the same geometry says
     (Dai et al., 2017), with weights that it gives too when modulated (Zhu et al., 2018).

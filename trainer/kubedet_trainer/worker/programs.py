@@ -1,0 +1,172 @@
+"""The two programs that PID 1 starts one after the other: the preparation of the data, and the agent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from kubedet_trainer import contract
+from kubedet_trainer.contract import ExitCode, Failure
+from kubedet_trainer.errors import TerminatedSaved
+from kubedet_trainer.settings import RunSettings
+from kubedet_trainer.telemetry import heartbeat
+from kubedet_trainer.worker import endings, processes
+from kubedet_trainer.worker.endings import AgentEnding, Outcome, RankEnding
+
+POLL_SECONDS = 0.2
+
+_KILL_MARGIN_SECONDS = 5
+"""What PID 1 needs of the grace period after the agent has ended."""
+
+_PREPARATION_END_SECONDS = 5
+"""How long the preparation may take to remove its temporary files after a stop."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a launch differs from that of a container."""
+
+    rank_module: str = endings.RANK_MODULE
+    """The module that ``python -m`` runs as a rank."""
+    output: IO[str] | None = None
+    """Takes what the programs and the ranks print. None leaves it on this process's output."""
+    observe: Callable[[Mapping[str, Any] | None], None] = lambda progress: None
+    """Receives the progress record a few times a second, or None before there is one."""
+
+
+class StopRequest:
+    """Whether this process has received SIGTERM or SIGINT."""
+
+    requested = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal: take a note, and let the main thread see it at its next poll."""
+        self.requested = True
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Take note of SIGTERM and SIGINT within the block, instead of ending."""
+    stop = StopRequest()
+    before = {number: signal.signal(number, stop.note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def prepare_data(
+    settings: RunSettings,
+    environment: Mapping[str, str],
+    options: Options,
+    stop: StopRequest,
+    *,
+    with_proposals: bool,
+) -> Failure | None:
+    """Make the data local. Returns why that failed, or None if it did not."""
+    memory_kills = processes.count_memory_kills()
+    program = processes.start_module(
+        endings.PREPARATION_MODULE,
+        arguments=["--proposals"] if with_proposals else [],
+        environment=environment,
+        output=options.output,
+    )
+    for _ in _polls(program, stop=stop, grace_seconds=_PREPARATION_END_SECONDS):
+        options.observe(read_json(settings.work_directory / contract.PROGRESS_FILE))
+    if records := endings.read_failures(settings.work_directory / contract.FAILURES_DIRECTORY):
+        return records[0]
+    if stop.requested:
+        return endings.failure_of(TerminatedSaved("stopped as asked, before training began"))
+    if program.returncode == ExitCode.DONE:
+        return None
+    memory_limit_hit = processes.count_memory_kills() > memory_kills
+    return endings.crash("the preparation of the data", program.returncode, memory_limit_hit=memory_limit_hit)
+
+
+def run_agent(
+    settings: RunSettings, environment: Mapping[str, str], options: Options, stop: StopRequest
+) -> AgentEnding:
+    """Run one agent to its end. None of its processes outlives it."""
+    record = settings.work_directory / endings.ENDING_FILE
+    record.unlink(missing_ok=True)
+    watch = heartbeat.HangWatch(settings.work_directory, patience_seconds=settings.hang_timeout_seconds)
+    hung = None
+    processes.adopt_orphans()
+    others = processes.children()
+    agent = processes.start_module(
+        endings.AGENT_MODULE,
+        arguments=["--module", options.rank_module],
+        environment=agent_environment(settings, environment),
+        output=options.output,
+    )
+    grace_seconds = max(0, settings.grace_seconds - _KILL_MARGIN_SECONDS)
+    for _ in _polls(agent, stop=stop, grace_seconds=grace_seconds):
+        options.observe(read_json(settings.work_directory / contract.PROGRESS_FILE))
+        if hung is None and (hung := watch.find_hung()) is not None:
+            _logger.error("rank %d hangs; its threads:\n%s", hung.rank, "\n".join(hung.stacks))
+            agent.kill()
+    processes.kill_orphans(except_for=others)
+    if hung is not None:
+        rank = RankEnding(rank=hung.rank, exit_code=ExitCode.HANG, time=time.time(), last_lines=hung.stacks)
+        return AgentEnding(outcome=Outcome.HUNG, ranks=[rank], message=hung.message)
+    try:
+        return endings.parse_agent_ending(record.read_text())
+    except FileNotFoundError:
+        return AgentEnding(outcome=Outcome.CRASHED, exit_code=agent.returncode)
+
+
+def _polls(program: subprocess.Popen[bytes], *, stop: StopRequest, grace_seconds: float) -> Iterator[None]:
+    """Yield a few times a second until `program` has ended.
+
+    After a stop request `program` gets SIGTERM, and SIGKILL when it still runs after `grace_seconds`.
+    """
+    kill_at = None
+    while program.poll() is None:
+        processes.reap_orphans(except_for=program)
+        yield
+        if stop.requested and kill_at is None:
+            program.send_signal(signal.SIGTERM)
+            kill_at = time.monotonic() + grace_seconds
+        if kill_at is not None and time.monotonic() > kill_at:
+            program.kill()
+        time.sleep(POLL_SECONDS)
+
+
+def agent_environment(settings: RunSettings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the agent and the ranks. What the user has set wins, except for what is vital."""
+    threads = max(1, len(os.sched_getaffinity(0)) // settings.procs_per_replica)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONFAULTHANDLER": "1",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
+        "TORCH_FR_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # as torchrun sets it
+        **environment,
+        "PROMETHEUS_MULTIPROC_DIR": str(settings.work_directory / contract.METRICS_DIRECTORY),
+        "PYTHONUNBUFFERED": "1",
+        # A shared store would keep the addresses of dead ranks, and the next group would try to reach them.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The document in `path`, or None if there is no such file."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return document
