@@ -217,6 +217,14 @@ class Store:
             env={**os.environ, "KUBEDET_RENDEZVOUS_ENDPOINT": f"store:{port}"},
         )
 
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
 
 def free_port() -> int:
     import socket
@@ -262,54 +270,50 @@ def start_peer(
     return start_worker({"*": list(actions)}, name=f"worker-{index}", **shared, **environment)
 
 
+def leave(worker: Worker) -> None:
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.end() in (143, 144), worker.output()
+
+
+def train_alone(worker: Worker) -> None:
+    await_new_steps(worker)
+    worker.mark("finish")
+    assert worker.end() == 0, worker.output()
+
+
 def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
     port = free_port()
     first, second = (start_peer(start_worker, index, port=port) for index in range(2))
-    store = Store(port)  # after the workers, which wait for it
-    try:
+    with Store(port):  # after the workers, which wait for it
         await_new_steps(first, second)
         second.kill_all()
         second.start()
         await_new_steps(first, second)
-        store.process.kill()
-        store.process.wait()
-        store = Store(port)
+    with Store(port) as store:
         await_new_steps(first, second)
         for worker in (first, second):
             worker.mark("finish")
         assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
         store.process.send_signal(signal.SIGTERM)
         assert store.process.wait(timeout=60) == 0
-    finally:
-        if store.process.poll() is None:
-            store.process.kill()
-            store.process.wait()
 
 
 def test_elastic_worker_admits_a_second_one_and_continues_without_it(
     start_worker: Callable[..., Worker],
 ) -> None:
     port = free_port()
-    store = Store(port)
-    try:
+    with Store(port):
         first = start_peer(start_worker, 0, port=port, KUBEDET_MIN_REPLICAS="1")
         await_new_steps(first)
         second = start_peer(start_worker, 1, port=port, KUBEDET_MIN_REPLICAS="1")
         await_new_steps(first, second)
-        second.process.send_signal(signal.SIGTERM)
-        assert second.end() in (143, 144), second.output()
-        await_new_steps(first)
-        first.mark("finish")
-        assert first.end() == 0, first.output()
-    finally:
-        store.process.kill()
-        store.process.wait()
+        leave(second)
+        train_alone(first)
 
 
 def test_ranks_do_not_wait_for_a_peer_that_left_before_they_met(start_worker: Callable[..., Worker]) -> None:
     port = free_port()
-    store = Store(port)
-    try:
+    with Store(port):
         elastic = {"KUBEDET_MIN_REPLICAS": "1", "KUBEDET_MAX_REPLICAS": "2"}
         first, second = (
             start_peer(
@@ -319,23 +323,16 @@ def test_ranks_do_not_wait_for_a_peer_that_left_before_they_met(start_worker: Ca
         )
         for worker in (first, second):
             worker.await_mark("up")
-        second.process.send_signal(signal.SIGTERM)
-        assert second.end() in (143, 144), second.output()
+        leave(second)
         first.mark("go")
-        await_new_steps(first)
-        first.mark("finish")
-        assert first.end() == 0, first.output()
-    finally:
-        store.process.kill()
-        store.process.wait()
+        train_alone(first)
 
 
 def test_worker_that_is_done_early_waits_without_a_restart_of_the_others(
     start_worker: Callable[..., Worker],
 ) -> None:
     port = free_port()
-    store = Store(port)
-    try:
+    with Store(port):
         plans = (["mark up"], ["mark up", "await_mark finish"])
         first, second = (
             start_peer(start_worker, index, port=port, actions=actions) for index, actions in enumerate(plans)
@@ -347,6 +344,3 @@ def test_worker_that_is_done_early_waits_without_a_restart_of_the_others(
         assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
         starts = [path for worker in (first, second) for path in worker.directory.glob("work/starts-*")]
         assert [path.read_text() for path in starts] == ["x", "x"]
-    finally:
-        store.process.kill()
-        store.process.wait()
