@@ -31,10 +31,11 @@ class ClassRows:
         return value.view(self.num_groups, -1, self.rows_per_class, *value.shape[1:])
 
     def num_classes(self, value: Tensor) -> int | None:
-        """How many classes, the background apart, `value` has rows for; None if they do not divide."""
+        """How many classes, the background apart, `value` has rows for; None if it cannot have such rows."""
         if value.ndim == 0 or len(value) % (self.num_groups * self.rows_per_class):
             return None
-        return len(value) // (self.num_groups * self.rows_per_class) - self.has_background
+        number = len(value) // (self.num_groups * self.rows_per_class) - self.has_background
+        return number if number > 0 else None
 
 
 class ClassHead(nn.Module):

@@ -78,7 +78,9 @@ def read_weights(file: Path) -> Weights:
     for key in ("model", "state_dict"):
         if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
             document = document[key]
-    if not isinstance(document, Mapping) or not all(isinstance(value, Tensor) for value in document.values()):
+    if not isinstance(document, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in document.items()
+    ):
         raise InvalidInput(f"pretrained: {file} must contain a state dict (names to tensors)")
     meta = meta if isinstance(meta, Mapping) else {}
     if names.is_second_version(document, meta=meta):

@@ -83,6 +83,7 @@ def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
         load.read_weights(tmp_path / "evil.pth")
 
 
-def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [{"epoch": 3}, {0: torch.zeros(1)}, [torch.zeros(1)]])
+def test_a_file_of_other_things_is_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(InvalidInput, match="must contain a state dict"):
-        load.read_weights(_save(tmp_path / "w.pth", {"epoch": 3}))
+        load.read_weights(_save(tmp_path / "w.pth", content))

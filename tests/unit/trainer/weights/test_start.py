@@ -211,6 +211,16 @@ def test_rows_that_fit_no_number_of_classes_are_refused_and_nothing_is_loaded(na
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_detector_of_no_classes_is_refused(rows: int) -> None:
+    weights = _weights("faster_rcnn")
+    for name in class_rows(make_detector("faster_rcnn")):
+        value = weights.tensors[name]
+        weights.tensors[name] = value.new_zeros(rows * (4 if "fc_reg" in name else 1), *value.shape[1:])
+    with pytest.raises(InvalidInput, match="4 misshapen"):
+        _start("faster_rcnn", ["boat", "train"], weights)
+
+
 def test_the_record_counts_and_names_what_came_from_where() -> None:
     origins, _, _ = _start("faster_rcnn", ["dog", "boat"], _weights("faster_rcnn"))
     record = origins.record()
