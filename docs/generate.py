@@ -148,7 +148,7 @@ def _meanings(enumeration: type[Enum]) -> dict[str, str]:
 
 def _recipes() -> Iterator[str]:
     entries = catalogue.select_entries({})
-    published = [entry for entry in entries if entry.row]
+    published = [entry for entry in entries if entry.recipe.published]
     yield _NOTE.format(source="trainer/kubedet_trainer/recipes")
     yield "# Recipes\n"
     yield (
@@ -164,7 +164,9 @@ def _recipes() -> Iterator[str]:
 
 def _section(entries: Sequence[Entry]) -> Iterator[str]:
     figures = [name for name in _FIGURES if any(name in entry.recipe.reference for entry in entries)]
-    facets = ("backbone", "style", "schedule") if any(entry.row for entry in entries) else ("method",)
+    facets = (
+        ("backbone", "style", "schedule") if any(entry.recipe.published for entry in entries) else ("method",)
+    )
     rows = [
         (
             f"`{entry.recipe.name}`",
@@ -178,7 +180,7 @@ def _section(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _heading(name: str, entries: Sequence[Entry]) -> str:
-    rows = [entry.row for entry in entries if entry.row]
+    rows = [row for entry in entries if (row := entry.recipe.published)]
     if name == "boxAP" and all(row.dataset == "voc" for row in rows):
         return "mAP (VOC 2007)"
     if name == "memoryGB" and all(row.memory_kind == "allocated" for row in rows):

@@ -30,6 +30,7 @@ LOCAL_PAGES = (
     ("README.md",),
     ("docs/users/own-data.md", "docs/users/own-recipe.md", "docs/users/fine-tune.md"),
     ("trainer/README.md",),
+    ("CONTRIBUTING.md",),
 )
 """Pages that need no cluster. The pages of a group are played one after another in the same folder."""
 
@@ -95,6 +96,7 @@ INSTEAD = {
 """Beginnings of commands, and what replaces the beginning."""
 
 ADDED = {
+    "kubedet train my_detectors.recipes:smoke_fcos": f"{SHORT} --dataset 'synthetic://shapes?images=8'",
     "kubedet train smoke_faster_rcnn data.scale=640,480": SHORT,
 }
 """Beginnings of commands, and what is appended to shorten them. The last value of an option counts."""

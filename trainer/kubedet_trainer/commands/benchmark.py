@@ -20,8 +20,7 @@ from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import mirror_option, source_uri, store_credentials
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.logs import configure_logging
-from kubedet_trainer.recipes import RECIPES, published_files
-from kubedet_trainer.recipes.published import PUBLISHED
+from kubedet_trainer.recipes import is_recipe, published_files, read_recipe
 from kubedet_trainer.recipes.published_classes import CLASSES
 
 _TRAINING_IMAGES = 256
@@ -149,9 +148,9 @@ def _find_subject(
     """
 
     def folder(recipe: str) -> Path:
-        return (given["work_directory"] or Path("runs", recipe, "benchmark")).resolve()
+        return (given["work_directory"] or options.run_folder(recipe) / "benchmark").resolve()
 
-    if given_subject in RECIPES:
+    if is_recipe(given_subject):
         weights = given["weights"]
         if weights is not None:
             weights = (
@@ -159,7 +158,7 @@ def _find_subject(
                 if weights == _PUBLISHED
                 else options.as_uri(weights)
             )
-        row = PUBLISHED.get(given_subject)
+        row = read_recipe(given_subject).published
         subject = _Subject(
             recipe=given_subject,
             changes=changes if weights else {"pretrained": "none", **changes},
@@ -181,7 +180,7 @@ def _find_subject(
     recipe = trained.read_recipe_of(source, given=None)
     subject = _Subject(
         recipe=recipe.name,
-        changes=trained.recipe_changes(config.recipe_to_dict(recipe)) | changes,
+        changes=config.recipe_changes(read_recipe(recipe.name), config.recipe_to_dict(recipe)) | changes,
         weights=uri,
         num_classes=None if source.weights.classes is None else len(source.weights.classes),
     )
@@ -192,7 +191,7 @@ def _run_environment(subject: _Subject, directory: Path, given: Mapping[str, Any
     """The contract's variables for a run of one worker that only measures."""
     dataset = given["dataset"] or _shapes(subject.num_classes, num_images=given["images"])
     variables: dict[str, object] = {
-        Environment.JOB_NAME: subject.recipe,
+        Environment.JOB_NAME: options.run_folder(subject.recipe).name,
         Environment.RECIPE: subject.recipe,
         Environment.OVERRIDES: json.dumps(subject.changes),
         **options.dataset_variables({**given, "dataset": dataset}),

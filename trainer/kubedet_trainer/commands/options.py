@@ -12,6 +12,7 @@ import click
 
 from kubedet_trainer.contract import Environment
 from kubedet_trainer.errors import TrainerError, UsageError
+from kubedet_trainer.recipes import own
 from kubedet_trainer.settings import DATASET_DEFAULTS
 
 _Parameters = ParamSpec("_Parameters")
@@ -154,6 +155,11 @@ def dataset_variables(options: Mapping[str, Any]) -> dict[str, str]:
         **{variable: options[name] or "" for name, variable in _PATHS.items()},
         **({Environment.PROPOSALS_URI: as_uri(options["proposals"])} if options.get("proposals") else {}),
     }
+
+
+def run_folder(recipe: str) -> Path:
+    """Where a run of `recipe` is kept unless the user says otherwise."""
+    return Path("runs", own.short_name(recipe))
 
 
 def parse_override(text: str) -> tuple[str, str]:

@@ -60,7 +60,8 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
       kubedet train smoke_faster_rcnn --dataset "synthetic://shapes?images=200"
       kubedet train faster_rcnn_r50_fpn_1x optimizer.lr=0.01 --dataset /data/coco --gpus 8
     """
-    work_directory = (given["work_directory"] or Path("runs", recipe, "work")).resolve()
+    folder = options.run_folder(recipe)
+    work_directory = (given["work_directory"] or folder / "work").resolve()
     environment = {**os.environ, **_run_environment(recipe, overrides, work_directory, given)}
 
     from rich.console import Console
@@ -95,9 +96,10 @@ def _run_environment(
     recipe: str, overrides: tuple[str, ...], work_directory: Path, given: Mapping[str, Any]
 ) -> dict[str, str]:
     """The contract's variables for a run of one worker on this machine."""
-    checkpoint = given["checkpoint"] or Path("runs", recipe, "checkpoints")
+    folder = options.run_folder(recipe)
+    checkpoint = given["checkpoint"] or folder / "checkpoints"
     variables: dict[str, object] = {
-        Environment.JOB_NAME: recipe,
+        Environment.JOB_NAME: folder.name,
         Environment.RECIPE: recipe,
         Environment.OVERRIDES: json.dumps(dict(map(options.parse_override, overrides))),
         **options.dataset_variables(given),

@@ -60,11 +60,14 @@ def recipes(
 ) -> None:
     """List the recipes with their published figures, or print the recipe NAME in full.
 
+    NAME may be a recipe of your own, module:attribute, or a module, of which all recipes are listed.
+
     \b
     Examples:
       kubedet recipes
       kubedet recipes --method mask_rcnn --backbone r50 --schedule 1x --schedule 2x
       kubedet recipes faster_rcnn_r50_fpn_1x
+      kubedet recipes my_package.recipes
       kubedet recipes --compare --results runs
     """
     from kubedet_trainer.commands import zoo_text
@@ -73,16 +76,20 @@ def recipes(
     if sum((name is not None, compare, published or any(chosen.values()))) > 1:
         raise UsageError("recipes: got several of NAME, --compare and filters, must be only one of them")
     width = shutil.get_terminal_size().columns
-    if name is not None:
-        click.echo(_recipe_text(name, as_json=as_json), nl=as_json)
-    elif compare:
+    if compare:
         click.echo(zoo_text.comparison_text(_read_results(results), width=width))
-    else:
+        return
+    if name is None:
         entries = catalogue.select_entries(chosen, is_published=published)
-        if as_json:
-            click.echo(json.dumps([entry.as_document() for entry in entries], indent=2))
-        else:
-            click.echo(zoo_text.catalogue_text(entries, width=width))
+    elif catalogue.is_module(name):
+        entries = catalogue.list_module(name)
+    else:
+        click.echo(_recipe_text(name, as_json=as_json), nl=as_json)
+        return
+    if as_json:
+        click.echo(json.dumps([entry.as_document() for entry in entries], indent=2))
+    else:
+        click.echo(zoo_text.catalogue_text(entries, width=width))
 
 
 def _recipe_text(name: str, *, as_json: bool) -> str:

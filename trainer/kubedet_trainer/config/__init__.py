@@ -3,6 +3,11 @@
 from kubedet_trainer.config.detector import (
     DetectorOptions,
 )
+from kubedet_trainer.config.documents import (
+    recipe_changes,
+    recipe_to_dict,
+    restore_recipe,
+)
 from kubedet_trainer.config.overrides import (
     apply_overrides,
 )
@@ -13,7 +18,6 @@ from kubedet_trainer.config.recipe import (
     Recipe,
     ScheduleConfig,
     detection_limit,
-    recipe_to_dict,
 )
 
 __all__ = [
@@ -25,5 +29,7 @@ __all__ = [
     "ScheduleConfig",
     "apply_overrides",
     "detection_limit",
+    "recipe_changes",
     "recipe_to_dict",
+    "restore_recipe",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from kubedet_trainer.config.detector import DetectorOptions
 from kubedet_trainer.config.fields import check, fixed
+from kubedet_trainer.config.published import MemoryKind, PublishedRow
 from kubedet_trainer.contract.bounds import bounded
+from kubedet_trainer.models.options.boxes import DetectionOptions
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvaluationKind = Literal["bbox", "segm", "proposal", "voc"]
@@ -119,8 +121,8 @@ class ScheduleConfig:
 class Recipe:
     """One row of the zoo, complete: printing it shows all that decides its figures."""
 
-    name: str = fixed()
-    """Key of `recipes.RECIPES`."""
+    name: str = fixed(default="")
+    """By what `recipes.read_recipe` finds it, which sets it: a key of `RECIPES`, or ``module:attribute``."""
     model: DetectorOptions
     """The detector; the number of classes comes from the data set."""
     data: DataConfig
@@ -141,12 +143,22 @@ class Recipe:
     """What is measured: COCO's box AP, box and mask AP, the recall of proposals, or VOC's box mAP."""
     evaluation_detections: int | None = bounded(default=None, minimum=1)
     """Best detections of an image that count; None: as many as the detector gives, but at least 100."""
-    reference: Mapping[str, float] = field(default_factory=dict, metadata={"fixed": True})
-    """The published figures of this recipe under the names of `contract.Results`; empty where none are."""
+    published: PublishedRow | None = fixed(default=None)
+    """The row of the zoo's page; None where nothing is published."""
 
     def __post_init__(self) -> None:
         """Refuse what breaks a rule, here or in any part."""
         check(self)
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """The published figures under the names of `contract.Results`; empty where none are."""
+        return self.published.as_results() if self.published else {}
+
+    @property
+    def memory_kind(self) -> MemoryKind:
+        """Which peak of the allocator is the memory of its row."""
+        return self.published.memory_kind if self.published else "reserved"
 
     def breaches(self) -> Iterator[tuple[str, str]]:
         """A batch that processes cannot share."""
@@ -161,27 +173,12 @@ def detection_limit(recipe: Recipe) -> int:
     """How many detections of an image COCO's figures of a recipe count."""
     if recipe.evaluation_detections is not None:
         return recipe.evaluation_detections
-    return max([_USUAL_DETECTIONS, *_values(asdict(recipe.model), name="max_detections")])
+    return max([_USUAL_DETECTIONS, *_max_detections(recipe.model)])
 
 
-def _values(document: Mapping[str, Any], *, name: str) -> Iterator[int]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _values(value, name=name)
-        elif key == name:
-            yield value
-
-
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The whole recipe as what JSON can hold: nested dictionaries, tuples as lists."""
-    document = _plain(asdict(recipe))
-    assert isinstance(document, dict)
-    return document
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
+def _max_detections(part: Any) -> Iterator[int]:
+    if isinstance(part, DetectionOptions):
+        yield part.max_detections
+    for item in fields(part):
+        if is_dataclass(value := getattr(part, item.name)):
+            yield from _max_detections(value)

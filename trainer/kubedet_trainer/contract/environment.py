@@ -16,6 +16,12 @@ LAUNCH_MODULE = "kubedet_trainer.worker.launch"
 RENDEZVOUS_MODULE = "kubedet_trainer.worker.rendezvous"
 """``python -m`` this runs the rendezvous store of a job with several workers."""
 
+RECIPES_MODULE = "kubedet_trainer.recipes"
+"""``python -m`` this checks a recipe and its overrides, which are its arguments, and does nothing else."""
+
+OWN_RECIPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
+"""Regular expression for a recipe of the user's own, ``module:attribute``. All others have plain names."""
+
 PROGRESS_FILE = "progress.json"
 """In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Only rank 0's worker has it."""
 

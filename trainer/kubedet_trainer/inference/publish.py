@@ -12,6 +12,7 @@ import torch
 from kubedet_trainer import config
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.inference import trained
+from kubedet_trainer.recipes import own
 from kubedet_trainer.settings import StoreCredentials
 from kubedet_trainer.storage.files import replacing
 from kubedet_trainer.training.source import read_source
@@ -64,7 +65,7 @@ def publish_checkpoint(
     torch.save(document, content)
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
     date = manifest.time[:10].replace("-", "")
-    target = output / f"{detector.recipe.name}_{date}-{digest[:_HASH_DIGITS]}.pth"
+    target = output / f"{own.short_name(detector.recipe.name)}_{date}-{digest[:_HASH_DIGITS]}.pth"
     with replacing(target) as file:
         file.write(content.getbuffer())
     return target

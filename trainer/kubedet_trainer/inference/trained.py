@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -88,7 +86,7 @@ def read_recipe_of(source: Source, *, given: str | None) -> Recipe:
         return recipes.read_recipe(given)
     document = source.recipe
     if document is not None:
-        return config.apply_overrides(recipes.read_recipe(document["name"]), recipe_changes(document))
+        return config.restore_recipe(recipes.read_recipe(document["name"]), document)
     published = published_files.recipe_of(source.name)
     if published is None:
         raise InvalidInput(
@@ -96,16 +94,6 @@ def read_recipe_of(source: Source, *, given: str | None) -> Recipe:
             "lists them"
         )
     return recipes.read_recipe(published)
-
-
-def recipe_changes(document: Mapping[str, Any]) -> dict[str, str]:
-    """The overrides that turn the recipe of the document's name into the one that it describes.
-
-    Raises:
-        InvalidInput: there is no recipe of that name.
-    """
-    known = dict(_leaves(config.recipe_to_dict(recipes.read_recipe(document["name"]))))
-    return {path: text for path, text in _leaves(document) if known.get(path) != text}
 
 
 def build_detector(
@@ -189,14 +177,3 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
     )
     assert result is not None  # one process is rank 0, and nothing stops it
     return result.metrics
-
-
-def _leaves(document: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted path and text, as overrides are written, of every field."""
-    for name, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, prefix=f"{prefix}{name}.")
-        elif isinstance(value, list):
-            yield f"{prefix}{name}", ",".join(map(str, value))
-        else:
-            yield f"{prefix}{name}", str(value).lower() if isinstance(value, bool | None) else str(value)

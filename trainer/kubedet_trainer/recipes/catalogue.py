@@ -8,16 +8,21 @@ from dataclasses import dataclass
 
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract.nearest import did_you_mean
-from kubedet_trainer.errors import UsageError
-from kubedet_trainer.recipes import RECIPES
-from kubedet_trainer.recipes.published import PUBLISHED, SECTIONS, PublishedRow
+from kubedet_trainer.errors import InvalidInput, UsageError
+from kubedet_trainer.recipes import RECIPES, own, read_recipe, smoke
+from kubedet_trainer.recipes.published import SECTIONS
 from kubedet_trainer.recipes.published_files import has_published_file, published_uri
 
 SMOKE = "smoke"
-"""Section of the recipes that nothing is published for."""
+"""Section of the small recipes, for which nothing is published."""
+YOURS = "yours"
+"""Section of all other recipes for which nothing is published."""
 
 FACETS = ("method", "backbone", "style", "schedule", "dataset", "section")
 """What recipes can be chosen by."""
+
+
+_OTHER_SECTIONS = {SMOKE: "Smoke: small, learns from scratch on two CPU cores", YOURS: "Yours"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +30,19 @@ class Entry:
     """One recipe and what is published of it."""
 
     recipe: Recipe
-    row: PublishedRow | None
-    """None for the smoke recipes."""
 
     @property
     def section(self) -> str:
         """Key of the table that lists it."""
-        return self.row.section if self.row else SMOKE
+        name, row = self.recipe.name, self.recipe.published
+        if name in smoke.RECIPES:
+            return SMOKE
+        return YOURS if row is None or own.is_own(name) else row.section
 
     @property
     def facets(self) -> dict[str, str | None]:
         """`FACETS` to what the recipe has of each; None where it is no choice of the zoo's."""
-        row = self.row
+        row = self.recipe.published
         return {
             "method": self.recipe.model.architecture,
             "backbone": row.backbone if row else None,
@@ -53,14 +59,14 @@ class Entry:
             "recipe": name,
             **self.facets,
             "reference": dict(self.recipe.reference),
-            "memoryKind": self.row.memory_kind if self.row else None,
+            "memoryKind": self.recipe.memory_kind if self.recipe.published else None,
             "weights": published_uri(name) if has_published_file(name) else None,
         }
 
 
 def section_title(section: str) -> str:
     """The heading of a section."""
-    return SECTIONS.get(section, "Smoke: small, learns from scratch on two CPU cores")
+    return {**SECTIONS, **_OTHER_SECTIONS}[section]
 
 
 def select_entries(chosen: Mapping[str, Sequence[str]], *, is_published: bool = False) -> list[Entry]:
@@ -75,7 +81,7 @@ def select_entries(chosen: Mapping[str, Sequence[str]], *, is_published: bool = 
     Raises:
         UsageError: no recipe has a value; the message names the nearest. Or none has all of them.
     """
-    entries = [Entry(recipe=make(), row=PUBLISHED.get(name)) for name, make in RECIPES.items()]
+    entries = [Entry(recipe=read_recipe(name)) for name in RECIPES]
     for facet, values in chosen.items():
         known = dict.fromkeys(value for entry in entries if (value := entry.facets[facet]))
         wanted = {_find(value, list(known), facet=facet) for value in values}
@@ -89,6 +95,24 @@ def select_entries(chosen: Mapping[str, Sequence[str]], *, is_published: bool = 
     if not found:
         raise UsageError("no recipe matches all filters; use fewer")
     return found
+
+
+def is_module(name: str) -> bool:
+    """Whether `name` is no recipe but a module, which may have some."""
+    return name not in RECIPES and own.has_module(name)
+
+
+def list_module(name: str) -> list[Entry]:
+    """The recipes of the user's own in the module called `name`.
+
+    Raises:
+        MissingInput: there is no such module here.
+        InvalidInput: the module or a recipe of it fails, or it has none.
+    """
+    recipes = own.list_own(own.import_module(name))
+    if not recipes:
+        raise InvalidInput(f"recipe: the module {name} has no recipe, must have {own.WHAT_COUNTS}")
+    return [Entry(recipe=own.read_own(f"{name}:{attribute}")) for attribute in recipes]
 
 
 def _find(value: str, known: Sequence[str], *, facet: str) -> str:

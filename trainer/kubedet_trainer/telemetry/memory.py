@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import resource
 import sys
-from typing import Literal
 
 import torch
 
+from kubedet_trainer.config.published import MemoryKind
+
 GPU_KINDS = ("allocated", "reserved", "peak_allocated", "peak_reserved", "capacity")
 """The keys of `gpu_bytes`, and the values of the metric's label."""
-
-Kind = Literal["reserved", "allocated"]
-"""The peaks of the caching allocator. Do not compare them: reserved memory may be unused."""
 
 
 def gpu_bytes(device: torch.device) -> dict[str, int]:
@@ -26,12 +24,12 @@ def gpu_bytes(device: torch.device) -> dict[str, int]:
     }
 
 
-def peak_kind(device: torch.device, *, kind: Kind) -> str:
+def peak_kind(device: torch.device, *, kind: MemoryKind) -> str:
     """What `peak_bytes` measures on `device`, for `Results.hardware["memoryKind"]`."""
     return f"gpu_peak_{kind}" if device.type == "cuda" else "process_peak_resident"
 
 
-def peak_bytes(device: torch.device, *, kind: Kind = "reserved") -> int:
+def peak_bytes(device: torch.device, *, kind: MemoryKind = "reserved") -> int:
     """The most memory that this process has held so far, as in the zoo's memory column (`docs/zoo.md`, 10).
 
     On a GPU it is the peak of this `kind`; most of the zoo's tables have the reserved peak. On a CPU it is

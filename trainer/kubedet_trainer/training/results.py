@@ -23,7 +23,6 @@ from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.evaluate import Evaluation
 from kubedet_trainer.pictures import curves, drawing
 from kubedet_trainer.pictures.drawing import Comparison, Marks
-from kubedet_trainer.recipes.published import PUBLISHED
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.telemetry import memory
@@ -79,7 +78,7 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
 
 def write_row(run: Run) -> Results | None:
     """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
-    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=_memory_kind(run)))])
+    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))])
     test_metrics = _evaluate_test(run)
     row = None
     if run.world.rank == 0:
@@ -101,12 +100,6 @@ def _evaluate_test(run: Run) -> dict[str, float]:
         evaluation = evaluate_run(run, split, scorer=setup.scorer_of(run.recipe, split))
     metrics = {} if evaluation is None else evaluation.metrics
     return {f"test.{name}": value for name, value in metrics.items()}
-
-
-def _memory_kind(run: Run) -> memory.Kind:
-    """What the recipe's published row counts."""
-    row = PUBLISHED.get(run.recipe.name)
-    return "reserved" if row is None else row.memory_kind
 
 
 def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
@@ -184,7 +177,7 @@ def _row(
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,
             "precision": run.recipe.precision,
-            "memoryKind": memory.peak_kind(world.device, kind=_memory_kind(run)),
+            "memoryKind": memory.peak_kind(world.device, kind=run.recipe.memory_kind),
             "timedIterations": history.timed_iterations,
             "globalBatch": batch.global_batch,
             "accumulationSteps": batch.accumulation_steps,

@@ -21,7 +21,6 @@ from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models.detector import Detector
-from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
@@ -144,7 +143,7 @@ def prepare(
         evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val else 0,
     )
     reporter.begin(length, iteration=state.iteration)
-    reporter.record_reference(_reference(settings.recipe))
+    reporter.record_reference(_reference(recipe))
     return Run(
         settings=settings,
         recipe=recipe,
@@ -309,13 +308,10 @@ def _class_names(source: Source, classes: list[str], *, is_benchmark: bool) -> S
     return theirs if is_benchmark and theirs is not None and len(theirs) == len(classes) else classes
 
 
-def _reference(recipe: str) -> dict[str, float]:
-    """The published figures of a recipe, and the images a second that its own batch makes of them."""
-    published = read_recipe(recipe)
-    figures = dict(published.reference)
-    if seconds := figures.get("secondsPerIteration"):
-        figures["imagesPerSecond"] = published.global_batch / seconds
-    return figures
+def _reference(recipe: Recipe) -> dict[str, float]:
+    """The published figures of a recipe, and the images a second that they come to."""
+    row = recipe.published
+    return {} if row is None else {**row.as_results(), "imagesPerSecond": row.images_per_second}
 
 
 def _status(located: Located) -> CheckpointStatus:

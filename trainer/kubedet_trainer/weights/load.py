@@ -31,11 +31,15 @@ class Weights:
     """The content of a file of weights."""
 
     tensors: dict[str, Tensor]
-    """Names as of early 2019 to values, on the CPU."""
+    """Names as in the file to values, on the CPU."""
     meta: Mapping[str, Any]
     """What the file says about them: the zoo's have version, time and configuration of their training."""
     classes: tuple[str, ...] | None
     """Names of the labels 1, 2, ... by `meta`, or because the zoo published the file; None if unknown."""
+
+    def named_for(self, model: Collection[str]) -> dict[str, Tensor]:
+        """The tensors under the names of early 2019. Names in `model`, those of a state dict, are kept."""
+        return names.early_names(self.tensors, meta=self.meta, known=model)
 
 
 def load_weights(model: nn.Module, *, weights: Weights, file: str) -> None:
@@ -47,16 +51,15 @@ def load_weights(model: nn.Module, *, weights: Weights, file: str) -> None:
         InvalidInput: the file has other tensors than the model; nothing is loaded then.
     """
     wanted = model.state_dict()
+    found = weights.named_for(wanted)
     require_fit(
-        weights.tensors,
+        found,
         wanted,
         optional={name for name in wanted if name.endswith(COUNTER)},
         file=file,
         remedy="check that the recipe and the number of classes are those that it was trained with",
     )
-    model.load_state_dict(
-        {name: value for name, value in weights.tensors.items() if name in wanted}, strict=False
-    )
+    model.load_state_dict({name: value for name, value in found.items() if name in wanted}, strict=False)
 
 
 def read_weights(file: Path) -> Weights:
@@ -87,9 +90,7 @@ def read_weights(file: Path) -> Weights:
         _log.warning(
             "%s is from MMDetection 2, trained for different anchors and pooling, and loses some AP", file
         )
-    return Weights(
-        tensors=names.early_names(document, meta=meta), meta=meta, classes=_classes(file.name, meta=meta)
-    )
+    return Weights(tensors=dict(document), meta=meta, classes=_classes(file.name, meta=meta))
 
 
 def _classes(file_name: str, *, meta: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ also measured with other anchors and another pooling, so that its detectors lose
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -27,14 +27,17 @@ _RENAMES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
 )
 
 
-def early_names(tensors: Mapping[str, Tensor], *, meta: Mapping[str, Any]) -> dict[str, Tensor]:
+def early_names(
+    tensors: Mapping[str, Tensor], *, meta: Mapping[str, Any], known: Collection[str] = ()
+) -> dict[str, Tensor]:
     """`tensors` under the names, and with the class order, of early 2019; what is unknown stays as it is.
 
     Args:
         tensors: a state dict.
         meta: what its file says about it.
+        known: names that stay as they are, whatever other times used them for.
     """
-    renamed = {_rename(name): value for name, value in tensors.items()}
+    renamed = {name if name in known else _rename(name): value for name, value in tensors.items()}
     if not is_second_version(tensors, meta=meta):
         return renamed
     return {name: _background_first(name, value, renamed) for name, value in renamed.items()}

@@ -91,7 +91,8 @@ def start_from(model: nn.Module, *, weights: Weights, file: str, classes: Sequen
     Raises:
         InvalidInput: the tensors are neither such a detector's nor such a backbone's; nothing is loaded then.
     """
-    found, wanted = weights.tensors, model.state_dict()
+    wanted = model.state_dict()
+    found = weights.named_for(wanted)
     if not found.keys() & wanted.keys():
         return _start_backbone(model, found=found, file=file)
     rows = {

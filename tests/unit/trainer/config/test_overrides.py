@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
 
@@ -11,7 +9,7 @@ import pytest
 
 from kubedet_trainer import config
 from kubedet_trainer.errors import InvalidInput
-from kubedet_trainer.recipes import RECIPES, read_recipe
+from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.recipes.rpn import RpnOptions
 
 RECIPE = read_recipe("faster_rcnn_r50_fpn_1x")
@@ -99,15 +97,6 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
 def test_wrong_override_is_refused_with_path_value_and_rule(overrides: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         config.apply_overrides(RECIPE, overrides)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_can_be_printed_whole(name: str) -> None:
-    document = config.recipe_to_dict(read_recipe(name))
-
-    assert json.loads(json.dumps(document)) == document
-    assert document["name"] == name
-    assert set(document) == {field.name for field in dataclasses.fields(config.Recipe)}
 
 
 def test_recipes_and_overrides_need_no_torch() -> None:

@@ -49,7 +49,7 @@ def _start(
 
 def _rows(name: str, value: Tensor, *, label: int, architecture: str, num_labels: int) -> Tensor:
     """The rows of `label` (0 is the background) in a tensor of a head, counted out by hand."""
-    if architecture == "retinanet":  # anchor by anchor, without a background
+    if architecture in ("retinanet", "fcos"):  # anchor by anchor, without a background
         return value.view(-1, num_labels, *value.shape[1:])[:, label - 1]
     if architecture == "ssd":
         return value.view(-1, num_labels + 1, *value.shape[1:])[:, label]
