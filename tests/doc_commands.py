@@ -56,6 +56,7 @@ NOT_RUN = {
     "tests/integration/operator starts the operator like this",
     "KUBEDET_RENDEZVOUS_ENDPOINT=": "needs three machines; tests/integration/trainer runs both on one",
     "kubedet train faster_rcnn_r50_fpn_1x": "needs eight GPUs and COCO",
+    "kubectl create configmap my-recipes": "needs a cluster; tests/e2e/test_own_recipe.py runs it on one",
 }
 """Beginnings of commands that are not run, and the reason."""
 
@@ -97,6 +98,7 @@ INSTEAD = {
 
 ADDED = {
     "kubedet train my_detectors.recipes:smoke_fcos": f"{SHORT} --dataset 'synthetic://shapes?images=8'",
+    "kubedet train my_recipes:careful": f"{SHORT} --dataset 'synthetic://shapes?images=8'",
     "kubedet train smoke_faster_rcnn data.scale=640,480": SHORT,
 }
 """Beginnings of commands, and what is appended to shorten them. The last value of an option counts."""
@@ -108,7 +110,7 @@ SAME = {
 }
 """Beginnings of commands that take long, and the place where the same command runs shorter."""
 
-RUN = {"first.yaml": SMALL, "unlucky.yaml": {}}
+RUN = {"first.yaml": SMALL, "unlucky.yaml": {}, "own.yaml": SMALL}
 """Files of jobs whose workers really run, as processes, and the changes of the spec that shorten them."""
 
 ENDINGS = {

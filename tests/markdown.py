@@ -27,7 +27,7 @@ class Block:
     def file(self) -> str | None:
         """The path in the comment of the first line, ``# job.yaml``."""
         first = self.text.partition("\n")[0]
-        return first.removeprefix("# ") if re.fullmatch(r"# [\w./-]+\.yaml", first) else None
+        return first.removeprefix("# ") if re.fullmatch(r"# [\w./-]+\.(yaml|py)", first) else None
 
     @property
     def commands(self) -> list[str]:

@@ -25,19 +25,18 @@ from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.models.rpn import RpnHead
-from kubedet_trainer.recipes import smoke
+from kubedet_trainer.recipes import read_recipe, smoke
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.structures import Batch, Images, Proposals, Targets
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
 from kubedet_trainer.training.optim import build_optimizer
 from kubedet_trainer.training.state import TrainState
-from my_detectors.recipes import smoke_fcos
 
 # --------------------------------------------------------------------------- detectors and their input
 
 
-SMALL_RECIPES = (*(make() for make in smoke.RECIPES.values()), smoke_fcos())
-SMALL = {recipe.model.architecture: recipe for recipe in SMALL_RECIPES}
+SMALL_RECIPES = (*smoke.RECIPES, "my_detectors.recipes:smoke_fcos")
+SMALL = {recipe.model.architecture: recipe for recipe in map(read_recipe, SMALL_RECIPES)}
 """Architecture to a small recipe of it, for tests of all detectors; FCOS is from outside of kubedet."""
 
 

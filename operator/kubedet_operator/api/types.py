@@ -278,9 +278,13 @@ class DetectionJobSpec:
     recipe: str = bounded(
         min_length=1,
         max_length=128,
-        pattern=Pattern(regex=r"[a-z0-9][a-z0-9_.-]*", meaning="a name that `kubedet recipes` lists"),
+        pattern=Pattern(
+            regex=rf"[a-z0-9][a-z0-9_.-]*|{contract.OWN_RECIPE}",
+            meaning="a name that `kubedet recipes` lists, or module:attribute",
+        ),
     )
-    """Name of a recipe. `kubedet recipes` lists them. Immutable once the job has started."""
+    """A name that `kubedet recipes` lists, or module:attribute for a recipe of your own in a Python module
+    that the worker can import. Immutable once the job has started."""
     overrides: Mapping[str, str] = bounded(default_factory=dict, max_items=64, max_length=256)
     """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once the job has started."""
     pretrained: Pretrained | None = None

@@ -16,6 +16,7 @@ from kubedet_operator.api import schema, validation
 from kubedet_operator.api.decoding import InvalidManifest
 from kubedet_operator.children.children import build_children
 from kubedet_operator.commands import explain as explanation
+from kubedet_operator.commands.recipe import check_recipe
 from kubedet_operator.local.container import CannotRunHere
 from kubedet_operator.local.documents import Documents, read_documents
 from kubedet_operator.settings import InvalidSetting, read_settings
@@ -75,6 +76,9 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
 
     Prints the objects of the first attempt as YAML. As for the operator, KUBEDET_OPERATOR_TRAINER_IMAGE names
     the image of jobs that set none.
+
+    Checks the recipe and its overrides, too. If the recipe is in a module that is not on this machine, a
+    warning says that only the worker can check it.
     """
     try:
         documents = read_documents(files)
@@ -84,6 +88,11 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
         _refuse(error.violations, ExitCode.INVALID_INPUT)
     except InvalidSetting as error:
         _refuse([error], ExitCode.USAGE)
+    verdict = check_recipe(job.spec, environment=os.environ)
+    if verdict.is_refused:
+        _refuse([verdict.line], ExitCode.INVALID_INPUT)
+    if verdict.line:
+        click.echo(f"Warning: {verdict.line}", err=True)
     click.echo(yaml.safe_dump_all(children, sort_keys=False, width=110), nl=False)
 
 

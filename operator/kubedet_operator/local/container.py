@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -81,6 +82,9 @@ def translate(pod: Mapping[str, Any], machine: Machine) -> Command:
         preferred = int(port) + int(environment[Environment.REPLICA_INDEX])
         port = environment[Environment.METRICS_PORT] = str(free_port(preferred=preferred))
     inherited = {key: value for key, value in machine.inherited.items() if not key.startswith("KUBEDET_")}
+    if "PYTHONPATH" in inherited and "PYTHONPATH" in environment:
+        # Folders that are mounted into the container may have other paths on this machine.
+        environment["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
     program, *arguments = container["command"]
     return Command(
         arguments=(sys.executable if program.startswith("python") else program, *arguments),

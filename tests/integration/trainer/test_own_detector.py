@@ -88,6 +88,16 @@ def test_detector_predicts(trained: Place) -> None:
     assert "in 1 pictures" in done.stdout
 
 
+def test_recipe_is_measured(trained: Place) -> None:
+    sizes = ("--iterations", 4, "--images", 2)
+
+    row = trained.json("benchmark", RECIPE, *SHORT, "--dataset", DATASET, *sizes)
+
+    assert row["recipe"] == RECIPE
+    assert row["secondsPerIteration"] > 0
+    assert row["inferenceFps"] > 0
+
+
 @pytest.mark.parametrize(
     "command",
     [

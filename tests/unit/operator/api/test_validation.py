@@ -18,7 +18,10 @@ from kubedet_operator.api.decoding import InvalidManifest
         ("worker.replicas", 0, "must be from 1 to 1000"),
         ("worker.replicas", 1001, "must be from 1 to 1000"),
         ("metrics.port", 80, "must be from 1024 to 65535"),
-        ("recipe", "Mask RCNN", "must be a name that `kubedet recipes` lists"),
+        ("recipe", "Mask RCNN", "must be a name that `kubedet recipes` lists, or module:attribute"),
+        ("recipe", "my-package:mine", "or module:attribute"),
+        ("recipe", "mine.recipes:", "or module:attribute"),
+        ("recipe", "mine:recipes:small", "or module:attribute"),
         ("dataset.storageUri", "http://x", "must be s3://bucket/prefix"),
         ("dataset.storageUri", "synthetic://cats", "synthetic://shapes"),
         ("dataset.val.images", "/abs", "must be a path relative to"),
@@ -40,6 +43,11 @@ def test_bounds_are_checked(path: str, value: object, rule: str) -> None:
     violations = validation.validate(make_job(**merge(valid, spec)))
     assert [violation.path for violation in violations] == [f"spec.{path}"]
     assert rule in violations[0].rule
+
+
+@pytest.mark.parametrize("recipe", ["mask_rcnn_r50_fpn_1x", "my_package.recipes:my_faster_rcnn", "A:b"])
+def test_recipe_is_a_name_or_an_attribute_of_a_module(recipe: str) -> None:
+    assert validation.validate(make_job(recipe=recipe)) == []
 
 
 def test_items_of_a_keyed_list_are_unique() -> None:

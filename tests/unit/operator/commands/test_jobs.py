@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,23 @@ def job_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def own_recipes(tmp_path: Path) -> Path:
+    """A folder with a module of recipes."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from kubedet_trainer.config import Recipe\n"
+        "from kubedet_trainer.recipes.smoke import smoke_rpn\n"
+        "def small() -> Recipe:\n"
+        "    return smoke_rpn()\n"
+        "def wrong() -> Recipe:\n"
+        "    return replace(smoke_rpn(), seed=-1)\n"
+    )
+    return folder
+
+
 def test_render_prints_what_the_operator_would_create(job_file: Path) -> None:
     result = CliRunner().invoke(jobs.render, [str(job_file), "--namespace", "team-a"])
     children = list(yaml.safe_load_all(result.stdout))
@@ -38,6 +56,57 @@ def test_render_knows_the_operators_image(job_file: Path) -> None:
         jobs.render, [str(job_file)], env={"KUBEDET_OPERATOR_TRAINER_IMAGE": "registry/trainer:9"}
     )
     assert result.stdout.count("image: registry/trainer:9") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"recipe": "smoke_fastr_rcnn"},
+            r"spec\.recipe: got 'smoke_fastr_rcnn', must be .* Did you mean 'smoke_faster_rcnn'\?",
+        ),
+        (
+            {"overrides": {"optimizer.rate": "1"}},
+            r"spec\.overrides: unknown field 'optimizer\.rate', must be a field of the recipe\..*",
+        ),
+        (
+            {"overrides": {"model.box_head.num_fcs": "0"}},
+            r"spec\.overrides\.model\.box_head\.num_fcs: got 0, must be >= 1",
+        ),
+        ({"recipe": "mine:wrong"}, r"spec\.recipe: mine:wrong breaks a rule: seed: got -1, must be >= 0"),
+        ({"recipe": "mine:smll"}, r"spec\.recipe: got 'mine:smll', must be .* Did you mean 'small'\?"),
+        ({"recipe": "mine:small", "overrides": {"seed": "x"}}, r"spec\.overrides\.seed: got 'x', must be .*"),
+    ],
+)
+def test_render_refuses_a_recipe_that_the_trainer_would_refuse(
+    tmp_path: Path, own_recipes: Path, changes: dict[str, Any], line: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(**changes)))
+
+    result = CliRunner().invoke(jobs.render, [str(path)], env={"PYTHONPATH": str(own_recipes)})
+
+    assert result.exit_code == 65
+    assert re.fullmatch(line, result.stderr.strip())
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_render_checks_a_recipe_of_ones_own_if_its_module_is_here(
+    tmp_path: Path, own_recipes: Path, is_here: bool
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(recipe="mine:small")))
+
+    result = CliRunner().invoke(
+        jobs.render, [str(path)], env={"PYTHONPATH": str(own_recipes) if is_here else ""}
+    )
+
+    assert result.exit_code == 0
+    assert "value: mine:small" in result.stdout
+    warning = "" if is_here else "Warning: spec.recipe: there is no module 'mine' here, must be"
+    assert result.stderr.startswith(warning)
+    assert bool(result.stderr) != is_here
 
 
 @pytest.mark.parametrize("command", [jobs.render, jobs.run])

@@ -16,7 +16,12 @@ from kubedet_operator.settings import OperatorSettings
 
 
 def _command(
-    tmp_path: Path, *, rendezvous: bool = False, secrets: dict[str, Any] | None = None, **spec: Any
+    tmp_path: Path,
+    *,
+    rendezvous: bool = False,
+    secrets: dict[str, Any] | None = None,
+    inherited: dict[str, str] | None = None,
+    **spec: Any,
 ) -> Command:
     job = make_job(**spec)
     settings = OperatorSettings()
@@ -28,7 +33,7 @@ def _command(
     machine = Machine(
         output=tmp_path,
         secrets=secrets or {},
-        inherited={"PATH": "/bin", "KUBEDET_RECIPE": "stale", "KUBEDET_OVERRIDES": "{}"},
+        inherited={"PATH": "/bin", "KUBEDET_RECIPE": "stale", "KUBEDET_OVERRIDES": "{}", **(inherited or {})},
         rendezvous_port=23456,
     )
     return translate(pod, machine)
@@ -51,6 +56,16 @@ def test_worker_and_rendezvous_agree_on_the_port(tmp_path: Path) -> None:
     command = _command(tmp_path, rendezvous=True, worker={"replicas": 2})
     assert command.environment["KUBEDET_RENDEZVOUS_ENDPOINT"] == "127.0.0.1:23456"
     assert command.metrics_port is None
+
+
+def test_folders_of_modules_are_those_of_the_container_and_then_those_of_the_machine(tmp_path: Path) -> None:
+    variable = {"name": "PYTHONPATH", "value": "/recipes"}
+
+    with_variable = _command(tmp_path, inherited={"PYTHONPATH": "/home/ann"}, worker={"env": [variable]})
+    without = _command(tmp_path, inherited={"PYTHONPATH": "/home/ann"})
+
+    assert with_variable.environment["PYTHONPATH"] == "/recipes:/home/ann"
+    assert without.environment["PYTHONPATH"] == "/home/ann"
 
 
 def test_the_machines_environment_is_inherited_but_for_the_contracts(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def test_later_names_become_the_first_ones(theirs: str, ours: str) -> None:
     assert list(early_names({theirs: torch.zeros(1)}, meta={})) == [ours]
 
 
+def test_name_that_a_model_has_itself_is_kept() -> None:
+    own = "bbox_head.cls_convs.3.conv.weight"
+    tensors = {own: torch.zeros(1), "bbox_head.reg_convs.0.conv.bias": torch.zeros(1)}
+
+    assert list(early_names(tensors, meta={}, known={own})) == [own, "bbox_head.reg_convs.0.bias"]
+
+
 def _second_version(early: dict[str, Tensor]) -> dict[str, Tensor]:
     """Two-stage weights of early 2019 with two classes, as version 2 has them."""
     later = {f"roi_head.{name}": value for name, value in early.items()}
