@@ -23,14 +23,16 @@ class OperatorProcess:
 
     def __init__(self, kubeconfig: str, *, namespace: str = "") -> None:
         """Start it, for one namespace or for all."""
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as other:
             probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+            other.bind(("127.0.0.1", 0))
+            self._port, health_port = probe.getsockname()[1], other.getsockname()[1]
         environment = {
             **os.environ,
             "KUBECONFIG": kubeconfig,
             "KUBEDET_OPERATOR_NAMESPACES": namespace,
             "KUBEDET_OPERATOR_METRICS_PORT": str(self._port),
+            "KUBEDET_OPERATOR_HEALTH_PORT": str(health_port),
         }
         log = os.environ.get("KUBEDET_BENCHMARK_LOG", os.devnull)
         self.started = time.monotonic()

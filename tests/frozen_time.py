@@ -80,8 +80,8 @@ class TimelessCache(Cache):
         self._clock = clock
         self._first_seen: dict[tuple[str, ...], datetime] = {}
 
-    def store_job(self, manifest: Mapping[str, Any]) -> None:
-        super().store_job({**manifest, "metadata": self._read_metadata(manifest["metadata"])})
+    def store_job(self, manifest: Mapping[str, Any]) -> bool:
+        return super().store_job({**manifest, "metadata": self._read_metadata(manifest["metadata"])})
 
     def store_pod(self, manifest: Mapping[str, Any]) -> None:
         metadata, status = self._read_metadata(manifest["metadata"]), manifest.get("status") or {}

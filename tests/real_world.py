@@ -12,7 +12,6 @@ from typing import Any
 
 import builders
 from frozen_time import Clock, TimelessCache, WatchfulQueue
-from ground import SECONDS, Ground
 from kube import Refused
 from kubedet_operator.api import names
 from kubedet_operator.cluster.cache import Cache
@@ -23,6 +22,7 @@ from kubedet_operator.decision.policies.lost import EVICTED_FROM_LOST_NODE
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.metrics import Metrics
 from kubedet_trainer.contract.times import format_now, format_time
+from shared_cluster import SECONDS, SharedCluster
 from simulation import ROUNDS, make_progress
 
 NAME = "demo"
@@ -47,14 +47,14 @@ _SMALL_POD = {
 class RealWorld:
     """One job in a namespace of its own, with an operator of its own."""
 
-    def __init__(self, ground: Ground, namespace: str, spec: Mapping[str, Any]) -> None:
+    def __init__(self, shared: SharedCluster, namespace: str, spec: Mapping[str, Any]) -> None:
         self.name = NAME
         self.job: dict[str, Any] | None = None
         self.pods: dict[str, dict[str, Any]] = {}
         self.told: dict[str, str] = {}
-        self.news: list[tuple[bool, Callable[[Cache], None]]] = []
-        self._ground = ground
-        self._kube = ground.kube
+        self.news: list[tuple[bool, Callable[[Cache], object]]] = []
+        self._shared = shared
+        self._kube = shared.kube
         self._key = (namespace, NAME)
         self._core = f"/{CORE}/namespaces/{namespace}"
         self._jobs = f"/{JOBS}/namespaces/{namespace}/{names.PLURAL}"
@@ -64,7 +64,7 @@ class RealWorld:
         self._expected_errors: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._spec = builders.merge({"worker": {"template": _template(spec)}}, dict(spec))
-        ground.call(self._begin())
+        shared.call(self._begin())
 
     @property
     def others(self) -> Mapping[str, Mapping[str, Any]]:
@@ -73,7 +73,7 @@ class RealWorld:
         return {"PodGroup": self._ask("GET", f"/apis/{group}/namespaces/{self._key[0]}/podgroups/{NAME}")}
 
     def has_service(self) -> bool:
-        listed: list[dict[str, Any]] = self._ground.call(self._list(f"{self._core}/services"))
+        listed: list[dict[str, Any]] = self._shared.call(self._list(f"{self._core}/services"))
         return names.service_name(NAME) in {service["metadata"]["name"] for service in listed}
 
     @property
@@ -88,7 +88,7 @@ class RealWorld:
         )
         # Pods are refused until the controller manager has made it.
         await self._kube.wait_for(lambda: self._kube.ask("GET", f"{self._core}/serviceaccounts/default"))
-        self._ground.post.worlds[namespace] = self
+        self._shared.distributor.worlds[namespace] = self
         self._queue = WatchfulQueue(self._clock)
         self._cache = TimelessCache(self._queue, self._clock)
         self._cluster = Cluster(self._metrics)
@@ -111,22 +111,22 @@ class RealWorld:
 
     def close(self) -> None:
         """End the operator; what there is in the cluster stays."""
-        self._ground.call(self._end())
+        self._shared.call(self._end())
 
     async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        del self._ground.post.worlds[self._key[0]]
+        del self._shared.distributor.worlds[self._key[0]]
         await self._cluster.close()
 
     # What the operator does
 
     def settle(self) -> None:
-        self._ground.call(self._settle())
+        self._shared.call(self._settle())
 
     def wait(self, seconds: float) -> None:
-        self._ground.call(self._wait(seconds), seconds=10 * SECONDS)
+        self._shared.call(self._wait(seconds), seconds=10 * SECONDS)
 
     async def _settle(self) -> None:
         for _ in range(ROUNDS):
@@ -279,7 +279,7 @@ class RealWorld:
                 return message is not None and message in str(refusal)
             return message is None
 
-        self._ground.call(self._kube.wait_for(refused))
+        self._shared.call(self._kube.wait_for(refused))
 
     def _lose_node(self, pod: Mapping[str, Any]) -> None:
         """Have the cluster give up a node, which no other scenario may use, so that it evicts the pod."""
@@ -291,7 +291,7 @@ class RealWorld:
             found = await self._kube.ask("GET", f"{self._core}/pods/{pod['metadata']['name']}")
             return "deletionTimestamp" in found["metadata"]
 
-        self._ground.call(self._kube.wait_for(told))
+        self._shared.call(self._kube.wait_for(told))
 
     def _placed(self, index: int | None) -> dict[str, Any]:
         pod = self._living(index)
@@ -331,7 +331,7 @@ class RealWorld:
         return found
 
     def _ask(self, *arguments: Any, **options: Any) -> Any:
-        return self._ground.call(self._kube.ask(*arguments, **options))
+        return self._shared.call(self._kube.ask(*arguments, **options))
 
     def _time(self) -> str:
         return format_time(self._clock.now())

@@ -162,10 +162,10 @@ ALERTS: tuple[Alert, ...] = (
         expr=f"max by (pod, resource) ({series.operator('watch_age')}) > 100",
         held="1m",
         severity="warning",
-        summary="The operator's watch of {{ $labels.resource }} has been silent for "
+        summary="The operator's view of {{ $labels.resource }} has not been current for "
         "{{ $value | humanizeDuration }}",
-        description="A watch is renewed every 10 s. The operator acts on an outdated view of the cluster "
-        "until its liveness probe restarts it at 200 s.",
+        description="Watches of pods and Services are renewed every 10 s, and jobs are listed every 60 s. "
+        "Until this succeeds, the operator acts on an outdated view of them.",
     ),
     Alert(
         name="KubedetJobDelayed",

@@ -291,8 +291,8 @@ _OPERATOR = (
     ),
     Panel(
         title="Age of watches",
-        description="Time since a watch last gave a sign of life. Bad: above 100 s. At 200 s the liveness "
-        "probe restarts the operator.",
+        description="Time since a watch was last known to be current. Jobs: up to 60 s, after which they are "
+        "compared with a list. Bad: above 100 s.",
         unit="s",
         targets=(Target(expr=f"max by (resource) ({series.operator('watch_age')})", legend="{{resource}}"),),
     ),
@@ -304,7 +304,7 @@ _OPERATOR = (
     ),
     Panel(
         title="Requests to the API server",
-        description="Requests per second without the watches, by verb and code. Code 0: no answer. Bad: a "
+        description="Requests per second without kopf's, by verb and code. Code 0: no answer. Bad: a "
         "steady rate of 409 or 429, any 5xx.",
         unit="reqps",
         targets=(

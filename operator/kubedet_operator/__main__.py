@@ -1,8 +1,9 @@
-"""The operator's process: settings, tasks, and kopf, which is started anew when the API server was lost."""
+"""The operator's process: its parts, and kopf, which starts and stops them."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -17,15 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import kopf
 import uvloop
 
 from kubedet_operator.api import names
-from kubedet_operator.cluster import errors, orphans, watches
+from kubedet_operator.cluster import orphans
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events
+from kubedet_operator.cluster.kopf_operator import Handlers, KopfOperator, configure_logs
 from kubedet_operator.cluster.lease import Election, Leadership
+from kubedet_operator.cluster.watches import Watches
 from kubedet_operator.control.progress import ProgressPoller
 from kubedet_operator.control.reconcile import GATHER_SECONDS, Reconciler
 from kubedet_operator.control.workqueue import WorkQueue
@@ -36,11 +38,9 @@ from kubedet_operator.telemetry.metrics import Metrics
 
 logger = logging.getLogger("kubedet_operator")
 
-COLLECTION_SECONDS = 5.0
-"""How long after the world was read orphans are looked for: the garbage collector may be at work."""
+RESTART_SECONDS = 5.0
+"""The pause before kopf starts again after an error has ended it."""
 
-FIRST_RETRY_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 10.0
 _USAGE = 2
 
 
@@ -62,6 +62,13 @@ class Operator:
             name=names.LEASE,
             identity=f"{socket.gethostname()}_{uuid.uuid4()}",
         )
+        self._watches = Watches(
+            self._cluster,
+            self._cache,
+            self._health,
+            namespaces=settings.namespaces,
+            restart_kopf=lambda: self._kopf.stop(),
+        )
         self._events = Events(self._cluster, metrics=self._metrics)
         self._reconciler = Reconciler(
             self._cluster,
@@ -74,94 +81,95 @@ class Operator:
         self._poller = ProgressPoller(
             self._cache, self._queue, interval_seconds=settings.progress_interval_seconds
         )
-        self._stop = asyncio.Event()
-        self._listed = asyncio.Event()
+        handlers = Handlers(
+            login=self._cluster.credentials,
+            start=self._start,
+            end=self._end,
+            hear=self._watches.hear,
+            complaint=self._complain,
+        )
+        self._kopf = KopfOperator(handlers, namespaces=settings.namespaces, health_port=settings.health_port)
+        self._stopped = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_broken = False
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, and return the exit code: 1 if a bug has ended a part.
 
         Raises:
-            OSError: the port of the metrics is taken.
+            OSError: a port is taken.
         """
         # A standby knows the same jobs: they must not be counted twice.
         self._metrics.expose_jobs(lambda: self._cache.jobs() if self._leadership.held.is_set() else ())
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
-        logger.info("metrics and health on port %d", server.server_port)
-        # kopf ends what was started after it: our own tasks come first.
-        tasks = [asyncio.create_task(part()) for part in self._parts()]
+        logger.info("metrics on port %d, health on port %d", server.server_port, self._settings.health_port)
         try:
-            await self._serve()
+            await self._run_kopf()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._cluster.close()
             server.shutdown()
+            server.server_close()
+        return int(self._is_broken)
+
+    async def _run_kopf(self) -> None:
+        """Run kopf, and again if it must look for the CRD once more or an error has ended it."""
+        goes_on = True
+        while goes_on and not self._stopped.is_set():
+            problem = ""
+            try:
+                goes_on = await self._kopf.run() and not self._is_broken
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                    raise
+                problem = " ".join(str(error).split()) or type(error).__name__
+            self._take_signals()
+            if problem:
+                logger.error("kopf has ended: %s; starting it again in %.0f s", problem, RESTART_SECONDS)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped.wait(), RESTART_SECONDS)
+
+    def _take_signals(self) -> None:
+        """Handle signals while kopf, which handles them itself, does not run."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
+
+    def _complain(self) -> str | None:
+        complaint = self._health.complaint()
+        if complaint:
+            logger.error("the liveness probe fails: %s", complaint)
+        return complaint
+
+    async def _start(self) -> None:
+        self._tasks = [asyncio.create_task(self._guard(part())) for part in self._parts()]
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _parts(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        workers = [partial(self._reconciler.work, self._leadership.held)] * self._settings.concurrency
-        poll = partial(self._poller.run, self._leadership.held)
-        return [self._beat, self._campaign, self._sweep, poll, self._events.run, *workers]
+        leads = self._leadership.held
+        workers = [partial(self._reconciler.work, leads)] * self._settings.concurrency
+        poll = partial(self._poller.run, leads)
+        sweep = partial(orphans.sweep_after_lists, self._cluster, self._cache, self._watches.listed, leads)
+        return [self._watches.run, self._measure, self._campaign, sweep, poll, self._events.run, *workers]
 
-    async def _serve(self) -> None:
-        """Read the world, watch it, and begin anew when a watch is lost for good."""
-        retry = _Retry()
-        while not self._stop.is_set():
-            # kopf takes the signals over while it runs, and gives them up when it ends.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-            try:
-                await self._until_stopped(self._cluster.check(self._settings.namespaces))
-                if self._stop.is_set():
-                    return
-                retry.succeed()
-                await self._watch()
-                return
-            except errors.OperatorError as error:
-                problem = str(error)
-            except Exception as error:
-                problem = f"the watches ended: {' '.join(str(error).split()) or type(error).__name__}"
-            self._health.ready = False
-            self._health.watched_at.clear()
-            await self._until_stopped(retry.wait(problem))
+    async def _guard(self, part: Coroutine[Any, Any, None]) -> None:
+        """Run a part. If a bug ends it, the process ends as well, and Kubernetes starts another one."""
+        try:
+            await part
+        except Exception:
+            logger.exception("this is a bug of the operator, which ends now")
+            self._is_broken = True
+            self._kopf.stop()
 
-    async def _watch(self) -> None:
-        """Run kopf until a signal; errors of its watches come out of it."""
-        namespaces = self._settings.namespaces
-        feeds = watches.Watches(
-            self._cache,
-            health=self._health,
-            echoes=self._cluster.echoes,
-            namespaces=namespaces,
-            listed=self._tell_listed,
-        )
-        await watches.watch(feeds, cluster=self._cluster, namespaces=namespaces)
-
-    def _tell_listed(self) -> None:
-        self._health.ready = True
-        self._listed.set()
-
-    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for `work`, or drop it when the process is to end."""
-        task = asyncio.create_task(work)
-        stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if task.done():
-            task.result()
-            return
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-    async def _beat(self) -> None:
-        """Show that the event loop turns, and how late."""
+    async def _measure(self) -> None:
+        """Measure the lag of the event loop, and read the gauges."""
         pause = 1.0
         while True:
             due = time.monotonic() + pause
             await asyncio.sleep(pause)
-            self._health.loop_at = time.monotonic()
-            self._metrics["event_loop_lag"].set(max(self._health.loop_at - due, 0.0))
+            self._metrics["event_loop_lag"].set(max(time.monotonic() - due, 0.0))
             self._metrics["queue_depth"].set(len(self._queue))
             self._metrics["leader"].set(self._leadership.holds())
             for resource, age in self._health.ages().items():
@@ -169,52 +177,13 @@ class Operator:
 
     async def _campaign(self) -> None:
         """Stand for election with warm caches only: what leads can act at once."""
-        await self._listed.wait()
+        await self._watches.listed.wait()
         await self._election.run()
-
-    async def _sweep(self) -> None:
-        """Look for orphans whenever the world has been read as a whole."""
-        while True:
-            await self._listed.wait()
-            await self._leadership.held.wait()
-            await asyncio.sleep(COLLECTION_SECONDS)
-            self._listed.clear()
-            try:
-                await orphans.sweep(self._cluster, self._cache)
-            except errors.OperatorError as error:
-                logger.warning("orphans: %s; retrying in %.0f s", error, LONGEST_RETRY_SECONDS)
-                await asyncio.sleep(LONGEST_RETRY_SECONDS)
-                self._listed.set()
-
-
-class _Retry:
-    """Growing pauses, and one line for each problem, however often it is met."""
-
-    def __init__(self) -> None:
-        self._pause = FIRST_RETRY_SECONDS
-        self._said = ""
-
-    async def wait(self, problem: str) -> None:
-        if problem != self._said:
-            logger.error(
-                "%s; retrying every %.0f to %.0f s", problem, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS
-            )
-            self._said = problem
-        await asyncio.sleep(self._pause)
-        self._pause = min(self._pause * 2, LONGEST_RETRY_SECONDS)
-
-    def succeed(self) -> None:
-        if self._said:
-            logger.info("the API server serves DetectionJobs again")
-        self._pause, self._said = FIRST_RETRY_SECONDS, ""
 
 
 def main() -> NoReturn:
     """Run the operator with the settings of the environment, and exit."""
-    is_person = sys.stderr.isatty()
-    kopf.configure(log_format=kopf.LogFormat.FULL if is_person else kopf.LogFormat.JSON)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(watches.OneLine())
+    configure_logs(for_people=sys.stderr.isatty())
     try:
         settings = read_settings(os.environ)
     except InvalidSetting as error:
@@ -225,13 +194,16 @@ def main() -> NoReturn:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        uvloop.run(_run(settings))
+        code = uvloop.run(_run(settings))
     except OSError as error:
         logger.error(
-            "port %d of the metrics: %s; set KUBEDET_OPERATOR_METRICS_PORT", settings.metrics_port, error
+            "ports %d (metrics) and %d (health): %s; set KUBEDET_OPERATOR_METRICS_PORT or _HEALTH_PORT",
+            settings.metrics_port,
+            settings.health_port,
+            error,
         )
         sys.exit(_USAGE)
-    sys.exit(0)
+    sys.exit(code)
 
 
 def _own_namespace(settings: OperatorSettings) -> str:
@@ -242,8 +214,8 @@ def _own_namespace(settings: OperatorSettings) -> str:
     return settings.namespaces[0] if settings.namespaces else "default"
 
 
-async def _run(settings: OperatorSettings) -> None:
-    await Operator(settings).run()
+async def _run(settings: OperatorSettings) -> int:
+    return await Operator(settings).run()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ class OperatorSettings:
     progress_interval_seconds: int = 10
     """Seconds between two requests for a job's progress. Each change costs one write of the status."""
     metrics_port: int = 8080
-    """Port for /metrics, /healthz and /readyz."""
+    """Port for /metrics and /readyz."""
+    health_port: int = 8081
+    """Port for /healthz, the liveness probe."""
 
 
 def read_settings(environment: Mapping[str, str]) -> OperatorSettings:

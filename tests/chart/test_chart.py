@@ -111,7 +111,7 @@ def test_every_setting_of_the_operator_is_a_value(chart: helm_python.Chart) -> N
     described = (CHART / "README.md").read_text()
     assert {name for name in variables if name not in described} == set()
     plain = {item["name"]: item.get("value") for item in container["env"]}
-    for name in ("concurrency", "progress_interval_seconds", "metrics_port", "trainer_image"):
+    for name in ("concurrency", "progress_interval_seconds", "metrics_port", "health_port", "trainer_image"):
         assert plain[f"KUBEDET_OPERATOR_{name.upper()}"] == str(getattr(OperatorSettings(), name))
 
 

@@ -71,9 +71,11 @@ def start_operator(cluster: Any, tmp_path: Path) -> Iterator[Callable[..., Path]
         kubeconfig.write_text(json.dumps(config))
         environment = {**os.environ, **settings, "KUBECONFIG": str(kubeconfig)}
         environment["KUBEDET_OPERATOR_LEASE_NAMESPACE"] = cluster.namespace
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as other:
             probe.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
             environment["KUBEDET_OPERATOR_METRICS_PORT"] = str(probe.getsockname()[1])
+            environment["KUBEDET_OPERATOR_HEALTH_PORT"] = str(other.getsockname()[1])
         command = [sys.executable, "-m", "kubedet_operator"]
         with log.open("wb") as output:
             started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))

@@ -30,7 +30,7 @@ OPERATOR_LAYERS = "operator: layers"
 TRAINER_LAYERS = "trainer: layers"
 PURE = "operator: decisions, manifests and the API know no client, no clock, no loop"
 POLICIES = "operator: policies do not know each other"
-KOPF = "operator: only its start and its watches know kopf"
+KOPF = "operator: only one module knows kopf"
 CLIENT = "operator: only one module knows the Kubernetes client"
 HALVES = "operator: of the trainer it knows the contract alone"
 NO_KUBERNETES = "trainer: it knows nothing of the operator and of Kubernetes"
@@ -69,6 +69,7 @@ VIOLATIONS = (
         "kubedet_operator.decision.policies.restart",
         "kubedet_operator.decision.policies.deadlines",
     ),
+    Violation(KOPF, "kubedet_operator.__main__", "kopf"),
     Violation(KOPF, "kubedet_operator.cluster.orphans", "kopf"),
     Violation(KOPF, "kubedet_operator.cluster.lease", "kopf"),
     Violation(KOPF, "kubedet_operator.control.reconcile", "kopf._core.reactor.queueing", "kopf"),

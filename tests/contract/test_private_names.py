@@ -26,21 +26,10 @@ MODULES = {
 _PRIVATE = re.compile(r"_[a-zA-Z]\w*")
 _PRIVATE_MODULE = re.compile(r"[a-z]\w*(\.\w+)*\._[a-z]\w*(\.\w+)*")
 
-_WATCHES = "tests/unit/operator/cluster/test_watches.py::test_kopf_has_the_seam_that_watches_are_put_into"
 _AGENT = "tests/unit/trainer/worker/test_agent_seam.py"
 _PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
 
 SEAMS: dict[str, dict[str, str]] = {
-    "kubedet_operator.cluster.client": {
-        "_create_pool_manager": "tests/unit/operator/cluster/test_client.py"
-        "::test_a_child_is_applied_server_side_by_our_field_manager",
-    },
-    "kubedet_operator.cluster.watches": {
-        "kopf._cogs": _WATCHES,
-        "kopf._cogs.clients": _WATCHES,
-        "kopf._core.reactor": _WATCHES,
-        "kopf._core.reactor.running": _WATCHES,
-    },
     "kubedet_trainer.data.proposal_pickle": {"numpy._core.multiarray": _PICKLES},
     "kubedet_trainer.worker.agent": {
         "_monitor_workers": f"{_AGENT}::test_an_agent_is_made_by_exactly_four_methods",

@@ -118,16 +118,41 @@ class Cache:
         finally:
             del self._writing[key]
 
-    def store_job(self, manifest: Mapping[str, Any]) -> None:
-        """Take in a job as an event, a list or the answer to a write shows it; older news is passed over."""
+    def store(self, plural: str, manifest: Mapping[str, Any]) -> None:
+        """Take in an object of a kind that is watched."""
+        {names.PLURAL: self.store_job, "pods": self.store_pod, "services": self.store_service}[plural](
+            manifest
+        )
+
+    def drop(self, plural: str, manifest: Mapping[str, Any]) -> None:
+        """Forget an object of a kind that is watched; it is gone."""
+        metadata = manifest["metadata"]
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        job = (metadata.get("labels") or {}).get(names.JOB_NAME, "")
+        self._drop(plural, (namespace, name if plural == names.PLURAL else job), name, uid)
+
+    def _drop(self, plural: str, key: Key, name: str, uid: str) -> None:
+        if plural == names.PLURAL:
+            self.drop_job(key, uid=uid)
+        elif plural == "services":
+            self.drop_service(key, uid=uid)
+        else:
+            self.drop_pod(key, name, uid=uid)
+
+    def store_job(self, manifest: Mapping[str, Any]) -> bool:
+        """Take in a job as an event, a list or the answer to a write shows it; whether it was news.
+
+        Older news is passed over, that of an earlier job of the same name included: kopf tells of each object
+        in order, but not of different ones.
+        """
         metadata = manifest["metadata"]
         key = (metadata["namespace"], metadata["name"])
         known = self._jobs.get(key)
         if metadata["uid"] in self._gone:
-            return
+            return False
+        if known is not None and read_version(known["metadata"]) >= read_version(metadata):
+            return False
         is_same = known is not None and known["metadata"]["uid"] == metadata["uid"]
-        if known is not None and is_same and read_version(known["metadata"]) >= read_version(metadata):
-            return
         kept = {field: metadata[field] for field in _JOB_METADATA if field in metadata}
         if "deletionTimestamp" in metadata:
             kept["deletionTimestamp"] = metadata["deletionTimestamp"]
@@ -141,6 +166,7 @@ class Cache:
         self._jobs[key] = stored
         if known is None or not is_same or not self._is_own_write(key, known, stored):
             self._job_changed(key)
+        return True
 
     def _is_own_write(self, key: Key, known: Mapping[str, Any], stored: dict[str, Any]) -> bool:
         before, after = known["metadata"], stored["metadata"]
@@ -214,32 +240,26 @@ class Cache:
 
     def uids(self) -> set[str]:
         """The uids of everything that is known."""
-        jobs = {job["metadata"]["uid"] for job in self._jobs.values()}
-        services = {service.uid for service in self._services.values()}
-        return jobs | services | {pod.uid for known in self._pods.values() for pod in known.values()}
+        kinds = (names.PLURAL, "pods", "services")
+        return {uid for plural in kinds for _, _, uid in self._identities(plural)}
 
-    def sweep_jobs(self, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
-        """Forget jobs of a namespace, or of all, that were known before a complete list and are not in it.
+    def sweep(self, plural: str, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+        """Forget what of a kind was known before a complete list of a namespace, or of all, and is not in it.
 
         A watch that had to start over never tells what was deleted in between.
         """
-        for key, job in list(self._jobs.items()):
-            uid = job["metadata"]["uid"]
+        for key, name, uid in list(self._identities(plural)):
             if namespace in (None, key[0]) and uid in known_before and uid not in listed:
-                self.drop_job(key, uid=uid)
+                self._drop(plural, key, name, uid)
 
-    def sweep_pods(self, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
-        """Forget pods likewise."""
-        for key, known in list(self._pods.items()):
-            for pod in list(known.values()) if namespace in (None, key[0]) else ():
-                if pod.uid in known_before and pod.uid not in listed:
-                    self.drop_pod(key, pod.name, uid=pod.uid)
-
-    def sweep_services(self, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
-        """Forget Services likewise."""
-        for key, service in list(self._services.items()):
-            if namespace in (None, key[0]) and service.uid in known_before and service.uid not in listed:
-                self.drop_service(key, uid=service.uid)
+    def _identities(self, plural: str) -> Iterator[tuple[Key, str, str]]:
+        """The job, name and uid of everything that is known of a kind."""
+        if plural == names.PLURAL:
+            yield from ((key, key[1], job["metadata"]["uid"]) for key, job in self._jobs.items())
+        elif plural == "services":
+            yield from ((key, service.name, service.uid) for key, service in self._services.items())
+        else:
+            yield from ((key, pod.name, pod.uid) for key, pods in self._pods.items() for pod in pods.values())
 
     def lost_children(self) -> list[Child]:
         """Pods and Services of jobs that are not known any more."""

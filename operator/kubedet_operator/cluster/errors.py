@@ -54,6 +54,12 @@ class NotFound(OperatorError):
     reason = "NotFound"
 
 
+class Gone(OperatorError):
+    """The API server no longer knows the requested version; only a list shows the current state."""
+
+    reason = "Gone"
+
+
 class Conflict(OperatorError):
     """Somebody has changed the object since it was read; read it again."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from kubedet_operator.cluster import errors
@@ -9,6 +10,28 @@ from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import Cluster
 
 logger = logging.getLogger(__name__)
+
+COLLECTION_SECONDS = 5.0
+"""The time between a complete list and the search for orphans: the garbage collector may be at work."""
+
+RETRY_SECONDS = 10.0
+
+
+async def sweep_after_lists(
+    cluster: Cluster, cache: Cache, listed: asyncio.Event, leading: asyncio.Event
+) -> None:
+    """Sweep after every complete list while this replica leads, until cancelled."""
+    while True:
+        await listed.wait()
+        await leading.wait()
+        await asyncio.sleep(COLLECTION_SECONDS)
+        listed.clear()
+        try:
+            await sweep(cluster, cache)
+        except errors.OperatorError as error:
+            logger.warning("orphans: %s; retrying in %.0f s", error, RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
+            listed.set()
 
 
 async def sweep(cluster: Cluster, cache: Cache) -> None:

@@ -1,4 +1,4 @@
-"""Serves /metrics, /healthz and /readyz from a thread, so that a stuck event loop still shows."""
+"""Serves /metrics and /readyz from a thread, so that a busy event loop does not delay them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def serve(port: int, *, metrics: Metrics, health: Health) -> WSGIServer:
     """
     exposition = prometheus_client.make_wsgi_app(metrics.registry)
     routes: dict[str, Callable[[], Answer]] = {
-        "/healthz": lambda: _answer(health.complaint()),
         "/readyz": lambda: _answer(None if health.ready else "not ready: waiting for the API server"),
     }
 

@@ -1,39 +1,54 @@
-"""The health of the process, as the kubelet's probes ask for it."""
+"""The health of the process: what Prometheus and the kubelet's probes learn about its watches."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+LONGEST_SILENCE_SECONDS = 200
+"""Watches of children are renewed every 10 s, and jobs are compared with a list every 60 s. After three
+comparisons without success, and some time for the requests, the watch is stuck in this process."""
+
+Stream = tuple[str, str | None]
+"""Plural and namespace of a watch. None: the whole cluster."""
 
 
 @dataclass
 class Health:
-    """Times at which the parts of the process last gave a sign of life, in seconds of the monotonic clock."""
+    """Times at which each watch was last known to be current."""
 
-    loop_seconds: float = 30
-    """Age at which the event loop counts as stuck."""
-    watch_seconds: float = 200
-    """Age at which a watch counts as lost: it has missed twenty renewals, one every 10 s."""
-    loop_at: float = field(default_factory=time.monotonic)
-    watched_at: dict[tuple[str, str | None], float] = field(default_factory=dict)
-    """By resource and namespace. Empty while no watch should run, as when the API server is away."""
+    clock: Callable[[], float] = time.monotonic
     ready: bool = False
     """All objects have been listed: this replica reconciles jobs, or can take over without delay."""
+    _current_at: dict[Stream, float] = field(default_factory=dict)
+    _answered_at: dict[Stream, float] = field(default_factory=dict)
+
+    def note_current(self, stream: Stream) -> None:
+        """Note that the cache is current: after a list, an event, a bookmark or a renewal."""
+        self._current_at[stream] = self._answered_at[stream] = self.clock()
+
+    def note_failure(self, stream: Stream) -> None:
+        """Note that a request failed and is repeated: a restart of this process would not help."""
+        self._answered_at[stream] = self.clock()
+
+    def forget(self) -> None:
+        """Forget all watches: none should run now."""
+        self.ready = False
+        self._current_at.clear()
+        self._answered_at.clear()
 
     def ages(self) -> dict[str, float]:
-        """Age in seconds of the most silent watch of each resource."""
-        now = time.monotonic()
+        """Seconds since the watch of each resource was current; of several namespaces, the longest."""
+        now = self.clock()
         ages: dict[str, float] = {}
-        for (resource, _), at in list(self.watched_at.items()):
+        for (resource, _), at in self._current_at.items():
             ages[resource] = max(ages.get(resource, 0.0), now - at)
         return ages
 
     def complaint(self) -> str | None:
         """The problem that a restart of the process would fix, or None."""
-        stuck = time.monotonic() - self.loop_at
-        if stuck > self.loop_seconds:
-            return f"the event loop has been stuck for {stuck:.0f} s"
-        for resource, age in self.ages().items():
-            if age > self.watch_seconds:
-                return f"the watch of {resource} has been silent for {age:.0f} s"
+        for (resource, _), at in self._answered_at.items():
+            if (silent := self.clock() - at) > LONGEST_SILENCE_SECONDS:
+                return f"the watch of {resource} has been silent for {silent:.0f} s"
         return None

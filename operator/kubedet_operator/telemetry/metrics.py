@@ -70,13 +70,13 @@ TABLE: Mapping[str, Definition] = {
     "watch_age": Definition(
         kind="gauge",
         name="kubedet_operator_watch_age_seconds",
-        help="Seconds since a watch last delivered an event or was renewed. Above 200 the watch is lost.",
+        help="Seconds since a watch was last known to be current. Above 100 it is stalled.",
         labels=("resource",),
     ),
     "api_requests": Definition(
         kind="counter",
         name="kubedet_operator_api_requests_total",
-        help="Requests to the API server, without watches, by verb, resource and code (0: no answer).",
+        help="Requests to the API server, without kopf's, by verb, resource and code (0: no answer).",
         labels=("verb", "resource", "code"),
     ),
     "leader": Definition(

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 import install
-from ground import Ground, empty
 from kube import WAIT_SECONDS, Kube
 from kubedet_operator.api import names, schema
 from kubedet_operator.cluster.client import JOBS
@@ -19,6 +18,7 @@ from player import Player
 from real_world import GANGS, NODES, RealWorld
 from scenario import Scenario
 from scenarios import SCENARIOS
+from shared_cluster import SharedCluster, empty
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -31,7 +31,7 @@ _RBAC = "rbac.authorization.k8s.io"
 
 
 @pytest.fixture(scope="module")
-def ground(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> Iterator[Ground]:
+def shared_cluster(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> Iterator[SharedCluster]:
     """The cluster with all that scenarios need, and the watches of an operator with its rights there."""
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=schema.dump_crd())
     surroundings = [*_nodes(), *_pod_groups(), *_rights(), _priority_class()]
@@ -42,14 +42,14 @@ def ground(cluster: Any, account: Callable[[str], Path], fake_nodes: None) -> It
     kube, kubeconfig = Kube(account("scenarios")), str(account("kubedet-operator"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
-        with Ground(kube) as ground:
-            yield ground
+        with SharedCluster(kube) as shared_cluster:
+            yield shared_cluster
     given_back = [found for found in surroundings if found["kind"] != "ServiceAccount"]
     cluster.kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(given_back))
 
 
 @pytest.fixture(scope="module")
-def plays(request: pytest.FixtureRequest, ground: Ground) -> Iterator[dict[str, Future[None]]]:
+def plays(request: pytest.FixtureRequest, shared_cluster: SharedCluster) -> Iterator[dict[str, Future[None]]]:
     """All scenarios that were selected, while they are played."""
     functions = (item for item in request.session.items if isinstance(item, pytest.Function))
     chosen = [
@@ -59,12 +59,12 @@ def plays(request: pytest.FixtureRequest, ground: Ground) -> Iterator[dict[str, 
     ]
     scenarios = [scenario for scenario in chosen if isinstance(scenario, Scenario)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {scenario.name: pool.submit(_play, ground, scenario) for scenario in scenarios}
+        yield {scenario.name: pool.submit(_play, shared_cluster, scenario) for scenario in scenarios}
         pool.shutdown(cancel_futures=True)
 
 
-def _play(ground: Ground, scenario: Scenario) -> None:
-    world = RealWorld(ground, _namespace(scenario), scenario.spec)
+def _play(shared_cluster: SharedCluster, scenario: Scenario) -> None:
+    world = RealWorld(shared_cluster, _namespace(scenario), scenario.spec)
     try:
         Player(world).play_all(scenario)
     finally:
@@ -76,12 +76,16 @@ def test_a_job_lives_as_expected(scenario: Scenario, plays: dict[str, Future[Non
     plays[scenario.name].result()
 
 
-def test_jobs_leave_nothing_when_they_go(ground: Ground, plays: dict[str, Future[None]]) -> None:
+def test_jobs_leave_nothing_when_they_go(
+    shared_cluster: SharedCluster, plays: dict[str, Future[None]]
+) -> None:
     wait(plays.values())
     namespaces = {_namespace(scenario) for scenario in SCENARIOS if scenario.name in plays}
     for namespace in namespaces:
-        ground.call(ground.kube.ask("DELETE", f"/{JOBS}/namespaces/{namespace}/{names.PLURAL}"))
-    ground.call(empty(ground.kube, namespaces), seconds=2 * WAIT_SECONDS)
+        shared_cluster.call(
+            shared_cluster.kube.ask("DELETE", f"/{JOBS}/namespaces/{namespace}/{names.PLURAL}")
+        )
+    shared_cluster.call(empty(shared_cluster.kube, namespaces), seconds=2 * WAIT_SECONDS)
 
 
 def _namespace(scenario: Scenario) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import builders
+from kubedet_operator.api import names
 from kubedet_operator.children.service import build_service
 from kubedet_operator.cluster.cache import Cache, Key, read_shape
 from kubedet_trainer import contract
@@ -50,6 +51,15 @@ def test_older_news_is_passed_over_and_newer_news_is_told(cache: Cache, changed:
     assert "managedFields" not in stored["metadata"]
 
 
+def test_late_news_of_an_earlier_job_of_that_name_does_not_replace_the_new_one(cache: Cache) -> None:
+    cache.store_job(job(9, uid="new"))
+    assert not cache.store_job(job(7, uid="old"))
+    cache.drop_job(KEY, uid="old")
+    stored = cache.job(KEY)
+    assert stored is not None
+    assert stored["metadata"]["uid"] == "new"
+
+
 def test_a_deleted_object_is_not_brought_back_by_a_late_answer(cache: Cache) -> None:
     cache.store_job(job(5))
     cache.store_pod(pod(6))
@@ -74,10 +84,10 @@ def test_a_sweep_drops_what_a_list_did_not_show_but_nothing_that_came_meanwhile(
     cache.store_pod(pod(6))
     known_before = cache.uids()
     cache.store_job(job(9, uid="job-2", name="other"))
-    cache.sweep_jobs(None, listed={"job-1"}, known_before=known_before)
-    cache.sweep_pods("elsewhere", listed=set(), known_before=known_before)
+    cache.sweep(names.PLURAL, None, listed={"job-1"}, known_before=known_before)
+    cache.sweep("pods", "elsewhere", listed=set(), known_before=known_before)
     assert cache.pods(KEY)
-    cache.sweep_pods("default", listed=set(), known_before=known_before)
+    cache.sweep("pods", "default", listed=set(), known_before=known_before)
     assert cache.job(KEY) is not None
     assert cache.job(("default", "other")) is not None
     assert not cache.pods(KEY)

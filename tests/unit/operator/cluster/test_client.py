@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp.web
 import pytest
 
+import api_server
 from kubedet_operator.cluster import errors
-from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.cluster.client import ALL_JOBS, Cluster
 from kubedet_operator.telemetry.metrics import Metrics
 
 
@@ -38,32 +40,26 @@ def server() -> Server:
 
 
 @pytest.fixture
-async def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+async def kubeconfig(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Path]:
+    """A kubeconfig of the server, which answers until the test ends."""
     application = aiohttp.web.Application()
     application.router.add_route("*", "/{path:.*}", server.answer)
     runner = aiohttp.web.AppRunner(application)
     await runner.setup()
     site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    port = runner.addresses[0][1]
-    kubeconfig = tmp_path / "config"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "it",
-                "contexts": [{"name": "it", "context": {"cluster": "it", "user": "me"}}],
-                "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                "users": [{"name": "me", "user": {"token": "secret-token"}}],
-            }
-        )
-    )
-    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    path = tmp_path / "config"
+    api_server.write_kubeconfig(path, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    yield path
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def cluster(kubeconfig: Path) -> AsyncIterator[Cluster]:
     cluster = Cluster(Metrics())
     yield cluster
     await cluster.close()
-    await runner.cleanup()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +94,7 @@ async def test_every_refusal_has_its_meaning_and_keeps_the_server_s_words(
 async def test_an_unknown_kind_names_the_missing_definition(cluster: Cluster, server: Server) -> None:
     server.code, server.body = 404, {"message": "the server could not find the requested resource"}
     with pytest.raises(errors.DefinitionMissing, match="manifests/crds"):
-        await cluster.check(())
+        await anext(cluster.list_pages(ALL_JOBS, None))
 
 
 async def test_a_child_is_applied_server_side_by_our_field_manager(cluster: Cluster, server: Server) -> None:
@@ -183,8 +179,8 @@ async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
     await cluster.read_lease("n", "a")
 
 
-async def test_a_standby_reads_and_campaigns_but_writes_nothing(cluster: Cluster, server: Server) -> None:
-    cluster._may_write = lambda: False
+async def test_a_standby_reads_and_campaigns_but_writes_nothing(kubeconfig: Path, server: Server) -> None:
+    cluster = Cluster(Metrics(), may_write=lambda: False)
     pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}}
     for write in (cluster.apply(pod), cluster.create(pod), cluster.delete("pods", "n", "a", uid="u")):
         with pytest.raises(errors.NotLeading):
@@ -192,15 +188,23 @@ async def test_a_standby_reads_and_campaigns_but_writes_nothing(cluster: Cluster
     await cluster.read_job("n", "a")
     await cluster.write_lease({"metadata": {"namespace": "n", "name": "a"}})
     assert [request[0] for request in server.requests] == ["GET", "POST"]
+    await cluster.close()
 
 
-async def test_a_server_that_does_not_answer_is_named(
-    cluster: Cluster, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configuration = await cluster._configure()
-    configuration.host = "http://127.0.0.1:1"
+async def test_a_server_that_does_not_answer_is_named(cluster: Cluster, kubeconfig: Path) -> None:
+    api_server.write_kubeconfig(kubeconfig, "http://127.0.0.1:1")
     with pytest.raises(errors.ApiUnreachable, match=r"http://127\.0\.0\.1:1 does not answer"):
         await cluster.read_job("n", "a")
+
+
+async def test_credentials_are_read_again_after_a_refused_login(
+    cluster: Cluster, server: Server, kubeconfig: Path
+) -> None:
+    server.code, server.body = 401, {"message": "Unauthorized"}
+    with pytest.raises(errors.LoginFailed):
+        await cluster.read_job("n", "a")
+    kubeconfig.write_text(kubeconfig.read_text().replace("secret-token", "renewed"))
+    assert (await cluster.credentials()).token == "renewed"
 
 
 async def test_other_clients_get_the_same_credentials(cluster: Cluster) -> None:

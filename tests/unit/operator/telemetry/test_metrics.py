@@ -1,4 +1,4 @@
-"""What Prometheus and the probes are told."""
+"""What Prometheus and the readiness probe are told."""
 
 from __future__ import annotations
 
@@ -150,18 +150,8 @@ def test_every_series_of_a_job_is_exposed_with_its_kind(port: int) -> None:
         assert f"# TYPE {series.name} {series.kind}" in text
 
 
-def test_readiness_and_health_are_told_apart(port: int, health: Health) -> None:
-    assert get(port, "/healthz") == (200, "ok")
+def test_a_replica_is_ready_once_it_knows_the_world(port: int, health: Health) -> None:
     assert get(port, "/readyz")[0] == 503
     health.ready = True
     assert get(port, "/readyz") == (200, "ok")
     assert get(port, "/nowhere")[0] == 404
-
-
-def test_a_silent_watch_and_a_stuck_loop_are_complained_about(port: int, health: Health) -> None:
-    health.watched_at["pods", "quiet"] = time.monotonic() - 1000
-    health.watched_at["pods", "busy"] = time.monotonic()
-    assert "watch of pods" in get(port, "/healthz")[1]
-    health.watched_at.clear()
-    health.loop_at -= 100
-    assert get(port, "/healthz")[0] == 503

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from kube import Kube
 from kubedet_operator.api import names
-from kubedet_operator.cluster import watches
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import CORE, Cluster
+from kubedet_operator.cluster.kopf_operator import Handlers, KopfOperator
+from kubedet_operator.cluster.watches import Watches
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 
@@ -24,20 +25,22 @@ class Resident(Protocol):
 
     told: dict[str, str]
     """Uid -> resource version of jobs and pods, as the watches have told."""
-    news: list[tuple[bool, Callable[[Cache], None]]]
+    news: list[tuple[bool, Callable[[Cache], object]]]
     """What they have told and nobody has looked at; and whether it is of the job itself."""
 
 
-class _Post(Cache):
-    """Hands what the watches tell of all namespaces over to the world of each."""
+class _Distributor(Cache):
+    """Hands what the watches of all namespaces show over to the world of each."""
 
     def __init__(self) -> None:
         super().__init__(lambda key: None, lambda key: None)
         self.worlds: dict[str, Resident] = {}
 
-    def store_job(self, manifest: Mapping[str, Any]) -> None:
-        super().store_job(manifest)
-        self._hand_over(manifest, lambda cache: cache.store_job(manifest))
+    def store_job(self, manifest: Mapping[str, Any]) -> bool:
+        is_news = super().store_job(manifest)
+        if is_news:
+            self._hand_over(manifest, lambda cache: cache.store_job(manifest))
+        return is_news
 
     def store_pod(self, manifest: Mapping[str, Any]) -> None:
         super().store_pod(manifest)
@@ -59,35 +62,35 @@ class _Post(Cache):
         super().drop_service(key, uid=uid)
         self._tell_end(key, uid, lambda cache: cache.drop_service(key, uid=uid))
 
-    def _hand_over(self, manifest: Mapping[str, Any], news: Callable[[Cache], None]) -> None:
+    def _hand_over(self, manifest: Mapping[str, Any], news: Callable[[Cache], object]) -> None:
         metadata = manifest["metadata"]
         if world := self.worlds.get(metadata["namespace"]):
             if manifest["kind"] != "Service":
                 world.told[metadata["uid"]] = metadata["resourceVersion"]
             world.news.append((manifest["kind"] == names.KIND, news))
 
-    def _tell_end(self, key: Key, uid: str, news: Callable[[Cache], None]) -> None:
+    def _tell_end(self, key: Key, uid: str, news: Callable[[Cache], object]) -> None:
         if world := self.worlds.get(key[0]):
             world.told.pop(uid, None)
             world.news.append((False, news))
 
 
-class Ground:
+class SharedCluster:
     """What all worlds share: an event loop in a thread, with the watches and an administrator's client."""
 
     def __init__(self, kube: Kube) -> None:
         self.kube = kube
-        self.post = _Post()
+        self.distributor = _Distributor()
         self._listed = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="ground")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="shared_cluster")
 
-    def __enter__(self) -> Ground:
+    def __enter__(self) -> SharedCluster:
         self._thread.start()
         assert self._listed.wait(SECONDS), "the cluster cannot be watched"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._loop.call_soon_threadsafe(self._kopf.stop)
         self._thread.join()
 
     def call(self, work: Coroutine[Any, Any, Any], *, seconds: float = SECONDS) -> Any:
@@ -95,18 +98,31 @@ class Ground:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         cluster = Cluster(Metrics())
-        feeds = watches.Watches(
-            self.post, health=Health(), echoes=cluster.echoes, namespaces=(), listed=self._listed.set
+        watches = Watches(cluster, self.distributor, Health(), namespaces=(), restart_kopf=lambda: None)
+        tasks: list[asyncio.Task[None]] = []
+
+        async def start() -> None:
+            tasks.append(asyncio.create_task(watches.run()))
+            tasks.append(asyncio.create_task(self._await_list(watches)))
+
+        async def end() -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        handlers = Handlers(
+            login=cluster.credentials, start=start, end=end, hear=watches.hear, complaint=lambda: None
         )
-        watching = asyncio.create_task(watches.watch(feeds, cluster=cluster, namespaces=()))
-        await self._stop.wait()
-        while not watching.done():  # an event that comes just then can make it miss the first time
-            watching.cancel()
-            await asyncio.wait((watching,), timeout=5)
+        self._kopf = KopfOperator(handlers, namespaces=(), health_port=None)
+        await self._kopf.run()
         await cluster.close()
         await self.kube.close()
+
+    async def _await_list(self, watches: Watches) -> None:
+        await watches.listed.wait()
+        self._listed.set()
 
 
 async def empty(kube: Kube, namespaces: Container[str]) -> None:

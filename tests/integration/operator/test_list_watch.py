@@ -1,0 +1,118 @@
+"""The list and the watch of children on a real API server: its chunks, renewals and forgetting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import builders
+from kubedet_operator.children.service import build_service
+from kubedet_operator.cluster import client as client_module
+from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.cache import Cache
+from kubedet_operator.cluster.client import SERVICES, Cluster
+from kubedet_operator.cluster.list_watch import ListWatch, Pace
+from kubedet_operator.cluster.outages import Outages
+from kubedet_operator.telemetry.health import Health
+from kubedet_operator.telemetry.metrics import Metrics
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+
+NAMESPACE = "kubedet-integration"
+
+
+class Following:
+    """A list-and-watch of Services with the operator's rights, which are renewed every second."""
+
+    def __init__(self) -> None:
+        self.cache = Cache(lambda _: None, lambda _: None)
+        self.lists = 0
+        self._metrics = Metrics()
+        self.client = Cluster(self._metrics)
+        self.follower = ListWatch(
+            self.client,
+            self.cache,
+            Outages(Health()),
+            collection=SERVICES,
+            namespace=NAMESPACE,
+            listed=self._count,
+            pace=Pace(renewal_seconds=1, silence_seconds=30),
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.follower.run())
+
+    def _count(self) -> None:
+        self.lists += 1
+
+    def known(self) -> set[str]:
+        jobs = (f"listed-{index}" for index in range(9))
+        return {job for job in jobs if self.cache.service((NAMESPACE, job)) is not None}
+
+    def watches(self) -> float:
+        labels = {"verb": "watch", "resource": "services", "code": "200"}
+        name = "kubedet_operator_api_requests_total"
+        return self._metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def until(self, look: Callable[[], Any]) -> None:
+        while not look():
+            assert self._task is not None
+            assert not self._task.done(), self._task
+            await asyncio.sleep(0.05)
+
+    async def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.client.close()
+
+
+@pytest.fixture
+async def following(
+    cluster: Any, account: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Following]:
+    kubeconfig = str(account("kubedet-operator"))
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
+    cluster.apply(*(service(index) for index in range(3)))
+    following = Following()
+    yield following
+    await following.end()
+    cluster.kubectl("delete", "service", "-n", NAMESPACE, "-l", "kubedet.dev/job-name", "--ignore-not-found")
+
+
+def service(index: int) -> dict[str, Any]:
+    """The Service of a job that nobody knows, and that no garbage collector looks for."""
+    return build_service(builders.make_job(name=f"listed-{index}", namespace=NAMESPACE, uid=None))
+
+
+async def test_a_list_in_chunks_and_watches_that_are_renewed_show_everything(
+    following: Following, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "CHUNK", 2)
+    following.start()
+    await following.until(lambda: following.lists)
+    assert following.known() == {"listed-0", "listed-1", "listed-2"}
+    await following.until(lambda: following.watches() >= 3)
+    await asyncio.to_thread(cluster.apply, service(3))
+    await following.until(lambda: "listed-3" in following.known())
+    watches = following.watches()
+    await following.until(lambda: following.watches() > watches)
+    await asyncio.to_thread(cluster.kubectl, "delete", "service", "listed-0-workers", "-n", NAMESPACE)
+    await following.until(lambda: following.known() == {"listed-1", "listed-2", "listed-3"})
+    assert following.lists == 1
+
+
+async def test_a_version_that_the_api_server_has_forgotten_is_gone(following: Following) -> None:
+    with pytest.raises(errors.Gone):
+        await _watch_from(following.client, "1")
+
+
+async def _watch_from(client: Cluster, version: str) -> None:
+    async with client.watch(SERVICES, NAMESPACE, version=version, seconds=5) as events:
+        async for event in events:
+            assert event["type"] == "BOOKMARK"
