@@ -1,4 +1,4 @@
-"""The list and the watch of children on a real API server: its chunks, renewals and forgetting."""
+"""The list and the watch of children on a real API server: its chunks and its renewals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import builders
 from kubedet_operator.children.service import build_service
 from kubedet_operator.cluster import client as client_module
-from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.cluster.client import SERVICES, Cluster
 from kubedet_operator.cluster.list_watch import ListWatch, Pace
@@ -32,9 +31,9 @@ class Following:
         self.cache = Cache(lambda _: None, lambda _: None)
         self.lists = 0
         self._metrics = Metrics()
-        self.client = Cluster(self._metrics)
+        self._cluster = Cluster(self._metrics)
         self.follower = ListWatch(
-            self.client,
+            self._cluster,
             self.cache,
             Outages(Health()),
             collection=SERVICES,
@@ -69,7 +68,7 @@ class Following:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.client.close()
+        await self._cluster.close()
 
 
 @pytest.fixture
@@ -105,14 +104,3 @@ async def test_a_list_in_chunks_and_watches_that_are_renewed_show_everything(
     await asyncio.to_thread(cluster.kubectl, "delete", "service", "listed-0-workers", "-n", NAMESPACE)
     await following.until(lambda: following.known() == {"listed-1", "listed-2", "listed-3"})
     assert following.lists == 1
-
-
-async def test_a_version_that_the_api_server_has_forgotten_is_gone(following: Following) -> None:
-    with pytest.raises(errors.Gone):
-        await _watch_from(following.client, "1")
-
-
-async def _watch_from(client: Cluster, version: str) -> None:
-    async with client.watch(SERVICES, NAMESPACE, version=version, seconds=5) as events:
-        async for event in events:
-            assert event["type"] == "BOOKMARK"
