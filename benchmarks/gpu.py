@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Batch, Proposals, Targets
 
@@ -62,7 +61,7 @@ def measure(recipe: Recipe, steps: int, dtype: torch.dtype | None) -> dict[str, 
     """The figures of one recipe beside those of its row."""
     torch.manual_seed(0)
     device = torch.device("cuda")
-    model = recipe.model.build(num_classes=81)
+    model = recipe.build(num_classes=81)
     step = make_step(model.to(device).train(), recipe, make_batch(recipe).to(device), dtype)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(_WARM_UP_STEPS):
@@ -105,9 +104,8 @@ def make_step(
     generator = torch.Generator(batch.pixels.device).manual_seed(0)
 
     def step() -> None:
-        images = normalise(batch, recipe.data.normalisation)
         with torch.autocast(batch.pixels.device.type, dtype=dtype, enabled=dtype is not None):
-            terms = model(images, batch.targets, generator)
+            terms = model(batch.images, batch.targets, generator)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         optimizer.step()

@@ -32,7 +32,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from kubedet_trainer.data import run_lengths
-from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Batch, Targets
 
@@ -194,8 +193,7 @@ class Ours:
 
     def __init__(self, case: Case) -> None:
         recipe = read_recipe(case.recipe)
-        self.normalisation = recipe.data.normalisation
-        self.model = recipe.model.build(num_classes=_NUM_CLASSES).train()
+        self.model = recipe.build(num_classes=_NUM_CLASSES).train()
         _make_lively(self.model, case)
         self.optimizer = _sgd(self.model)
         self.generator = torch.Generator().manual_seed(0)
@@ -204,13 +202,12 @@ class Ours:
 
     def train_step(self) -> None:
         """Forward, backward and update."""
-        images = normalise(self.batch, self.normalisation)
-        losses = self.model(images, self.batch.targets, self.generator)
+        losses = self.model(self.batch.images, self.batch.targets, self.generator)
         _update(self.optimizer, losses.values())
 
     def detect(self) -> int:
         """How many objects were found; masks are pasted and encoded."""
-        (found,) = self.model.detect(normalise(self.batch, self.normalisation), self.batch.scale_factors)
+        (found,) = self.model.detect(self.batch.images, self.batch.scale_factors)
         if found.masks is not None:
             size = tuple(self.batch.original_sizes[0].tolist())
             list(run_lengths.paste(found.masks.numpy(), boxes=found.boxes.numpy(), size=size))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from kubedet_trainer.config import DataConfig, NormalisationConfig
+from kubedet_trainer.config import DataConfig
 from kubedet_trainer.data import arrays, check, prepare, splits
 from kubedet_trainer.data.arrays import Annotations, Reading, Truth
 from kubedet_trainer.data.coco import CocoFile
@@ -19,9 +19,10 @@ from kubedet_trainer.data.prepare import LocalDataset
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.dist import World
+from kubedet_trainer.models.options.task import NormalisationOptions
 from kubedet_trainer.settings import DatasetSettings
 
-PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
+PLAIN = NormalisationOptions(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 """Pixels as they are."""
 
 DATA = DataConfig(normalisation=PLAIN)

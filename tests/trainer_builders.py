@@ -24,6 +24,7 @@ from kubedet_trainer.models import regions
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.boxes import DetectionOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.rpn import RpnHead
 from kubedet_trainer.recipes import read_recipe, smoke
 from kubedet_trainer.settings import CheckpointSettings
@@ -53,7 +54,7 @@ def make_one(kind: type[DetectorT], architecture: str, *, num_classes: int = 4) 
 def make_detector(architecture: str, *, num_classes: int = 4, seed: int = 0) -> Detector:
     """The detector of the recipe in `SMALL`, with weights drawn from `seed`."""
     torch.manual_seed(seed)
-    return SMALL[architecture].model.build(num_classes=num_classes)
+    return SMALL[architecture].model.build(Task(num_classes=num_classes))
 
 
 def save_checkpoints(

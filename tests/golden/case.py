@@ -16,6 +16,7 @@ from golden import dense_adapter, two_stage_adapter, weights
 from golden.dense_adapter import DenseDetector
 from golden.records import Found, GoldenBatch, Meta
 from golden.two_stage_adapter import RegionDetector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.recipes import RECIPES, read_recipe
 
 COCO_CLASSES = 81
@@ -120,6 +121,6 @@ class Reading(dict[str, np.ndarray]):
 def _build(architecture: str) -> nn.Module:
     names = (architecture, *(f"{architecture}_{schedule}" for schedule in ("1x", "2x")))
     recipe = read_recipe(next(name for name in names if name in RECIPES))
-    detector = recipe.model.build(num_classes=COCO_CLASSES)
+    detector = recipe.model.build(Task(num_classes=COCO_CLASSES))
     trainer_builders.sample_in_order(detector)
     return detector

@@ -81,13 +81,18 @@ class Batch(_Tensors):
     proposals: Proposals | None = None
     """Computed beforehand; None where the detector makes its own."""
 
+    @property
+    def images(self) -> Images:
+        """What a detector is given of it."""
+        return Images(pixels=self.pixels, sizes=self.sizes, proposals=self.proposals)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Images(_Tensors):
-    """What a detector sees."""
+    """What a detector is given. It normalises the pixels."""
 
     pixels: Tensor
-    """(B, 3, H, W) float32, normalised; zero (the mean colour) beyond each image's own size."""
+    """(B, 3, H, W) as in `Batch`; or normalised float32, zero (the mean colour) beyond each image's size."""
     sizes: Tensor
     """(B, 2) int64, height and width before padding."""
     proposals: Proposals | None = None

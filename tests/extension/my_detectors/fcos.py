@@ -16,6 +16,7 @@ from kubedet_trainer.models.anchors import AnchorGrid
 from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.convolutions import build_region_convs
 from kubedet_trainer.models.options.detectors import PyramidOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.structures import Detections, Images, Targets
 from my_detectors.options import FcosHeadOptions
@@ -27,10 +28,10 @@ _PRIOR = 0.01
 class Fcos(PyramidDetector):
     """A feature pyramid with a head that judges all locations in one stage."""
 
-    def __init__(self, *, num_classes: int, pyramid: PyramidOptions, head: FcosHeadOptions) -> None:
-        super().__init__(pyramid)
+    def __init__(self, task: Task, *, pyramid: PyramidOptions, head: FcosHeadOptions) -> None:
+        super().__init__(task, pyramid=pyramid)
         self.bbox_head = FcosHead(
-            head, in_channels=self.neck.channels, num_classes=num_classes, strides=self.strides
+            head, in_channels=self.neck.channels, num_classes=task.num_classes, strides=self.strides
         )
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from kubedet_trainer.config import DetectorOptions, OptimizerConfig, Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.models.options.backbones import FpnOptions
 from kubedet_trainer.models.options.detectors import PyramidOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.recipes import common, smoke
 from my_detectors.options import FcosHeadOptions
 
@@ -24,11 +25,11 @@ class FcosOptions(PyramidOptions, DetectorOptions):
     neck: FpnOptions = FpnOptions(start_stage=1, extra_levels="conv")
     fcos_head: FcosHeadOptions = FcosHeadOptions()
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from my_detectors.fcos import Fcos  # not before: it imports torch
 
-        return Fcos(num_classes=num_classes, pyramid=self, head=self.fcos_head)
+        return Fcos(task, pyramid=self, head=self.fcos_head)
 
 
 def fcos_r50_fpn_1x() -> Recipe:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
 from kubedet_trainer import dist
-from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Batch, Detections, Images, Targets
 
 _IMAGES = 5
@@ -30,7 +30,7 @@ class _Finder(Detector):
     """Finds one filled box in every image, at the place that `share` hides in the pixels."""
 
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
-        corner = images.pixels[0, 0, 0, 0]
+        corner = images.pixels[0, 0, 0, 0].float()
         box = torch.stack([corner, corner, corner + 19, corner + 9])[None]
         labels = torch.ones(1, dtype=torch.int64)
         return [Detections(boxes=box, scores=torch.ones(1), labels=labels, masks=torch.ones(1, 28, 28))]
@@ -67,11 +67,10 @@ def evaluate_on(rank: int, port: int, annotations: Path, truth: Truth, stop_afte
 
     batches: Iterable[Batch] = share(rank)
     evaluation = evaluate(
-        _Finder(),
+        _Finder(Task(num_classes=2)),
         batches,
         num_images=_IMAGES,
         scorer=build_scorer("segm", truth=truth),
-        normalisation=NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False),
         device=torch.device("cpu"),
         should_stop=should_stop,
     )

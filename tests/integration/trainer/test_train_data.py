@@ -58,7 +58,7 @@ def test_a_run_starts_from_a_checkpoint_of_other_classes_and_records_it(tmp_path
         environment={"KUBEDET_PRETRAINED_URI": (tmp_path / "theirs").as_uri()},
     )
     recipe = config.apply_overrides(SMALL["faster_rcnn"], job.all_overrides)
-    theirs = recipe.model.build(num_classes=3)
+    theirs = recipe.build(num_classes=3)
     save_checkpoints(tmp_path / "theirs", recipe=recipe, model=theirs, classes=["triangle", "dog"])
     assert job.run() == [0], job.log()[-3000:]
     record = json.loads((job.checkpoints / "results.json").read_text())["pretrained"]

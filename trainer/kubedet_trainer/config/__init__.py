@@ -13,7 +13,6 @@ from kubedet_trainer.config.overrides import (
 )
 from kubedet_trainer.config.recipe import (
     DataConfig,
-    NormalisationConfig,
     OptimizerConfig,
     Recipe,
     ScheduleConfig,
@@ -23,7 +22,6 @@ from kubedet_trainer.config.recipe import (
 __all__ = [
     "DataConfig",
     "DetectorOptions",
-    "NormalisationConfig",
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",

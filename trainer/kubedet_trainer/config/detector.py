@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubedet_trainer.config.fields import fixed
+from kubedet_trainer.models.options.task import Task
 
 if TYPE_CHECKING:  # importing it takes as long as importing torch
     from kubedet_trainer.models.detector import Detector
@@ -18,8 +19,8 @@ class DetectorOptions:
     architecture: str = fixed()
     """The method, as in the names of recipes."""
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector with fresh weights, for `num_classes` with the background.
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights.
 
         Imports the module of the detector, and with it torch, only when called.
         """

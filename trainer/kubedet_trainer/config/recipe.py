@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kubedet_trainer.config.detector import DetectorOptions
 from kubedet_trainer.config.fields import check, fixed
 from kubedet_trainer.config.published import MemoryKind, PublishedRow
 from kubedet_trainer.contract.bounds import bounded
 from kubedet_trainer.models.options.boxes import DetectionOptions
+from kubedet_trainer.models.options.task import NormalisationOptions, Task
+
+if TYPE_CHECKING:
+    from kubedet_trainer.models.detector import Detector
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvaluationKind = Literal["bbox", "segm", "proposal", "voc"]
@@ -21,22 +25,10 @@ Augmentation = Literal["flip", "ssd"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalisationConfig:
-    """How uint8 pixels become the network's input: ``(x - mean) / std`` per channel."""
-
-    mean: tuple[float, float, float]
-    """In the channel order that the network sees."""
-    std: tuple[float, float, float] = bounded(exclusive_minimum=0)
-    """In the channel order that the network sees."""
-    to_rgb: bool
-    """Whether the network sees RGB; False leaves OpenCV's BGR."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How images are read and prepared (`docs/zoo.md`, 1)."""
 
-    normalisation: NormalisationConfig
+    normalisation: NormalisationOptions
     """Fitting the pretrained backbone."""
     scale: tuple[int, int] = bounded(default=(1333, 800), minimum=1)
     """Longest and shortest side in pixels that an image is resized to fit within."""
@@ -149,6 +141,10 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what breaks a rule, here or in any part."""
         check(self)
+
+    def build(self, *, num_classes: int) -> Detector:
+        """The detector with fresh weights, for `num_classes` with the background."""
+        return self.model.build(Task(num_classes=num_classes, normalisation=self.data.normalisation))
 
     @property
     def reference(self) -> dict[str, float]:

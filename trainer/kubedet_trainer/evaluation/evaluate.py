@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from kubedet_trainer import dist
-from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.evaluation.coco import Scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.models.detector import Detector
-from kubedet_trainer.models.images import normalise
 from kubedet_trainer.structures import Batch
 
 
@@ -36,7 +34,6 @@ def evaluate(
     *,
     num_images: int,
     scorer: Scorer,
-    normalisation: NormalisationConfig,
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
@@ -50,7 +47,6 @@ def evaluate(
         batches: this rank's share, batches of one image.
         num_images: images of the whole split.
         scorer: of the split; used on rank 0 only.
-        normalisation: as the detector was trained with.
         device: where the detector is.
         should_stop: whether to give up.
 
@@ -66,7 +62,7 @@ def evaluate(
             if should_stop():
                 return None
             if batch is not None:
-                tables += detect(detector, batch, normalisation=normalisation, device=device)
+                tables += detect(detector, batch, device=device)
     finally:
         detector.train(was_training)
     gathered = dist.gather(DetectionTable.joined(tables))
@@ -76,13 +72,11 @@ def evaluate(
     return Evaluation(metrics=scorer.score(detections), detections=detections)
 
 
-def detect(
-    detector: Detector, batch: Batch, *, normalisation: NormalisationConfig, device: torch.device
-) -> list[DetectionTable]:
+def detect(detector: Detector, batch: Batch, *, device: torch.device) -> list[DetectionTable]:
     """What `detector`, in evaluation mode on `device`, finds in each image of a batch from a loader."""
     image_ids, sizes = batch.image_ids.tolist(), batch.original_sizes.tolist()
     batch = batch.to(device)
-    found = detector.detect(normalise(batch, normalisation), batch.scale_factors)
+    found = detector.detect(batch.images, batch.scale_factors)
     return [
         DetectionTable.of_image(image_id, detections=detections, size=(size[0], size[1]))
         for image_id, size, detections in zip(image_ids, sizes, found, strict=True)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.evaluation.evaluate import detect
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Batch
@@ -22,7 +21,6 @@ def measure_fps(
     batches: Iterable[Batch],
     *,
     num_images: int,
-    normalisation: NormalisationConfig,
     device: torch.device,
 ) -> float | None:
     """Images a second over the batches that hold the first `num_images`, those for warming up left out.
@@ -39,7 +37,7 @@ def measure_fps(
                 break
             if untimed == 0 and done >= warm_up:
                 started, untimed = time.perf_counter(), done
-            detect(model, batch, normalisation=normalisation, device=device)
+            detect(model, batch, device=device)
             done += len(batch.image_ids)
     return (done - untimed) / (time.perf_counter() - started) if done > untimed else None
 

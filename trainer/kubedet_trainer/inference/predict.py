@@ -145,7 +145,6 @@ def _detect(detector: TrainedDetector, pixels: Pixels, *, image_id: int) -> Dete
     (table,) = detect(
         detector.model,
         batches.collate([item], slots=1, pad_multiple=pipeline.pad_multiple),
-        normalisation=detector.recipe.data.normalisation,
         device=detector.device,
     )
     return table

@@ -116,8 +116,7 @@ def _propose_split(
         num_workers=detector.recipe.data.num_workers,
     )
     for row, batch in enumerate(batches):
-        normalisation = detector.recipe.data.normalisation
-        [found] = detect(detector.model, batch, normalisation=normalisation, device=detector.device)
+        [found] = detect(detector.model, batch, device=detector.device)
         part = slice(offsets[-1], offsets[-1] + len(found.scores))
         boxes[part], scores[part] = found.boxes, found.scores
         offsets.append(part.stop)

@@ -104,7 +104,7 @@ def build_detector(
     Raises:
         InvalidInput: they are not those of such a detector.
     """
-    model = recipe.model.build(num_classes=len(classes) + 1)
+    model = recipe.build(num_classes=len(classes) + 1)
     load_weights(model, weights=source.weights, file=source.name)
     return TrainedDetector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)
 
@@ -172,7 +172,6 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
             truth=annotations.truth,
             max_detections=config.detection_limit(detector.recipe),
         ),
-        normalisation=detector.recipe.data.normalisation,
         device=detector.device,
     )
     assert result is not None  # one process is rank 0, and nothing stops it

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import BoxHeadOptions, CascadeOptions, RpnHeadOptions
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.models.roi import build_roi_extractor
@@ -27,19 +28,16 @@ class CascadeDetector(TwoStageDetector):
 
     def __init__(
         self,
+        task: Task,
         *,
-        num_classes: int,
         pyramid: PyramidOptions,
         regions: RegionOptions,
         rpn_head: RpnHeadOptions,
         cascade: CascadeOptions,
         masks: MaskOptions | None = None,
     ) -> None:
-        """For `num_classes` with the background.
-
-        `regions` has the box head of the first stage; `cascade` says how the others differ.
-        """
-        super().__init__(pyramid=pyramid, rpn_head=rpn_head)
+        """`regions` has the box head of the first stage; `cascade` says how the others differ."""
+        super().__init__(task, pyramid=pyramid, rpn_head=rpn_head)
         channels, strides = self.neck.channels, self.roi_strides
         stages = [regions.box_head, *_further_stages(regions.box_head, cascade)]
         self.loss_weights = (1.0, *cascade.loss_weights)
@@ -47,7 +45,7 @@ class CascadeDetector(TwoStageDetector):
             build_roi_extractor(regions.box_roi, channels=channels, strides=strides) for _ in stages
         )
         self.bbox_head = nn.ModuleList(
-            BoxHead(stage, in_channels=channels, num_classes=num_classes, roi_size=regions.box_roi.size)
+            BoxHead(stage, in_channels=channels, num_classes=task.num_classes, roi_size=regions.box_roi.size)
             for stage in stages
         )
         self.mask_head: nn.ModuleList | None = None
@@ -56,7 +54,7 @@ class CascadeDetector(TwoStageDetector):
                 build_roi_extractor(masks.mask_roi, channels=channels, strides=strides) for _ in stages
             )
             self.mask_head = nn.ModuleList(
-                MaskHead(masks.mask_head, in_channels=channels, num_classes=num_classes) for _ in stages
+                MaskHead(masks.mask_head, in_channels=channels, num_classes=task.num_classes) for _ in stages
             )
 
     def roi_losses(

@@ -1,42 +1,26 @@
-"""From the pixels of a loader to what a detector sees (`docs/zoo.md`, 1.1)."""
+"""From the pixels of a loader to what the layers of a detector see (`docs/zoo.md`, 1.1)."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kubedet_trainer.structures import Batch, Images
+from kubedet_trainer.models.options.task import NormalisationOptions
+from kubedet_trainer.structures import Images
 
 
-class Normalisation(Protocol):
-    """How pixels become the network's input; `config.NormalisationConfig` is one."""
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """In the channel order that the network sees."""
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """In the channel order that the network sees."""
-
-    @property
-    def to_rgb(self) -> bool:
-        """Whether the network sees RGB; False leaves BGR."""
-
-
-def normalise(batch: Batch, normalisation: Normalisation) -> Images:
-    """What a detector sees of `batch`: ``(x - mean) / std``, zero beyond each image's own size."""
-    pixels, sizes = batch.pixels, batch.sizes
-    channels = (pixels.flip(1) if normalisation.to_rgb else pixels).float()
-    scaled = channels - _channel_values(normalisation.mean, pixels.device)
-    scaled /= _channel_values(normalisation.std, pixels.device)
+def normalise(images: Images, options: NormalisationOptions) -> Tensor:
+    """The pixels (B, 3, H, W) float32 as ``(x - mean) / std``, zero beyond each image's own size."""
+    pixels, sizes = images.pixels, images.sizes
+    channels = (pixels.flip(1) if options.to_rgb else pixels).float()
+    scaled = channels - _channel_values(options.mean, pixels.device)
+    scaled /= _channel_values(options.std, pixels.device)
     height, width = pixels.shape[-2:]
     rows = torch.arange(height, device=pixels.device)[:, None] < sizes[:, 0, None, None, None]
     columns = torch.arange(width, device=pixels.device) < sizes[:, 1, None, None, None]
-    return Images(pixels=scaled.masked_fill_(~(rows & columns), 0), sizes=sizes, proposals=batch.proposals)
+    return scaled.masked_fill_(~(rows & columns), 0)
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ from kubedet_trainer.models.backbones.resnet import ResNet
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.fpn import Fpn
 from kubedet_trainer.models.options.detectors import PyramidOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Images
 
 _FIRST_STRIDE = 4
@@ -17,8 +18,8 @@ _FIRST_STRIDE = 4
 class PyramidDetector(Detector):
     """A ResNet and a feature pyramid on it."""
 
-    def __init__(self, pyramid: PyramidOptions) -> None:
-        super().__init__()
+    def __init__(self, task: Task, *, pyramid: PyramidOptions) -> None:
+        super().__init__(task)
         self.backbone = ResNet(pyramid.backbone)
         self.neck = Fpn(pyramid.neck, in_channels=self.backbone.out_channels)
         self.strides = [
@@ -27,5 +28,5 @@ class PyramidDetector(Detector):
 
     def extract(self, images: Images) -> list[Tensor]:
         """The feature pyramid of `images`."""
-        features: list[Tensor] = self.neck(self.backbone(images.pixels))
+        features: list[Tensor] = self.neck(self.backbone(self.normalised(images)))
         return features

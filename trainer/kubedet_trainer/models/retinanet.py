@@ -17,6 +17,7 @@ from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.dense import DenseOutput, per_anchor
 from kubedet_trainer.models.options.dense import RetinaHeadOptions
 from kubedet_trainer.models.options.detectors import PyramidOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.structures import Detections, Images, Targets
 
@@ -32,11 +33,10 @@ _PRIOR = 0.01
 class RetinaNet(PyramidDetector):
     """A feature pyramid with a head that judges all anchors in one stage (Lin et al., 2017)."""
 
-    def __init__(self, *, num_classes: int, pyramid: PyramidOptions, head: RetinaHeadOptions) -> None:
-        """For `num_classes` with the background."""
-        super().__init__(pyramid)
+    def __init__(self, task: Task, *, pyramid: PyramidOptions, head: RetinaHeadOptions) -> None:
+        super().__init__(task, pyramid=pyramid)
         self.bbox_head = RetinaHead(
-            head, in_channels=self.neck.channels, num_classes=num_classes, strides=self.strides
+            head, in_channels=self.neck.channels, num_classes=task.num_classes, strides=self.strides
         )
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:

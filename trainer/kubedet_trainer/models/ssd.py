@@ -17,6 +17,7 @@ from kubedet_trainer.models.dense import DenseOutput, DenseTargets
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.backbones import VggOptions
 from kubedet_trainer.models.options.dense import SsdHeadOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Detections, Images, Targets
 
 _REGRESSION_BETA = 1.0
@@ -25,22 +26,22 @@ _REGRESSION_BETA = 1.0
 class Ssd(Detector):
     """A head on each source map of VGG-16 (Liu et al., 2015), for square images of one size."""
 
-    def __init__(self, *, num_classes: int, backbone: VggOptions, head: SsdHeadOptions) -> None:
-        """For `num_classes` with the background."""
-        super().__init__()
+    def __init__(self, task: Task, *, backbone: VggOptions, head: SsdHeadOptions) -> None:
+        super().__init__(task)
         self.backbone = Vgg(backbone)
-        self.bbox_head = SsdHead(head, in_channels=self.backbone.out_channels, num_classes=num_classes)
+        self.bbox_head = SsdHead(head, in_channels=self.backbone.out_channels, num_classes=task.num_classes)
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; nothing is random."""
-        output = self.bbox_head(self.backbone(images.pixels))
+        output = self.bbox_head(self.backbone(self.normalised(images)))
         by_image = self.bbox_head.image_losses(output, targets)
         return {name: images.sum() for name, images in by_image.items()}
 
     @torch.no_grad()
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
         """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
-        return self.bbox_head.detect(self.bbox_head(self.backbone(images.pixels)), images, scale_factors)
+        output = self.bbox_head(self.backbone(self.normalised(images)))
+        return self.bbox_head.detect(output, images, scale_factors)
 
 
 class SsdHead(ClassHead):

@@ -10,6 +10,7 @@ from torch import Tensor
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.models.roi import build_roi_extractor
@@ -23,8 +24,8 @@ _ROI_STAGES = 4
 class Rpn(PyramidDetector):
     """A region proposal network whose proposals are its detections, all of class 1."""
 
-    def __init__(self, *, pyramid: PyramidOptions, rpn_head: RpnHeadOptions) -> None:
-        super().__init__(pyramid)
+    def __init__(self, task: Task, *, pyramid: PyramidOptions, rpn_head: RpnHeadOptions) -> None:
+        super().__init__(task, pyramid=pyramid)
         self.rpn_head = RpnHead(rpn_head, in_channels=self.neck.channels, strides=self.strides)
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
@@ -47,9 +48,9 @@ class Rpn(PyramidDetector):
 class TwoStageDetector(PyramidDetector):
     """Proposals, made or given, and what a subclass makes of them."""
 
-    def __init__(self, *, pyramid: PyramidOptions, rpn_head: RpnHeadOptions | None) -> None:
+    def __init__(self, task: Task, *, pyramid: PyramidOptions, rpn_head: RpnHeadOptions | None) -> None:
         """Without `rpn_head` images come with proposals."""
-        super().__init__(pyramid)
+        super().__init__(task, pyramid=pyramid)
         self.rpn_head: RpnHead | None = None
         if rpn_head is not None:
             self.rpn_head = RpnHead(rpn_head, in_channels=self.neck.channels, strides=self.strides)
@@ -104,19 +105,22 @@ class RoiDetector(TwoStageDetector):
 
     def __init__(
         self,
+        task: Task,
         *,
-        num_classes: int,
         pyramid: PyramidOptions,
         regions: RegionOptions,
         rpn_head: RpnHeadOptions | None = None,
         masks: MaskOptions | None = None,
     ) -> None:
-        """For `num_classes` with the background; without `rpn_head` the proposals come with the images."""
-        super().__init__(pyramid=pyramid, rpn_head=rpn_head)
-        channels, strides = self.neck.channels, self.roi_strides
+        """Without `rpn_head` the proposals come with the images."""
+        super().__init__(task, pyramid=pyramid, rpn_head=rpn_head)
+        channels, strides, num_classes = self.neck.channels, self.roi_strides, task.num_classes
         self.bbox_roi_extractor = build_roi_extractor(regions.box_roi, channels=channels, strides=strides)
         self.bbox_head = BoxHead(
-            regions.box_head, in_channels=channels, num_classes=num_classes, roi_size=regions.box_roi.size
+            regions.box_head,
+            in_channels=channels,
+            num_classes=num_classes,
+            roi_size=regions.box_roi.size,
         )
         self.mask_head: MaskHead | None = None
         if masks is not None:

@@ -10,6 +10,7 @@ from kubedet_trainer.config import Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.models.options.backbones import Style
 from kubedet_trainer.models.options.detectors import MaskOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import BoxHeadOptions, CascadeOptions
 from kubedet_trainer.recipes import common
 from kubedet_trainer.recipes.faster_rcnn import FasterRcnnOptions
@@ -33,21 +34,11 @@ class CascadeRcnnOptions(FasterRcnnOptions):
         if not self.box_head.class_agnostic:
             yield "box_head.class_agnostic", "must be True in a cascade"
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
-        return self._build(num_classes, masks=None)
-
-    def _build(self, num_classes: int, *, masks: MaskOptions | None) -> Detector:
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from kubedet_trainer.models.cascade import CascadeDetector
 
-        return CascadeDetector(
-            num_classes=num_classes,
-            pyramid=self,
-            regions=self,
-            rpn_head=self.rpn_head,
-            cascade=self.cascade,
-            masks=masks,
-        )
+        return CascadeDetector(task, pyramid=self, regions=self, rpn_head=self.rpn_head, cascade=self.cascade)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +47,13 @@ class CascadeMaskRcnnOptions(MaskOptions, CascadeRcnnOptions):
 
     architecture: str = fixed(default="cascade_mask_rcnn")
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
-        return self._build(num_classes, masks=self)
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
+        from kubedet_trainer.models.cascade import CascadeDetector
+
+        return CascadeDetector(
+            task, pyramid=self, regions=self, rpn_head=self.rpn_head, cascade=self.cascade, masks=self
+        )
 
 
 def cascade_rcnn(backbone: common.Backbone, style: Style, schedule: str) -> Recipe:

@@ -8,13 +8,13 @@ from typing import Literal
 from kubedet_trainer.config import (
     DataConfig,
     DetectorOptions,
-    NormalisationConfig,
     OptimizerConfig,
     Recipe,
     ScheduleConfig,
 )
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.models.options.backbones import ResNetOptions, Style
+from kubedet_trainer.models.options.task import NormalisationOptions
 from kubedet_trainer.recipes.published import PUBLISHED
 
 Backbone = Literal["r50", "r101", "x101_32x4d", "x101_64x4d"]
@@ -46,7 +46,7 @@ class BackboneStyle:
 
     name_part: str
     """What a recipe's name carries between backbone and neck."""
-    normalisation: NormalisationConfig
+    normalisation: NormalisationOptions
     """The pixels that the backbone was trained on."""
     weights: dict[Backbone, str]
     """Backbone to the URI of its weights."""
@@ -55,7 +55,7 @@ class BackboneStyle:
 STYLES: dict[Style, BackboneStyle] = {
     "pytorch": BackboneStyle(
         name_part="",
-        normalisation=NormalisationConfig(
+        normalisation=NormalisationOptions(
             mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True
         ),
         weights={
@@ -67,7 +67,7 @@ STYLES: dict[Style, BackboneStyle] = {
     ),
     "caffe": BackboneStyle(
         name_part="_caffe",
-        normalisation=NormalisationConfig(
+        normalisation=NormalisationOptions(
             mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0), to_rgb=False
         ),
         weights={

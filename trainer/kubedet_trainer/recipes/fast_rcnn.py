@@ -9,6 +9,7 @@ from kubedet_trainer.config import DetectorOptions, Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.models.options.backbones import Style
 from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.recipes import common
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ class FastRcnnOptions(RegionOptions, PyramidOptions, DetectorOptions):
 
     architecture: str = fixed(default="fast_rcnn")
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from kubedet_trainer.models.two_stage import RoiDetector
 
-        return RoiDetector(num_classes=num_classes, pyramid=self, regions=self)
+        return RoiDetector(task, pyramid=self, regions=self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,11 @@ class FastMaskRcnnOptions(MaskOptions, FastRcnnOptions):
 
     architecture: str = fixed(default="fast_mask_rcnn")
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from kubedet_trainer.models.two_stage import RoiDetector
 
-        return RoiDetector(num_classes=num_classes, pyramid=self, regions=self, masks=self)
+        return RoiDetector(task, pyramid=self, regions=self, masks=self)
 
 
 def fast_rcnn(backbone: common.Backbone, style: Style, schedule: str) -> Recipe:

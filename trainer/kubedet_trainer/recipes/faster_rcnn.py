@@ -9,6 +9,7 @@ from kubedet_trainer.config import Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.models.options.backbones import Style
 from kubedet_trainer.models.options.detectors import RegionOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.recipes import common
 from kubedet_trainer.recipes.rpn import RpnOptions
 
@@ -22,11 +23,11 @@ class FasterRcnnOptions(RegionOptions, RpnOptions):
 
     architecture: str = fixed(default="faster_rcnn")
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from kubedet_trainer.models.two_stage import RoiDetector
 
-        return RoiDetector(num_classes=num_classes, pyramid=self, regions=self, rpn_head=self.rpn_head)
+        return RoiDetector(task, pyramid=self, regions=self, rpn_head=self.rpn_head)
 
 
 def faster_rcnn(backbone: common.Backbone, style: Style, schedule: str) -> Recipe:

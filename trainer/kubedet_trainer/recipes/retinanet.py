@@ -10,6 +10,7 @@ from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.models.options.backbones import FpnOptions, Style
 from kubedet_trainer.models.options.dense import RetinaHeadOptions
 from kubedet_trainer.models.options.detectors import PyramidOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.recipes import common
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ class RetinaNetOptions(PyramidOptions, DetectorOptions):
     retina_head: RetinaHeadOptions = RetinaHeadOptions()
     """Pyramid to detections."""
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from kubedet_trainer.models.retinanet import RetinaNet
 
-        return RetinaNet(num_classes=num_classes, pyramid=self, head=self.retina_head)
+        return RetinaNet(task, pyramid=self, head=self.retina_head)
 
 
 def retinanet(backbone: common.Backbone, style: Style, schedule: str) -> Recipe:

@@ -9,6 +9,7 @@ from kubedet_trainer.config import DetectorOptions, Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.models.options.backbones import Style
 from kubedet_trainer.models.options.detectors import PyramidOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.recipes import common
 
@@ -24,11 +25,11 @@ class RpnOptions(PyramidOptions, DetectorOptions):
     rpn_head: RpnHeadOptions = RpnHeadOptions()
     """Pyramid to proposals."""
 
-    def build(self, *, num_classes: int) -> Detector:
+    def build(self, task: Task) -> Detector:
         """The network. It does not distinguish classes."""
         from kubedet_trainer.models.two_stage import Rpn
 
-        return Rpn(pyramid=self, rpn_head=self.rpn_head)
+        return Rpn(task, pyramid=self, rpn_head=self.rpn_head)
 
 
 def rpn(backbone: common.Backbone, style: Style, schedule: str) -> Recipe:

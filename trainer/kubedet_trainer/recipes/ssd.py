@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from kubedet_trainer.config import DataConfig, DetectorOptions, NormalisationConfig, OptimizerConfig, Recipe
+from kubedet_trainer.config import DataConfig, DetectorOptions, OptimizerConfig, Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.models.options.backbones import VggOptions
 from kubedet_trainer.models.options.dense import SsdHeadOptions
+from kubedet_trainer.models.options.task import NormalisationOptions, Task
 from kubedet_trainer.recipes import common
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ class SsdOptions(DetectorOptions):
     ssd_head: SsdHeadOptions = SsdHeadOptions()
     """Those to detections."""
 
-    def build(self, *, num_classes: int) -> Detector:
-        """The detector, for `num_classes` with the background."""
+    def build(self, task: Task) -> Detector:
+        """The detector with fresh weights."""
         from kubedet_trainer.models.ssd import Ssd
 
-        return Ssd(num_classes=num_classes, backbone=self.backbone, head=self.ssd_head)
+        return Ssd(task, backbone=self.backbone, head=self.ssd_head)
 
 
-_NORMALISATION = NormalisationConfig(mean=(123.675, 116.28, 103.53), std=(1.0, 1.0, 1.0), to_rgb=True)
+_NORMALISATION = NormalisationOptions(mean=(123.675, 116.28, 103.53), std=(1.0, 1.0, 1.0), to_rgb=True)
 _MAPS: dict[Size, tuple[tuple[int, ...], tuple[Literal[2, 3], ...]]] = {
     300: ((8, 16, 32, 64, 100, 300), (2, 3, 3, 3, 2, 2)),
     512: ((8, 16, 32, 64, 128, 256, 512), (2, 3, 3, 3, 3, 2, 2)),

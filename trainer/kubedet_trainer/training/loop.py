@@ -24,7 +24,6 @@ from kubedet_trainer.errors import (
     TerminatedSaved,
     TerminatedUnsaved,
 )
-from kubedet_trainer.models.images import normalise
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry.metrics import Metrics
@@ -129,10 +128,9 @@ def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     """The losses of one chunk, each divided by the chunks that this rank accumulates."""
     device, dtype = run.world.device, _AUTOCAST[run.recipe.precision]
     batch = batch.to(device)
-    images = normalise(batch, run.recipe.data.normalisation)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
     with run.forwards.forward_pass(), autocast:
-        terms = run.model(images, batch.targets, run.generator)
+        terms = run.model(batch.images, batch.targets, run.generator)
     steps = run.data.batch.accumulation_steps
     return {name: value / steps for name, value in terms.items() if "loss" in name}
 

@@ -65,7 +65,6 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
             _val_loader(run, split, world=run.world),
             num_images=len(split),
             scorer=scorer,
-            normalisation=run.recipe.data.normalisation,
             device=run.world.device,
             should_stop=should_stop,
         )
@@ -110,7 +109,6 @@ def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
             _val_loader(run, split, world=World(device=run.world.device), images_per_batch=images_per_batch)
         ),
         num_images=min(run.settings.benchmark_images, len(split)),
-        normalisation=run.recipe.data.normalisation,
         device=run.world.device,
     )
     return None if fps is None else round(fps, 2)

@@ -220,7 +220,7 @@ def _build_detector(recipe: Recipe, *, data: RunData, device: torch.device) -> D
     """With the recipe's initial weights, the same on every rank."""
     torch.manual_seed(recipe.seed)
     num_classes = len(data.classes) + 1  # the background is one
-    return recipe.model.build(num_classes=num_classes).to(device).train()
+    return recipe.build(num_classes=num_classes).to(device).train()
 
 
 def _open_checkpoints(

@@ -95,7 +95,7 @@ def test_a_detector_is_measured_by_its_own_recipe_on_as_many_classes(
     asked: list[RunSettings], tmp_path: Path
 ) -> None:
     recipe = config.apply_overrides(SMALL["rpn"], {"data.scale": "96,64", "optimizer.clip_norm": "none"})
-    model = recipe.model.build(num_classes=6)
+    model = recipe.build(num_classes=6)
     save_checkpoints(tmp_path / "mine/checkpoints", recipe=recipe, model=model, classes=list("abcde"))
     run("mine", "optimizer.lr=0.3")
     [settings] = asked

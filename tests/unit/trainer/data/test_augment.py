@@ -9,10 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 import golden_files
-from kubedet_trainer.config import DataConfig, NormalisationConfig
+from kubedet_trainer.config import DataConfig
 from kubedet_trainer.data import augment
 from kubedet_trainer.data.augment import Augmented
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.models.options.task import NormalisationOptions
 
 FILL = (103.53, 116.28, 123.675)
 
@@ -77,7 +78,7 @@ def test_boxes_stay_on_what_they_enclose() -> None:
 
 def test_the_fill_is_the_mean_in_blue_green_red() -> None:
     def fill(*, to_rgb: bool) -> tuple[float, float, float] | None:
-        normalisation = NormalisationConfig(mean=(1, 2, 3), std=(1, 1, 1), to_rgb=to_rgb)
+        normalisation = NormalisationOptions(mean=(1, 2, 3), std=(1, 1, 1), to_rgb=to_rgb)
         return Pipeline.of_training(DataConfig(normalisation=normalisation, augmentation="ssd")).zoom_fill
 
     assert fill(to_rgb=True) == (3, 2, 1)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dataset_builders import ALONE, annotation_record, image_record, load_coco, make_image, write_annotations
-from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.data import loader, splits
 from kubedet_trainer.data.splits import Split
@@ -19,9 +18,9 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.evaluation.coco import build_scorer
 from kubedet_trainer.evaluation.evaluate import Evaluation, evaluate
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Batch, Detections, Images
 
-PLAIN = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 CPU = torch.device("cpu")
 
 
@@ -29,7 +28,7 @@ class Oracle(Detector):
     """Recognises an image by its brightness and gives back its boxes, filled, `error` pixels off."""
 
     def __init__(self, split: Split, pipeline: Pipeline, *, error: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(Task(num_classes=3))
         self._error = error
         self._truth: dict[int, tuple[Tensor, Tensor]] = {}
         for row, batch in enumerate(batches_of(split, pipeline)):
@@ -85,7 +84,6 @@ def run(split: Split, oracle: Oracle, *, kind: EvaluationKind = "bbox", **more: 
         batches_of(split, Pipeline(scale=(96, 72))),
         num_images=len(split),
         scorer=build_scorer(kind, truth=split.annotations.truth),
-        normalisation=PLAIN,
         device=CPU,
         **more,
     )

@@ -9,20 +9,18 @@ import pytest
 import torch
 
 import trainer_builders
-from kubedet_trainer.config import NormalisationConfig
 from kubedet_trainer.evaluation import speed
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Batch, Detections, Images
 from kubedet_trainer.telemetry import memory
-
-NORMALISATION = NormalisationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), to_rgb=False)
 
 
 class _Detector(Detector):
     """Finds nothing, and notes how it was asked."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Task(num_classes=3))
         self.modes: list[bool] = []
 
     def detect(self, images: Images, scale_factors: torch.Tensor) -> list[Detections]:
@@ -58,7 +56,6 @@ def test_the_first_images_warm_up_and_do_not_count(
         detector,
         _batches(200),
         num_images=num_images,
-        normalisation=NORMALISATION,
         device=torch.device("cpu"),
     )
     assert fps == pytest.approx(2.0)
@@ -70,9 +67,7 @@ def test_larger_batches_count_each_image(monkeypatch: pytest.MonkeyPatch) -> Non
     seconds = iter([0.0, 100.0, 104.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     detector = _Detector()
-    fps = speed.measure_fps(
-        detector, _batches(9, size=8), num_images=40, normalisation=NORMALISATION, device=torch.device("cpu")
-    )
+    fps = speed.measure_fps(detector, _batches(9, size=8), num_images=40, device=torch.device("cpu"))
     assert len(detector.modes) == 5
     assert fps == 32 / 4
 
@@ -85,9 +80,4 @@ def test_memory_is_named_after_what_is_counted() -> None:
 
 def test_without_images_there_is_no_figure() -> None:
     detector = _Detector()
-    assert (
-        speed.measure_fps(
-            detector, _batches(5), num_images=0, normalisation=NORMALISATION, device=torch.device("cpu")
-        )
-        is None
-    )
+    assert speed.measure_fps(detector, _batches(5), num_images=0, device=torch.device("cpu")) is None

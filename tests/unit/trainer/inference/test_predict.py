@@ -23,6 +23,7 @@ from kubedet_trainer.inference import predict
 from kubedet_trainer.inference.predict import Prediction
 from kubedet_trainer.inference.trained import TrainedDetector
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Detections, Images
 
 
@@ -30,7 +31,7 @@ class TwoBoxes(Detector):
     """Finds a sure and an unsure box in every image; with `masks`, objects that fill their left halves."""
 
     def __init__(self, *, masks: bool) -> None:
-        super().__init__()
+        super().__init__(Task(num_classes=3))
         self._masks = masks
 
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:

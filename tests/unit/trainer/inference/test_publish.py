@@ -14,13 +14,14 @@ from kubedet_trainer import recipes
 from kubedet_trainer.commands.publish import publish
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.weights.fetch import fetch_weights
 from kubedet_trainer.weights.load import load_weights, read_weights
 from trainer_builders import save_checkpoints
 
 
 def _model() -> Detector:
-    return recipes.read_recipe("smoke_rpn").model.build(num_classes=3)
+    return recipes.read_recipe("smoke_rpn").model.build(Task(num_classes=3))
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     recipe = config.apply_overrides(recipes.read_recipe("smoke_faster_rcnn"), OVERRIDES)
-    model = recipe.model.build(num_classes=len(CLASSES) + 1)
+    model = recipe.build(num_classes=len(CLASSES) + 1)
     save_checkpoints(folder / "checkpoints", recipe=recipe, model=model, classes=CLASSES, iterations=(1, 2))
     write_dataset(folder / "data", classes=CLASSES)
     return Trained(recipe=recipe, model=model, checkpoints=folder / "checkpoints", dataset=folder / "data")
@@ -103,7 +103,7 @@ def test_evaluate_prints_the_figures_of_the_newest_checkpoint(trained: Trained) 
 
 
 def _bare_weights(folder: Path) -> Path:
-    model = recipes.read_recipe("smoke_rpn").model.build(num_classes=len(CLASSES) + 1)
+    model = recipes.read_recipe("smoke_rpn").build(num_classes=len(CLASSES) + 1)
     torch.save({"state_dict": model.state_dict()}, folder / "own.pth")
     return folder / "own.pth"
 
@@ -152,7 +152,7 @@ def test_a_published_file_says_all_and_predicts_as_its_checkpoint_does(
 def test_a_file_of_the_zoo_is_known_by_its_name(tmp_path: Path) -> None:
     recipe = recipes.read_recipe("rpn_r50_fpn_1x")
     content = io.BytesIO()
-    torch.save({"state_dict": recipe.model.build(num_classes=81).state_dict()}, content)
+    torch.save({"state_dict": recipe.build(num_classes=81).state_dict()}, content)
     name = "rpn_r50_fpn_1x_20181010-4a9c0712.pth"
     (tmp_path / name).write_bytes(content.getvalue())
     source = Source(name=name, weights=read_weights(tmp_path / name), manifest=None)

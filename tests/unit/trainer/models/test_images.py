@@ -10,13 +10,12 @@ import golden_files
 import trainer_builders
 from kubedet_trainer.models.images import normalise
 from kubedet_trainer.recipes.common import STYLES
-from kubedet_trainer.structures import Images
 
 Style = Literal["pytorch", "caffe"]
 
 
-def _normalise(pixels: torch.Tensor, sizes: torch.Tensor, style: Style) -> Images:
-    return normalise(trainer_builders.make_batch(pixels, sizes), STYLES[style].normalisation)
+def _normalise(pixels: torch.Tensor, sizes: torch.Tensor, style: Style) -> torch.Tensor:
+    return normalise(trainer_builders.make_batch(pixels, sizes).images, STYLES[style].normalisation)
 
 
 def test_padded_image_equals_the_golden() -> None:
@@ -26,15 +25,15 @@ def test_padded_image_equals_the_golden() -> None:
     pixels = torch.full((1, 3, *expected.shape[1:]), 7, dtype=torch.uint8)
     pixels[0, :, :height, :width] = torch.from_numpy(image.transpose(2, 0, 1).copy())
 
-    images = _normalise(pixels, torch.tensor([[height, width]]), "pytorch")
+    found = _normalise(pixels, torch.tensor([[height, width]]), "pytorch")
 
-    torch.testing.assert_close(images.pixels[0], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_caffe_style_keeps_blue_first_and_zero_beyond_each_size() -> None:
     pixels = torch.full((2, 3, 4, 6), 128, dtype=torch.uint8)
 
-    images = _normalise(pixels, torch.tensor([[4, 6], [2, 3]]), "caffe")
+    found = _normalise(pixels, torch.tensor([[4, 6], [2, 3]]), "caffe")
 
-    torch.testing.assert_close(images.pixels[0, :, 0, 0], 128 - torch.tensor([102.9801, 115.9465, 122.7717]))
-    assert (images.pixels[1] != 0).sum() == 3 * 2 * 3
+    torch.testing.assert_close(found[0, :, 0, 0], 128 - torch.tensor([102.9801, 115.9465, 122.7717]))
+    assert (found[1] != 0).sum() == 3 * 2 * 3

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 import trainer_builders
 from kubedet_trainer.models.backbones.resnet import Bottleneck
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.two_stage import RoiDetector
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Targets
@@ -26,7 +27,7 @@ TWO_OBJECTS = trainer_builders.TWO_OBJECTS
 def _on_meta(recipe_name: str) -> Detector:
     model = read_recipe(recipe_name).model
     with torch.device("meta"):
-        return model.build(num_classes=ON_COCO)
+        return model.build(Task(num_classes=ON_COCO))
 
 
 def _losses(

@@ -12,7 +12,6 @@ from torch import nn
 
 import trainer_builders
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.models import images
 from kubedet_trainer.models.two_stage import Rpn
 
 
@@ -29,8 +28,7 @@ def _train_step(detector: nn.Module, recipe: Recipe) -> None:
     )
 
     def step() -> None:
-        seen = images.normalise(batch, recipe.data.normalisation)
-        terms = detector(seen, batch.targets, generator)
+        terms = detector(batch.images, batch.targets, generator)
         optimizer.zero_grad()
         sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
@@ -43,17 +41,19 @@ def _train_step(detector: nn.Module, recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("architecture", trainer_builders.SMALL)
 def test_training_step_never_waits_for_the_device(architecture: str) -> None:
-    detector = trainer_builders.make_detector(architecture).train()
+    recipe = trainer_builders.SMALL[architecture]
 
-    _train_step(detector, trainer_builders.SMALL[architecture])
+    _train_step(recipe.build(num_classes=4).train(), recipe)
 
 
 def test_item_planted_in_a_detector_is_caught_and_its_place_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = trainer_builders.make_one(Rpn, "rpn").train()
+    recipe = trainer_builders.SMALL["rpn"]
+    detector = recipe.build(num_classes=4).train()
+    assert isinstance(detector, Rpn)
     detector.neck.register_forward_hook(lambda _module, _inputs, levels: levels[0].sum().item() and None)
 
     with pytest.raises(trainer_builders.HostSynchronisation) as caught:
-        _train_step(detector, trainer_builders.SMALL["rpn"])
+        _train_step(detector, recipe)
 
     assert f"{Path(__file__).name}:" in str(caught.value)
     assert "levels[0].sum().item()" in str(caught.value)

@@ -11,6 +11,7 @@ import torch
 
 import golden_files
 from kubedet_trainer.config import DetectorOptions
+from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.recipes import RECIPES, read_recipe
 
 CLASSES = {"bbox": 81, "segm": 81, "proposal": 81, "voc": 21}
@@ -31,7 +32,7 @@ def _entries(recipe_name: str) -> dict[str, tuple[int, ...]]:
 @functools.cache  # recipes that differ in their schedule share the model
 def _entries_of(options: DetectorOptions, *, num_classes: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        model = options.build(num_classes=num_classes)
+        model = options.build(Task(num_classes=num_classes))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

@@ -9,10 +9,11 @@ import pytest
 
 import golden_files
 import trainer_builders
-from kubedet_trainer.config import NormalisationConfig, Recipe
+from kubedet_trainer.config import Recipe
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.options.backbones import ResNetOptions, VggOptions
 from kubedet_trainer.models.options.dense import SsdHeadOptions
+from kubedet_trainer.models.options.task import NormalisationOptions
 from kubedet_trainer.models.options.two_stage import RoiOptions
 from kubedet_trainer.recipes import RECIPES, published_files, read_recipe, smoke
 from kubedet_trainer.recipes.mask_rcnn import MaskRcnnOptions
@@ -36,9 +37,9 @@ SCHEDULES = {
     "120e": (24, (16, 22)),
     "240e": (24, (16, 20)),
 }
-RGB_SCALED = NormalisationConfig(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True)
-RGB = NormalisationConfig(mean=(123.675, 116.28, 103.53), std=(1, 1, 1), to_rgb=True)
-BGR = NormalisationConfig(mean=(102.9801, 115.9465, 122.7717), std=(1, 1, 1), to_rgb=False)
+RGB_SCALED = NormalisationOptions(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True)
+RGB = NormalisationOptions(mean=(123.675, 116.28, 103.53), std=(1, 1, 1), to_rgb=True)
+BGR = NormalisationOptions(mean=(102.9801, 115.9465, 122.7717), std=(1, 1, 1), to_rgb=False)
 BACKBONES = {
     "R-50-FPN": ((3, 4, 6, 3), 1, 64),
     "R-101-FPN": ((3, 4, 23, 3), 1, 64),
