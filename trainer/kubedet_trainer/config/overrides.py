@@ -78,6 +78,8 @@ def _convert(text: str, kind: Any) -> Any:
         return _convert_tuple(text, get_args(kind))
     if origin is Literal:
         return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    if kind not in _PARSERS:
+        raise ValueError("set where the recipe is made: no text stands for its type")
     try:
         return _PARSERS[kind](text)
     except (KeyError, ValueError):

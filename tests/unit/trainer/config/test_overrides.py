@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from kubedet_trainer import config
+from kubedet_trainer.config import DetectorOptions
+from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.recipes.rpn import RpnOptions
@@ -97,6 +100,18 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
 def test_wrong_override_is_refused_with_path_value_and_rule(overrides: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         config.apply_overrides(RECIPE, overrides)
+
+
+def test_field_of_a_type_that_text_cannot_give_is_refused() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Options(DetectorOptions):
+        architecture: str = fixed(default="own")
+        labels: dict[str, int] = field(default_factory=dict)
+
+    recipe = replace(RECIPE, model=Options(labels={"cat": 1}))
+
+    with pytest.raises(InvalidInput, match=r"model\.labels: got 'cat', must be set where the recipe is made"):
+        config.apply_overrides(recipe, {"model.labels": "cat"})
 
 
 def test_recipes_and_overrides_need_no_torch() -> None:
