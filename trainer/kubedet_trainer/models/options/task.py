@@ -9,7 +9,7 @@ from kubedet_trainer.contract.bounds import bounded
 
 @dataclass(frozen=True, kw_only=True)
 class NormalisationOptions:
-    """How a detector normalises the pixels of its images: ``(x - mean) / std`` for each channel."""
+    """How pixels are normalised: ``(x - mean) / std`` for each channel (`docs/zoo.md`, 1.1)."""
 
     mean: tuple[float, float, float]
     """In the channel order that the network sees."""
