@@ -50,7 +50,6 @@ class ChaosProxy:
         config = json.loads(kubeconfig.read_text())
         self._server = config["clusters"][0]["cluster"]["server"]
         self._tls = _tls(config)
-        self._loop = asyncio.new_event_loop()
         self._port = 0
         self._is_up = True
         self._open: set[web.StreamResponse] = set()
@@ -89,11 +88,10 @@ class ChaosProxy:
         self._thread.join(20)
 
     def _run(self, started: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve(started))
+        asyncio.run(self._serve(started))
 
     async def _serve(self, started: threading.Event) -> None:
-        self._stopped = asyncio.Event()
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
         async with aiohttp.ClientSession(
             connector=connector,

@@ -31,13 +31,16 @@ class Onlooker:
         self._worst = (0.0, "")
         self._stopped = False
         self._watches: dict[str, subprocess.Popen[str]] = {}
+        self._threads: list[threading.Thread] = []
         jobs = f"/apis/kubedet.dev/v1alpha1/namespaces/{namespace}/detectionjobs"
         for path, see, memory in (
             (f"/api/v1/namespaces/{namespace}/pods", self._see_pod, self._pods),
             (jobs, self._see_job, self._told),
         ):
             command = [*kubectl, "get", "--raw", f"{path}?watch=true&timeoutSeconds=3600"]
-            threading.Thread(target=self._follow, args=(command, see, memory), daemon=True).start()
+            thread = threading.Thread(target=self._follow, args=(command, see, memory), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def worst(self) -> tuple[float, str]:
         """The longest that a status was behind so far, in seconds, and whose."""
@@ -51,7 +54,8 @@ class Onlooker:
         self._stopped = True
         for watch in self._watches.values():
             watch.kill()
-            watch.wait()
+        for thread in self._threads:
+            thread.join()
 
     def _follow(
         self,
@@ -64,13 +68,14 @@ class Onlooker:
             with self._lock:
                 memory.clear()
                 self._late_since.clear()
-            watch = self._watches[command[-1]] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert watch.stdout is not None
-            for line in watch.stdout:
-                event = json.loads(line)
-                with self._lock:
-                    if event["type"] != "ERROR" and (job := see(event["type"], event["object"])):
-                        self._compare(job)
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+                self._watches[command[-1]] = watch
+                assert watch.stdout is not None
+                for line in watch.stdout:
+                    event = json.loads(line)
+                    with self._lock:
+                        if event["type"] != "ERROR" and (job := see(event["type"], event["object"])):
+                            self._compare(job)
             time.sleep(0.5)
 
     def _see_pod(self, change: str, pod: dict[str, Any]) -> str | None:

@@ -208,8 +208,14 @@ class OperatorProcess:
         try:
             return self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
             raise
+
+    def kill(self) -> None:
+        """End it without grace, if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -274,8 +280,7 @@ def operator(
         told = [line["message"] for line in operator.lines() if line["severity"] == "error"]
         assert len(told) == 1, told
     finally:
-        if operator.process is not None and operator.process.poll() is None:
-            operator.process.kill()
+        operator.kill()
 
 
 @pytest.fixture
@@ -357,8 +362,7 @@ def make_operator(tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
 
     yield make
     for operator in started:
-        if operator.process is not None and operator.process.poll() is None:
-            operator.process.kill()
+        operator.kill()
 
 
 @pytest.fixture
