@@ -1,4 +1,4 @@
-"""What a real Prometheus knows of the jobs of the tests before: every query, and both dashboards drawn."""
+"""What a real Prometheus knows of the jobs of the tests before: every query of panels and rules."""
 
 from __future__ import annotations
 
@@ -61,15 +61,6 @@ def test_the_targets_are_found_and_up(monitoring: Any, minutes: float) -> None:
         'count by (alertname) (max_over_time(ALERTS{alertstate="firing"}[$__range]))', view
     )
     print("\nfired:", sorted(series.labels["alertname"] for series in fired))
-
-
-@pytest.mark.parametrize("dashboard", ["fleet", "job"])
-def test_a_dashboard_can_be_drawn(monitoring: Any, minutes: float, dashboard: str) -> None:
-    picture = ROOT / "build" / "e2e" / f"{dashboard}.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    chosen = ("--namespace", NAMESPACE, "--job", JOB) if dashboard == "job" else ()
-    _monitoring("render", monitoring.url, dashboard, str(picture), "--minutes", f"{minutes:.1f}", *chosen)
-    print(f"\n{picture}: {picture.stat().st_size / 1e3:.0f} kB")
 
 
 def _monitoring(*arguments: str) -> str:
