@@ -12,6 +12,7 @@ from kubedet_trainer.config.overrides import (
     apply_overrides,
 )
 from kubedet_trainer.config.recipe import (
+    ColourConfig,
     DataConfig,
     OptimizerConfig,
     Recipe,
@@ -20,6 +21,7 @@ from kubedet_trainer.config.recipe import (
 )
 
 __all__ = [
+    "ColourConfig",
     "DataConfig",
     "DetectorOptions",
     "OptimizerConfig",

@@ -23,6 +23,32 @@ _USUAL_DETECTIONS = 100
 
 Augmentation = Literal["flip", "ssd"]
 
+_MOST_JITTER = 4.0
+"""Sixteen times the pixels, and about as many times the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourConfig:
+    """Random changes of colour in training, each made to every second image (`docs/zoo.md`, 1.5)."""
+
+    brightness: float = bounded(default=0.0, minimum=0, maximum=255)
+    """The most that is added to all values of an image, or taken from them; they go from 0 to 255."""
+    contrast: tuple[float, float] = bounded(default=(1.0, 1.0), minimum=0)
+    """Least and largest factor of all values."""
+    saturation: tuple[float, float] = bounded(default=(1.0, 1.0), minimum=0)
+    """Least and largest factor of the saturation."""
+    hue: float = bounded(default=0.0, minimum=0, maximum=180)
+    """The most, in degrees, by which the hue is turned."""
+    swap_channels: bool = False
+    """Whether the three channels change places."""
+
+    def breaches(self) -> Iterator[tuple[str, str]]:
+        """Factors in the wrong order."""
+        for name in ("contrast", "saturation"):
+            least, most = getattr(self, name)
+            if least > most:
+                yield name, "must be (least, largest) factor"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -35,7 +61,12 @@ class DataConfig:
     keep_aspect: bool = True
     """Whether an image keeps its aspect; otherwise it is stretched to exactly `scale`, (width, height)."""
     augmentation: Augmentation = "flip"
-    """What training does beside mirroring: nothing, or the single shot detector's colours, zoom and crops."""
+    """What training does to the geometry besides mirroring: nothing, or the single shot detector's zoom and
+    crops."""
+    colours: ColourConfig = ColourConfig()
+    """How training changes colours; not at all by default."""
+    scale_jitter: tuple[float, float] = bounded(default=(1.0, 1.0), exclusive_minimum=0, maximum=_MOST_JITTER)
+    """Least and largest factor of `scale` in training, drawn for each image."""
     pad_multiple: int = bounded(default=32, minimum=1)
     """Height and width of a batch are padded to multiples of this: the coarsest stride of the backbone."""
     flip_probability: float = bounded(default=0.5, minimum=0, maximum=1)
@@ -54,15 +85,22 @@ class DataConfig:
     """The most pixels of an image; one with more is refused before it is decoded."""
     repeat: int = bounded(default=1, minimum=1)
     """How often an epoch passes over the training images."""
+    balance_threshold: float | None = bounded(default=None, exclusive_minimum=0, maximum=1)
+    """Images of a class that is in a smaller share of the images are repeated in an epoch, sqrt(threshold /
+    share) times on average (Gupta et al., 2019); None repeats none."""
     images_per_process: int = bounded(default=2, minimum=1)
     """Images of one forward and backward pass of one process."""
     num_workers: int = bounded(default=2, minimum=0)
     """Processes that decode images, per rank; 0 decodes in the rank itself."""
 
     def breaches(self) -> Iterator[tuple[str, str]]:
-        """Sides in the wrong order, a class named twice, and what masks cannot be learnt with."""
+        """Sides or factors in the wrong order, a class named twice, and what masks cannot be learnt with."""
         if self.scale[0] < self.scale[1]:
             yield "scale", "must be (longest, shortest) side"
+        if self.scale_jitter[0] > self.scale_jitter[1]:
+            yield "scale_jitter", "must be (least, largest) factor"
+        if self.scale_jitter != (1.0, 1.0) and not self.keep_aspect:
+            yield "scale_jitter", "must be 1.0,1.0 where keep_aspect is false: all images have one size there"
         if len(set(self.classes)) != len(self.classes):
             yield "classes", "must be different names"
         if self.masks and self.pad_multiple % 8:

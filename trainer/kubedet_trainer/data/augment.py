@@ -1,4 +1,4 @@
-"""The single shot detector's augmentation: colours, zoom out, crop, in the zoo's order (`docs/zoo.md`, 1.5).
+"""Augmentation of colours and geometry: colours, zoom out, crop, in the zoo's order (`docs/zoo.md`, 1.5).
 
 All choices about an image are drawn before any pixel is touched, in the order in which the zoo drew them.
 Colours are then changed only where the crop leaves the image visible, and no canvas is made that is cropped
@@ -15,15 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kubedet_trainer.config.recipe import ColourConfig
 from kubedet_trainer.data.images import Pixels
 
 FloatPixels = NDArray[np.float32]
 """(H, W, 3) in BGR order, about 0 to 255; colours may leave these bounds."""
 
-_BRIGHTNESS = 32.0
-_CONTRAST = (0.5, 1.5)
-_SATURATION = (0.5, 1.5)
-_HUE_DEGREES = 18.0
+_UNCHANGED = (1.0, 1.0)
 _ZOOM = (1.0, 4.0)
 _CROP_MODES = (1, 0.1, 0.3, 0.5, 0.7, 0.9, 0)
 """1 leaves the image; any other is the least overlap with the crop that every box must have."""
@@ -80,14 +78,27 @@ class _Patch(NamedTuple):
 
 
 def augment(
-    pixels: Pixels, *, boxes: NDArray[np.float32], fill: Sequence[float], random: Random
+    pixels: Pixels,
+    *,
+    boxes: NDArray[np.float32],
+    colours: ColourConfig,
+    fill: Sequence[float] | None,
+    random: Random,
 ) -> Augmented:
-    """Change an image at random; `fill` is the colour, BGR, around an image that is zoomed out of.
+    """Change an image at random.
 
-    At least one box must be given and at least one remains.
+    Args:
+        pixels: the image as it was read.
+        boxes: at least one of them remains.
+        colours: how far colours may change.
+        fill: the colour, BGR, around an image that is zoomed out of; None to neither zoom nor crop.
+        random: what is drawn from.
     """
     height, width = pixels.shape[:2]
-    colours = _draw_colours(random)
+    change = _draw_colours(random, colours)
+    if fill is None:
+        recoloured = _recolour(pixels.astype(np.float32), change)
+        return Augmented(pixels=recoloured, boxes=boxes, kept=np.arange(len(boxes)))
     canvas = _draw_canvas(random, height=height, width=width)
     boxes = boxes - np.array([canvas.x1, canvas.y1] * 2, np.float32)
     patch = _draw_patch(random, height=canvas.y2 - canvas.y1, width=canvas.x2 - canvas.x1, boxes=boxes)
@@ -99,29 +110,37 @@ def augment(
         boxes[:, 2:] = boxes[:, 2:].clip(max=patch[2:])
         boxes -= np.array(patch[:2] * 2, np.float32)
         canvas = patch.moved(left=canvas.x1, top=canvas.y1)
-    return Augmented(pixels=_take(pixels, patch=canvas, colours=colours, fill=fill), boxes=boxes, kept=kept)
+    return Augmented(pixels=_take(pixels, patch=canvas, colours=change, fill=fill), boxes=boxes, kept=kept)
 
 
-def _draw_colours(random: Random) -> _Colours:
-    brightness = random.uniform(-_BRIGHTNESS, _BRIGHTNESS) if _coin(random) else None
-    contrast_first = _coin(random)
-    contrast = _draw_contrast(random) if contrast_first else None
-    saturation = random.uniform(*_SATURATION) if _coin(random) else None
-    hue = random.uniform(-_HUE_DEGREES, _HUE_DEGREES) if _coin(random) else None
+def _draw_colours(random: Random, most: ColourConfig) -> _Colours:
+    """What happens to one image; nothing is drawn about what never changes."""
+    brightness = (
+        random.uniform(-most.brightness, most.brightness) if _happens(random, most.brightness) else None
+    )
+    contrast_first = _happens(random, most.contrast != _UNCHANGED)
+    contrast = _draw_factor(random, most.contrast) if contrast_first else None
+    saturation = _draw_factor(random, most.saturation)
+    hue = random.uniform(-most.hue, most.hue) if _happens(random, most.hue) else None
     if not contrast_first:
-        contrast = _draw_contrast(random)
+        contrast = _draw_factor(random, most.contrast)
     return _Colours(
         brightness=brightness,
         contrast=contrast,
         contrast_first=contrast_first,
         saturation=saturation,
         hue=hue,
-        channels=random.permutation(3) if _coin(random) else None,
+        channels=random.permutation(3) if _happens(random, most.swap_channels) else None,
     )
 
 
-def _draw_contrast(random: Random) -> float | None:
-    return random.uniform(*_CONTRAST) if _coin(random) else None
+def _draw_factor(random: Random, bounds: tuple[float, float]) -> float | None:
+    return random.uniform(*bounds) if _happens(random, bounds != _UNCHANGED) else None
+
+
+def _happens(random: Random, may_happen: float) -> bool:
+    """A coin's answer, which is asked for only where `may_happen` is not 0."""
+    return bool(may_happen) and _coin(random)
 
 
 def _draw_canvas(random: Random, *, height: int, width: int) -> _Patch:

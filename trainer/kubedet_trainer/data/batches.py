@@ -136,14 +136,21 @@ class Batches(Dataset[Batch]):
         original = self._read(row)
         pixels: Pixels | augment.FloatPixels = original
         flip = random is not None and random.random() < self._pipeline.flip_probability
-        if random is not None and self._pipeline.zoom_fill is not None:
-            changed = augment.augment(original, boxes=boxes, fill=self._pipeline.zoom_fill, random=random)
+        if random is not None and self._pipeline.augments:
+            changed = augment.augment(
+                original,
+                boxes=boxes,
+                colours=self._pipeline.colours,
+                fill=self._pipeline.zoom_fill,
+                random=random,
+            )
             pixels, boxes, labels = changed.pixels, changed.boxes, labels[changed.kept]
+        jitter = 1.0 if random is None else self._pipeline.draw_jitter(random)
         proposal_scores = None
         if self._split.proposals is not None:
             proposals, proposal_scores = self._split.proposals.of_image(row)
             boxes = np.concatenate([boxes, proposals])
-        sample = transforms.transform(pixels, boxes=boxes, pipeline=self._pipeline, flip=flip)
+        sample = transforms.transform(pixels, boxes=boxes, pipeline=self._pipeline, flip=flip, jitter=jitter)
         return Item(
             image_id=int(self._split.annotations.image_ids[row]),
             original_size=(original.shape[0], original.shape[1]),

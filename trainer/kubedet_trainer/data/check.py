@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from kubedet_trainer.config import DataConfig
-from kubedet_trainer.data import arrays, images, opening, table
+from kubedet_trainer.data import arrays, images, opening, splits, table
 from kubedet_trainer.data.arrays import Annotations, Reading
 from kubedet_trainer.data.opening import FindProposals
 from kubedet_trainer.data.prepare import LocalDataset
@@ -81,6 +81,8 @@ def check_dataset(
     except SplitRefused as error:
         checker.report(str(error))
     else:
+        if repeated := splits.describe_repeated(dataset.train):
+            checker.findings.summary.append(repeated)
         reasons = dataset.left_out(data)
         checker.findings.summary += [
             f"left out of training: {count} {reason}" for reason, count in reasons.items()

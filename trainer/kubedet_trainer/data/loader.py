@@ -26,7 +26,11 @@ def sampling_plan(split: Split, *, images_per_process: int, global_batch: int, s
     """How the images of a training split are batched."""
     groups = split.annotations.aspect_groups()[split.rows]
     return Plan(
-        aspect_groups=groups, images_per_process=images_per_process, global_batch=global_batch, seed=seed
+        aspect_groups=groups,
+        images_per_process=images_per_process,
+        global_batch=global_batch,
+        chances=split.chances,
+        seed=seed,
     )
 
 

@@ -123,6 +123,8 @@ def log_findings(dataset: Dataset, left_out: Mapping[str, int]) -> None:
     for split in (dataset.train, dataset.val, dataset.test):
         for note in split.annotations.notes if split else ():
             _log.warning("%s", note)
+    if repeated := splits.describe_repeated(dataset.train):
+        _log.info("%s", repeated)
     if left_out:
         _log.warning("left out of training: %s", splits.describe(left_out), extra={"leftOut": dict(left_out)})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from kubedet_trainer.errors import InvalidInput
+
+_DIGITS = 6
+"""A sum of chances is above a whole number if it is so by more than this."""
 
 
 class SampleKey(NamedTuple):
@@ -39,6 +42,8 @@ class Plan:
     """Images of a chunk: what one process passes through the model together."""
     global_batch: int
     """Images of an iteration over all processes; a multiple of `images_per_process`."""
+    chances: NDArray[np.float64] | None = None
+    """(N,) how likely each image is to appear in an epoch; None where all do in each."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,11 +60,16 @@ class Plan:
         """Chunks of a global batch."""
         return self.global_batch // self.images_per_process
 
-    @property
+    @cached_property
     def iterations_per_epoch(self) -> int:
-        """Sum over the groups of ceil(images / global batch)."""
-        counts = np.bincount(self.aspect_groups)
-        return int((-(-counts // self.global_batch)).sum())
+        """Sum over the groups of ceil(images / global batch), the same in every epoch."""
+        return sum(map(self.group_iterations, np.unique(self.aspect_groups).tolist()))
+
+    def group_iterations(self, group: int) -> int:
+        """Iterations that the images of one group fill."""
+        members = self.aspect_groups == group
+        count = members.sum() if self.chances is None else self.chances[members].sum().round(_DIGITS)
+        return int(np.ceil(count / self.global_batch))
 
 
 def epoch_batches(plan: Plan, *, epoch: int) -> NDArray[np.int64]:
@@ -69,14 +79,29 @@ def epoch_batches(plan: Plan, *, epoch: int) -> NDArray[np.int64]:
     parts = []
     for group in np.unique(plan.aspect_groups):
         members = np.flatnonzero(plan.aspect_groups == group)
+        if plan.chances is not None:
+            members = members[_appear(plan.chances[members], generator)]
         members = members[torch.randperm(len(members), generator=generator).numpy()]
         # Wrapped around as often as needed: a group may be smaller than one global batch.
-        parts.append(np.resize(members, -(-len(members) // plan.global_batch) * plan.global_batch))
+        parts.append(np.resize(members, plan.group_iterations(int(group)) * plan.global_batch))
     chunks = np.concatenate(parts).reshape(-1, plan.images_per_process)
     chunks = chunks[torch.randperm(len(chunks), generator=generator).numpy()]
     # The zoo gave process r the r-th contiguous block of chunks: iteration t holds the t-th of every block.
     blocks = chunks.reshape(plan.chunks_per_iteration, -1, plan.images_per_process)
     return np.ascontiguousarray(blocks.swapaxes(0, 1))
+
+
+def _appear(chances: NDArray[np.float64], generator: torch.Generator) -> NDArray[np.int64]:
+    """Places of those that appear, each as likely as its chance.
+
+    Systematic sampling: one random offset for all, in random order, so that their number differs by at most
+    one from epoch to epoch.
+    """
+    uncertain = np.flatnonzero(chances < 1)
+    uncertain = uncertain[torch.randperm(len(uncertain), generator=generator).numpy()]
+    offset = torch.rand(1, generator=generator, dtype=torch.float64).item()
+    marks = np.floor(np.concatenate(([0.0], np.cumsum(chances[uncertain]))) + offset)
+    return np.sort(np.concatenate((np.flatnonzero(chances >= 1), uncertain[np.diff(marks) > 0])))
 
 
 class ChunkSampler(Sampler[list[SampleKey]]):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubedet_trainer.config import DataConfig
+from kubedet_trainer.data import balance
 from kubedet_trainer.data.arrays import Annotations
 from kubedet_trainer.data.proposals import ProposalTable
 from kubedet_trainer.errors import InvalidInput
@@ -32,6 +33,10 @@ class Split:
     """Of all images of `annotations`; None where the detector makes its own."""
     keep_empty: bool = False
     """Whether images without any annotation are learnt, as examples of background."""
+    chances: NDArray[np.float64] | None = None
+    """(len,) how likely each image is to appear in an epoch; None where all do in each."""
+    repeated: Mapping[str, float] = field(default_factory=dict)
+    """How often images of rare classes appear in an epoch on average, by the class."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,19 +56,22 @@ def training_split(
 ) -> Split:
     """The images that a recipe trains on; for the zoo those with an annotation, no side below 32 pixels.
 
-    They are listed `DataConfig.repeat` times, and each copy has random choices of its own: an epoch of the
-    schedule then passes over them that often.
+    They are listed `DataConfig.repeat` times, and those of rare classes as often as `balance_threshold` asks.
+    Each copy has random choices of its own: an epoch of the schedule then passes over them that often.
 
     Raises:
         SplitRefused: there is no image with a box that could be learnt.
     """
     rows = annotations.training_rows(min_side=data.min_image_side, keep_empty=data.keep_empty)
-    split = Split(
-        annotations=annotations,
-        folder=folder,
-        rows=np.tile(rows, data.repeat),
-        proposals=proposals,
-        keep_empty=data.keep_empty,
+    split = _balanced(
+        Split(
+            annotations=annotations,
+            folder=folder,
+            rows=np.tile(rows, data.repeat),
+            proposals=proposals,
+            keep_empty=data.keep_empty,
+        ),
+        threshold=data.balance_threshold,
     )
     if not (split.learnable() & (annotations.ground_truth_counts()[split.rows] > 0)).any():
         what = "a box" if proposals is None else "a box and a proposal"
@@ -71,6 +79,22 @@ def training_split(
         told = "; left out: " + describe(reasons) if reasons else ""
         raise SplitRefused(f"{folder}: no training image has {what}, must be at least one{told}")
     return split
+
+
+def _balanced(split: Split, *, threshold: float | None) -> Split:
+    """The split with as many copies of images of rare classes as an epoch may need.
+
+    An image with a factor of 2.3 has three copies: two appear in every epoch, the third in 3 of 10.
+    """
+    if threshold is None:
+        return split
+    factors = balance.repeat_factors(split.annotations, split.rows, threshold=threshold)
+    if not factors.classes:
+        return split
+    copies = np.ceil(factors.images).astype(np.int64)
+    chances = np.ones(copies.sum())
+    chances[np.cumsum(copies) - 1] = factors.images - copies + 1
+    return replace(split, rows=np.repeat(split.rows, copies), chances=chances, repeated=factors.classes)
 
 
 def images_left_out(annotations: Annotations, data: DataConfig) -> dict[str, int]:
@@ -92,6 +116,17 @@ def images_left_out(annotations: Annotations, data: DataConfig) -> dict[str, int
 def describe(left_out: Mapping[str, int]) -> str:
     """Counts by reason in one line."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+
+
+def describe_repeated(split: Split) -> str:
+    """Which classes an epoch repeats and how long that makes it, in one line; empty where it repeats none."""
+    if split.chances is None:
+        return ""
+    classes = ", ".join(f"{name} {factor:.2f}" for name, factor in split.repeated.items())
+    return (
+        f"images of rare classes are repeated (data.balance_threshold): an epoch has "
+        f"{split.chances.sum():.0f} images of {len(np.unique(split.rows))}; times by class: {classes}"
+    )
 
 
 def validation_split(

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer.config import DataConfig
-from kubedet_trainer.data.augment import FloatPixels
+from kubedet_trainer.config import ColourConfig, DataConfig
+from kubedet_trainer.data.augment import FloatPixels, Random
 from kubedet_trainer.data.columns import MAX_PIXELS
 from kubedet_trainer.data.images import Pixels
 
@@ -36,6 +36,10 @@ class Pipeline:
     """Each padded side becomes a multiple of this: the coarsest stride of the pyramid's bottom-up part."""
     flip_probability: float = 0.0
     """Of mirroring left and right; 0.5 in the zoo's training, 0 in its tests."""
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    """Bounds of the factor of `scale` that is drawn for each image in training."""
+    colours: ColourConfig = ColourConfig()
+    """How far the colours of an image may change in training."""
     zoom_fill: tuple[float, float, float] | None = None
     """The colour, BGR, around images that the single shot detector's augmentation zooms out of; None for no
     such augmentation."""
@@ -52,9 +56,20 @@ class Pipeline:
             keep_aspect=data.keep_aspect,
             pad_multiple=data.pad_multiple,
             flip_probability=data.flip_probability,
+            scale_jitter=data.scale_jitter,
+            colours=data.colours,
             zoom_fill=mean_bgr if data.augmentation == "ssd" else None,
             max_pixels=data.max_image_pixels,
         )
+
+    @property
+    def augments(self) -> bool:
+        """Whether training changes more of an image than its size and its sides."""
+        return self.zoom_fill is not None or self.colours != ColourConfig()
+
+    def draw_jitter(self, random: Random) -> float:
+        """The factor of `scale` for one image of training; drawn only where it may differ from 1."""
+        return 1.0 if self.scale_jitter == (1.0, 1.0) else random.uniform(*self.scale_jitter)
 
     @classmethod
     def of_validation(cls, data: DataConfig) -> Pipeline:
@@ -94,15 +109,17 @@ def padded_size(sizes: list[tuple[int, int]], *, multiple: int) -> tuple[int, in
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def transform(pixels: Pixels | FloatPixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool) -> Sample:
-    """Resize to the pipeline's scale, mirror if `flip`, and clip the boxes to the image.
+def transform(
+    pixels: Pixels | FloatPixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool, jitter: float = 1.0
+) -> Sample:
+    """Resize to `jitter` times the pipeline's scale, mirror if `flip`, and clip the boxes to the image.
 
-    Boxes are scaled by the unrounded factors and mirrored about W - 1; they may touch W and H themselves, a
-    habit of the zoo until March 2019.
+    `jitter` has no effect where images are stretched to one size. Boxes are scaled by the unrounded factors
+    and mirrored about W - 1; they may touch W and H themselves, a habit of the zoo until March 2019.
     """
     before = (pixels.shape[0], pixels.shape[1])
     if pipeline.keep_aspect:
-        factor = scale_factor(before, scale=pipeline.scale)
+        factor = jitter * scale_factor(before, scale=pipeline.scale)
         factors = (factor, factor, factor, factor)
         height, width = scaled_size(before, factor=factor)
     else:

@@ -27,7 +27,7 @@ from kubedet_trainer.recipes.faster_rcnn import FasterRcnnOptions
 from kubedet_trainer.recipes.mask_rcnn import MaskRcnnOptions
 from kubedet_trainer.recipes.retinanet import RetinaNetOptions
 from kubedet_trainer.recipes.rpn import RpnOptions
-from kubedet_trainer.recipes.ssd import SsdOptions
+from kubedet_trainer.recipes.ssd import COLOURS, SsdOptions
 
 BACKBONE = ResNetOptions(
     stage_blocks=(1, 1, 1, 1), stem_channels=16, norm="gn", norm_groups=4, frozen_stages=-1, norm_eval=False
@@ -131,7 +131,15 @@ def smoke_ssd() -> Recipe:
             first_source_scale=6.0,
         )
     )
-    data = replace(DATA, scale=(300, 300), keep_aspect=False, augmentation="ssd", pad_multiple=1, repeat=2)
+    data = replace(
+        DATA,
+        scale=(300, 300),
+        keep_aspect=False,
+        augmentation="ssd",
+        colours=COLOURS,
+        pad_multiple=1,
+        repeat=2,
+    )
     return replace(
         smoke_recipe(model, data=data),
         schedule=replace(SCHEDULE, epochs=12, decay_epochs=(8, 11), warmup_iterations=50),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from kubedet_trainer.config import DataConfig, DetectorOptions, OptimizerConfig, Recipe
+from kubedet_trainer.config import ColourConfig, DataConfig, DetectorOptions, OptimizerConfig, Recipe
 from kubedet_trainer.config.fields import fixed
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.models.options.backbones import VggOptions
@@ -41,6 +41,10 @@ class SsdOptions(DetectorOptions):
 
 
 _NORMALISATION = NormalisationOptions(mean=(123.675, 116.28, 103.53), std=(1.0, 1.0, 1.0), to_rgb=True)
+COLOURS = ColourConfig(
+    brightness=32.0, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=18.0, swap_channels=True
+)
+"""How far the single shot detector's training changes colours."""
 _MAPS: dict[Size, tuple[tuple[int, ...], tuple[Literal[2, 3], ...]]] = {
     300: ((8, 16, 32, 64, 100, 300), (2, 3, 3, 3, 2, 2)),
     512: ((8, 16, 32, 64, 128, 256, 512), (2, 3, 3, 3, 3, 2, 2)),
@@ -94,6 +98,7 @@ def ssd(size: Size, dataset: Dataset) -> Recipe:
             scale=(size, size),
             keep_aspect=False,
             augmentation="ssd",
+            colours=COLOURS,
             pad_multiple=1,
             repeat=training.repeat,
             images_per_process=training.images_per_process,

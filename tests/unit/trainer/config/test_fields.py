@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from kubedet_trainer.config import DataConfig, Recipe
+from kubedet_trainer.config import DataConfig, Recipe, apply_overrides
 from kubedet_trainer.config.fields import check
 from kubedet_trainer.contract.bounds import Bounds, bounded, bounds_of
 from kubedet_trainer.errors import InvalidInput
@@ -139,6 +139,41 @@ def test_every_bound_of_a_recipe_is_kept(name: str) -> None:
             _within(recipe, path.split("."), broken)
 
     assert bounded_fields > 20
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"data.scale_jitter": "1.5,0.5"},
+            r"data\.scale_jitter: got \(1\.5, 0\.5\), must be \(least, largest\)",
+        ),
+        (
+            {"data.scale_jitter": "0.5,5"},
+            r"data\.scale_jitter: got \(0\.5, 5\.0\), must be 2 numbers > 0 and <= 4",
+        ),
+        (
+            {"data.scale_jitter": "0.5,2", "data.keep_aspect": "false"},
+            r"data\.scale_jitter: .* must be 1\.0,1\.0",
+        ),
+        (
+            {"data.colours.contrast": "1.5,0.5"},
+            r"data\.colours\.contrast: got \(1\.5, 0\.5\), must be \(least",
+        ),
+        ({"data.colours.hue": "181"}, r"data\.colours\.hue: got 181\.0, must be from 0 to 180"),
+        ({"data.balance_threshold": "0"}, r"data\.balance_threshold: got 0\.0, must be > 0 and <= 1"),
+    ],
+)
+def test_augmentation_and_balance_must_make_sense(overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        apply_overrides(read_recipe("smoke_faster_rcnn"), overrides)
+
+
+def test_colours_and_scales_suit_masks() -> None:
+    overrides = {"data.colours.brightness": "32", "data.scale_jitter": "0.8,1.25"}
+    recipe = apply_overrides(read_recipe("smoke_mask_rcnn"), overrides)
+    assert recipe.data.colours.brightness == 32
+    assert recipe.data.scale_jitter == (0.8, 1.25)
 
 
 def test_data_config_refuses_what_masks_cannot_be_learnt_with() -> None:

@@ -1,4 +1,4 @@
-"""The single shot detector's augmentation, to the zoo's numbers."""
+"""Augmentation: the single shot detector's to the zoo's numbers, and colours alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 import golden_files
-from kubedet_trainer.config import DataConfig
+from kubedet_trainer.config import ColourConfig, DataConfig
 from kubedet_trainer.data import augment
 from kubedet_trainer.data.augment import Augmented
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.models.options.task import NormalisationOptions
+from kubedet_trainer.recipes.ssd import COLOURS
 
 FILL = (103.53, 116.28, 123.675)
 
@@ -41,6 +42,7 @@ def test_each_golden_case_is_reproduced(number: int) -> None:
     found = augment.augment(
         golden_files.read_inputs()["img0"],
         boxes=np.array(golden["boxes"], np.float32),
+        colours=COLOURS,
         fill=FILL,
         random=Legacy(case["seed"]),
     )
@@ -53,7 +55,17 @@ def test_each_golden_case_is_reproduced(number: int) -> None:
 
 
 def augmented(seed: int, *, boxes: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Augmented:
-    return augment.augment(pixels, boxes=boxes, fill=FILL, random=np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    return augment.augment(pixels, boxes=boxes, colours=COLOURS, fill=FILL, random=random)
+
+
+def recoloured(pixels: NDArray[np.uint8], colours: ColourConfig, *, seed: int) -> NDArray[np.float32]:
+    boxes = np.array([[1, 2, 3, 4]], np.float32)
+    random = np.random.default_rng(seed)
+    found = augment.augment(pixels, boxes=boxes, colours=colours, fill=None, random=random)
+    assert (found.boxes.tolist(), found.kept.tolist()) == (boxes.tolist(), [0])
+    assert found.pixels.shape == pixels.shape
+    return found.pixels
 
 
 def test_boxes_stay_on_what_they_enclose() -> None:
@@ -83,3 +95,45 @@ def test_the_fill_is_the_mean_in_blue_green_red() -> None:
 
     assert fill(to_rgb=True) == (3, 2, 1)
     assert fill(to_rgb=False) == (1, 2, 3)
+
+
+GREY = np.full((4, 6, 3), 100, np.uint8)
+
+
+def test_brightness_is_added_to_every_second_image_and_stays_within_its_bound() -> None:
+    means = [float(recoloured(GREY, ColourConfig(brightness=20), seed=seed).mean()) for seed in range(300)]
+    changes = np.array(means) - 100
+    changed = changes[np.abs(changes) > 1e-3]
+    assert 120 < len(changed) < 180
+    assert np.abs(changed).max() <= 20.001
+    assert changed.min() < -15
+    assert changed.max() > 15
+
+
+def test_contrast_multiplies_by_a_factor_within_its_range() -> None:
+    colours = ColourConfig(contrast=(0.5, 1.25))
+    factors = np.array([float(recoloured(GREY, colours, seed=seed).mean()) / 100 for seed in range(300)])
+    assert 0.499 < factors.min() < 0.6
+    assert 1.15 < factors.max() < 1.251
+    assert 120 < (np.abs(factors - 1) > 1e-5).sum() < 180
+
+
+def test_hue_and_saturation_leave_grey_and_change_colours() -> None:
+    colours = ColourConfig(hue=90, saturation=(0.2, 0.4))
+    red = np.zeros((4, 6, 3), np.uint8)
+    red[..., 2] = 200
+    seen = {tuple(recoloured(red, colours, seed=seed)[0, 0].round().tolist()) for seed in range(40)}
+    assert len(seen) > 10
+    assert all(max(pixel) == 200 for pixel in seen)
+    for seed in range(10):
+        np.testing.assert_allclose(recoloured(GREY, colours, seed=seed), 100, atol=1e-3)
+
+
+def test_channels_change_places() -> None:
+    pixels = np.full((4, 6, 3), (10, 20, 30), np.uint8)
+    orders = {
+        tuple(recoloured(pixels, ColourConfig(swap_channels=True), seed=seed)[0, 0].round().tolist())
+        for seed in range(60)
+    }
+    assert len(orders) == 6
+    assert all(sorted(order) == [10, 20, 30] for order in orders)

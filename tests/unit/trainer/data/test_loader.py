@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dataset_builders import ALONE, DATA, load_coco, make_split
+from kubedet_trainer.config import ColourConfig
 from kubedet_trainer.data import arrays, loader, splits
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
@@ -113,6 +114,78 @@ def test_augmented_batches_are_stretched_floats_that_depend_on_the_copy(tmp_path
     )
     assert plain.pixels.dtype == torch.uint8
     assert plain.pixels.shape == (1, 3, 40, 40)
+
+
+def test_colours_change_pixels_and_nothing_else(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 4)
+    colours = ColourConfig(brightness=32, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=18)
+    plain = list(train(split, end=8))
+    changed = list(train(split, end=8, pipeline=replace(PIPELINE, colours=colours)))
+    again = list(train(split, end=8, pipeline=replace(PIPELINE, colours=colours), workers=1))
+    for first, second, third in zip(plain, changed, again, strict=True):
+        assert_equal(second, third)
+        assert second.pixels.dtype == torch.float32
+        assert torch.equal(first.image_ids, second.image_ids)
+        assert torch.equal(first.targets.boxes, second.targets.boxes)
+    differences = [
+        (second.pixels - first.pixels).abs().max() for first, second in zip(plain, changed, strict=True)
+    ]
+    assert max(differences) > 20
+
+
+def test_scales_differ_within_their_range_from_image_to_image_and_boxes_follow(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 4)
+    pipeline = replace(PIPELINE, flip_probability=0, scale_jitter=(0.5, 1.5))
+    batches = list(train(split, end=20, pipeline=pipeline))
+    factors = torch.cat([batch.scale_factors[:, 0] for batch in batches]) / (64 / 48)
+    assert 0.5 <= factors.min() < 0.7
+    assert 1.3 < factors.max() <= 1.5
+    for batch in batches:
+        for place, image_id in enumerate(batch.image_ids.tolist()):
+            factor = batch.scale_factors[place, 0].item()
+            assert batch.sizes[place].tolist() == [int(48 * factor + 0.5), int(64 * factor + 0.5)]
+            box = np.array([image_id, 5, image_id + 19, 14], np.float32) * factor
+            np.testing.assert_allclose(batch.targets.boxes[place, 0].numpy(), box, rtol=1e-5)
+    for first, second in zip(batches, train(split, end=20, pipeline=pipeline, workers=1), strict=True):
+        assert_equal(first, second)
+
+
+def test_augmented_batches_are_the_same_at_any_world_size_and_after_a_resume(tmp_path: Path) -> None:
+    made = make_split(tmp_path, sizes=[WIDE] * 5 + [TALL] * 3)
+    data = replace(DATA, balance_threshold=1.0, repeat=2)
+    split = splits.training_split(made.annotations, folder=made.folder, data=data)
+    pipeline = replace(
+        PIPELINE, colours=ColourConfig(brightness=32, hue=18), scale_jitter=(0.5, 1.5), flip_probability=0.5
+    )
+    plan = loader.sampling_plan(split, images_per_process=2, global_batch=4, seed=3)
+
+    def batches(*, size: int, start: int, end: int) -> list[Batch]:
+        of_rank = [
+            list(
+                loader.train_loader(
+                    split,
+                    plan=plan,
+                    pipeline=pipeline,
+                    world=replace(ALONE, rank=rank, size=size),
+                    start_iteration=start,
+                    end_iteration=end,
+                    num_workers=0,
+                )
+            )
+            for rank in range(size)
+        ]
+        steps = plan.chunks_per_iteration // size
+        return [
+            of_rank[rank][step * steps + turn]
+            for step in range(end - start)
+            for turn in range(steps)
+            for rank in range(size)
+        ]
+
+    straight = batches(size=1, start=0, end=9)
+    resumed = batches(size=2, start=0, end=5) + batches(size=1, start=5, end=9)
+    for first, second in zip(straight, resumed, strict=True):
+        assert_equal(first, second)
 
 
 def test_an_image_without_ground_truth_is_replaced_by_one_of_its_group(tmp_path: Path) -> None:
