@@ -72,6 +72,63 @@ def test_image_sets_are_downloaded_with_what_lies_beside_them(s3_server: s3.S3Se
     assert content(local.train.images) == wanted
 
 
+_ROBOFLOW = {
+    "data.yaml": b"names: [bolt, nut]\ntrain: ../train/images\nval: ../valid/images\ntest: ../test/images\n",
+    "train/images/1.jpg": b"first",
+    "train/labels/1.txt": b"0 0.5 0.5 0.1 0.1",
+    "train/images/2.jpg": b"without objects",
+    "valid/images/3.jpg": b"third",
+    "valid/labels/3.txt": b"1 0.5 0.5 0.1 0.1",
+    "test/images/4.jpg": b"fourth",
+    "test/labels/4.txt": b"1 0.5 0.5 0.1 0.1",
+    "train/labels/9.txt": b"of no use",
+    "train/images/notes.md": b"of no use",
+    "README.roboflow.txt": b"of no use",
+}
+_LISTED = {
+    "data.yaml": b"path: ../parts\nnames: {0: bolt}\ntrain: lists/train.txt\n"
+    b"val: images/val\ntest: images/test\n",
+    "lists/train.txt": b"./images/a/1.png\nimages/b/2.png\n",
+    "lists/images/a/1.png": b"first",
+    "lists/labels/a/1.txt": b"0 0.5 0.5 0.1 0.1",
+    "images/b/2.png": b"second",
+    "images/val/3.png": b"third",
+    "images/b/9.png": b"of no use",
+    "images/test/4.png": b"of no use",
+}
+
+
+@pytest.mark.parametrize("files", [_ROBOFLOW, _LISTED], ids=["folders", "lists"])
+@pytest.mark.parametrize("split", ["test", ""], ids=["with test", "without test"])
+def test_of_a_yolo_data_set_only_the_splits_are_downloaded(
+    s3_server: s3.S3Server, tmp_path: Path, files: dict[str, bytes], split: str
+) -> None:
+    bucket = s3_server.make_bucket(f"yolo-{len(files)}-{split or 'none'}")
+    for key, data in files.items():
+        s3_server.client().put_object(bucket, f"coco/{key}", io.BytesIO(data), len(data))
+    paths = dict.fromkeys(("train_annotations", "val_annotations"), "data.yaml")
+    tests = {"test_annotations": "data.yaml"} if split else {}
+    local = prepare.prepare_dataset(
+        settings(s3_server, bucket, format="YOLO", **paths, **tests), tmp_path / "downloads"
+    )
+    found = content(local.train.images)
+    of_test = {name for name in files if name.startswith(("test/", "images/test/"))}
+    useless = {name for name, data in files.items() if data == b"of no use"} - of_test
+    assert found.keys() == files.keys() - useless - (set() if split else of_test)
+    assert all(files[name] == data for name, data in found.items())
+
+
+def test_a_yolo_split_that_is_not_in_the_store_is_named(s3_server: s3.S3Server, tmp_path: Path) -> None:
+    bucket = s3_server.make_bucket("yolo-incomplete")
+    data = b"names: [bolt]\ntrain: images/train\nval: images/val\n"
+    s3_server.client().put_object(bucket, "coco/data.yaml", io.BytesIO(data), len(data))
+    paths = dict.fromkeys(("train_annotations", "val_annotations"), "data.yaml")
+    with pytest.raises(
+        MissingInput, match=r"data\.yaml: train: got 'images/train', must be a folder or a list"
+    ):
+        prepare.prepare_dataset(settings(s3_server, bucket, format="YOLO", **paths), tmp_path)
+
+
 def test_an_interrupted_download_goes_on_with_what_is_missing(
     s3_server: s3.S3Server, bucket: str, tmp_path: Path
 ) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kubedet_trainer.contract.nearest import did_you_mean
-from kubedet_trainer.data import synthetic, voc
+from kubedet_trainer.data import synthetic, voc, yolo
 from kubedet_trainer.data.coco import CocoFile
 from kubedet_trainer.data.sources import LocalSplit, Source
 from kubedet_trainer.data.synthetic import ShapesDataset
@@ -142,7 +142,9 @@ def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
             "synthetic://shapes"
         )
     # Settings that name other files of the same prefix make another folder: what is there is then complete.
-    identity = hashlib.sha256("\n".join((settings.uri, *_wanted(settings))).encode()).hexdigest()[:12]
+    splits = splits_of(settings) if settings.format == "YOLO" else ()  # elsewhere the paths tell them apart
+    text = "\n".join((settings.uri, *_wanted(settings), *splits))
+    identity = hashlib.sha256(text.encode()).hexdigest()[:12]
     root = directory / identity
     if parts.scheme == "synthetic":
         make_folder(root, lambda scratch: synthetic.write_shapes(parse_shapes(settings.uri), folder=scratch))
@@ -195,8 +197,8 @@ def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
         lists = [file for files in _image_sets(settings).values() for file in files]
         parts = (f"{folder}/" for folder in voc.folders(lists))
         return (*dict.fromkeys((*parts, *map(str, lists))),)
-    if settings.format == "YOLO":
-        return ("",)  # only data.yaml knows the folders
+    if settings.format == "YOLO":  # these say which other files there are
+        return (*dict.fromkeys(_paths(settings, split)[1] for split in splits_of(settings)),)
     paths = [_paths(settings, split) for split in splits_of(settings)]
     folders = (f"{folder.strip('/')}/" for folder, _ in paths)
     files = (part.strip() for _, text in paths for part in text.split(","))
@@ -215,12 +217,47 @@ def _download(settings: DatasetSettings, root: Path) -> None:
                 f"dataset: {settings.uri}/{prefix} does not exist, must be in the object store"
             )
         objects.update((item.key, item) for item in listed)
+    if settings.format == "YOLO":
+        objects |= _find_yolo(settings, store, root)
     # What an interrupted download left is whole: `get_file` puts a file in place only once it is complete.
     missing = [item for item in objects.values() if _size(root / item.key) != item.size]
     _logger.info(
         "downloading the data set", extra={"files": len(missing), "bytes": sum(item.size for item in missing)}
     )
     _fetch(store, missing, root)
+
+
+def _find_yolo(settings: DatasetSettings, store: Store, root: Path) -> dict[str, StoredObject]:
+    """What the splits need besides their ``data.yaml``, which is fetched first."""
+    tree = _StoredTree(store, root)
+    found: dict[str, StoredObject] = {}
+    for split in splits_of(settings):
+        file = root / _paths(settings, split)[1]
+        tree.read(file)
+        names = yolo.split_files(YoloSplit(images=root, file=file, split=split), tree)
+        found |= {name: tree.objects[name] for name in names}
+    return found
+
+
+class _StoredTree:
+    """A `yolo.Tree` of what an object store lists, as if it lay below `root`; files are fetched when read."""
+
+    def __init__(self, store: Store, root: Path) -> None:
+        self.objects = {item.key: item for item in store.list() if not item.key.endswith("/")}
+        self._store = store
+        self._root = root
+        self._folders = {str(parent) for key in self.objects for parent in PurePosixPath(key).parents}
+
+    def exists(self, path: Path) -> bool:
+        key = path.relative_to(self._root).as_posix()
+        return key in self.objects or key in self._folders
+
+    def below(self, folder: Path) -> Iterator[Path]:
+        return (file for key in self.objects if (file := self._root / key).is_relative_to(folder))
+
+    def read(self, file: Path) -> bytes:
+        self._store.get_file(file.relative_to(self._root).as_posix(), target=file)
+        return file.read_bytes()
 
 
 def _fetch(store: Store, objects: list[StoredObject], root: Path) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -109,12 +109,53 @@ def read_classes(file: Path) -> list[str]:
     return found
 
 
-def has_split(file: Path, split: str) -> bool:
-    """Whether a ``data.yaml`` names this split."""
-    return bool(read_yaml(file).get(split))
+class Tree(Protocol):
+    """The files of a data set, on this machine or in an object store."""
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is a file or a folder."""
+        ...
+
+    def below(self, folder: Path) -> Iterator[Path]:
+        """Every file in `folder` and the folders in it."""
+        ...
+
+    def read(self, file: Path) -> bytes:
+        """The bytes of a file; raises as `files.read_regular` does."""
+        ...
 
 
-def _image_names(root: Path, file: Path, split: str) -> Iterator[str]:
+class _Disk:
+    """What lies on this machine."""
+
+    def exists(self, path: Path) -> bool:
+        return os.path.exists(path)
+
+    def below(self, folder: Path) -> Iterator[Path]:
+        for parent, _, leaves in os.walk(folder):
+            yield from (Path(parent, leaf) for leaf in leaves)
+
+    def read(self, file: Path) -> bytes:
+        return files.read_regular(file)
+
+
+_DISK = _Disk()
+
+
+def split_files(source: YoloSplit, tree: Tree) -> Iterator[str]:
+    """The paths from the root of all files that a split needs besides ``data.yaml``, if they are in `tree`.
+
+    Raises:
+        MissingInput: a folder or list that ``data.yaml`` names is absent.
+        InvalidInput: it is no such description.
+    """
+    for name in _image_names(source.images, source.file, source.split, tree):
+        yield name
+        if tree.exists(source.images / (label := _label_name(name))):
+            yield label
+
+
+def _image_names(root: Path, file: Path, split: str, tree: Tree = _DISK) -> Iterator[str]:
     """The paths of the split's images from `root`, sorted within each entry."""
     content = read_yaml(file)
     entries = content.get(split)
@@ -125,13 +166,14 @@ def _image_names(root: Path, file: Path, split: str) -> Iterator[str]:
         )
     found: dict[str, None] = {}
     for entry in entries:
-        place = _resolve(root, file, content.get("path"), entry, field=split)
-        names = _listed_names(root, place) if place.suffix == ".txt" else _folder_names(root, place)
+        place = _resolve(root, file, content.get("path"), entry, field=split, tree=tree)
+        is_list = place.suffix == ".txt"
+        names = _listed_names(root, place, tree) if is_list else _folder_names(root, place, tree)
         found |= dict.fromkeys(names)
     yield from found
 
 
-def _resolve(root: Path, file: Path, base: Any, entry: str, *, field: str) -> Path:
+def _resolve(root: Path, file: Path, base: Any, entry: str, *, field: str, tree: Tree) -> Path:
     """What an entry names, below `root`.
 
     It is relative to ``path``, which is relative to the file. Where ``path`` is absent or of another machine,
@@ -143,23 +185,21 @@ def _resolve(root: Path, file: Path, base: Any, entry: str, *, field: str) -> Pa
     bases = [file.parent / base, file.parent] if isinstance(base, str) and base else [file.parent]
     for candidate in (place / name for place in bases for name in (entry, str(stripped))):
         inside = Path(os.path.normpath(candidate))
-        if inside.is_relative_to(root) and os.path.exists(inside):
+        if inside.is_relative_to(root) and tree.exists(inside):
             return inside
     raise MissingInput(f"{file}: {field}: got '{entry}', must be a folder or a list of images below {root}")
 
 
-def _folder_names(root: Path, folder: Path) -> list[str]:
-    found = []
-    for parent, _, leaves in os.walk(folder):
-        inner = Path(parent).relative_to(root).as_posix()
-        prefix = "" if inner == "." else f"{inner}/"
-        found += [f"{prefix}{leaf}" for leaf in leaves if Path(leaf).suffix.lower() in images.SUFFIXES]
-    return sorted(found)
+def _folder_names(root: Path, folder: Path, tree: Tree) -> list[str]:
+    found = tree.below(folder)
+    return sorted(
+        file.relative_to(root).as_posix() for file in found if file.suffix.lower() in images.SUFFIXES
+    )
 
 
-def _listed_names(root: Path, file: Path) -> Iterator[str]:
+def _listed_names(root: Path, file: Path, tree: Tree) -> Iterator[str]:
     try:
-        lines = files.read_regular(file).decode("utf-8-sig").splitlines()
+        lines = tree.read(file).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: not a list of images ({error})") from error
     for number, line in enumerate(lines, start=1):
@@ -169,7 +209,7 @@ def _listed_names(root: Path, file: Path) -> Iterator[str]:
             (
                 path
                 for path in (Path(os.path.normpath(base / name)) for base in (file.parent, root))
-                if path.is_relative_to(root) and os.path.exists(path)
+                if path.is_relative_to(root) and tree.exists(path)
             ),
             None,
         )
