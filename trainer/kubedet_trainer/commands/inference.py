@@ -20,10 +20,17 @@ from kubedet_trainer.settings import read_dataset_settings
 @detector_options
 @options.dataset_options
 @options.proposals_option
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test"]),
+    default="val",
+    show_default=True,
+    help="Split to measure on. test needs --test-annotations.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @options.ends_with_contract_code
-def evaluate(work_directory: Path, as_json: bool, **given: Any) -> None:
-    """Measure a detector on the validation split of a data set. The figures are COCO's, in percent.
+def evaluate(work_directory: Path, split: str, as_json: bool, **given: Any) -> None:
+    """Measure a detector on the validation or test split of a data set. The figures are COCO's, in percent.
 
     DETECTOR is a file of weights, a checkpoint, a folder or URI with checkpoints (the newest is used), or a
     recipe of the zoo, whose published weights are downloaded.
@@ -41,7 +48,7 @@ def evaluate(work_directory: Path, as_json: bool, **given: Any) -> None:
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
     detector = load_detector({**given, "work_directory": work_directory})
-    figures = trained.measure(detector, dataset=dataset, directory=work_directory)
+    figures = trained.measure(detector, dataset=dataset, split=split, directory=work_directory)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:

@@ -121,38 +121,46 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def _val(local: LocalDataset) -> LocalSplit:
-    if local.val is None:
-        raise InvalidInput("dataset.validate: got false, must be true to evaluate")
-    return local.val
+def _find_split(local: LocalDataset, name: str) -> LocalSplit:
+    found = {"val": local.val, "test": local.test}[name]
+    if found is None:
+        field, rule = {
+            "val": ("dataset.validate: got false", "true to evaluate"),
+            "test": ("dataset.test: absent", "given with --test-annotations to evaluate on it"),
+        }[name]
+        raise InvalidInput(f"{field}, must be {rule}")
+    return found
 
 
-def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: Path) -> dict[str, float]:
-    """COCO's figures of `detector` on the validation split, in percent.
+def measure(
+    detector: TrainedDetector, *, dataset: DatasetSettings, split: str = "val", directory: Path
+) -> dict[str, float]:
+    """COCO's figures of `detector` on a split, in percent.
 
     Args:
         detector: what to measure.
-        dataset: its validation split is used.
+        dataset: has the split.
+        split: ``val`` or ``test``.
         directory: where a remote data set is downloaded to, and annotations are cached.
 
     Raises:
-        InvalidInput: the data set has other classes than the detector, or breaks a rule.
+        InvalidInput: the data set has no such split, has other classes than the detector, or breaks a rule.
         TrainerError: the data set is not there.
     """
     local = prepare_dataset(dataset, directory / contract.DATASET_DIRECTORY)
-    val = _val(local)
+    source = _find_split(local, split)
     annotations = arrays.load_annotations(
-        val,
+        source,
         cache=directory / contract.CACHE_DIRECTORY,
         reading=opening.reading(detector.recipe.data, classes=detector.classes, truth=True),
     )
-    arrays.require_images(annotations, val.images)
-    split = splits.validation_split(
+    arrays.require_images(annotations, source.images)
+    images = splits.validation_split(
         annotations,
-        folder=val.images,
+        folder=source.images,
         proposals=proposals.open_proposals(
             dataset,
-            split="val",
+            split=split,
             annotations=annotations,
             slots=detector.recipe.data.num_proposals,
             directory=directory,
@@ -161,12 +169,12 @@ def measure(detector: TrainedDetector, *, dataset: DatasetSettings, directory: P
     result = evaluate(
         detector.model,
         loader.val_loader(
-            split,
+            images,
             pipeline=detector.pipeline,
             world=World(device=detector.device),
             num_workers=detector.recipe.data.num_workers,
         ),
-        num_images=len(split),
+        num_images=len(images),
         scorer=build_scorer(
             detector.recipe.evaluation_kind,
             truth=annotations.truth,

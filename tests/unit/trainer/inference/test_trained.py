@@ -102,6 +102,18 @@ def test_evaluate_prints_the_figures_of_the_newest_checkpoint(trained: Trained) 
     assert table.stdout.split()[:2] == ["boxAP", f"{figures['boxAP']:.1f}"]
 
 
+def test_evaluate_measures_on_the_test_split_without_looking_at_the_others(trained: Trained) -> None:
+    paths = ("--test-images", "val2017", "--test-annotations", "annotations/instances_val2017.json")
+    others = ("--train-annotations", "absent.json", "--val-annotations", "absent.json")
+    given = ("--dataset", trained.dataset, *others, "--json")
+    found = run(evaluate, trained.checkpoints, "--split", "test", *paths, *given)
+    assert found.exit_code == 0, found.output
+    assert "boxAP" in json.loads(found.stdout)
+    refused = run(evaluate, trained.checkpoints, "--split", "test", *given)
+    assert refused.exit_code == 65
+    assert "dataset.test: absent, must be given with --test-annotations" in refused.stderr
+
+
 def _bare_weights(folder: Path) -> Path:
     model = recipes.read_recipe("smoke_rpn").build(num_classes=len(CLASSES) + 1)
     torch.save({"state_dict": model.state_dict()}, folder / "own.pth")
