@@ -65,10 +65,9 @@ class Origins:
         """One line for the log."""
         parts = [f"loaded {len(self.loaded)} tensors of {self.file}"]
         if self.rows_by_name:
-            parts.append(
-                f"kept the rows of {len(self.kept_classes)} classes ({some(self.kept_classes)}) in "
-                f"{len(self.rows_by_name)} tensors ({some(self.rows_by_name)})"
-            )
+            kept = f"{_counted(len(self.kept_classes), 'class', 'classes')} ({some(self.kept_classes)})"
+            tensors = f"{_counted(len(self.rows_by_name), 'tensor', 'tensors')} ({some(self.rows_by_name)})"
+            parts.append(f"kept the rows of {kept} in {tensors}")
         if self.initialised:
             parts.append(f"freshly initialised {len(self.initialised)} ({some(self.initialised)})")
         if self.unused:
@@ -149,17 +148,17 @@ def _their_classes(weights: Weights, number: int | None, *, ours: Sequence[str],
         return weights.classes
     if weights.classes is not None:
         _log.warning(
-            "%s names %d classes, but has rows for %d: its names are not used",
+            "%s names its classes (%d), but has rows for %d: the names are not used",
             file,
             len(weights.classes),
             number,
         )
     if number == len(ours):
         _log.warning(
-            "%s does not name its %d classes: they are taken for those of the data set", file, number
+            "%s does not name its classes (%d): they are taken for those of the data set", file, number
         )
         return ours
-    _log.warning("%s does not name its %d classes: none of them is kept", file, number)
+    _log.warning("%s does not name its classes (%d): none of them is kept", file, number)
     return ()
 
 
@@ -205,6 +204,10 @@ def _origins(
         unused=_tensors(name for name in found if name not in wanted),
         kept_classes=(*background, *kept) if by_name else (),
     )
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _tensors(names: Iterable[str]) -> tuple[str, ...]:

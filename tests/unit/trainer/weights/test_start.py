@@ -169,15 +169,15 @@ def test_as_many_classes_without_usable_names_are_taken_in_their_order(
     origins, _, after = _start("faster_rcnn", ["x", "y", "z"], weights)
     assert all(torch.equal(after[name], value) for name, value in weights.tensors.items())
     assert origins.rows_by_name == ()
-    assert "w.pth does not name its 3 classes: they are taken for those of the data set" in caplog.text
-    assert ("w.pth names 2 classes, but has rows for 3" in caplog.text) == (named is not None)
+    assert "w.pth does not name its classes (3): they are taken for those of the data set" in caplog.text
+    assert ("w.pth names its classes (2), but has rows for 3" in caplog.text) == (named is not None)
 
 
 def test_another_number_of_classes_without_names_keeps_none_of_them(caplog: pytest.LogCaptureFixture) -> None:
     origins, fresh, after = _start("faster_rcnn", ["car", "dog"], _weights("faster_rcnn", classes=None))
     assert origins.kept_classes == ("background",)
     assert torch.equal(after["bbox_head.fc_cls.weight"][1:], fresh["bbox_head.fc_cls.weight"][1:])
-    assert "w.pth does not name its 3 classes: none of them is kept" in caplog.text
+    assert "w.pth does not name its classes (3): none of them is kept" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,11 @@ def test_the_record_counts_and_names_what_came_from_where() -> None:
     assert record["loaded"]["count"] == len(origins.loaded) > 40
     assert record["initialised"] == record["unused"] == {"count": 0, "names": []}
     assert "kept the rows of 2 classes (background, dog) in 4 tensors" in origins.describe()
+
+
+def test_one_class_is_told_in_the_singular() -> None:
+    origins, _, _ = _start("faster_rcnn", ["boat"], _weights("faster_rcnn"))
+    assert "kept the rows of 1 class (background) in" in origins.describe()
 
 
 class _Plain(nn.Module):
