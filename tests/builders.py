@@ -25,6 +25,11 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
         "spec.worker.replicas",
     ),
     ({"elasticPolicy": {"maxReplicas": 4}}, "spec.checkpoint"),
+    (
+        {"dataset": {"validate": False}, "evaluation": {"stopAfter": 3}},
+        "spec.evaluation",
+    ),
+    ({"dataset": {"validate": False}, "evaluation": {"report": "Best"}}, "spec.evaluation"),
     ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy.queue"),
     ({"failurePolicy": {"rules": [{"name": "x", "action": "FailJob"}]}}, "spec.failurePolicy.rules[0]"),
     (

@@ -17,7 +17,15 @@ from kubedet_operator.children.children import build_children
 from kubedet_operator.commands.jobs import render
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract, errors
-from kubedet_trainer.contract import BatchPolicy, Environment, ExitCode, FailureClass, failure_class
+from kubedet_trainer.contract import (
+    BatchPolicy,
+    Environment,
+    ExitCode,
+    FailureClass,
+    ReportedCheckpoint,
+    failure_class,
+)
+from kubedet_trainer.errors import UsageError
 from kubedet_trainer.settings import RunSettings, StoreCredentials, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,7 +39,6 @@ EVERYTHING: dict[str, Any] = {
         "format": "VOC",
         "train": {"images": "photographs", "annotations": "lists/train.txt"},
         "val": {"images": "photographs", "annotations": "lists/val.txt"},
-        "validate": False,
         "test": {"images": "others", "annotations": "lists/test.txt"},
         "proposals": {"storageUri": "pvc://proposals/rpn"},
         "secretRef": {"name": "minio"},
@@ -48,7 +55,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "elasticPolicy": {"minReplicas": 2, "maxReplicas": 4, "batch": "ScaleLearningRate"},
     "failurePolicy": {"hangTimeoutSeconds": 90, "hangMedianSteps": 50},
-    "evaluation": {"everyEpochs": 2},
+    "evaluation": {"everyEpochs": 2, "stopAfter": 3, "report": "Best"},
     "benchmark": {"images": 50},
     "metrics": {"port": 9200},
 }
@@ -87,7 +94,6 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
             train_annotations="lists/train.txt",
             val_images="photographs",
             val_annotations="lists/val.txt",
-            validate=False,
             test_images="others",
             test_annotations="lists/test.txt",
             proposals_uri="file:///data/proposals/rpn",
@@ -104,6 +110,8 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
             resume="Never",
         ),
         evaluate_every_epochs=2,
+        stop_after=3,
+        report=ReportedCheckpoint.BEST,
         benchmark_images=50,
         min_replicas=2,
         max_replicas=4,
@@ -131,8 +139,12 @@ def test_every_variable_is_one_of_the_contract(spec: dict[str, Any]) -> None:
 
 
 def test_the_operator_can_set_every_variable_of_the_contract() -> None:
-    seconds = {"checkpoint": {"storageUri": "file:///c", "intervalSeconds": 60}}
-    written = set(_environment(**EVERYTHING)) | set(_environment(**seconds))
+    other = {
+        "checkpoint": {"storageUri": "file:///c", "intervalSeconds": 60},
+        "dataset": {"validate": False},
+    }
+    assert not read_settings(_environment(**other)).dataset.validate
+    written = set(_environment(**EVERYTHING)) | set(_environment(**other))
     only_benchmark = {Environment.BENCHMARK_ITERATIONS.value}  # of `kubedet benchmark`, on one machine
     assert {variable.value for variable in Environment} - written == only_benchmark
 
@@ -149,12 +161,29 @@ def test_defaults_of_the_api_are_defaults_of_the_trainer() -> None:
         "dataset",
         "checkpoint",
         "evaluate_every_epochs",
+        "stop_after",
+        "report",
         "benchmark_images",
         "metrics_port",
         "grace_seconds",
     )
     for field in same:
         assert getattr(written, field) == getattr(alone, field), field
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "rule"),
+    [
+        (Environment.EVALUATION_STOP_AFTER, "3", "must be 0"),
+        (Environment.EVALUATION_REPORT, "Best", "must be Last"),
+    ],
+)
+def test_nothing_compares_evaluations_without_a_validation_split(
+    variable: Environment, value: str, rule: str
+) -> None:
+    environment = _environment(dataset={"validate": False}) | {variable: value}
+    with pytest.raises(UsageError, match=f"{variable}: got '{value}', {rule} without a validation split"):
+        read_settings(environment)
 
 
 def test_an_error_of_the_trainer_has_a_class_that_fits_its_code() -> None:

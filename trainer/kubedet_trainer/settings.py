@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
-from kubedet_trainer.contract import METRICS_PORT, BatchPolicy, Environment
+from kubedet_trainer.contract import METRICS_PORT, BatchPolicy, Environment, ReportedCheckpoint
 from kubedet_trainer.errors import UsageError
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +105,10 @@ class RunSettings:
     weights_mirror: str | None = None
     """Base address that the recipe's own weights are fetched from instead of the published one."""
     evaluate_every_epochs: int = 1
+    stop_after: int = 0
+    """Evaluations in a row without a better one after which training ends; 0 trains to the end."""
+    report: ReportedCheckpoint = ReportedCheckpoint.LAST
+    """The checkpoint whose figures are the row."""
     benchmark_images: int = 200
     """Validation images timed for the frames per second; 0 skips the measurement."""
     benchmark_iterations: int = 0
@@ -146,10 +154,12 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         raise UsageError(
             f"{Environment.RENDEZVOUS_ENDPOINT}: absent, must be host:port with several replicas"
         )
+    if not (dataset := _read_dataset(get)).validate:
+        _require_no_comparison(get)
     message_path = get.optional(Environment.TERMINATION_MESSAGE_PATH)
     return RunSettings(
         recipe=get.required(Environment.RECIPE),
-        dataset=_read_dataset(get),
+        dataset=dataset,
         checkpoint=_read_checkpoint(get),
         job_name=get.text(Environment.JOB_NAME, "run"),
         overrides=get.table(Environment.OVERRIDES),
@@ -157,11 +167,13 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         pretrained_sha256=get.optional(Environment.PRETRAINED_SHA256),
         weights_mirror=get.optional(Environment.WEIGHTS_MIRROR),
         evaluate_every_epochs=get.integer(Environment.EVALUATE_EVERY_EPOCHS, 1),
+        stop_after=get.integer(Environment.EVALUATION_STOP_AFTER, 0),
+        report=get.choice(Environment.EVALUATION_REPORT, ReportedCheckpoint.LAST),
         benchmark_images=get.integer(Environment.BENCHMARK_IMAGES, 200),
         benchmark_iterations=get.integer(Environment.BENCHMARK_ITERATIONS, 0),
         min_replicas=get.integer(Environment.MIN_REPLICAS, replicas),
         max_replicas=max_replicas,
-        batch_policy=get.batch_policy(),
+        batch_policy=get.choice(Environment.BATCH, BatchPolicy.KEEP_GLOBAL),
         replica_index=get.integer(Environment.REPLICA_INDEX, 0),
         procs_per_replica=get.integer(Environment.PROCS_PER_REPLICA, 1),
         gpus=get.integer(Environment.GPUS, 0),
@@ -194,6 +206,16 @@ def read_checkpoint_settings(environment: Mapping[str, str]) -> CheckpointSettin
         UsageError: as `read_settings` does.
     """
     return _read_checkpoint(_Reader(environment))
+
+
+def _require_no_comparison(get: _Reader) -> None:
+    """Refuse what compares evaluations where there will be none."""
+    for name, default in (
+        (Environment.EVALUATION_STOP_AFTER, "0"),
+        (Environment.EVALUATION_REPORT, ReportedCheckpoint.LAST),
+    ):
+        if (value := get.text(name, default)) != default:
+            raise UsageError(f"{name}: got '{value}', must be {default} without a validation split")
 
 
 def _read_dataset(get: _Reader) -> DatasetSettings:
@@ -270,14 +292,13 @@ class _Reader:
             raise UsageError(f"{name}: got '{value}', must be true or false")
         return value == "true"
 
-    def batch_policy(self) -> BatchPolicy:
-        value = self.text(Environment.BATCH, BatchPolicy.KEEP_GLOBAL)
+    def choice(self, name: Environment, default: _Choice) -> _Choice:
+        value = self.text(name, default)
         try:
-            return BatchPolicy(value)
+            return type(default)(value)
         except ValueError:
-            raise UsageError(
-                f"{Environment.BATCH}: got '{value}', must be one of {', '.join(BatchPolicy)}"
-            ) from None
+            choices = ", ".join(type(default))
+            raise UsageError(f"{name}: got '{value}', must be one of {choices}") from None
 
     def table(self, name: Environment) -> dict[str, str]:
         text = self.text(name, "{}")

@@ -247,10 +247,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """When the detector is evaluated on the validation split."""
+    """When the detector is evaluated on the validation split, and what follows from it."""
 
     everyEpochs: int = bounded(default=1, minimum=1, maximum=1000)
     """Epochs between two evaluations. The last epoch is always evaluated."""
+    stopAfter: int | None = bounded(default=None, minimum=1, maximum=1000)
+    """Evaluations in a row without a better one after which the training ends and the job is complete. The
+    metric is that of checkpoint.keepBest, else boxAP, or ar1000 for proposals. Default: never."""
+    report: Literal["Last", "Best"] = "Last"
+    """Checkpoint whose figures are the row: that of the last epoch, or that with the best evaluation, by the
+    metric of stopAfter. The best one is then kept until the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +335,7 @@ class DetectionJobSpec:
     checkpoint: Checkpoint | None = None
     """Where checkpoints are kept. Without it the loss of a pod is the loss of the whole training."""
     evaluation: Evaluation = Evaluation()
-    """When to evaluate the detector."""
+    """When to evaluate the detector, when to stop early, and which checkpoint to report."""
     benchmark: Benchmark = Benchmark()
     """Whether to measure the speed of inference, and on how many images."""
     metrics: Metrics = Metrics()

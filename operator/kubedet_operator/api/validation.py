@@ -108,6 +108,14 @@ def _elastic_state(job: types.DetectionJob) -> Iterator[Breach]:
         yield Breach(path="spec.checkpoint")
 
 
+def _never_evaluated(job: types.DetectionJob) -> Iterator[Breach]:
+    evaluation = job.spec.evaluation
+    if not job.spec.dataset.validate and (evaluation.stopAfter or evaluation.report == "Best"):
+        yield Breach(
+            path="spec.evaluation", got=f"stopAfter: {evaluation.stopAfter}, report: {evaluation.report}"
+        )
+
+
 def _no_queue(job: types.DetectionJob) -> Iterator[Breach]:
     scheduling = job.spec.schedulingPolicy
     if scheduling.gang == "Kueue" and scheduling.queue is None:
@@ -192,6 +200,16 @@ RULES = (
         "set checkpoint.storageUri",
         field=".checkpoint",
         breaches=_elastic_state,
+    ),
+    Rule(
+        scope="spec",
+        cel="!has(self.dataset.validate) || self.dataset.validate || !has(self.evaluation) || "
+        "(!has(self.evaluation.stopAfter) && (!has(self.evaluation.report) || "
+        "self.evaluation.report == 'Last'))",
+        meaning="stopAfter and report Best compare evaluations, which need a validation split; "
+        "remove them or set dataset.validate to true",
+        field=".evaluation",
+        breaches=_never_evaluated,
     ),
     Rule(
         scope="spec.schedulingPolicy",

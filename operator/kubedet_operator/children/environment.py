@@ -62,6 +62,8 @@ def _run_variables(
         Environment.PRETRAINED_SHA256: spec.pretrained.sha256 if spec.pretrained else None,
         Environment.WEIGHTS_MIRROR: locations.weights_mirror.uri if locations.weights_mirror else None,
         Environment.EVALUATE_EVERY_EPOCHS: spec.evaluation.everyEpochs,
+        Environment.EVALUATION_STOP_AFTER: spec.evaluation.stopAfter,
+        Environment.EVALUATION_REPORT: spec.evaluation.report,
         Environment.BENCHMARK_IMAGES: spec.benchmark.images if spec.benchmark.enabled else 0,
         Environment.REPLICAS: spec.worker.replicas,
         Environment.MIN_REPLICAS: elastic.minReplicas if elastic else None,

@@ -144,6 +144,45 @@ def test_a_finished_run_that_is_started_again_only_measures_again(straight: Job)
     assert _row(straight)["boxAP"] == row["boxAP"]
 
 
+@pytest.fixture
+def stalled(make_job: MakeJob) -> Job:
+    """A run whose weights do not change, so that no evaluation is better than the first."""
+    return make_job(
+        overrides={"optimizer.lr": "1e-30"},
+        environment={
+            "KUBEDET_EVALUATE_EVERY_EPOCHS": "1",
+            "KUBEDET_EVALUATION_STOP_AFTER": "2",
+            "KUBEDET_EVALUATION_REPORT": "Best",
+            "KUBEDET_CHECKPOINT_KEEP_LAST": "1",
+        },
+    )
+
+
+def test_a_run_that_gets_no_better_ends_early_on_all_ranks_with_its_best_row(stalled: Job) -> None:
+    assert stalled.run(world_size=2) == [0, 0], stalled.log()[-3000:]
+    row = _row(stalled)
+    assert row["iterations"] == 30
+    assert row["endedEarly"].startswith("stopped after epoch 3 of 4: boxAP was not better than ")
+    assert row["endedEarly"] in stalled.log()
+    assert (row["checkpoint"], row["epoch"]) == ("Best", 1)
+    assert row["modelUri"].endswith("step-00000010/state.pt")
+    assert stalled.steps() == [10, 30]
+    progress = json.loads((stalled.work / "progress.json").read_text())["progress"]
+    assert (progress["stage"], progress["iteration"], progress["totalIterations"]) == ("Done", 30, 30)
+    assert progress["percentage"] == 100
+
+
+def test_a_killed_run_still_knows_how_long_it_got_no_better(stalled: Job) -> None:
+    (rank,) = stalled.start()
+    stalled.wait_for(lambda: 20 in stalled.steps(), rank=rank)
+    rank.send_signal(signal.SIGKILL)
+    assert rank.wait() == -signal.SIGKILL
+    assert stalled.run() == [0], stalled.log()[-3000:]
+    assert _row(stalled)["iterations"] == 30
+    assert stalled.run() == [0], stalled.log()[-3000:]  # ends again where it ended, and measures again
+    assert _row(stalled)["iterations"] == 30
+
+
 def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(make_job: MakeJob) -> None:
     job = make_job(environment={"KUBEDET_BENCHMARK_ITERATIONS": "14", "KUBEDET_BENCHMARK_IMAGES": "6"})
     assert job.run() == [0], job.log()[-3000:]

@@ -39,6 +39,18 @@ from kubedet_trainer.logs import configure_logging
     help="Weights to start from, of any classes: a file, a checkpoint, a folder or URI with checkpoints, or "
     "a recipe whose published weights to download.  [default: the recipe's]",
 )
+@click.option(
+    "--stop-after",
+    type=click.IntRange(min=1),
+    help="Evaluations in a row without a better one after which to stop.  [default: never]",
+)
+@click.option(
+    "--report",
+    type=click.Choice([choice.value for choice in contract.ReportedCheckpoint]),
+    default=contract.ReportedCheckpoint.LAST.value,
+    show_default=True,
+    help="Checkpoint whose figures are the row.",
+)
 @mirror_option
 @options.process_options
 @options.run_directory_option("work")
@@ -85,11 +97,21 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         published = results.get("reference")
         rows = [(recipe, results), *([("published", published)] if published else [])]
         console.print(terminal.zoo_table(rows))
+        for line in (_describe_checkpoint(results), results.get("endedEarly")):
+            if line:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         for name, uri in (("model", results.get("modelUri")), ("report", results.get("reportUri"))):
             if uri:
                 console.print(f"{name}: {uri}", soft_wrap=True)
         console.print("Pictures of the curves and of detections are next to the report.")
     sys.exit(code)
+
+
+def _describe_checkpoint(results: Mapping[str, Any]) -> str:
+    """Which checkpoint the row is that of; empty where none was evaluated."""
+    if "checkpoint" not in results:
+        return ""
+    return f"{results['checkpoint']} checkpoint, after epoch {results['epoch']}"
 
 
 def _run_environment(
@@ -106,6 +128,8 @@ def _run_environment(
         Environment.CHECKPOINT_URI: options.as_uri(checkpoint),
         Environment.CHECKPOINT_RESUME: given["resume"],
         Environment.PRETRAINED_URI: source_uri(given["pretrained"]) if given["pretrained"] else "",
+        Environment.EVALUATION_STOP_AFTER: given["stop_after"] or "",
+        Environment.EVALUATION_REPORT: given["report"],
         Environment.WEIGHTS_MIRROR: given["weights_mirror"] or "",
         Environment.PROCS_PER_REPLICA: given["procs"] or given["gpus"] or 1,
         Environment.GPUS: given["gpus"],

@@ -26,6 +26,7 @@ from kubedet_trainer.contract.environment import (
     RESULTS_FILE,
     BatchPolicy,
     Environment,
+    ReportedCheckpoint,
     failure_file,
 )
 from kubedet_trainer.contract.records import (
@@ -65,6 +66,7 @@ __all__ = [
     "FailureClass",
     "Progress",
     "ProgressRecord",
+    "ReportedCheckpoint",
     "Results",
     "Stage",
     "TimePhase",

@@ -87,6 +87,8 @@ class Environment(StrEnum):
     CHECKPOINT_KEEP_BEST_COUNT = "KUBEDET_CHECKPOINT_KEEP_BEST_COUNT"
     CHECKPOINT_RESUME = "KUBEDET_CHECKPOINT_RESUME"
     EVALUATE_EVERY_EPOCHS = "KUBEDET_EVALUATE_EVERY_EPOCHS"
+    EVALUATION_STOP_AFTER = "KUBEDET_EVALUATION_STOP_AFTER"
+    EVALUATION_REPORT = "KUBEDET_EVALUATION_REPORT"
     BENCHMARK_IMAGES = "KUBEDET_BENCHMARK_IMAGES"
     BENCHMARK_ITERATIONS = "KUBEDET_BENCHMARK_ITERATIONS"
     REPLICAS = "KUBEDET_REPLICAS"
@@ -115,3 +117,12 @@ class BatchPolicy(StrEnum):
     """The images of a step, as far as the processes can divide them evenly."""
     SCALE_LEARNING_RATE = "ScaleLearningRate"
     """The images of each process; the learning rate follows the linear rule of Goyal et al., 2017."""
+
+
+class ReportedCheckpoint(StrEnum):
+    """The checkpoint whose figures are the row; the value of `Environment.EVALUATION_REPORT`."""
+
+    LAST = "Last"
+    """That of the last iteration."""
+    BEST = "Best"
+    """That of the best evaluation."""

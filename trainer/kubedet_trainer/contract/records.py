@@ -137,8 +137,18 @@ class Results:
     """``accelerator``, ``worldSize``, ``precision``, and ``memoryKind``: what ``memoryGB`` means."""
     reference: dict[str, float] = field(default_factory=dict)
     """The published figures of the same recipe, under the same names."""
+    checkpoint: str | None = None
+    """The checkpoint that was evaluated for this row: Last or Best. Absent without an evaluation."""
+    epoch: int | None = None
+    """Epochs after which this checkpoint was saved."""
+    iterations: int | None = None
+    """Iterations of the training."""
+    endedEarly: str | None = None
+    """Why the training ended before its last epoch. Absent if it did not."""
+    leftOut: dict[str, int] = field(default_factory=dict)
+    """Images and objects that the training skipped: their number by the reason."""
     modelUri: str | None = None
-    """URI of the final checkpoint."""
+    """URI of this checkpoint."""
     reportUri: str | None = None
     """URI of the full report."""
 

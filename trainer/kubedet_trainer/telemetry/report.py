@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -188,6 +188,12 @@ class Reporter:
             self._metrics.set_all("evaluation", metrics)
             figures = "  ".join(f"{name} {value:.1f}" for name, value in metrics.items())
             _log.info("evaluation at iteration %d: %s", iteration, figures, extra={"metrics": dict(metrics)})
+
+    def record_early_end(self, reason: str, *, iteration: int) -> None:
+        """Report that the training ends at `iteration`, before its last one."""
+        if self._is_first:
+            _log.info("%s", reason, extra={"endedEarly": reason})
+        self.begin(replace(self._length, total_iterations=iteration), iteration=iteration)
 
     def record_checkpoint(self, status: CheckpointStatus) -> None:
         """Report a committed checkpoint."""

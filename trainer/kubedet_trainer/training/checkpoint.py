@@ -13,7 +13,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -222,16 +222,24 @@ class Checkpointer:
         fetch_state(located, target=target, credentials=self._settings.credentials)
 
     def _fetch_newest(self, *, target: Path) -> Located | None:
-        for iteration in sorted(self._committed(), reverse=True):
+        return self.fetch_first(sorted(self._committed(), reverse=True), target=target)
+
+    def fetch_first(self, iterations: Sequence[int], *, target: Path) -> Located | None:
+        """Write the first of this run's checkpoints that is intact to `target`; None: there is none.
+
+        Raises:
+            InvalidInput: the checkpoint is of another model or other classes.
+        """
+        for iteration in iterations:
             uri = f"{self._store.uri}/{_prefix(iteration)}"
             if (manifest := self._read(iteration)) is None:
-                _log.warning("%s: its manifest cannot be read; trying the previous checkpoint", uri)
+                _log.warning("%s: its manifest cannot be read; trying another checkpoint", uri)
                 continue
             located = Located(uri=uri, manifest=manifest)
             try:
                 self.download(located, target=target)
             except MissingInput as error:
-                _log.warning("%s; trying the previous checkpoint", error)
+                _log.warning("%s; trying another checkpoint", error)
                 continue
             return located
         return None
@@ -294,9 +302,9 @@ class Checkpointer:
                 for iteration, manifest in manifests.items()
                 if metric in manifest.metrics
             }
-            kept.update(
-                sorted(values, key=values.__getitem__, reverse=True)[: self._settings.keep_best_count]
-            )
+            # Of equal ones the earlier is the better: what follows it is no improvement.
+            best_first = sorted(values, key=lambda iteration: (-values[iteration], iteration))
+            kept.update(best_first[: self._settings.keep_best_count])
         return kept
 
 

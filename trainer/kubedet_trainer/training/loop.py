@@ -28,7 +28,7 @@ from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.report import Interval
-from kubedet_trainer.training import optim, results, setup
+from kubedet_trainer.training import optim, reported, results, setup
 from kubedet_trainer.training.checkpoint import take_snapshot
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
@@ -76,7 +76,7 @@ def _fit(run: Run) -> None:
     run.reporter.set_stage(Stage.TRAINING)
     while True:
         _evaluate_if_due(run)
-        if state.iteration >= total:
+        if state.iteration >= total or _ends_early(run):
             break
         _step(run, batches)
         if state.iteration % log_interval == 0 or state.iteration == total:
@@ -240,10 +240,19 @@ def _evaluate_if_due(run: Run) -> None:
         return
     with run.reporter.stage(Stage.EVALUATING):
         evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
-        metrics = {} if evaluation is None else evaluation.metrics
+        # On every rank, because all of them decide by it whether to go on.
+        metrics = dist.broadcast({} if evaluation is None else evaluation.metrics)
         run.state.history.note_evaluation(done, metrics)
         if evaluation is not None:
             run.reporter.record_evaluation(done, metrics=metrics)
             run.checkpointer.add_metrics(done, metrics=metrics)
             results.publish_pictures(run, evaluation)
     run.timer.resume()
+
+
+def _ends_early(run: Run) -> bool:
+    """Whether no evaluation has got better for too long; the same on every rank."""
+    if (reason := reported.early_end(run)) is None:
+        return False
+    run.reporter.record_early_end(reason, iteration=run.state.iteration)
+    return True

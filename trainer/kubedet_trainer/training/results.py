@@ -26,7 +26,8 @@ from kubedet_trainer.pictures.drawing import Comparison, Marks
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.training import setup
+from kubedet_trainer.training import reported, setup
+from kubedet_trainer.training.reported import Reported
 from kubedet_trainer.training.setup import Run
 
 CURVES_FILE = "curves.png"
@@ -77,6 +78,7 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
 
 def write_row(run: Run) -> Results | None:
     """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
+    figures = reported.load_reported(run)
     [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))])
     test_metrics = _evaluate_test(run)
     row = None
@@ -85,14 +87,16 @@ def write_row(run: Run) -> Results | None:
             fps = _measure_fps(run, images_per_batch=1)
             is_asked = "inferenceFpsBatch8" in run.recipe.reference
             fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
-            row = _row(run, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak, test_metrics=test_metrics)
+            row = _row(
+                run, figures, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak, test_metrics=test_metrics
+            )
             _publish(run, row)
     dist.barrier()
     return row
 
 
 def _evaluate_test(run: Run) -> dict[str, float]:
-    """The figures of the final weights on the test split, each named ``test.NAME``; rank 0's."""
+    """The figures of the weights of the row on the test split, each named ``test.NAME``; rank 0's."""
     if (split := run.data.test) is None or run.settings.benchmark_iterations:
         return {}
     with run.reporter.stage(Stage.EVALUATING):
@@ -153,6 +157,7 @@ def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
 
 def _row(
     run: Run,
+    figures: Reported,
     *,
     fps: float | None,
     fps_batch8: float | None,
@@ -160,13 +165,15 @@ def _row(
     test_metrics: Mapping[str, float],
 ) -> Results:
     history, world, batch = run.state.history, run.world, run.data.batch
-    metrics = history.evaluations[-1]["metrics"] if history.evaluations else {}
+    metrics = figures.metrics
     is_saved = run.saved_iteration == run.state.iteration
     on_gpu = world.device.type == "cuda"
     return Results(
         recipe=run.recipe.name,
         memoryGB=round(peak_bytes / 2**30, 2),
-        secondsPerIteration=round(history.timed_seconds / max(1, history.timed_iterations), 4),
+        secondsPerIteration=round(history.timed_seconds / timed, 4)
+        if (timed := history.timed_iterations)
+        else None,
         inferenceFps=fps,
         inferenceFpsBatch8=fps_batch8,
         **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
@@ -182,15 +189,20 @@ def _row(
             "learningRateScale": batch.lr_scale,
         },
         reference=dict(run.recipe.reference),
-        modelUri=run.checkpointer.state_uri(run.state.iteration) if is_saved else None,
+        checkpoint=figures.checkpoint if metrics else None,
+        epoch=figures.epoch,
+        iterations=run.state.iteration,
+        endedEarly=reported.early_end(run),
+        leftOut=run.data.left_out,
+        modelUri=run.checkpointer.state_uri(figures.iteration) if is_saved else None,
         reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.RESULTS_FILE}",
     )
 
 
 def _publish(run: Run, row: Results) -> None:
     document = contract.without_none(asdict(row))
-    records = {"leftOut": run.data.left_out, "pretrained": run.state.history.pretrained}
-    report = {**document, **{name: record for name, record in records.items() if record}}
+    origins = run.state.history.pretrained
+    report = {**document, **({"pretrained": origins} if origins else {})}
     _put(run, contract.RESULTS_FILE, json.dumps(report, indent=2).encode())
     # Last: it shows the launcher, and through it the operator, that everything else is durable.
     write_json(run.settings.work_directory / contract.RESULTS_FILE, document)

@@ -25,16 +25,13 @@ from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
-from kubedet_trainer.training import optim
+from kubedet_trainer.training import best, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Located, Origin
 from kubedet_trainer.training.optim import BatchPlan
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.source import Source, read_source
 from kubedet_trainer.training.state import TrainState
 from kubedet_trainer.weights.start import start_from
-
-_SCRATCH = "checkpoint"
-"""In the work directory: what is being saved or restored."""
 
 _log = logging.getLogger(__name__)
 
@@ -227,7 +224,7 @@ def _open_checkpoints(
     settings: RunSettings, recipe: Recipe, *, classes: list[str], world: dist.World
 ) -> Checkpointer:
     checkpointer = Checkpointer(
-        settings.checkpoint,
+        best.keeping_best(settings, recipe.evaluation_kind),
         origin=Origin(
             recipe=config.recipe_to_dict(recipe),
             classes=classes,
@@ -235,7 +232,7 @@ def _open_checkpoints(
             attempt=settings.attempt,
             world_size=world.size,
         ),
-        scratch=settings.work_directory / _SCRATCH,
+        scratch=settings.work_directory / restore.SCRATCH,
     )
     if world.rank == 0:
         checkpointer.require_writable()
@@ -252,23 +249,19 @@ def _restore_or_initialise(
     world: dist.World,
     reporter: Reporter,
 ) -> None:
-    """Load the newest checkpoint into `state`, or else the pretrained weights, on every rank.
-
-    Rank 0 chooses; the first rank of every other worker downloads the same one for its worker.
-    """
+    """Load the newest checkpoint into `state`, or else the pretrained weights, on every rank."""
     started = time.perf_counter()
-    file = settings.work_directory / _SCRATCH / "restored.pt"
-    located = dist.broadcast(checkpointer.fetch(target=file) if world.rank == 0 else None)
-    if located is None:
+    restored = restore.read_on_every_rank(
+        lambda file: checkpointer.fetch(target=file),
+        checkpointer=checkpointer,
+        settings=settings,
+        world=world,
+    )
+    if restored is None:
         _load_pretrained(state, settings=settings, recipe=recipe, classes=classes, world=world)
         return
-    if world.local_rank == 0 and world.rank != 0:
-        checkpointer.download(located, target=file)
-    dist.barrier()
-    state.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    dist.barrier()
-    if world.local_rank == 0:
-        file.unlink()
+    state.load_state_dict(restored.state)
+    located = restored.located
     if located.manifest.metrics and located.manifest.iteration == state.iteration:
         state.history.note_evaluation(state.iteration, located.manifest.metrics)
     if world.rank == 0:

@@ -42,10 +42,13 @@ def _complete(facts: Facts, draft: Draft, pod: PodFacts, results: Results) -> Dr
             return draft.check(patience_ends)
     progress = draft.status.progress
     if progress is not None:
+        # Not the total of the newest progress: the training may have ended earlier.
+        iterations = results.iterations or progress.totalIterations or progress.iteration
         progress = replace(
             progress,
             stage=Stage.DONE,
-            iteration=progress.totalIterations or progress.iteration,
+            iteration=iterations,
+            totalIterations=iterations,
             percentage=100,
             estimatedRemainingSeconds=None,
         )
@@ -53,5 +56,6 @@ def _complete(facts: Facts, draft: Draft, pod: PodFacts, results: Results) -> Dr
     return done.end(
         ConditionType.COMPLETE,
         reason=Reason.TRAINED,
-        message=f"the training is complete; pod {pod.name} reported the results",
+        message=f"the training is complete; pod {pod.name} reported the results"
+        + (f"; {results.endedEarly}" if results.endedEarly else ""),
     )

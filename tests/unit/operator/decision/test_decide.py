@@ -81,6 +81,28 @@ def test_results_complete_the_job_and_are_kept() -> None:
     assert plan.actions == ()
 
 
+def test_a_training_that_ended_early_is_complete_and_says_why_and_where() -> None:
+    reason = "stopped after epoch 7 of 12: boxAP was not better than 41.2 (epoch 4) in 3 evaluations"
+    results = contract.Results(
+        boxAP=41.2, checkpoint="Best", epoch=4, iterations=70, endedEarly=reason, leftOut={"crowds": 3}
+    )
+    record = contract.ProgressRecord(
+        progress=contract.Progress(
+            stage=contract.Stage.TRAINING, iteration=65, totalIterations=120, percentage=54
+        )
+    )
+    message = contract.dump_termination_message(results=results)
+    plan = world.decide_on(world.pod(exit_code=0, message=message), progress=record)
+    status, trained, text = world.condition(plan, "Complete")
+    assert (status, trained) == ("True", "Trained")
+    assert text.endswith(reason)
+    progress = plan.status["progress"]
+    assert (progress["iteration"], progress["totalIterations"], progress["percentage"]) == (70, 70, 100)
+    row = plan.status["results"]
+    assert (row["checkpoint"], row["epoch"], row["endedEarly"]) == ("Best", 4, reason)
+    assert row["leftOut"] == {"crowds": 3}
+
+
 def test_a_complete_job_stops_what_still_runs_and_keeps_what_has_ended() -> None:
     pods = (world.pod(0, exit_code=0, message=world.RESULTS), world.pod(1, exit_code=0), world.rendezvous())
     plan = world.decide_on(*pods, worker={"replicas": 2, "gpus": 0})

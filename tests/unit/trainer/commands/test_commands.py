@@ -29,7 +29,14 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, 
         )
         work = Path(environment["KUBEDET_WORK_DIRECTORY"])
         work.mkdir(parents=True)
-        results = {"boxAP": 36.36, "reference": {"boxAP": 36.4}, "reportUri": "file:///report"}
+        results = {
+            "boxAP": 36.36,
+            "reference": {"boxAP": 36.4},
+            "checkpoint": "Best",
+            "epoch": 4,
+            "endedEarly": "stopped after epoch 7 of 12",
+            "reportUri": "file:///report",
+        }
         (work / "results.json").write_text(json.dumps(results))
         return 0
 
@@ -58,6 +65,16 @@ def test_train_fills_the_contract_and_prints_the_row(
     assert ["published", "36.4"] in lines
     assert ["report:", "file:///report"] in lines
     assert "KUBEDET_RECIPE" not in os.environ
+
+
+def test_train_stops_early_and_reports_the_best_if_asked_to(launched: list[dict[str, str]]) -> None:
+    arguments = ["smoke_rpn", "--dataset", "data", "--stop-after", "3", "--report", "Best"]
+    result = CliRunner().invoke(train, arguments)
+    assert result.exit_code == 0, result.output
+    assert launched[0]["KUBEDET_EVALUATION_STOP_AFTER"] == "3"
+    assert launched[0]["KUBEDET_EVALUATION_REPORT"] == "Best"
+    assert "Best checkpoint, after epoch 4\n" in result.stdout
+    assert "stopped after epoch 7 of 12\n" in result.stdout
 
 
 def test_train_passes_uris_on_as_they_are(launched: list[dict[str, str]]) -> None:

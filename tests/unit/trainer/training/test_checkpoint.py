@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert _restored(_checkpointer(tmp_path), tmp_path) == 10
     assert "step-00000020" in caplog.text
-    assert "trying the previous checkpoint" in caplog.text
+    assert "trying another checkpoint" in caplog.text
 
 
 def test_an_unreachable_store_is_not_taken_for_a_damaged_checkpoint(
