@@ -1,6 +1,6 @@
 """How often images of rare classes are repeated in an epoch: the repeat factor sampling of LVIS.
 
-Source: Gupta, Dollár, Girshick, "LVIS", 2019 (arXiv:1908.03195v2), appendix B.2. Imports no torch.
+Source: Gupta et al., 2019 (version 2), appendix B.2. Imports no torch.
 """
 
 from __future__ import annotations
