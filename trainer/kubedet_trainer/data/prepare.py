@@ -253,7 +253,9 @@ class _StoredTree:
         return key in self.objects or key in self._folders
 
     def below(self, folder: Path) -> Iterator[Path]:
-        return (file for key in self.objects if (file := self._root / key).is_relative_to(folder))
+        inner = folder.relative_to(self._root).as_posix()
+        prefix = "" if inner == "." else f"{inner}/"
+        return (self._root / key for key in self.objects if key.startswith(prefix))
 
     def read(self, file: Path) -> bytes:
         self._store.get_file(file.relative_to(self._root).as_posix(), target=file)

@@ -78,8 +78,9 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
 
 def write_row(run: Run) -> Results | None:
     """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
-    figures = reported.load_reported(run)
     [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))])
+    with run.reporter.stage(Stage.EVALUATING):
+        figures = reported.load_reported(run)
     test_metrics = _evaluate_test(run)
     row = None
     if run.world.rank == 0:
