@@ -35,7 +35,7 @@ RECIPES = (
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 _WARM_UP_STEPS = 10
 _PYRAMID_SIZE = (800, 1344)
-_SLOTS, _OBJECTS = 96, 8
+_SLOTS = _OBJECTS = 8
 _GIGABYTE = 1e9
 
 

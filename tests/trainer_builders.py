@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kubedet_trainer import config
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.models import regions
+from kubedet_trainer.models import host
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.boxes import DetectionOptions
@@ -201,14 +201,14 @@ _INDEXING = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "at
 _METHODS = frozenset({Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__})
 """What reads a tensor of the host without any operator, and so would pass unseen on a CPU."""
 
-_EXCEPTION = ("models/nms.py", "suppress")
+_EXCEPTION = ("models/nms.py", "_all_at_once")
 """File and function that may wait: only the data decides how many boxes survive."""
 
 
 @contextmanager
 def as_on_gpu() -> Iterator[None]:
     """Detectors do within it what they do on a GPU, where counts on the device are not free."""
-    with mock.patch.object(regions, "counts_are_free", return_value=False):
+    with mock.patch.object(host, "counts_are_free", return_value=False):
         yield
 
 

@@ -1,4 +1,4 @@
-"""The tensors that pass between data, models and the loop. Shapes are static within a run of one batch size.
+"""The tensors that pass between data, models and the loop. Few shapes occur within a run.
 
 Legend of the suffixes: B images of a batch, G padded ground-truth slots of an image, P padded proposals of an
 image, H and W padded pixels, K detections of an image. Boxes are xyxy in absolute pixels with inclusive
@@ -51,7 +51,7 @@ class Proposals(_Tensors):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(_Tensors):
-    """Ground truth of a batch, padded to G slots an image; G is the same for the whole data set."""
+    """Ground truth of a batch, padded to G slots an image: a power of two, so that few shapes occur."""
 
     boxes: Tensor
     """(B, G, 4) float32 in pixels of the resized (and flipped) image."""

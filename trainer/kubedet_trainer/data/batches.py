@@ -21,6 +21,8 @@ from kubedet_trainer.data.transforms import Pipeline, Sample
 from kubedet_trainer.errors import InvalidInput, TrainerError
 from kubedet_trainer.structures import Batch, Proposals, Targets
 
+_FEWEST_SLOTS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -76,6 +78,12 @@ def collate(
     )
 
 
+def _bucket(items: Sequence[Item], *, most: int) -> int:
+    """Slots for the objects of `items`: a power of two from 8 on, so that few shapes occur, or `most`."""
+    needed = max(len(item.labels) for item in items)
+    return min(most, max(_FEWEST_SLOTS, 1 << (needed - 1).bit_length()))
+
+
 def _collate_proposals(items: Sequence[Item], *, slots: int) -> Proposals:
     boxes = torch.zeros((len(items), slots, 4))
     scores = torch.full((len(items), slots), -1.0)
@@ -125,7 +133,7 @@ class Batches(Dataset[Batch]):
             return error
         return collate(
             items,
-            slots=self._slots,
+            slots=_bucket(items, most=self._slots),
             pad_multiple=self._pipeline.pad_multiple,
             proposal_slots=None if self._split.proposals is None else self._split.proposals.slots,
         )

@@ -62,33 +62,32 @@ class AnchorGrid(nn.Module):
         self.num_per_cell = [len(base) for base in bases]
         for level, base in enumerate(bases):
             self.register_buffer(f"base_{level}", base, persistent=False)
-        self._cache: dict[tuple[torch.device, tuple[torch.Size, ...]], Tensor] = {}
+        self._cache: dict[tuple[torch.device, tuple[torch.Size, ...]], tuple[Tensor, Tensor]] = {}
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The anchors (A, 4) for `features`, one (B, C, h, w) a level; kept for the next such call."""
+        return self._grid(features)[0]
+
+    def within(self, sizes: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Which anchors belong to cells that begin in images of (B, 2) `sizes`, height and width: (B, A)."""
+        return (self._grid(features)[1] < sizes.flip(-1)[:, None]).all(dim=-1)
+
+    def _grid(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The anchors (A, 4), and where the cell of each begins (A, 2), x and y in pixels."""
         key = (features[0].device, tuple(feature.shape[-2:] for feature in features))
         if key not in self._cache:
             if len(self._cache) == _CACHED_SHAPES:
                 del self._cache[next(iter(self._cache))]
-            self._cache[key] = torch.cat([self._level(i, shape) for i, shape in enumerate(key[1])])
+            levels = [self._level(level, shape) for level, shape in enumerate(key[1])]
+            anchors, cells = (torch.cat(parts) for parts in zip(*levels, strict=True))
+            self._cache[key] = anchors, cells
         return self._cache[key]
 
-    def within(self, sizes: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Which anchors belong to cells that begin in images of (B, 2) `sizes`, height and width: (B, A)."""
-        levels = []
-        for feature, stride, num_anchors in zip(features, self.strides, self.num_per_cell, strict=True):
-            height, width = feature.shape[-2:]
-            rows = torch.arange(height, device=sizes.device) * stride < sizes[:, 0, None]
-            columns = torch.arange(width, device=sizes.device) * stride < sizes[:, 1, None]
-            cells = rows[:, :, None] & columns[:, None]
-            levels.append(cells[..., None].expand(*cells.shape, num_anchors).flatten(1))
-        return torch.cat(levels, dim=1)
-
-    def _level(self, level: int, shape: torch.Size) -> Tensor:
+    def _level(self, level: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
         base = self.get_buffer(f"base_{level}")
         stride = self.strides[level]
         rows = torch.arange(shape[0], device=base.device, dtype=base.dtype) * stride
         columns = torch.arange(shape[1], device=base.device, dtype=base.dtype) * stride
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        shifts = torch.stack([x, y, x, y], dim=-1)
-        return (shifts[:, :, None] + base).reshape(-1, 4)
+        cells = torch.stack([x, y], dim=-1).view(-1, 1, 2).expand(-1, len(base), -1)
+        return (cells.repeat(1, 1, 2) + base).view(-1, 4), cells.reshape(-1, 2)

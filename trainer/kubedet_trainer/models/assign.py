@@ -18,12 +18,12 @@ NEGATIVE = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """The verdict on N boxes of one image."""
+    """The verdict on the N boxes of each image."""
 
     targets: Tensor
-    """(N,) int64: `IGNORED`, `NEGATIVE`, or 1 + the slot of the ground truth."""
+    """(B, N) int64: `IGNORED`, `NEGATIVE`, or 1 + the slot of the ground truth."""
     overlaps: Tensor
-    """(N,) float32, the best overlap with any ground truth; -1 for boxes that take no part."""
+    """(B, N) float32, the best overlap with any ground truth; -1 for boxes that take no part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,29 +44,30 @@ class MaxIouAssigner:
     def __call__(
         self, candidates: Tensor, taking_part: Tensor, gt_boxes: Tensor, gt_valid: Tensor
     ) -> Assignment:
-        """Assign (N, 4) `candidates`, where (N,) `taking_part`, to (G, 4) `gt_boxes`, where (G,) `gt_valid`.
+        """Assign `candidates`, where (B, N) `taking_part`, to (B, G, 4) `gt_boxes`, where (B, G) `gt_valid`.
 
-        Without any valid ground truth all that take part are negative.
+        The candidates are (B, N, 4), or (N, 4) if they are those of every image. Without any valid ground
+        truth all that take part are negative.
         """
-        overlaps_GN = boxes.pairwise_iou(gt_boxes, candidates)
-        overlaps_GN.masked_fill_(~gt_valid[:, None], 0).masked_fill_(~taking_part, -1)
-        best_overlap, best_gt = overlaps_GN.max(dim=0)
-        targets = torch.full_like(best_gt, IGNORED)
-        targets = targets.masked_fill((best_overlap >= 0) & (best_overlap < self.negative_iou), NEGATIVE)
-        targets = torch.where(best_overlap >= self.positive_iou, best_gt + 1, targets)
-        claimed_by = self._claims(overlaps_GN, gt_valid)
+        overlaps_BGN = boxes.pairwise_iou(gt_boxes, candidates)
+        overlaps_BGN.masked_fill_(~gt_valid[..., None], 0).masked_fill_(~taking_part[:, None], -1)
+        best_overlap, best_gt = overlaps_BGN.max(dim=1)
+        targets = torch.where(best_overlap >= self.positive_iou, best_gt + 1, IGNORED)
+        targets.masked_fill_((best_overlap >= 0) & (best_overlap < self.negative_iou), NEGATIVE)
+        claimed_by = self._claims(overlaps_BGN, gt_valid)
         return Assignment(
             targets=torch.where(claimed_by > 0, claimed_by, targets),
             overlaps=best_overlap,
         )
 
-    def _claims(self, overlaps_GN: Tensor, gt_valid: Tensor) -> Tensor:
-        """1 + the last ground truth whose best overlap each box reaches: (N,), 0 for none."""
-        best_of_gt, first_best = overlaps_GN.max(dim=1, keepdim=True)
-        claims = (best_of_gt >= self.min_positive_iou) & (best_of_gt >= 0) & gt_valid[:, None]
-        slots = torch.arange(1, len(gt_valid) + 1, device=gt_valid.device, dtype=torch.int32)[:, None]
+    def _claims(self, overlaps_BGN: Tensor, gt_valid: Tensor) -> Tensor:
+        """1 + the last ground truth whose best overlap each box reaches: (B, N) int64, 0 for none."""
+        best_of_gt, first_best = overlaps_BGN.max(dim=2, keepdim=True)
+        claims = (best_of_gt >= max(self.min_positive_iou, 0)) & gt_valid[..., None]
+        slots = torch.arange(1, gt_valid.shape[1] + 1, device=gt_valid.device, dtype=torch.int32)[:, None]
+        own_slots = claims * slots
         if self.share_best:
-            best = overlaps_GN == best_of_gt
+            best = overlaps_BGN == best_of_gt
         else:
-            best = torch.arange(overlaps_GN.shape[1], device=gt_valid.device) == first_best
-        return (best & claims).mul(slots).amax(dim=0).long()
+            best = torch.arange(overlaps_BGN.shape[2], device=gt_valid.device) == first_best
+        return torch.where(best, own_slots, 0).amax(dim=1).long()

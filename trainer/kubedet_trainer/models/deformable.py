@@ -70,31 +70,22 @@ class DeformableRoiPool(nn.Module):
         begins = rounded[:, :2] / regions.strides[:, None] - 0.5
         ends = (rounded[:, 2:] + 1) / regions.strides[:, None] - 0.5
         sides = (ends - begins).clamp(min=_SMALLEST_SIDE)
-        x, y = (
-            self._samples(
-                begins[:, axis],
-                sides[:, axis],
-                sizes,
-                axis=axis,
-                offsets=None if offsets is None else offsets[:, axis, :, :, None],
-            )
-            for axis, sizes in enumerate((regions.maps.widths, regions.maps.heights))
-        )
-        return pooling.pool(regions, x=x, y=y)
-
-    def _samples(
-        self, begins: Tensor, sides: Tensor, sizes: Tensor, *, axis: int, offsets: Tensor | None
-    ) -> pooling.Samples:
-        """A bin is the mean of those of its samples that lie on the map."""
-        begins, sides, sizes = (values[:, None, None, None] for values in (begins, sides, sizes))
-        fractions = pooling.spread(self.size, samples=_SAMPLES_PER_BIN, axis=axis, like=begins)
+        fractions = pooling.spread(self.size, samples=_SAMPLES_PER_BIN, like=begins)
         if offsets is not None:
-            fractions = fractions + offsets * _OFFSET_SCALE
-        positions = begins + sides * fractions
-        on_map = ((positions >= -0.5) & (positions <= sizes - 0.5)).to(begins.dtype)
-        return pooling.Samples(
-            positions=positions, shares=on_map / on_map.sum(dim=-1, keepdim=True).clamp(min=1)
+            square = (self.size, *fractions.shape)
+            of_bins = torch.stack([fractions.expand(square), fractions[:, None].expand(square)])
+            fractions = of_bins[:, None] + offsets.transpose(0, 1)[..., None] * _OFFSET_SCALE
+        ones = (1, 1) if offsets is None else (1, 1, 1)
+        begins, sides, sizes = (
+            values.view(*values.shape, *ones) for values in (begins.T, sides.T, regions.maps.sizes)
         )
+        return pooling.pool(regions, _mean_on_map(begins + sides * fractions, sizes))
+
+
+def _mean_on_map(positions: Tensor, sizes: Tensor) -> pooling.Samples:
+    """Samples that make a bin the mean of those of them that lie on the map."""
+    on_map = ((positions >= -0.5) & (positions <= sizes - 0.5)).to(positions.dtype)
+    return pooling.Samples(positions=positions, shares=on_map / on_map.sum(dim=-1, keepdim=True).clamp(min=1))
 
 
 class _Guide(nn.Module):

@@ -72,15 +72,10 @@ def assign(
     targets: Targets,
     *,
     taking_part: Tensor,
-    stds: tuple[float, ...] = box_ops.UNIT_STDS,
+    stds: tuple[float, ...] | None = None,
 ) -> DenseTargets:
-    """Assign (N, 4) `anchors`, where (B, N) `taking_part`, image by image: a batch would take gigabytes."""
-    assigned = torch.stack(
-        [
-            assigner(anchors, image_part, gt_boxes, gt_valid).targets
-            for image_part, gt_boxes, gt_valid in zip(taking_part, targets.boxes, targets.valid, strict=True)
-        ]
-    )
+    """Assign (N, 4) `anchors`, where (B, N) `taking_part`; `stds` are those of `boxes.encode`."""
+    assigned = assigner(anchors, taking_part, targets.boxes, targets.valid).targets
     positive = assigned > 0
     slots = (assigned - 1).clamp_(min=0)
     gt_boxes = targets.boxes.gather(1, slots[..., None].expand(-1, -1, 4))

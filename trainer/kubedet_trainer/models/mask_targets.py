@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kubedet_trainer.models import host
+
 _ONE = 2048
 """A weight of 1: OpenCV keeps 11 bits of each."""
 
@@ -20,32 +22,33 @@ def mask_targets(masks: Tensor, gt_slots: Tensor, boxes: Tensor, *, size: int) -
     `masks` are packed bits (B, G, H, W / 8), as in `structures.Targets`. Corners are truncated to integers.
     """
     height, width = masks.shape[2], masks.shape[3] * 8
-    corners = boxes.long()
-    rows, row_weights = _taps(corners[..., 1], corners[..., 3], size=size, limit=height)
-    columns, column_weights = _taps(corners[..., 0], corners[..., 2], size=size, limit=width)
+    corners = boxes.long().movedim(-1, 0)
+    limits = host.constant((width, height), boxes.device, dtype=torch.int64)[:, None, None]
+    (columns, rows), weights = _taps(corners[:2], corners[2:], size=size, limits=limits)
     image = torch.arange(masks.shape[0], device=masks.device)[:, None]
     plane = (image * masks.shape[1] + gt_slots)[..., None, None]
     bits = _read_bits(masks, plane, rows.flatten(2)[..., :, None], columns.flatten(2)[..., None, :])
     taps = bits.view(*boxes.shape[:2], size, 2, size, 2)  # a row and its tap, a column and its tap
-    of_rows = (taps * column_weights[:, :, None, None]).sum(dim=-1) >> 4
-    of_taps = (of_rows * row_weights[..., None]) >> 16
+    of_rows = (taps * weights[0, :, :, None, None]).sum(dim=-1) >> 4
+    of_taps = (of_rows * weights[1, ..., None]) >> 16
     return of_taps.sum(dim=3).ge(2)  # OpenCV adds 2 and drops the last two bits
 
 
-def _taps(begin: Tensor, end: Tensor, *, size: int, limit: int) -> tuple[Tensor, Tensor]:
-    """The two pixels that each output is mixed from, (B, R, size, 2) int64, and their int32 weights.
+def _taps(begins: Tensor, ends: Tensor, *, size: int, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels that each output is mixed from, (2, B, R, size, 2) int64, and their int32 weights.
 
-    The crop goes from `begin` to `end`, both inclusive (B, R) int64, and stops before `limit`.
+    The crop goes from `begins` to `ends`, both inclusive (2, B, R) int64, along x and y, and stops before
+    `limits`.
     """
-    side = (end.clamp(max=limit - 1) - begin + 1).clamp(min=1)
-    outputs = torch.arange(size, device=begin.device, dtype=torch.float64)
+    side = (torch.minimum(ends, limits - 1) - begins + 1).clamp(min=1)
+    outputs = torch.arange(size, device=begins.device, dtype=torch.float64)
     centres = ((outputs + 0.5) * (1 / (size / side[..., None].double())) - 0.5).float()
     first = centres.floor()
     of_second = ((centres - first) * _ONE).round().int()
     weights = torch.stack([_ONE - of_second, of_second], dim=-1)
     taps = torch.stack([first, first + 1], dim=-1).long().clamp(min=0)
-    taps = torch.minimum(taps, side[..., None, None] - 1) + begin[..., None, None]
-    return taps.clamp(0, limit - 1), weights
+    taps = torch.minimum(taps, side[..., None, None] - 1) + begins[..., None, None]
+    return torch.minimum(taps.clamp(min=0), (limits - 1)[..., None, None]), weights
 
 
 def _read_bits(masks: Tensor, plane: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

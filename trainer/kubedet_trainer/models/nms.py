@@ -6,34 +6,64 @@ be strictly above the threshold to suppress (`docs/zoo.md`, 5.4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from kubedet_trainer.models import boxes as box_ops
+from kubedet_trainer.models import host
 from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.structures import Detections
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """Survivors in a fixed number of slots, best first; empty slots come last and repeat box 0."""
+def survivors(
+    boxes: Tensor, scores: Tensor, *, sections: Sequence[int], iou_threshold: float, most: int, extent: int
+) -> Tensor:
+    """Which of (B, N, 4) `boxes` with (B, N) `scores` no better one of their section suppresses: (B, N) bool.
 
-    indices: Tensor
-    """(slots,) int64, which box."""
-    valid: Tensor
-    """(slots,) bool."""
+    `sections` are lengths that add up to N, best first in each; of those that survive a section keeps the
+    best `most`. No box reaches `extent` pixels. On a GPU all sections of all images are one call, so that the
+    host waits once.
+    """
+    parts = torch.split(boxes, list(sections), dim=1)
+    suppress = _one_by_one if host.counts_are_free(boxes.device) else _all_at_once
+    kept = suppress(
+        parts, torch.split(scores, list(sections), dim=1), iou_threshold=iou_threshold, extent=extent
+    )
+    if most >= max(sections):
+        return kept
+    return torch.cat(
+        [part & (part.cumsum(dim=1) <= most) for part in torch.split(kept, list(sections), dim=1)], dim=1
+    )
 
 
-def suppress(boxes: Tensor, scores: Tensor, *, iou_threshold: float, slots: int) -> Kept:
-    """The best `slots` of (N, 4) `boxes` after suppression, padded to exactly `slots`."""
-    kept = nms(box_ops.exclusive_corners(boxes), scores, iou_threshold)[:slots]
-    indices = kept.new_zeros(slots)
-    indices[: len(kept)] = kept
-    valid = torch.arange(slots, device=kept.device) < len(kept)
-    return Kept(indices=indices, valid=valid)
+def _one_by_one(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], *, iou_threshold: float, extent: int
+) -> Tensor:
+    """Quadratic in the boxes of one section, and exact in the order of `scores`."""
+    kept = [torch.zeros_like(section, dtype=torch.bool) for section in scores]
+    for own_boxes, own_scores, own_kept in zip(boxes, scores, kept, strict=True):
+        for image_boxes, image_scores, image_kept in zip(own_boxes, own_scores, own_kept, strict=True):
+            image_kept[nms(box_ops.exclusive_corners(image_boxes), image_scores, iou_threshold)] = True
+    return torch.cat(kept, dim=1)
+
+
+def _all_at_once(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], *, iou_threshold: float, extent: int
+) -> Tensor:
+    """Sections lie apart: each is shifted along x, in double precision, which leaves every IoU as it is."""
+    width = extent + 1
+    shifted = torch.cat(
+        [part + width * index for index, part in enumerate(part.double() for part in boxes)], 1
+    )
+    images = torch.arange(len(shifted), device=shifted.device)[:, None, None] * (width * len(boxes))
+    every = torch.cat(list(scores), dim=1)
+    found = nms(
+        box_ops.exclusive_corners(shifted + images).flatten(0, 1), every.double().flatten(), iou_threshold
+    )
+    return torch.zeros_like(every, dtype=torch.bool).view(-1).index_fill(0, found, True).view_as(every)
 
 
 def detections(boxes: Tensor, scores: Tensor, *, options: DetectionOptions) -> list[Detections]:

@@ -7,6 +7,7 @@ known on the host, and the sums are added in the same order in every run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
+from kubedet_trainer.models import host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,29 +25,27 @@ class Maps:
 
     first_cells: Tensor
     """(...), where its map begins in the table."""
-    heights: Tensor
-    """(...), of its map in cells."""
-    widths: Tensor
-    """(...)."""
+    sizes: Tensor
+    """(2, ...), width and height of its map in cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of all levels and images as one table, ordered by level, image, row and column."""
+    """The cells of all images and levels as one table, ordered by image, level, row and column."""
 
     table: Tensor
-    """(M, C)."""
-    begins: list[int]
-    """Where each level begins in the table."""
-    sizes: list[tuple[int, int]]
-    """Height and width of each level."""
+    """(B, M, C)."""
+    begins: tuple[int, ...]
+    """Where each level begins among the M cells of an image."""
+    heights: tuple[int, ...]
+    """Of each level."""
+    widths: tuple[int, ...]
+    """Of each level."""
 
     def maps(self, levels: Tensor, images: Tensor) -> Maps:
         """The maps of (...) int64 `levels` and `images`, which may broadcast to it."""
-        heights = of_level(levels, [height for height, _ in self.sizes])
-        widths = of_level(levels, [width for _, width in self.sizes])
-        first_cells = of_level(levels, self.begins) + images.int() * heights * widths
-        return Maps(first_cells=first_cells, heights=heights, widths=widths)
+        of_map = of_levels(levels, self.widths, self.heights, self.begins)
+        return Maps(first_cells=of_map[2] + images.int() * self.table.shape[1], sizes=of_map[:2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +63,10 @@ class Regions:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Where along one axis the bins of N regions are sampled, S times each.
+    """Where the bins of N regions are sampled, S times each, along x (0) and along y (1).
 
-    Both shapes are (N, P, P, S), or with 1 for a dimension of P along which nothing changes.
+    Both shapes are (2, N, P, P, S) for P rows and P columns of bins, or (2, N, P, S) where x depends on the
+    column alone and y on the row.
     """
 
     positions: Tensor
@@ -83,21 +84,20 @@ def map_levels(boxes: Tensor, *, num_levels: int, finest_roi: float) -> Tensor:
     return octaves.clamp(0, num_levels - 1).nan_to_num(0).long()
 
 
-def of_level(levels: Tensor, values: Sequence[int]) -> Tensor:
-    """The value of the level of each of (...) `levels`: int32, with no constant to copy to the device."""
-    result = torch.full_like(levels, values[0], dtype=torch.int32)
-    for level, value in enumerate(values):
-        result = result.masked_fill(levels == level, value)
-    return result
+def of_levels(levels: Tensor, *properties: tuple[int, ...]) -> Tensor:
+    """Each of P `properties`, which have a value a level, of each of (...) `levels`: (P, ...) int32."""
+    values = host.constant(sum(properties, ()), levels.device, dtype=torch.int32)
+    return values.view(len(properties), -1)[:, levels]
 
 
 def tabulate(features: Sequence[Tensor], dtype: torch.dtype) -> Cells:
     """The cells of `features`, one (B, C, h, w) a level."""
-    levels = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]
+    counts = [feature.shape[2] * feature.shape[3] for feature in features]
     return Cells(
-        table=torch.cat(levels).to(dtype),
-        begins=[sum(map(len, levels[:level])) for level in range(len(levels))],
-        sizes=[(feature.shape[2], feature.shape[3]) for feature in features],
+        table=torch.cat([feature.flatten(2).mT for feature in features], dim=1).to(dtype),
+        begins=(0, *itertools.accumulate(counts[:-1])),
+        heights=tuple(feature.shape[2] for feature in features),
+        widths=tuple(feature.shape[3] for feature in features),
     )
 
 
@@ -107,32 +107,31 @@ def place(features: Sequence[Tensor], boxes: Tensor, *, strides: Sequence[int], 
     images = torch.arange(len(boxes), device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()
     cells = tabulate(features[: len(strides)], boxes.dtype)
     return Regions(
-        cells=cells, levels=levels, maps=cells.maps(levels, images), strides=of_level(levels, strides)
+        cells=cells,
+        levels=levels,
+        maps=cells.maps(levels, images),
+        strides=of_levels(levels, tuple(strides))[0],
     )
 
 
-def spread(bins: int, *, samples: int, axis: int, like: Tensor) -> Tensor:
-    """How far along a region each of its samples lies, evenly from 0 on: (1, 1, P, S) along x, axis 0.
-
-    Along y, axis 1, it is (1, P, 1, S). Dtype and device are those of `like`.
-    """
+def spread(bins: int, *, samples: int, like: Tensor) -> Tensor:
+    """How far along a region each of its samples lies, evenly from 0 on: (P, S), of the dtype of `like`."""
     fractions = torch.arange(bins * samples, dtype=like.dtype, device=like.device) / (bins * samples)
-    return fractions.view(1, 1, bins, samples) if axis == 0 else fractions.view(1, bins, 1, samples)
+    return fractions.view(bins, samples)
 
 
-def pool(regions: Regions, *, x: Samples, y: Samples) -> Tensor:
+def pool(regions: Regions, samples: Samples) -> Tensor:
     """The bins (N, C, P, P): sums over the S x S samples of each.
 
     Gradients reach the maps, and positions and shares where they need any.
     """
     maps = regions.maps
-    columns, column_weights = _taps(x, maps.widths)
-    rows, row_weights = _taps(y, maps.heights)
-    rows = _per_region(maps.first_cells) + rows * _per_region(maps.widths)
+    (columns, rows), (column_weights, row_weights) = (_on_grid(taps) for taps in _taps(samples, maps.sizes))
+    rows = _per_region(maps.first_cells) + rows * _per_region(maps.sizes[0])
     index = rows[..., :, None] + columns[..., None, :]
     weights = row_weights[..., :, None] * column_weights[..., None, :]
     bags = index.flatten(-2).flatten(0, 2)
-    table = regions.cells.table
+    table = regions.cells.table.flatten(0, 1)
     pooled: Tensor = F.embedding_bag(bags, table, per_sample_weights=weights.reshape(bags.shape), mode="sum")
     return pooled.view(*index.shape[:3], table.shape[1]).permute(0, 3, 1, 2).contiguous()
 
@@ -146,24 +145,31 @@ def patches(features: Sequence[Tensor], *, levels: Tensor, cells: Tensor) -> Ten
     images = torch.arange(len(cells), device=cells.device)[:, None]
     maps = table.maps(levels, images)
     neighbours = torch.arange(-1, 2, device=cells.device)
-    rows = (cells // maps.widths)[..., None, None] + neighbours[:, None]
-    columns = (cells % maps.widths)[..., None, None] + neighbours
-    on_map = (rows >= 0) & (rows < maps.heights[..., None, None])
-    on_map = on_map & (columns >= 0) & (columns < maps.widths[..., None, None])
-    index = maps.first_cells[..., None, None] + rows * maps.widths[..., None, None] + columns
-    found = F.embedding(index.where(on_map, 0), table.table)
+    widths, heights = maps.sizes[..., None, None]
+    rows = (cells[..., None, None] // widths) + neighbours[:, None]
+    columns = (cells[..., None, None] % widths) + neighbours
+    on_map = (rows >= 0) & (rows < heights) & (columns >= 0) & (columns < widths)
+    index = maps.first_cells[..., None, None] + rows * widths + columns
+    found = F.embedding(index.where(on_map, 0), table.table.flatten(0, 1))
     return found.masked_fill(~on_map[..., None], 0).flatten(2)
 
 
 def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells around each sample, int32, and the weight of each: (N, P, P, 2 S)."""
-    last = _per_region(sizes - 1).to(samples.positions.dtype)
+    """The two cells around each sample, int32, and the weight of each: (..., 2 S) for (..., S) samples."""
+    positions = samples.positions
+    last = (sizes - 1).to(positions.dtype).view(*sizes.shape, *[1] * (positions.ndim - 2))
     # Without this a detector that has diverged would address cells that do not exist.
-    positions = torch.minimum(samples.positions.clamp(min=0), last).nan_to_num(0)
+    positions = torch.minimum(positions.clamp(min=0), last).nan_to_num(0)
     before = positions.detach().floor()
     fraction = positions - before
     cells = torch.cat([before, torch.minimum(before + 1, last)], dim=-1).int()
     return cells, torch.cat([(1 - fraction) * samples.shares, fraction * samples.shares], dim=-1)
+
+
+def _on_grid(taps: Tensor) -> tuple[Tensor, Tensor]:
+    """What belongs to x and what to y, each (N, P, P, 2 S), or with 1 where it does not change."""
+    along_x, along_y = taps
+    return (along_x, along_y) if taps.ndim == 5 else (along_x[:, None], along_y[:, :, None])
 
 
 def _per_region(values: Tensor) -> Tensor:

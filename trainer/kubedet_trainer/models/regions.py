@@ -7,14 +7,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from kubedet_trainer.models import host
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.sample import BalancedSampler
 from kubedet_trainer.structures import Proposals, Targets
-
-
-def counts_are_free(device: torch.device) -> bool:
-    """Whether the host may look at values on `device`: on a GPU it would wait for all that it has begun."""
-    return device.type == "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,11 @@ class RegionSamples:
         Where that is known without waiting they are as many as the image with most positives has, but one at
         least, so that everything takes part in the gradient. Losses are the same either way.
         """
-        count = max(1, int(self.positive.sum(dim=1).max())) if counts_are_free(self.positive.device) else most
+        count = (
+            max(1, int(self.positive.sum(dim=1).max()))
+            if host.counts_are_free(self.positive.device)
+            else most
+        )
         return RegionSamples(**{item.name: getattr(self, item.name)[:, :count] for item in fields(self)})
 
 
@@ -61,14 +61,7 @@ class RegionSampler:
     @torch.no_grad()
     def __call__(self, proposals: Proposals, targets: Targets, generator: torch.Generator) -> RegionSamples:
         """Candidates are ordered ground truths first, then `proposals` as they come."""
-        assigned = torch.stack(
-            [
-                self.assigner(boxes, valid, gt_boxes, gt_valid).targets
-                for boxes, valid, gt_boxes, gt_valid in zip(
-                    proposals.boxes, proposals.valid, targets.boxes, targets.valid, strict=True
-                )
-            ]
-        )
+        assigned = self.assigner(proposals.boxes, proposals.valid, targets.boxes, targets.valid).targets
         num_slots = targets.valid.shape[1]
         own_slots = torch.arange(1, num_slots + 1, device=assigned.device)
         assigned = torch.cat([torch.where(targets.valid, own_slots, -1), assigned], dim=1)

@@ -43,16 +43,12 @@ class RoiAlign(nn.Module):
         corners = boxes.flatten(0, 1)
         begins = corners[:, :2] / regions.strides[:, None]
         ends = (corners[:, 2:] + 1) / regions.strides[:, None]
-        x, y = (
-            self._samples(begins[:, axis], ends[:, axis], sizes, axis=axis)
-            for axis, sizes in enumerate((regions.maps.widths, regions.maps.heights))
-        )
-        return pooling.pool(regions, x=x, y=y)
+        return pooling.pool(regions, self._samples(begins.T, ends.T, regions.maps.sizes))
 
-    def _samples(self, begins: Tensor, ends: Tensor, sizes: Tensor, *, axis: int) -> pooling.Samples:
-        """Evenly spread; those more than a cell beyond the map count as zero."""
-        begins, ends, sizes = (values[:, None, None, None] for values in (begins, ends, sizes))
-        fractions = pooling.spread(self.size, samples=_SAMPLES_PER_BIN, axis=axis, like=begins)
+    def _samples(self, begins: Tensor, ends: Tensor, sizes: Tensor) -> pooling.Samples:
+        """Evenly spread; those more than a cell beyond the map count as zero. All are (2, N)."""
+        begins, ends, sizes = (values[..., None, None] for values in (begins, ends, sizes))
+        fractions = pooling.spread(self.size, samples=_SAMPLES_PER_BIN, like=begins)
         half_step = 0.5 / (self.size * _SAMPLES_PER_BIN)
         # A box that ends before it begins has no side, rather than a negative one (`docs/zoo.md`, C2).
         positions = begins + (ends - begins).clamp(min=0) * (fractions + half_step)

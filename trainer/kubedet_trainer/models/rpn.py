@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import losses, nms, pooling
+from kubedet_trainer.models import host, losses, nms, pooling
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
@@ -112,12 +112,8 @@ class RpnHead(nn.Module):
         Source: `docs/zoo.md`, 4.3 and 4.5.
         """
         anchors = output.anchors
-        assigned = torch.stack(
-            [
-                self.assigner(anchors, box_ops.inside(anchors, size), gt_boxes, gt_valid).targets
-                for size, gt_boxes, gt_valid in zip(images.sizes, targets.boxes, targets.valid, strict=True)
-            ]
-        )
+        taking_part = box_ops.inside(anchors, images.sizes[:, None])
+        assigned = self.assigner(anchors, taking_part, targets.boxes, targets.valid).targets
         samples = self.sampler(assigned, generator)
         gt_slots = (assigned.gather(1, samples.indices) - 1).clamp(min=0)
         wanted = box_ops.encode(anchors[samples.indices], _pick(targets.boxes, gt_slots))
@@ -135,8 +131,9 @@ class RpnHead(nn.Module):
         """Logits (B, S) and deltas (B, S, 4), float32, of the anchors at (B, S) `indices` alone."""
         num_anchors = self.rpn_cls.out_channels
         begins = [0, *itertools.accumulate(num_anchors * level[0, 0].numel() for level in features[:-1])]
-        levels = torch.stack([indices >= begin for begin in begins[1:]]).sum(dim=0)
-        position = indices - pooling.of_level(levels, begins)
+        ends = host.constant(tuple(begins[1:]), indices.device, dtype=torch.int64)
+        levels = torch.bucketize(indices, ends, right=True)
+        position = indices - pooling.of_levels(levels, tuple(begins))[0]
         patches = pooling.patches(features, levels=levels, cells=position // num_anchors)
         kernel = self.rpn_conv.weight.permute(0, 2, 3, 1)
         hidden = F.relu(F.linear(patches, kernel.flatten(1), self.rpn_conv.bias), inplace=True)
@@ -154,37 +151,36 @@ class RpnHead(nn.Module):
         Source: `docs/zoo.md`, 4.6.
         """
         levels = [
-            self._propose_level(logits, deltas, anchors, images)
+            self._best_of_level(logits, deltas, anchors)
             for logits, deltas, anchors in zip(
-                [_flatten([level], 1).squeeze(-1) for level in output.objectness],
-                [_flatten([level], 4) for level in output.deltas],
+                output.objectness,
+                output.deltas,
                 torch.split(output.anchors, [level[0].numel() for level in output.objectness]),
                 strict=True,
             )
         ]
-        boxes = torch.cat([level.boxes for level in levels], dim=1)
-        scores = torch.cat([level.scores for level in levels], dim=1)
+        scores, deltas, anchors = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        boxes = box_ops.decode(anchors, deltas, sizes=images.sizes[:, None])
+        kept = nms.survivors(
+            boxes,
+            scores,
+            sections=[level_scores.shape[1] for level_scores, _, _ in levels],
+            iou_threshold=self.options.nms_iou,
+            most=self.options.nms_post,
+            extent=max(images.pixels.shape[-2:]),
+        )
+        scores = scores.masked_fill(~kept, _EMPTY_SCORE)
         best, order = scores.topk(min(self.options.num_proposals, scores.shape[1]))
         return Proposals(boxes=_pick(boxes, order), scores=best, valid=best > _EMPTY_SCORE)
 
-    def _propose_level(self, logits: Tensor, deltas: Tensor, anchors: Tensor, images: Images) -> Proposals:
-        scores, order = logits.sigmoid().topk(min(self.options.nms_pre, logits.shape[1]))
-        boxes = box_ops.decode(anchors[order], _pick(deltas, order), sizes=images.sizes[:, None])
-        slots = min(self.options.nms_post, scores.shape[1])
-        kept = [
-            nms.suppress(image_boxes, image_scores, iou_threshold=self.options.nms_iou, slots=slots)
-            for image_boxes, image_scores in zip(boxes, scores, strict=True)
-        ]
-        indices = torch.stack([image.indices for image in kept])
-        valid = torch.stack([image.valid for image in kept])
-        kept_scores = scores.gather(1, indices).masked_fill(~valid, _EMPTY_SCORE)
-        return Proposals(boxes=_pick(boxes, indices), scores=kept_scores, valid=valid)
-
-
-def _flatten(levels: Sequence[Tensor], width: int) -> Tensor:
-    """Maps (B, A * width, h, w) as one (B, sum of h w A, width) float32, in the order of the anchors."""
-    flat = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels]
-    return torch.cat(flat, dim=1).float()
+    def _best_of_level(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B, K), deltas and anchors (B, K, 4) of a level's most probable anchors, best first."""
+        by_anchor = logits.permute(0, 2, 3, 1).contiguous().flatten(1)
+        scores, order = by_anchor.float().sigmoid().topk(min(self.options.nms_pre, by_anchor.shape[1]))
+        moves = deltas.permute(0, 2, 3, 1).contiguous().view(len(deltas), -1, 4)
+        return scores, _pick(moves, order).float(), anchors[order]
 
 
 def _pick(rows: Tensor, indices: Tensor) -> Tensor:

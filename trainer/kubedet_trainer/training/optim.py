@@ -96,7 +96,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float | None
     together (`docs/zoo.md`, 9.1).
     """
     learning = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in learning if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(learning, max_norm, norm)
+        nn.utils.clip_grads_with_norm_(learning, max_norm, norm, foreach=True)
     return norm

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_builders import ALONE, DATA, load_coco, make_split
+from dataset_builders import (
+    ALONE,
+    DATA,
+    annotation_record,
+    image_record,
+    load_coco,
+    make_image,
+    make_split,
+    write_annotations,
+)
 from kubedet_trainer.config import ColourConfig
 from kubedet_trainer.data import arrays, loader, splits
 from kubedet_trainer.data.loader import Loader
@@ -44,6 +53,30 @@ def assert_equal(first: Batch, second: Batch) -> None:
         assert torch.equal(getattr(first, name), getattr(second, name)), name
     for name in ("boxes", "labels", "valid"):
         assert torch.equal(getattr(first.targets, name), getattr(second.targets, name)), name
+
+
+def test_slots_follow_the_fullest_image_of_a_batch_in_few_steps(tmp_path: Path) -> None:
+    counts = {1: 3, 2: 9, 3: 20}
+    for number in counts:
+        make_image(tmp_path / "images", f"{number}.jpg", width=64, height=48, seed=number)
+    annotations = [
+        annotation_record(100 * number + extra, image=number, bbox=(5, 5, 20, 10))
+        for number, count in counts.items()
+        for extra in range(count)
+    ]
+    images = [image_record(number) for number in counts]
+    file = write_annotations(tmp_path / "x.json", images=images, annotations=annotations)
+    split = splits.training_split(
+        load_coco(file, cache=tmp_path / "cache"), folder=tmp_path / "images", data=DATA
+    )
+    plan = loader.sampling_plan(split, images_per_process=1, global_batch=1, seed=0)
+
+    batches = loader.train_loader(
+        split, plan=plan, pipeline=PIPELINE, world=ALONE, end_iteration=3, num_workers=0
+    )
+
+    slots = {int(batch.image_ids): batch.targets.valid.shape[1] for batch in batches}
+    assert slots == {1: 8, 2: 16, 3: 24}, "no batch has more than the fullest image of the split needs"
 
 
 def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Suppression: inclusive corners, strict thresholds, fixed sizes."""
+"""Suppression: inclusive corners, strict thresholds, sections apart."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import golden_files
+import trainer_builders
 from kubedet_trainer.models import nms
 from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.structures import Detections
@@ -20,23 +21,50 @@ def _per_class(boxes: torch.Tensor, scores: torch.Tensor, **options: Any) -> Det
     return nms.suppress_per_class(boxes, scores, options=DetectionOptions(**options))
 
 
-def test_survivors_are_padded_to_a_fixed_number() -> None:
-    kept = nms.suppress(STACK, SCORES, iou_threshold=0.7, slots=5)
+def _survivors(*, iou_threshold: float, most: int = 3) -> list[bool]:
+    kept = nms.survivors(
+        STACK[None], SCORES[None], sections=[3], iou_threshold=iou_threshold, most=most, extent=60
+    )
+    flags: list[bool] = kept[0].tolist()
+    return flags
 
-    assert kept.indices.tolist() == [0, 2, 0, 0, 0]
-    assert kept.valid.tolist() == [True, True, False, False, False]
+
+def test_a_better_box_suppresses_what_it_overlaps() -> None:
+    assert _survivors(iou_threshold=0.7) == [True, False, True]
 
 
-def test_only_the_best_survivors_fit() -> None:
-    kept = nms.suppress(STACK, SCORES, iou_threshold=1.0, slots=2)
-
-    assert kept.indices.tolist() == [0, 1]
-    assert kept.valid.all()
+def test_a_section_keeps_its_best_survivors() -> None:
+    assert _survivors(iou_threshold=1.0, most=2) == [True, True, False]
+    assert _survivors(iou_threshold=0.7, most=1) == [True, False, False]
 
 
 @pytest.mark.parametrize(("threshold", "kept"), [(0.9, 3), (0.89, 2)])
 def test_overlap_equal_to_the_threshold_does_not_suppress(threshold: float, kept: int) -> None:
-    assert nms.suppress(STACK, SCORES, iou_threshold=threshold, slots=3).valid.sum() == kept
+    assert sum(_survivors(iou_threshold=threshold)) == kept
+
+
+def test_sections_and_images_do_not_suppress_each_other_on_a_gpu_either() -> None:
+    generator = torch.Generator().manual_seed(0)
+    begins = torch.randint(0, 80, (3, 90, 2), generator=generator) * 0.7
+    boxes = torch.cat([begins, begins + torch.randint(-1, 40, (3, 90, 2), generator=generator)], dim=-1)
+    sections = [40, 30, 20]
+    scores = torch.cat(
+        [
+            torch.rand(3, length, generator=generator).sort(dim=1, descending=True).values
+            for length in sections
+        ],
+        dim=1,
+    )
+
+    def kept() -> torch.Tensor:
+        return nms.survivors(boxes, scores, sections=sections, iou_threshold=0.5, most=25, extent=100)
+
+    one_by_one = kept()
+    with trainer_builders.as_on_gpu():
+        all_at_once = kept()
+
+    assert torch.equal(all_at_once, one_by_one)
+    assert 20 < one_by_one.sum() < 250
 
 
 @pytest.mark.parametrize(("case", "limit"), [("per_class_top20", 20), ("shared_all", 1000)])
