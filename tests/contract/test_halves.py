@@ -63,7 +63,8 @@ EVERYTHING: dict[str, Any] = {
 
 def _environment(**spec: Any) -> dict[str, str]:
     """The environment of the last worker's container, references resolved."""
-    pod = build_children(make_job(**spec), attempt=3, settings=OperatorSettings())[-1]
+    cause = "PodsFailed: node gpu-7 is lost"
+    pod = build_children(make_job(**spec), attempt=3, settings=OperatorSettings(), cause=cause)[-1]
     return {variable["name"]: _value(variable) for variable in pod["spec"]["containers"][0]["env"]}
 
 
@@ -120,6 +121,8 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
         procs_per_replica=2,
         gpus=4,
         attempt=3,
+        image=OperatorSettings().trainer_image,
+        restart_cause="PodsFailed: node gpu-7 is lost",
         rendezvous_endpoint="demo-rendezvous.demo-workers.default.svc:29400",
         rendezvous_id=f"{UID}-3",
         local_address="10.0.0.7",

@@ -124,6 +124,10 @@ class RunSettings:
     gpus: int = 0
     """GPUs per replica; 0 means CPU and gloo."""
     attempt: int = 0
+    image: str | None = None
+    """Of the container, for the report."""
+    restart_cause: str | None = None
+    """Why the attempt before failed, for the report."""
     rendezvous_endpoint: str | None = None
     """``host:port`` of the rendezvous store; None with one replica, which needs none."""
     rendezvous_id: str = "local"
@@ -178,6 +182,8 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         procs_per_replica=get.integer(Environment.PROCS_PER_REPLICA, 1),
         gpus=get.integer(Environment.GPUS, 0),
         attempt=get.integer(Environment.ATTEMPT, 0),
+        image=get.optional(Environment.IMAGE),
+        restart_cause=get.optional(Environment.RESTART_CAUSE),
         rendezvous_endpoint=endpoint,
         rendezvous_id=get.text(Environment.RENDEZVOUS_ID, "local"),
         local_address=get.optional(Environment.LOCAL_ADDRESS),

@@ -220,6 +220,8 @@ class DetectionJobStatus:
     """The newest checkpoint."""
     time: TimeAccount | None = None
     """Where the job's time went."""
+    gpuSeconds: float | None = None
+    """GPUs of the workers times the seconds for which the job had them, without the wait for nodes."""
     display: Display | None = None
     """Texts of the printer columns."""
     results: contract.Results | None = None

@@ -16,11 +16,17 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 Variable = dict[str, Any]
 
 
-def build_environment(job: types.DetectionJob, index: int, *, attempt: int) -> list[Variable]:
-    """Environment variables of worker `index`; the user's own come last. Secrets stay references."""
+def build_environment(
+    job: types.DetectionJob, index: int, *, attempt: int, image: str, cause: str | None = None
+) -> list[Variable]:
+    """Environment variables of worker `index`; the user's own come last. Secrets stay references.
+
+    `image` is that of its container and `cause` why the attempt before failed, for the report of the run.
+    """
     locations = storage.locate(job.spec)
     own = [
         *_run_variables(job, index, attempt=attempt, locations=locations),
+        *_values({Environment.IMAGE: image, Environment.RESTART_CAUSE: cause}),
         *_dataset_variables(job.spec, locations),
         *_checkpoint_variables(job.spec, locations),
         *_rendezvous_variables(job, attempt=attempt),

@@ -33,8 +33,12 @@ def build_worker(
     attempt: int,
     settings: OperatorSettings,
     excluded: Sequence[ExcludedNode] = (),
+    cause: str | None = None,
 ) -> dict[str, Any]:
-    """Worker pod `index` of `job`. It never restarts in place: the operator replaces it, within budgets."""
+    """Worker pod `index` of `job`. It never restarts in place: the operator replaces it, within budgets.
+
+    `cause` is why the attempt before failed.
+    """
     name = names.worker_name(job.metadata.name, index)
     metadata = build_metadata(job, name, component=names.WORKER, index=index, attempt=attempt)
     metadata["annotations"] = {
@@ -44,9 +48,10 @@ def build_worker(
     }
     worker = job.spec.worker
     locations = storage.locate(job.spec)
+    base = _build_container(worker, settings, module=contract.LAUNCH_MODULE)
     container = {
-        **_build_container(worker, settings, module=contract.LAUNCH_MODULE),
-        "env": environment.build_environment(job, index, attempt=attempt),
+        **base,
+        "env": environment.build_environment(job, index, attempt=attempt, image=base["image"], cause=cause),
         "ports": [{"name": names.METRICS_PORT, "containerPort": job.spec.metrics.port, "protocol": "TCP"}],
         "resources": _build_resources(worker),
         "volumeMounts": [

@@ -151,12 +151,20 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
         settings=settings,
         indices=indices,
         excluded=draft.status.excludedNodes,
+        cause=_restart_cause(draft),
     )
     return tuple(
         ApplyChild(manifest=child)
         for child in children
         if child["kind"] != "Pod" or child["metadata"]["name"] not in taken
     )
+
+
+def _restart_cause(draft: Draft) -> str | None:
+    restarting = conditions.find_condition(draft.status.conditions, ConditionType.RESTARTING)
+    if restarting is None or restarting.status != "True":
+        return None
+    return f"{restarting.reason}: {restarting.message}"
 
 
 def _goes_first(action: ApplyChild) -> bool:

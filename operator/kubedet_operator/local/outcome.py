@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -48,16 +47,15 @@ def show_row(console: Console, *, recipe: str, results: contract.Results) -> Non
 
 
 def show_places(console: Console, *, checkpoint_uri: str, status: DetectionJobStatus, output: Path) -> None:
-    """Where the checkpoints, the report, the pictures and the logs lie."""
+    """Where the checkpoints, the report and the logs lie."""
     results = status.results or contract.Results()
     places = {
         "checkpoints": checkpoint_uri,
         "model": results.modelUri or (status.checkpoint.latest if status.checkpoint else None),
-        "results": results.reportUri,
+        "report": results.reportUri or _page(checkpoint_uri),
         "logs": str(output / "logs"),
     }
     lines = [(name, place.removeprefix(_FILE)) for name, place in places.items() if place]
-    lines += [("picture", picture) for picture in _pictures(checkpoint_uri)]
     for name, place in lines:
         _say(console, f"{name:<12} {place}")
 
@@ -86,6 +84,9 @@ def _figures(results: contract.Results) -> dict[str, float]:
     return further | {name: value for name, value in own.items() if value is not None}
 
 
-def _pictures(checkpoint_uri: str) -> Iterator[str]:
-    if checkpoint_uri.startswith(_FILE):
-        yield from sorted(str(path) for path in Path(checkpoint_uri.removeprefix(_FILE)).glob("*.png"))
+def _page(checkpoint_uri: str) -> str | None:
+    """The page of a run that has no results, if it was evaluated."""
+    if not checkpoint_uri.startswith(_FILE):
+        return None
+    page = Path(checkpoint_uri.removeprefix(_FILE), contract.REPORT_FILE)
+    return str(page) if page.exists() else None

@@ -68,7 +68,7 @@ class _Stub:
 
     def finish(self) -> int:
         if self.settings.replica_index == 0:
-            (self.folder / "curves.png").touch()
+            (self.folder / "report.html").touch()
             results = contract.Results(
                 boxAP=41.5,
                 secondsPerIteration=0.02,

@@ -52,7 +52,7 @@ def test_a_run_ends_with_its_row_and_where_everything_lies(tmp_path: Path) -> No
     outcome = _run(tmp_path, _manifest(variables={"STUB_ITERATIONS": 30, "STUB_SECONDS": "0.1"}))
     assert outcome.code == 0
     assert "Training" in outcome.progress
-    for text in ("smoke_faster_rcnn", "41.5", "81.2", str(tmp_path / "checkpoints" / "curves.png")):
+    for text in ("smoke_faster_rcnn", "41.5", "81.2", str(tmp_path / "checkpoints" / "report.html")):
         assert text in outcome.result
     assert "starts at iteration 0" in (tmp_path / "logs" / "demo-worker-0.log").read_text()
 

@@ -83,6 +83,9 @@ def test_a_killed_run_resumes_bit_by_bit(make_job: MakeJob, straight: Job) -> No
     assert job.run() == [0], job.log()[-3000:]
     assert "resumed from" in job.log()
     _assert_same_run(job, straight, history=("training", "evaluations"))
+    report = json.loads((job.checkpoints / "results.json").read_text())
+    assert [start["iteration"] for start in report["run"]["starts"]] == [0, 20]
+    assert report["time"]["seconds"]["training"] > 0
 
 
 def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJob, straight: Job) -> None:
@@ -99,9 +102,10 @@ def test_a_stopped_run_saves_where_it_is_and_resumes_bit_by_bit(make_job: MakeJo
     _assert_same_run(job, straight, history=("evaluations",))  # a log interval was cut in two
 
 
-def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job) -> None:
+def test_a_finished_run_leaves_its_row_and_its_report(straight: Job) -> None:
     row = _row(straight)
-    assert row == json.loads((straight.checkpoints / "results.json").read_text())
+    report = json.loads((straight.checkpoints / "results.json").read_text())
+    assert row.items() <= report.items()
     assert row["hardware"] == {
         "accelerator": "cpu",
         "worldSize": 1,
@@ -122,8 +126,14 @@ def test_a_finished_run_leaves_its_row_and_its_pictures(straight: Job) -> None:
     state = Path(row["modelUri"].removeprefix("file://"))
     assert state == straight.checkpoints / "step-00000040/state.pt"
     assert state.is_file()
-    for name in ("curves.png", "detections.png"):
-        assert (straight.checkpoints / name).read_bytes().startswith(b"\x89PNG")
+    assert row["reportUri"] == (straight.checkpoints / "report.html").as_uri()
+    assert report["analysis"]["objects"] == report["data"]["splits"][1]["objects"]
+    assert report["best"]["value"] == max(point["metrics"]["boxAP"] for point in report["evaluations"])
+    assert all(point["metrics"]["validationLoss"] > 0 for point in report["evaluations"])
+    assert report["run"]["endTime"] >= report["run"]["startTime"]
+    assert [start["iteration"] for start in report["run"]["starts"]] == [0]
+    assert {"schedule.epochs", "optimizer.lr"} & {change["field"] for change in report["run"]["changes"]}
+    assert b"data:image/jpeg" in (straight.checkpoints / "report.html").read_bytes()
     manifest = json.loads((straight.checkpoints / "step-00000040/manifest.json").read_text())
     assert manifest["metrics"] == metrics
     assert (manifest["epoch"], manifest["recipe"]["name"]) == (4, "smoke_faster_rcnn")
@@ -192,7 +202,11 @@ def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(
     assert row["inferenceFps"] > 0
     assert "boxAP" not in row
     assert "modelUri" not in row
-    assert [path.name for path in job.checkpoints.iterdir()] == ["results.json"]
+    assert sorted(path.name for path in job.checkpoints.iterdir()) == [
+        "history.csv",
+        "report.html",
+        "results.json",
+    ]
     assert json.loads((job.work / "progress.json").read_text())["progress"]["iteration"] == 14
 
 
@@ -297,8 +311,8 @@ def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_ser
     assert job.run() == [0], job.log()[-3000:]
     assert "resumed from s3://training/job/step-" in job.log()
     assert names() >= {
-        "job/curves.png",
-        "job/detections.png",
+        "job/history.csv",
+        "job/report.html",
         "job/results.json",
         "job/step-00000020/manifest.json",
         "job/step-00000020/state.pt",

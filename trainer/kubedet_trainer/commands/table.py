@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kubedet_trainer.commands.publish:publish",
         "Write a checkpoint's weights to a file to share.",
     ),
+    "report": (
+        "kubedet_trainer.commands.report:report",
+        "Make the page of a run again, or one that compares runs.",
+    ),
     "check-data": (
         "kubedet_trainer.commands.data:check_data",
         "List everything that is wrong with a data set.",

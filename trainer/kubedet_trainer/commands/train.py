@@ -103,7 +103,6 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         for name, uri in (("model", results.get("modelUri")), ("report", results.get("reportUri"))):
             if uri:
                 console.print(f"{name}: {uri}", soft_wrap=True)
-        console.print("Pictures of the curves and of detections are next to the report.")
     sys.exit(code)
 
 

@@ -111,14 +111,16 @@ def _read_results(folders: tuple[Path, ...]) -> dict[str, Any]:
         InvalidInput: a file is not a valid {contract.RESULTS_FILE}.
     """
     from kubedet_trainer.commands.zoo_text import Measured
+    from kubedet_trainer.reports import document
 
     places = [f"{depth}{contract.RESULTS_FILE}" for depth in ("", "*/", "*/*/")]
     files = {file for folder in folders for place in places for file in folder.glob(place)}
     found = {}
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
         try:
-            document = json.loads(file.read_text())
-            found[document["recipe"]] = Measured(results=document, file=file)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(f"--results: {file}: must be the {contract.RESULTS_FILE} of a run") from error
+            report = document.parse(file.read_bytes(), name=str(file))
+        except InvalidInput as error:
+            raise InvalidInput(f"--results: {error}") from error
+        if "run" not in report or "endTime" in report["run"]:  # the others have no row yet
+            found[report["recipe"]] = Measured(results=report, file=file)
     return found

@@ -26,7 +26,10 @@ PROGRESS_FILE = "progress.json"
 """In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Only rank 0's worker has it."""
 
 RESULTS_FILE = "results.json"
-"""In the work directory and next to the checkpoints: the `Results` that rank 0 writes at the end."""
+"""In the work directory: the `Results` that rank 0 writes at the end. Next to the checkpoints: its report."""
+
+REPORT_FILE = "report.html"
+"""Next to the checkpoints: the page of the report, which every evaluation writes again."""
 
 FAILURES_DIRECTORY = "failures"
 """In the work directory: one `Failure` as JSON for every rank that failed, named by `failure_file`."""
@@ -99,6 +102,8 @@ class Environment(StrEnum):
     PROCS_PER_REPLICA = "KUBEDET_PROCS_PER_REPLICA"
     GPUS = "KUBEDET_GPUS"
     ATTEMPT = "KUBEDET_ATTEMPT"
+    IMAGE = "KUBEDET_IMAGE"
+    RESTART_CAUSE = "KUBEDET_RESTART_CAUSE"
     RENDEZVOUS_ENDPOINT = "KUBEDET_RENDEZVOUS_ENDPOINT"
     RENDEZVOUS_ID = "KUBEDET_RENDEZVOUS_ID"
     LOCAL_ADDRESS = "KUBEDET_LOCAL_ADDRESS"

@@ -150,7 +150,7 @@ class Results:
     modelUri: str | None = None
     """URI of this checkpoint."""
     reportUri: str | None = None
-    """URI of the full report."""
+    """URI of the page with the whole report. results.json next to it has the same as data."""
 
 
 @dataclass(frozen=True, kw_only=True)

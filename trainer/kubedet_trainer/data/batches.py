@@ -117,8 +117,9 @@ class Batches(Dataset[Batch]):
     user can fix is returned, not raised.
     """
 
-    def __init__(self, split: Split, pipeline: Pipeline) -> None:
+    def __init__(self, split: Split, pipeline: Pipeline, *, with_masks: bool = True) -> None:
         self._split = split
+        self._with_masks = with_masks
         self._pipeline = pipeline
         self._slots = split.annotations.ground_truth_slots(split.rows)
 
@@ -165,7 +166,7 @@ class Batches(Dataset[Batch]):
             sample=sample,
             labels=labels,
             proposal_scores=proposal_scores,
-            masks=None if random is None else self._masks(row, sample=sample, flip=flip),
+            masks=self._masks(row, sample=sample, flip=flip) if self._with_masks else None,
         )
 
     def _masks(self, row: int, *, sample: Sample, flip: bool) -> PackedMasks | None:

@@ -112,12 +112,16 @@ def val_loader(
     world: World,
     num_workers: int,
     images_per_batch: int = 1,
+    with_masks: bool = False,
 ) -> Loader:
-    """The images at rank, rank + world size, ... of the split, in its order."""
+    """The images at rank, rank + world size, ... of the split, in its order.
+
+    Their targets have masks only `with_masks`, since evaluation compares with the split's own.
+    """
     share = list(range(world.rank, len(split), world.size))
     starts = range(0, len(share), images_per_batch)
     return _loader(
-        ValidationBatches(split, pipeline),
+        ValidationBatches(split, pipeline, with_masks=with_masks),
         batch_sampler=[share[start : start + images_per_batch] for start in starts],
         world=world,
         num_workers=num_workers,

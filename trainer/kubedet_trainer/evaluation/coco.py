@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,14 +26,15 @@ from kubedet_trainer.data import run_lengths
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation import recall
 from kubedet_trainer.evaluation.detections import DetectionTable
+from kubedet_trainer.evaluation.scores import ClassScores, Matching, Scores, mean_known
 from kubedet_trainer.evaluation.voc import VocScorer
 
 
 class Scorer(Protocol):
     """Compares detections with the annotations of a split."""
 
-    def score(self, detections: DetectionTable) -> dict[str, float]:
-        """Figures by name, in percent; an image without detections counts as empty."""
+    def score(self, detections: DetectionTable) -> Scores:
+        """How good `detections` are; an image without any counts as empty."""
         ...
 
 
@@ -89,23 +91,42 @@ class CocoScorer:
         self._kind = kind
         self._metrics = _metrics(kind, limit=max_detections)
 
-    def score(self, detections: DetectionTable) -> dict[str, float]:
-        """The figures in percent; absent where the split has no such ground truth, say no small object."""
+    def score(self, detections: DetectionTable) -> Scores:
+        """Average precision of the split and of each class; for proposals the recall."""
         # pycocotools prints its progress, which would end up between the lines of the log.
         with contextlib.redirect_stdout(io.StringIO()):
             truth = self._truth
+            # Proposals, too: pycocotools drops a category that the data do not have, even if none counts.
             category_ids = self._annotations.category_ids.tolist()
-            results = _load_results(
-                truth, detections.to_coco(None if self._kind == "proposal" else category_ids)
-            )
-            figures: dict[str, float] = {}
-            for metric in self._metrics:
-                # Without masks it would silently compare boxes in their place.
-                assert metric.iou_type == "bbox" or detections.masks is not None or not len(detections)
-                figures |= _score(truth, results, metric)
+            results = _load_results(truth, detections.to_coco(category_ids))
+            # Without masks it would silently compare boxes in their place.
+            assert self._kind != "segm" or detections.masks is not None or not len(detections)
+            accumulated = [_accumulate(truth, results, metric) for metric in self._metrics]
+        figures: dict[str, float] = {}
+        for metric, scoring in zip(self._metrics, accumulated, strict=True):
+            figures |= _figures(metric, scoring)
         if self._kind == "proposal" and (fast := _recall_fast(self._annotations, detections)) is not None:
             figures["ar1000Fast"] = fast
-        return figures
+        boxes = accumulated[0]
+        has_classes = self._kind != "proposal"
+        return Scores(
+            figures=figures,
+            classes=self._classes(accumulated) if has_classes else [],
+            curves=_curves(boxes) if has_classes else {},
+            recalls={} if has_classes else _recalls(boxes),
+            matching=_matching(boxes, num_detections=len(detections)),
+        )
+
+    def _classes(self, accumulated: list[COCOeval]) -> list[ClassScores]:
+        """Of the labels 1, 2, ...; pycocotools orders the classes by their ids."""
+        classes = []
+        for column in np.argsort(np.argsort(self._annotations.category_ids)).tolist():
+            figures: dict[str, float] = {}
+            for metric, scoring in zip(self._metrics, accumulated, strict=True):
+                figures |= _figures(metric, scoring, column=column)
+            curve = accumulated[0].eval["precision"][0, :, column, 0, -1]
+            classes.append(ClassScores(figures=figures, curve=curve if (curve > -1).all() else None))
+        return classes
 
     @cached_property
     def _truth(self) -> Any:
@@ -162,40 +183,87 @@ def _outlines(truth: Truth) -> Iterator[dict[str, Any]]:
         yield {"size": size, "counts": code or run_lengths.of_box(box.tolist(), size=(size[0], size[1]))}
 
 
-def _score(truth: Any, results: Any, metric: _Metric) -> dict[str, float]:
+def _accumulate(truth: Any, results: Any, metric: _Metric) -> COCOeval:
     scoring = COCOeval(truth, results, iouType=metric.iou_type)
     scoring.params.useCats = int(metric.use_categories)
     scoring.params.maxDets = list(metric.max_detections)
     scoring.evaluate()
     scoring.accumulate()
-    return {
-        name: 100 * float(value)
-        for name, value in zip(metric.names, _summary(scoring), strict=True)
-        if name is not None and value is not None
-    }
+    return scoring
 
 
-def _summary(scoring: COCOeval) -> Iterator[float | None]:
-    """The twelve figures of pycocotools' ``summarize``, which knows only 100 detections an image.
+def _figures(metric: _Metric, scoring: COCOeval, *, column: int | None = None) -> dict[str, float]:
+    """The figures of all classes, or the precisions of the one at `column` of pycocotools' tables."""
+    classes = slice(None) if column is None else slice(column, column + 1)
+    precision, recall = scoring.eval["precision"][:, :, classes], scoring.eval["recall"][:, classes]
+    values = list(_precisions(precision, scoring.params.iouThrs))
+    values += _recall_figures(recall) if column is None else []
+    named = zip(metric.names, values, strict=column is None)
+    return {name: 100 * value for name, value in named if name is not None and value is not None}
+
+
+def _precisions(precision: NDArray[np.float64], overlaps: NDArray[np.float64]) -> Iterator[float | None]:
+    """The first six figures of pycocotools' ``summarize``, which knows only 100 detections an image.
 
     None where there is nothing to find.
     """
-    thresholds = scoring.params.iouThrs
-    precision, found = scoring.eval["precision"], scoring.eval["recall"]
-    for threshold in (None, 0.5, 0.75):
-        chosen = slice(None) if threshold is None else thresholds == threshold
-        yield _mean(precision[chosen, :, :, 0, -1])
+    for overlap in (None, 0.5, 0.75):
+        chosen = slice(None) if overlap is None else overlaps == overlap
+        yield mean_known(precision[chosen, :, :, 0, -1])
     for area in (1, 2, 3):
-        yield _mean(precision[:, :, :, area, -1])
+        yield mean_known(precision[:, :, :, area, -1])
+
+
+def _recall_figures(recall: NDArray[np.float64]) -> Iterator[float | None]:
+    """The other six."""
     for limit in (0, 1, 2):
-        yield _mean(found[:, :, 0, limit])
+        yield mean_known(recall[:, :, 0, limit])
     for area in (1, 2, 3):
-        yield _mean(found[:, :, area, -1])
+        yield mean_known(recall[:, :, area, -1])
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    known = values[values > -1]
-    return float(np.mean(known)) if len(known) else None
+def _curves(scoring: COCOeval) -> dict[str, NDArray[np.float64]]:
+    precision = scoring.eval["precision"][:, :, :, 0, -1]
+    known = precision[:, :, (precision > -1).all(axis=(0, 1))]
+    if not known.size:
+        return {}
+    overlaps = scoring.params.iouThrs
+    means = {f"{overlap:.2f}": known[overlaps == overlap].mean(axis=(0, 2)) for overlap in (0.5, 0.75)}
+    return {**means, "0.50:0.95": known.mean(axis=(0, 2))}
+
+
+def _recalls(scoring: COCOeval) -> dict[str, float]:
+    """Of the most proposals that count, by overlap."""
+    values = scoring.eval["recall"][:, 0, 0, -1]
+    overlaps = scoring.params.iouThrs
+    return {
+        f"{overlap:.2f}": 100 * float(value)
+        for overlap, value in zip(overlaps, values, strict=True)
+        if value > -1
+    }
+
+
+def _matching(scoring: COCOeval, *, num_detections: int) -> Matching:
+    """What pycocotools matched at the lowest overlap, one half, in objects of any size.
+
+    Its ids count the detections and the annotations from 1, see `DetectionTable.to_coco` and `_to_coco`.
+    """
+    num_images, num_areas = len(scoring.params.imgIds), len(scoring.params.areaRng)
+    records = [
+        record
+        for start in range(0, len(scoring.evalImgs), num_images * num_areas)
+        for record in scoring.evalImgs[start : start + num_images]
+        if record is not None
+    ]
+    rows = np.fromiter(itertools.chain.from_iterable(record["dtIds"] for record in records), np.int64) - 1
+    nothing = np.empty(0)
+    objects = np.concatenate([nothing, *(record["dtMatches"][0] for record in records)]).astype(np.int64) - 1
+    is_ignored = np.concatenate([nothing, *(record["dtIgnore"][0] for record in records)]).astype(np.bool_)
+    found = np.full(num_detections, -1)
+    found[rows] = np.where(is_ignored, -1, objects)
+    is_counted = np.zeros(num_detections, np.bool_)
+    is_counted[rows] = ~is_ignored
+    return Matching(found=found, is_counted=is_counted)
 
 
 def _recall_fast(truth: Truth, table: DetectionTable) -> float | None:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubedet_trainer.data import run_lengths
 from kubedet_trainer.data.run_lengths import Size
-from kubedet_trainer.structures import Detections
 
-_PROPOSAL_CATEGORY = 1
-"""What the zoo writes for proposals, which have no class; scoring them ignores it."""
+if TYPE_CHECKING:  # what reads reports has no torch to load
+    from kubedet_trainer.structures import Detections
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,15 +83,11 @@ class DetectionTable:
         }
         return DetectionTable(**columns)
 
-    def to_coco(self, category_ids: Sequence[int] | None) -> list[dict[str, Any]]:
-        """COCO's results format; `category_ids` are those of the labels 1, 2, ..., None for proposals."""
+    def to_coco(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO's results format; `category_ids` are those of the labels 1, 2, ..."""
         boxes = self.boxes.astype(np.float64)
         boxes[:, 2:] += 1 - boxes[:, :2]
-        categories = (
-            np.full(len(self), _PROPOSAL_CATEGORY)
-            if category_ids is None
-            else np.array(category_ids, np.int64)[self.labels - 1]
-        )
+        categories = np.array(category_ids, np.int64)[self.labels - 1]
         rows = zip(
             self.image_ids.tolist(), categories.tolist(), self.scores.tolist(), boxes.tolist(), strict=True
         )

@@ -14,6 +14,7 @@ import torch
 from kubedet_trainer import dist
 from kubedet_trainer.evaluation.coco import Scorer
 from kubedet_trainer.evaluation.detections import DetectionTable
+from kubedet_trainer.evaluation.scores import Scores
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.structures import Batch
 
@@ -22,9 +23,13 @@ from kubedet_trainer.structures import Batch
 class Evaluation:
     """What rank 0 knows afterwards."""
 
-    metrics: dict[str, float]
-    """Figures by name, in percent. Absent where the split has no such ground truth, say no small object."""
+    scores: Scores
     detections: DetectionTable
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures by name, in percent. Absent where there is nothing to find, say no small object."""
+        return self.scores.figures
 
 
 @torch.inference_mode()
@@ -69,7 +74,7 @@ def evaluate(
     if not gathered:
         return None
     detections = DetectionTable.joined(gathered)
-    return Evaluation(metrics=scorer.score(detections), detections=detections)
+    return Evaluation(scores=scorer.score(detections), detections=detections)
 
 
 def detect(detector: Detector, batch: Batch, *, device: torch.device) -> list[DetectionTable]:

@@ -18,8 +18,8 @@ from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.evaluate import detect
 from kubedet_trainer.inference.trained import TrainedDetector
-from kubedet_trainer.pictures import drawing
-from kubedet_trainer.pictures.drawing import Marks
+from kubedet_trainer.reports import drawing
+from kubedet_trainer.reports.drawing import Marks
 
 DETECTIONS_FILE = "detections.json"
 """Name of the COCO file in the folder of the pictures."""

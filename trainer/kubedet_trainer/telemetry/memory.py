@@ -6,6 +6,7 @@ import resource
 import sys
 
 import torch
+from torch import nn
 
 from kubedet_trainer.config.published import MemoryKind
 
@@ -39,3 +40,17 @@ def peak_bytes(device: torch.device, *, kind: MemoryKind = "reserved") -> int:
         return gpu_bytes(device)[f"peak_{kind}"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Bytes of a model's weights and buffers, of their gradients, and of what the optimiser keeps.
+
+    Without gradients at the moment as much as they take.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return {
+        "weights": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+        "gradients": sum(parameter.nbytes for parameter in trained),
+        "optimizer": sum(tensor.nbytes for tensor in kept),
+    }

@@ -231,6 +231,11 @@ class Reporter:
             extra={"checkpoint": asdict(status)},
         )
 
+    def time_spent(self) -> TimeSpent:
+        """What the time of this worker went into until now."""
+        self._time.book(time.monotonic())
+        return self._time.spent()
+
     def _remaining_seconds(self) -> int | None:
         if self._iteration_seconds is None:
             return None

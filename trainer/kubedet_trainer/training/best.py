@@ -12,6 +12,7 @@ from typing import Any
 
 from kubedet_trainer.config.recipe import EvaluationKind
 from kubedet_trainer.contract import ReportedCheckpoint
+from kubedet_trainer.evaluation.scores import rank
 from kubedet_trainer.settings import CheckpointSettings, RunSettings
 
 _METRICS: Mapping[EvaluationKind, str] = {
@@ -27,7 +28,7 @@ Evaluations = Sequence[Mapping[str, Any]]
 
 
 def metric_of(settings: CheckpointSettings, kind: EvaluationKind) -> str:
-    """What evaluations are compared by. Greater is better."""
+    """What evaluations are compared by. Greater is better, except for the validation loss."""
     return settings.keep_best_metric or _METRICS[kind]
 
 
@@ -41,7 +42,7 @@ def keeping_best(settings: RunSettings, kind: EvaluationKind) -> CheckpointSetti
 def best_first(evaluations: Evaluations, *, metric: str) -> list[Mapping[str, Any]]:
     """The evaluations that have the metric, best first; of equal ones the earlier is the better."""
     found = [point for point in evaluations if metric in point["metrics"]]
-    return sorted(found, key=lambda point: (-point["metrics"][metric], point["iteration"]))
+    return sorted(found, key=lambda point: (rank(metric, point["metrics"][metric]), point["iteration"]))
 
 
 def evaluations_since_best(evaluations: Evaluations, *, metric: str) -> int:

@@ -24,6 +24,7 @@ from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.contract.times import format_now
 from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.evaluation.scores import rank
 from kubedet_trainer.settings import CheckpointSettings, StoreCredentials
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.training.state import TrainState, copy_to_host
@@ -303,7 +304,7 @@ class Checkpointer:
                 if metric in manifest.metrics
             }
             # Of equal ones the earlier is the better: what follows it is no improvement.
-            best_first = sorted(values, key=lambda iteration: (-values[iteration], iteration))
+            best_first = sorted(values, key=lambda iteration: (rank(metric, values[iteration]), iteration))
             kept.update(best_first[: self._settings.keep_best_count])
         return kept
 

@@ -24,11 +24,12 @@ from kubedet_trainer.errors import (
     TerminatedSaved,
     TerminatedUnsaved,
 )
+from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.report import Interval
-from kubedet_trainer.training import optim, reported, results, setup
+from kubedet_trainer.training import optim, reported, reporting, results, setup
 from kubedet_trainer.training.checkpoint import take_snapshot
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
@@ -54,6 +55,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
             # Not before: a rank that waits for others to come takes no signal, and has nothing to save.
             stop.listen()
             run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics)
+            reporting.note_start(run)
             _fit(run)
             row = results.write_row(run)
             dist.shut_down()
@@ -213,6 +215,7 @@ def _save(run: Run, *, stopping: bool = False) -> None:
     with run.reporter.stage(Stage.CHECKPOINTING):
         if run.world.rank == 0:
             epoch = run.length.epoch(run.state.iteration)
+            reporting.note_time(run, stopping=stopping)
             try:
                 status = run.checkpointer.save(take_snapshot(run.state, epoch=epoch, metrics={}))
             except (CredentialsRefused, MissingInput, StorageUnreachable) as error:
@@ -240,13 +243,17 @@ def _evaluate_if_due(run: Run) -> None:
         return
     with run.reporter.stage(Stage.EVALUATING):
         evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
-        # On every rank, because all of them decide by it whether to go on.
-        metrics = dist.broadcast({} if evaluation is None else evaluation.metrics)
+        loss = results.validation_loss(run)
+        metrics = {} if evaluation is None else evaluation.metrics
+        if loss is not None:
+            metrics = {**metrics, VALIDATION_LOSS: loss}
+        metrics = dist.broadcast(metrics)  # on every rank, because all of them decide by it whether to go on
         run.state.history.note_evaluation(done, metrics)
+        reporting.note_spent(run)
         if evaluation is not None:
             run.reporter.record_evaluation(done, metrics=metrics)
             run.checkpointer.add_metrics(done, metrics=metrics)
-            results.publish_pictures(run, evaluation)
+            results.publish_evaluation(run, evaluation)
     run.timer.resume()
 
 

@@ -44,24 +44,30 @@ class Reported:
     """Of its evaluation; empty where there was none."""
 
 
+def last(run: Run) -> Reported:
+    """The newest checkpoint with the newest evaluation."""
+    evaluations = run.state.history.evaluations
+    return Reported(
+        checkpoint=ReportedCheckpoint.LAST,
+        iteration=run.state.iteration,
+        epoch=run.length.epoch(run.state.iteration),
+        metrics=evaluations[-1]["metrics"] if evaluations else {},
+    )
+
+
 def load_reported(run: Run) -> Reported:
     """Have the model hold the weights that the row reports; every rank must call this.
 
     Where the best checkpoint is gone, that is the next best one, and at last that of the last iteration.
     """
     state, evaluations = run.state, run.state.history.evaluations
-    last = Reported(
-        checkpoint=ReportedCheckpoint.LAST,
-        iteration=state.iteration,
-        epoch=run.length.epoch(state.iteration),
-        metrics=evaluations[-1]["metrics"] if evaluations else {},
-    )
+    newest = last(run)
     metric = best.metric_of(run.settings.checkpoint, run.recipe.evaluation_kind)
     order = best.best_first(evaluations, metric=metric)
     if run.settings.report is ReportedCheckpoint.LAST or not order:
-        return last
+        return newest
     if order[0]["iteration"] == state.iteration:
-        return replace(last, checkpoint=ReportedCheckpoint.BEST)
+        return replace(newest, checkpoint=ReportedCheckpoint.BEST)
     points = {point["iteration"]: point for point in order}
     restored = restore.read_on_every_rank(
         lambda file: run.checkpointer.fetch_first(list(points), target=file),
@@ -70,7 +76,7 @@ def load_reported(run: Run) -> Reported:
         world=run.world,
     )
     if restored is None:
-        return last
+        return newest
     state.model.load_state_dict(restored.state["model"])
     manifest = restored.located.manifest
     _log.info("the row is that of the best checkpoint that there is, after epoch %d", manifest.epoch)

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 
-import cv2
 import torch
 
 from kubedet_trainer import contract, dist
 from kubedet_trainer.contract import Results, Stage
-from kubedet_trainer.data import images, loader
+from kubedet_trainer.data import loader
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.dist import World
-from kubedet_trainer.evaluation import evaluate, speed
+from kubedet_trainer.evaluation import analysis, evaluate, loss, speed
 from kubedet_trainer.evaluation.coco import Scorer
-from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.evaluate import Evaluation
-from kubedet_trainer.pictures import curves, drawing
-from kubedet_trainer.pictures.drawing import Comparison, Marks
+from kubedet_trainer.reports import document, examples, files
 from kubedet_trainer.storage.files import write_json
+from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.training import reported, setup
+from kubedet_trainer.training import reported, reporting, setup
 from kubedet_trainer.training.reported import Reported
 from kubedet_trainer.training.setup import Run
 
-CURVES_FILE = "curves.png"
-DETECTIONS_FILE = "detections.png"
-
 _ROW = ("boxAP", "maskAP", "ar1000")
 """Figures of an evaluation with a field of their own in `Results`, with one digit as in the zoo."""
-
-_PICTURES = 8
-_PICTURE_SCORE = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +68,25 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
     return evaluation
 
 
+def validation_loss(run: Run) -> float | None:
+    """The mean loss of some images of the validation split; rank 0's, every rank must call this."""
+    split = run.data.val
+    assert split is not None, "a run that is evaluated has a split"
+    some = replace(split, rows=split.rows[:: -(-len(split) // loss.IMAGES)])
+    return loss.validation_loss(
+        run.detector,
+        _beating(run, _val_loader(run, some, world=run.world, with_masks=True)),
+        device=run.world.device,
+        seed=run.recipe.seed,
+    )
+
+
+def _beating(run: Run, batches: Loader) -> Iterator[Batch]:
+    for batch in batches:
+        run.reporter.beat()
+        yield batch
+
+
 def write_row(run: Run) -> Results | None:
     """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
     [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))])
@@ -91,7 +102,7 @@ def write_row(run: Run) -> Results | None:
             row = _row(
                 run, figures, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak, test_metrics=test_metrics
             )
-            _publish(run, row)
+            _publish(run, row, peak_bytes=peak)
     dist.barrier()
     return row
 
@@ -119,41 +130,29 @@ def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
     return None if fps is None else round(fps, 2)
 
 
-def publish_pictures(run: Run, evaluation: Evaluation) -> None:
-    """Draw the curves of the run so far and its current detections, and store both with the checkpoints."""
-    picture = curves.draw_curves(
-        title=f"{run.settings.job_name}: {run.recipe.name}",
-        training=run.state.history.training,
-        evaluations=run.state.history.evaluations,
-        reference=run.recipe.reference,
-    )
-    _put(run, CURVES_FILE, picture)
-    is_proposal = run.recipe.evaluation_kind == "proposal"
-    classes = ["object"] * len(run.data.classes) if is_proposal else run.data.classes
-    sheet = drawing.contact_sheet(_comparisons(run, evaluation.detections), classes=classes)
-    _put(run, DETECTIONS_FILE, cv2.imencode(".png", sheet)[1].tobytes())
-
-
-def _comparisons(run: Run, table: DetectionTable) -> list[Comparison]:
-    """Images spread evenly over the validation split, with their truth and what scores well in them."""
+def publish_evaluation(run: Run, evaluation: Evaluation) -> None:
+    """Analyse an evaluation of the validation split, and store the report of the run so far."""
     split = run.data.val
     assert split is not None, "what was evaluated has a split"
-    comparisons = []
-    for index in range(0, len(split), -(-len(split) // _PICTURES)):
-        row = int(split.rows[index])
-        boxes, labels = split.annotations.ground_truth(row)
-        masks = split.annotations.masks(row) if split.annotations.has_masks else None
-        found = table.of(int(split.annotations.image_ids[row])).above(_PICTURE_SCORE)
-        comparisons.append(
-            Comparison(
-                image=images.read_image(split.folder / split.annotations.file_name(row)),
-                truth=Marks(boxes=boxes, labels=labels, masks=masks),
-                detections=Marks(
-                    boxes=found.boxes, labels=found.labels, scores=found.scores, masks=found.masks
-                ),
-            )
+    assert split.annotations.truth is not None, "and its truth was read"
+    table, scores = evaluation.detections, evaluation.scores
+    pictures = None
+    if reporting.analysed_iteration(run) == run.state.iteration:
+        run.analysis, verdicts = analysis.analyse(
+            table, truth=split.annotations.truth, scores=scores, classes=run.data.classes
         )
-    return comparisons
+        pictures = examples.draw_examples(
+            split,
+            table,
+            matching=scores.matching,
+            analysis=run.analysis,
+            verdicts=verdicts,
+            classes=run.data.classes,
+        )
+    peak = float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))
+    row = _row(run, reported.last(run), fps=None, fps_batch8=None, peak_bytes=peak, test_metrics={})
+    report = reporting.build_report(run, row, peak_bytes=peak, is_finished=False)
+    files.write_report(_store(run), document.dump(report), pictures=pictures)
 
 
 def _row(
@@ -196,26 +195,26 @@ def _row(
         endedEarly=reported.early_end(run),
         leftOut=run.data.left_out,
         modelUri=run.checkpointer.state_uri(figures.iteration) if is_saved else None,
-        reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.RESULTS_FILE}",
+        reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.REPORT_FILE}",
     )
 
 
-def _publish(run: Run, row: Results) -> None:
-    document = contract.without_none(asdict(row))
-    origins = run.state.history.pretrained
-    report = {**document, **({"pretrained": origins} if origins else {})}
-    _put(run, contract.RESULTS_FILE, json.dumps(report, indent=2).encode())
+def _publish(run: Run, row: Results, *, peak_bytes: float) -> None:
+    report = reporting.build_report(run, row, peak_bytes=peak_bytes, is_finished=True)
+    files.write_report(_store(run), document.dump(report))
     # Last: it shows the launcher, and through it the operator, that everything else is durable.
-    write_json(run.settings.work_directory / contract.RESULTS_FILE, document)
-    _log.info("results", extra={"results": document})
+    own = contract.without_none(asdict(row))
+    write_json(run.settings.work_directory / contract.RESULTS_FILE, own)
+    _log.info("results", extra={"results": own})
 
 
-def _put(run: Run, name: str, content: bytes) -> None:
-    target = run.settings.checkpoint
-    open_store(target.uri, target.credentials).put_bytes(name, data=content)
+def _store(run: Run) -> Store:
+    return open_store(run.settings.checkpoint.uri, run.settings.checkpoint.credentials)
 
 
-def _val_loader(run: Run, split: Split, *, world: World, images_per_batch: int = 1) -> Loader:
+def _val_loader(
+    run: Run, split: Split, *, world: World, images_per_batch: int = 1, with_masks: bool = False
+) -> Loader:
     data = run.recipe.data
     return loader.val_loader(
         split,
@@ -223,4 +222,5 @@ def _val_loader(run: Run, split: Split, *, world: World, images_per_batch: int =
         world=world,
         num_workers=data.num_workers,
         images_per_batch=images_per_batch,
+        with_masks=with_masks,
     )

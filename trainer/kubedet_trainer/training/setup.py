@@ -19,6 +19,7 @@ from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.evaluation.analysis import Analysis
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.settings import RunSettings
@@ -85,6 +86,8 @@ class Run:
     """Iterations that were done when this process started."""
     saved_iteration: int
     """Of the newest checkpoint, -1 before there is one."""
+    analysis: Analysis | None = None
+    """Of the newest evaluation of the validation split."""
     saved_at: float = field(default_factory=time.monotonic)
     timer: StepTimer = field(default_factory=StepTimer)
 
@@ -262,6 +265,9 @@ def _restore_or_initialise(
         return
     state.load_state_dict(restored.state)
     located = restored.located
+    if not located.uri.startswith(settings.checkpoint.uri.rstrip("/")):  # what another run has cost
+        state.history.starts.clear()
+        state.history.spent.clear()
     if located.manifest.metrics and located.manifest.iteration == state.iteration:
         state.history.note_evaluation(state.iteration, located.manifest.metrics)
     if world.rank == 0:

@@ -27,6 +27,10 @@ class History:
     timed_seconds: float = 0.0
     """Wall time of these iterations, data wait included, evaluation and checkpoints excluded."""
 
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    """Each time that rank 0 began, and where its time went, see `training.reporting.note_start`."""
+    spent: list[dict[str, float]] = field(default_factory=list)
+    """What had been spent at each evaluation, see `training.reporting.note_spent`."""
     pretrained: dict[str, Any] = field(default_factory=dict)
     """Which tensors the first weights took from a file, as `weights.start.Origins.record`; empty without."""
 

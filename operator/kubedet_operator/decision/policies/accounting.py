@@ -30,6 +30,7 @@ RUNNING = "running"
 ENDED = "ended"
 """The job's life is over."""
 
+_WITHOUT_GPUS = (TimePhase.PENDING, TimePhase.SUSPENDED)
 _WITHOUT_PLACE = (Reason.UNSCHEDULABLE, Reason.CLAIM_NOT_FOUND, Reason.CHILD_REJECTED)
 
 
@@ -50,7 +51,21 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     seconds = _sum(known.seconds, spent) if spent else known.seconds
     begins = _begins(draft, known, phase)
     account = TimeAccount(phase=phase, begins=begins, seconds=seconds, reached=reached)
-    return draft.change(time=account, progress=_with_goodput(draft.status.progress, seconds))
+    return draft.change(
+        time=account,
+        gpuSeconds=_gpu_seconds(facts, spent),
+        progress=_with_goodput(draft.status.progress, seconds),
+    )
+
+
+def _gpu_seconds(facts: Facts, spent: Mapping[str, float]) -> float | None:
+    """With what the `spent` seconds add: they passed with the workers that the status has known until now."""
+    workers, known = facts.status.workers, facts.status.gpuSeconds
+    gpus = facts.job.spec.worker.gpus if facts.job else 0
+    if not spent or workers is None or not gpus:
+        return known
+    held = sum(value for phase, value in spent.items() if phase not in _WITHOUT_GPUS)
+    return round((known or 0.0) + held * workers.active * gpus, 3)
 
 
 def seconds_by_phase(manifest: Mapping[str, Any], *, now: datetime) -> dict[str, float]:

@@ -267,3 +267,30 @@ def test_what_an_operator_has_missed_is_booked_when_it_comes_back() -> None:
     rank.done += 900
     rank.report()
     assert _seconds(world) == {"pending": 30, "starting": 20, "training": 960, "evaluating": 100}
+
+
+def test_gpu_seconds_count_while_a_job_has_its_nodes_and_stop_while_it_is_suspended() -> None:
+    world = _start({"checkpoint": STATE, "worker": {"gpus": 4}})
+    rank = Rank0(world)
+    rank.spend(100, "training", iterations=100)
+    rank.report(saved=True)
+    assert world.status["gpuSeconds"] == 4 * (20 + 100), "not the 30 s without a node"
+    world.hold(0)
+    world.change(suspend=True)
+    world.settle()
+    world.end(0, 143)
+    world.release(0)
+    world.settle()
+    held = world.status["gpuSeconds"]
+    world.wait(3600)
+    world.change(suspend=False)
+    world.settle()
+    assert world.status["gpuSeconds"] == held
+
+
+def test_a_job_without_gpus_has_no_gpu_seconds() -> None:
+    world = _start({"checkpoint": STATE})
+    rank = Rank0(world)
+    rank.spend(100, "training", iterations=100)
+    rank.report()
+    assert "gpuSeconds" not in world.status

@@ -17,6 +17,7 @@ from kubedet_operator.decision.decide import decide
 from kubedet_operator.decision.facts import PodFacts
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
+from simulation import Simulation
 
 
 def test_a_missing_pod_is_made_again_though_nothing_was_charged() -> None:
@@ -275,3 +276,33 @@ def _state(index: int, ending: Any, uids: dict[int, int], now: datetime) -> PodF
             return world.pod(index, uid=uid, deletion_timestamp="2026-01-01T00:00:00Z")
         case _:
             return world.pod(index, uid=uid, exit_code=ending, ended=ended)
+
+
+def test_a_new_worker_is_told_why_the_one_before_failed_and_after_a_suspension_nothing() -> None:
+    life = Simulation({})
+
+    def cause() -> str | None:
+        (container,) = life.pods["demo-worker-0"]["spec"]["containers"]
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        return variables.get("KUBEDET_RESTART_CAUSE")
+
+    life.settle()
+    assert cause() is None
+    life.place(0, "node-0")
+    life.run([0])
+    life.settle()
+    life.end(0, 137)
+    life.settle()
+    life.wait(15)
+    life.settle()
+    told = cause()
+    assert told is not None
+    assert "137" in told
+    life.place(0, "node-0")
+    life.run([0])
+    life.settle()
+    life.change(suspend=True)
+    life.settle()
+    life.change(suspend=False)
+    life.settle()
+    assert cause() is None

@@ -104,18 +104,21 @@ def test_the_row_has_the_figures_there_are_and_the_published_ones() -> None:
     assert "Mask AP" not in shown
 
 
-def test_the_places_include_every_picture(tmp_path: Path) -> None:
-    for name in ("curves.png", "detections.png", "results.json"):
-        (tmp_path / name).touch()
-    shown = _shown(
-        lambda console: outcome.show_places(
-            console, checkpoint_uri=f"file://{tmp_path}", status=DetectionJobStatus(), output=Path("/out")
+def test_the_places_include_the_page_of_a_run_that_did_not_finish(tmp_path: Path) -> None:
+    def places() -> list[list[str]]:
+        shown = _shown(
+            lambda console: outcome.show_places(
+                console,
+                checkpoint_uri=f"file://{tmp_path}",
+                status=DetectionJobStatus(),
+                output=Path("/out"),
+            )
         )
-    )
-    lines = [line.split() for line in shown.splitlines()]
-    assert ["picture", str(tmp_path / "curves.png")] in lines
-    assert ["picture", str(tmp_path / "detections.png")] in lines
-    assert ["logs", "/out/logs"] in lines
+        return [line.split() for line in shown.splitlines()]
+
+    assert places() == [["checkpoints", f"file://{tmp_path}"[7:]], ["logs", "/out/logs"]]
+    (tmp_path / "report.html").touch()
+    assert ["report", str(tmp_path / "report.html")] in places()
 
 
 def test_a_failure_shows_its_root_cause_and_the_last_lines() -> None:

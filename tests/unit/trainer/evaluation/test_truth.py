@@ -69,7 +69,7 @@ def test_figures_are_pycocotools_own_to_the_last_bit(
         records = found.to_coco(truth.category_ids.tolist())
         areas = [record["area"] for record in records]
         found.boxes[:] = [[0, 0, area - 1, 0] for area in areas]
-    figures = build_scorer(kind, truth=truth).score(found)
+    figures = build_scorer(kind, truth=truth).score(found).figures
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
     assert [figures[f"{name}{figure}"] for figure in names] == of_pycocotools(folder, kind=kind, file=file)
 
@@ -101,7 +101,7 @@ def perfect(truth: Truth, *, scores: float = 0.9, without: tuple[int, ...] = ())
 @pytest.mark.parametrize("first", [0, 1, -5, 10**9])
 def test_perfect_detections_score_100_wherever_ids_begin(first: int, tmp_path: Path) -> None:
     truth = write(tmp_path, *(annotation_record(first + n, image=1 + n) for n in range(2)))
-    assert build_scorer("bbox", truth=truth).score(perfect(truth))["boxAP"] == pytest.approx(100)
+    assert build_scorer("bbox", truth=truth).score(perfect(truth)).figures["boxAP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "voc"])
@@ -113,7 +113,7 @@ def test_an_ignored_object_counts_neither_way(kind: Any, is_found: bool, tmp_pat
         annotation_record(1, image=2, bbox=(100, 100, 50, 60), ignore=1),
     )
     found = perfect(truth, without=() if is_found else (1,))
-    assert build_scorer(kind, truth=truth).score(found)["boxAP"] == pytest.approx(100)
+    assert build_scorer(kind, truth=truth).score(found).figures["boxAP"] == pytest.approx(100)
 
 
 def test_a_detection_beside_an_ignored_object_is_wrong(tmp_path: Path) -> None:
@@ -125,9 +125,13 @@ def test_a_detection_beside_an_ignored_object_is_wrong(tmp_path: Path) -> None:
         annotation_record(0, image=1),
         annotation_record(1, image=1, bbox=(200, 200, 50, 60), ignore=1),
     )
-    assert build_scorer("bbox", truth=ignoring).score(perfect(truth, scores=0.9))["boxAP"] <= 100
-    score = build_scorer("bbox", truth=ignoring).score(
-        DetectionTable.joined([perfect(truth, scores=0.95, without=(0,)), perfect(truth, without=(1,))])
+    assert build_scorer("bbox", truth=ignoring).score(perfect(truth, scores=0.9)).figures["boxAP"] <= 100
+    score = (
+        build_scorer("bbox", truth=ignoring)
+        .score(
+            DetectionTable.joined([perfect(truth, scores=0.95, without=(0,)), perfect(truth, without=(1,))])
+        )
+        .figures
     )
     assert score["boxAP"] == pytest.approx(50, abs=1)
 
@@ -141,7 +145,7 @@ def test_so_many_detections_of_an_image_count_as_the_detector_gives(
         for n in range(300)
     ]
     truth = write(tmp_path, *records)
-    figures = build_scorer("bbox", truth=truth, max_detections=limit).score(perfect(truth))
+    figures = build_scorer("bbox", truth=truth, max_detections=limit).score(perfect(truth)).figures
     assert figures[f"boxAR{limit}"] == pytest.approx(recall)
     assert figures["boxAP"] == pytest.approx(recall, abs=1)
 
@@ -165,13 +169,13 @@ def test_a_crowd_or_an_ignored_object_without_an_outline_covers_its_box(
         masks=np.array([code, code], np.object_),
         mask_sizes=np.array([[480, 640]] * 2),
     )
-    figures = build_scorer("segm", truth=truth).score(masks)
+    figures = build_scorer("segm", truth=truth).score(masks).figures
     assert figures["maskAP"] == pytest.approx(100)
 
 
 def test_an_area_of_zero_counts_in_evaluation(tmp_path: Path) -> None:
     truth = write(tmp_path, annotation_record(0, image=1), annotation_record(1, image=2, area=0))
-    figures = build_scorer("bbox", truth=truth).score(perfect(truth, without=(1,)))
+    figures = build_scorer("bbox", truth=truth).score(perfect(truth, without=(1,))).figures
     assert figures["boxAR100"] == pytest.approx(50)
 
 

@@ -82,19 +82,20 @@ def test_curves_and_precision_are_the_zoos(
     expected = golden["result"][name]
     truth = Objects.of(golden_truth(golden, tmp_path))
     assert np.bincount(truth.labels[~truth.difficult]).tolist() == [0, *expected["num_gts"]]
-    curves = voc.precision_curves(golden_found(golden), truth=truth)
+    found = golden_found(golden)
+    curves = voc.precision_curves(found, truth=truth, matching=voc.match(found, truth=truth))
     assert list(curves) == [1, 2]
     for index, curve in enumerate(curves.values()):
         np.testing.assert_allclose(curve.recalls, expected["recall"][index], rtol=1e-7)
         np.testing.assert_allclose(curve.precisions, expected["precision"][index], rtol=1e-7)
-        found = voc.average_precision(curve, form=form)
-        assert found == pytest.approx(expected["ap"][index], rel=1e-7)
+        precision = voc.average_precision(curve, form=form)
+        assert precision == pytest.approx(expected["ap"][index], rel=1e-7)
 
 
 def test_the_score_is_the_zoos_mean_in_percent(golden: dict[str, Any], tmp_path: Path) -> None:
     scorer = VocScorer(golden_truth(golden, tmp_path))
     expected = 100 * golden["result"]["voc07"]["mAP"]
-    assert scorer.score(golden_found(golden)) == {"boxAP": pytest.approx(expected, rel=1e-7)}
+    assert scorer.score(golden_found(golden)).figures == {"boxAP": pytest.approx(expected, rel=1e-7)}
 
 
 def test_a_second_detection_of_an_object_is_wrong_and_one_of_a_difficult_object_counts_neither_way(
@@ -103,7 +104,8 @@ def test_a_second_detection_of_an_object_is_wrong_and_one_of_a_difficult_object_
     box, other = (10, 10, 29, 29), (40, 10, 59, 29)
     truth = Objects.of(write_truth(tmp_path, [(1, 1, other, 1), (1, 1, box, 0), (2, 2, box, 1)]))
     found = make_found([(1, 1, *other, 0.9), (1, 1, *box, 0.6), (1, 1, *box, 0.8), (3, 1, *box, 0.5)])
-    (curve,) = voc.precision_curves(found, truth=truth).values()
+    matching = voc.match(found, truth=truth)
+    (curve,) = voc.precision_curves(found, truth=truth, matching=matching).values()
     assert curve.recalls.tolist() == [0, 1, 1, 1]
     assert curve.precisions.tolist() == pytest.approx([0, 1, 1 / 2, 1 / 3])
 
@@ -111,6 +113,6 @@ def test_a_second_detection_of_an_object_is_wrong_and_one_of_a_difficult_object_
 def test_classes_without_an_object_do_not_count_and_missed_ones_do(tmp_path: Path) -> None:
     box = (10, 10, 29, 29)
     scorer = VocScorer(write_truth(tmp_path, [(1, 1, box, 0), (2, 2, box, 0)]))
-    assert scorer.score(make_found([(1, 1, *box, 0.9)])) == {"boxAP": 50}
-    assert scorer.score(make_found([])) == {"boxAP": 0}
-    assert VocScorer(write_truth(tmp_path, [(1, 1, box, 1)])).score(make_found([])) == {}
+    assert scorer.score(make_found([(1, 1, *box, 0.9)])).figures == {"boxAP": 50}
+    assert scorer.score(make_found([])).figures == {"boxAP": 0}
+    assert VocScorer(write_truth(tmp_path, [(1, 1, box, 1)])).score(make_found([])).figures == {}

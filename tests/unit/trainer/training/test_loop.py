@@ -16,7 +16,7 @@ from kubedet_trainer.dist import World
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry.metrics import Metrics
-from kubedet_trainer.training import loop, optim, results, setup
+from kubedet_trainer.training import loop, optim, reporting, results, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.state import chunk_seed
@@ -55,13 +55,15 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def _prepare(settings: RunSettings, recipe: Recipe) -> Run:
-    return setup.prepare(
+    run = setup.prepare(
         settings,
         recipe,
         world=World(device=torch.device("cpu")),
         stop=StopRequest(),
         metrics=Metrics(CollectorRegistry()),
     )
+    reporting.note_start(run)
+    return run
 
 
 def _batches(run: Run) -> list[Batch]:

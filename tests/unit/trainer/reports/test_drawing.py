@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kubedet_trainer.data import run_lengths
-from kubedet_trainer.pictures import drawing
-from kubedet_trainer.pictures.drawing import Comparison, Marks
+from kubedet_trainer.reports import drawing
+from kubedet_trainer.reports.drawing import Marks
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
 
@@ -96,13 +96,22 @@ def test_the_first_classes_have_colours_far_apart() -> None:
     assert distances[~np.eye(5, dtype=bool)].min() > 80
 
 
-def test_a_sheet_has_truth_beside_detections() -> None:
-    box = marks((40, 60, 150, 110), scores=[0.9])
-    pair = Comparison(image=GREY, truth=marks(), detections=box)
-    sheet = drawing.contact_sheet([pair] * 3, classes=["cell"], columns=2, width=200)
-    assert sheet.shape[1] == 2 * (2 * 200 + 3 * 10)
-    colour = (sheet == drawing.class_colour(1)).all(axis=2)
-    assert not colour[:, :210].any()
-    assert colour[:, 220:420].any()
-    tall = Comparison(image=np.full((300, 100, 3), 128, np.uint8), truth=marks(), detections=marks())
-    assert drawing.contact_sheet([tall], classes=[], width=200).shape == (34 + 210, 430, 3)
+def test_no_label_covers_another_one_and_the_best_keeps_its_place() -> None:
+    boxes = [(40 + step, 60 + step, 150 + step, 110 + step) for step in range(0, 24, 3)]
+    scores = [0.9 - 0.1 * number for number in range(len(boxes))]
+    found = marks(*boxes, scores=scores)
+    white = np.full((300, 400, 3), 255, np.uint8)
+    picture = drawing.draw_detections(white, marks=found, classes=[f"class {n}" for n in range(len(boxes))])
+    alone = drawing.draw_detections(white, marks=marks(boxes[0], scores=[0.9]), classes=["class 0"])
+    tag = (alone[:59] == drawing.class_colour(1)).all(axis=2)
+    assert tag.sum() > 300
+    assert (picture[:59][tag] == drawing.class_colour(1)).all()
+    sizes = [(picture == drawing.class_colour(label)).all(axis=2).sum() for label in range(1, len(boxes) + 1)]
+    assert sizes[0] > 700
+
+
+def test_colours_may_be_given() -> None:
+    found = replace(marks((40, 60, 150, 110)), colours=[(1, 2, 3)])
+    picture = drawing.draw_detections(GREY, marks=found, classes=["cell"])
+    for x, y in ((100, 60), (100, 110), (101, 111)):
+        assert tuple(picture[y, x].tolist()) == (1, 2, 3)

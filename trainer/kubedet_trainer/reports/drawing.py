@@ -1,4 +1,4 @@
-"""Draws objects with class and score on images, and sheets of ground truth next to detections."""
+"""Draws objects on images, each with its class and score; no label covers another one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ Picture = NDArray[np.uint8]
 Masks = Sequence[bytes] | NDArray[np.object_]
 """Run-length codes, see `segmentation`."""
 
+Colour = tuple[int, int, int]
+"""Blue, green and red, each from 0 to 255."""
+
+_Area = tuple[int, int, int, int]
+"""x1, y1, x2, y2 of a label."""
+
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618034
-_PAPER = (250, 250, 250)
-_INK = (40, 40, 40)
-_GAP = 10
-"""Pixels between the pictures of a sheet."""
-_TITLE_HEIGHT = 34
+_LINE = 2
+"""Pixels that a frame is at least wide."""
 _FILM = 0.45
 """How much of the colour over a mask is the class's."""
 _EDGE_LIGHT = 0.55
@@ -43,18 +46,15 @@ class Marks:
     """(K,); None for ground truth."""
     masks: Masks | None = None
     """K for the image's own size; None where there are boxes only."""
+    colours: Sequence[Colour] | None = None
+    """K; None for that of each one's class."""
+
+    def colour(self, row: int) -> Colour:
+        """What one of them is drawn in."""
+        return class_colour(int(self.labels[row])) if self.colours is None else self.colours[row]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One image of a contact sheet."""
-
-    image: Picture
-    truth: Marks
-    detections: Marks
-
-
-def class_colour(label: int) -> tuple[int, int, int]:
+def class_colour(label: int) -> Colour:
     """BGR of a label: hues a golden section apart, so that any first few classes differ well."""
     hue = int((label * _GOLDEN_RATIO) % 1 * 180)
     blue, green, red = cv2.cvtColor(np.array([[[hue, 210, 235]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
@@ -79,72 +79,37 @@ def draw_detections(
         image.copy() if factor == 1 else np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
     )
     order = np.arange(len(marks.boxes)) if marks.scores is None else np.argsort(marks.scores)
-    thickness = max(1, round(max(size) / 320))
+    thickness = max(_LINE, round(max(size) / 320))
     corners = np.round(marks.boxes * factor).astype(int)
     if marks.masks is not None:
-        _draw_masks(picture, marks.masks, labels=marks.labels, size=(image.shape[0], image.shape[1]))
+        _draw_masks(picture, marks, size=(image.shape[0], image.shape[1]))
     # All frames first, so that no frame crosses a caption.
-    for row in order:
+    for row in order.tolist():
         x1, y1, x2, y2 = corners[row].tolist()
-        colour = class_colour(int(marks.labels[row]))
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1 if marks.masks is not None else thickness)
-    for row in order:
-        label = int(marks.labels[row])
-        text = classes[label - 1]
+        cv2.rectangle(picture, (x1, y1), (x2, y2), marks.colour(row), thickness)
+    taken: list[_Area] = []
+    for row in order[::-1].tolist():
+        text = classes[int(marks.labels[row]) - 1]
         if marks.scores is not None:
             text = f"{text} {marks.scores[row]:.2f}"
-        x1, y1 = corners[row, :2].tolist()
-        _caption(picture, text, at=(x1 - thickness // 2, y1), colour=class_colour(label))
+        x1, y1, x2, y2 = corners[row].tolist()
+        half = thickness // 2
+        box = (x1 - half, y1 - half, x2 + half, y2 + half)
+        taken += _caption(picture, text, box=box, taken=taken, colour=marks.colour(row))
     return picture
 
 
-def contact_sheet(
-    comparisons: Sequence[Comparison], *, classes: Sequence[str], columns: int = 2, width: int = 400
-) -> Picture:
-    """Several images, each with its ground truth on the left and its detections on the right.
-
-    Args:
-        comparisons: at least one image.
-        classes: names of the labels 1, 2, ...
-        columns: pairs side by side.
-        width: longest side of one picture in pixels.
-    """
-    pairs = [
-        [
-            draw_detections(item.image, marks=marks, classes=classes, longest=width)
-            for marks in (item.truth, item.detections)
-        ]
-        for item in comparisons
-    ]
-    rows = [pairs[start : start + columns] for start in range(0, len(pairs), columns)]
-    pair_width = 2 * width + 3 * _GAP
-    heights = [max(pair[0].shape[0] for pair in row) + _GAP for row in rows]
-    used_columns = min(columns, len(pairs))
-    sheet = np.full((_TITLE_HEIGHT + sum(heights), used_columns * pair_width, 3), _PAPER, np.uint8)
-    for column in range(used_columns):
-        for side, title in enumerate(("ground truth", "detections")):
-            left = column * pair_width + _GAP + side * (width + _GAP)
-            cv2.putText(sheet, title, (left, _TITLE_HEIGHT - 12), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
-    top = _TITLE_HEIGHT
-    for row, height in zip(rows, heights, strict=True):
-        for column, pair in enumerate(row):
-            for side, picture in enumerate(pair):
-                left = column * pair_width + _GAP + side * (width + _GAP) + (width - picture.shape[1]) // 2
-                sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-        top += height
-    return sheet
-
-
-def _draw_masks(picture: Picture, masks: Masks, *, labels: NDArray[Any], size: run_lengths.Size) -> None:
+def _draw_masks(picture: Picture, marks: Marks, *, size: run_lengths.Size) -> None:
     """Lay a film of colour with a bright edge over each object, the smaller ones on top.
 
     `size` is what the masks are coded for.
     """
-    for row in np.argsort(-run_lengths.areas(masks), kind="stable").tolist():
-        _tint(picture, run_lengths.decode(masks[row], size=size), colour=class_colour(int(labels[row])))
+    assert marks.masks is not None
+    for row in np.argsort(-run_lengths.areas(marks.masks), kind="stable").tolist():
+        _tint(picture, run_lengths.decode(marks.masks[row], size=size), colour=marks.colour(row))
 
 
-def _tint(picture: Picture, mask: run_lengths.Bitmap, *, colour: tuple[int, int, int]) -> None:
+def _tint(picture: Picture, mask: run_lengths.Bitmap, *, colour: Colour) -> None:
     size = (picture.shape[1], picture.shape[0])
     opacity = cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
     left, top, width, height = cv2.boundingRect(opacity)
@@ -157,15 +122,39 @@ def _tint(picture: Picture, mask: run_lengths.Bitmap, *, colour: tuple[int, int,
     cv2.drawContours(picture, contours, -1, edge, max(1, round(max(size) / 500)), cv2.LINE_AA)
 
 
-def _caption(picture: Picture, text: str, *, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """A filled tag on top of the box, or inside where the image ends, kept wholly within the picture."""
+def _caption(
+    picture: Picture, text: str, *, box: _Area, taken: Sequence[_Area], colour: Colour
+) -> list[_Area]:
+    """A filled tag at its box, and where it lies; none where it would cover one of those in `taken`."""
     scale = min(0.6, max(0.36, max(picture.shape[:2]) / 1400))
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
     width, height = width + 4, height + baseline + 2
-    left = max(0, min(at[0], picture.shape[1] - width))
-    top = at[1] - height if at[1] >= height else max(0, at[1])
-    cv2.rectangle(picture, (left, top), (left + width, top + height), colour, cv2.FILLED)
+    area = _find_room(picture, (width, height), box=box, taken=taken)
+    if area is None:
+        return []
+    left, top, right, bottom = area
+    cv2.rectangle(picture, (left, top), (right, bottom), colour, cv2.FILLED)
     # Weights of ITU-R BT.601: how bright the tag looks.
     is_bright = float(np.dot(colour, (0.114, 0.587, 0.299))) > 140
     ink = (0, 0, 0) if is_bright else (255, 255, 255)
-    cv2.putText(picture, text, (left + 2, top + height - baseline), _FONT, scale, ink, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, (left + 2, bottom - baseline), _FONT, scale, ink, 1, cv2.LINE_AA)
+    return [area]
+
+
+def _find_room(
+    picture: Picture, size: tuple[int, int], *, box: _Area, taken: Sequence[_Area]
+) -> _Area | None:
+    """The first free place of this width and height: above the box, inside or below it, left or right."""
+    (width, height), (x1, y1, x2, y2) = size, box
+    for left in (x1, x2 - width):
+        for top in (y1 - height, y1, y2, y2 - height):
+            x = max(0, min(left, picture.shape[1] - width))
+            y = max(0, min(top, picture.shape[0] - height))
+            area = (x, y, x + width, y + height)
+            if (top >= 0 or top == y1) and not any(_overlap(area, other) for other in taken):
+                return area
+    return None
+
+
+def _overlap(area: _Area, other: _Area) -> bool:
+    return area[0] <= other[2] and other[0] <= area[2] and area[1] <= other[3] and other[1] <= area[3]
