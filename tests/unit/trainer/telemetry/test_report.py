@@ -8,17 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from kubedet_trainer import contract
 from kubedet_trainer.contract import CheckpointStatus, Stage
 from kubedet_trainer.dist import World
-from kubedet_trainer.pictures.curves import draw_curves
 from kubedet_trainer.telemetry import memory, report
 from kubedet_trainer.telemetry.metrics import TABLE, Metrics
 from kubedet_trainer.telemetry.report import Interval, Reporter, TrainingLength
@@ -271,27 +267,3 @@ def test_a_log_line_reads_well_and_carries_its_figures(
     )
     assert "eta 0:08:20" in caplog.text
     assert vars(caplog.records[-1])["losses"] == {"loss_rpn_cls": 0.25, "loss_reg": 0.5}
-
-
-def test_curves_show_losses_and_scores() -> None:
-    training = [
-        {"iteration": iteration, "lr": 0.02, "losses": {"loss_cls": 1 / iteration, "loss_reg": 2 / iteration}}
-        for iteration in range(10, 100, 10)
-    ]
-    evaluations = [{"iteration": 50, "metrics": {"boxAP": 20.0, "boxAP50": 40.0}}]
-    blank, full = (
-        _is_ink(png)
-        for png in (
-            draw_curves(title="t", training=[], evaluations=[], reference={}),
-            draw_curves(title="t", training=training, evaluations=evaluations, reference={"boxAP": 37.4}),
-        )
-    )
-    assert blank.shape == full.shape == (1001, 1400)
-    assert full[:500].sum() > blank[:500].sum() + 2000
-    assert full[500:].sum() > blank[500:].sum() + 500
-
-
-def _is_ink(png: bytes) -> NDArray[np.bool_]:
-    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
-    assert pixels is not None
-    return np.less(pixels, 200)
