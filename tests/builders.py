@@ -31,6 +31,8 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"dataset": {"validate": False}, "evaluation": {"report": "Best"}}, "spec.evaluation"),
     ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy.queue"),
+    ({"dataset": {"proposals": {}}}, "spec.dataset.proposals"),
+    ({"writeProposals": True}, "spec.checkpoint"),
     ({"failurePolicy": {"rules": [{"name": "x", "action": "FailJob"}]}}, "spec.failurePolicy.rules[0]"),
     (
         {"failurePolicy": {"rules": [{"name": "x", "action": "FailJob", "onMessagePatterns": ["(a"]}]}},

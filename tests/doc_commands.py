@@ -18,6 +18,7 @@ CLUSTER_PAGES = {
     "docs/users/row.md": "operator",
     "docs/users/elastic.md": "operator",
     "docs/users/failures.md": "operator",
+    "docs/users/zoo.md": "operator",
     "docs/gpus/nodes.md": "operator",
     "docs/gpus/kueue.md": "operator",
     "operator/README.md": "nothing",

@@ -37,19 +37,24 @@ _TINY = {
 """40 training images in batches of 4 over 4 epochs make `ITERATIONS` iterations."""
 
 
+DATASET = "synthetic://shapes?images=40&val_images=6&size=96x64"
+
+
 @dataclass(kw_only=True)
 class Job:
     """One run in a folder of its own."""
 
     folder: Path
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str | None] = field(default_factory=dict)
+    """None leaves one of the usual overrides out."""
     environment: Mapping[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def all_overrides(self) -> dict[str, str]:
         """What makes the detector tiny, and the job's own."""
-        return {**_TINY, **self.overrides}
+        given = {**_TINY, **self.overrides}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def work(self) -> Path:
@@ -154,7 +159,7 @@ class Job:
         return {
             "KUBEDET_RECIPE": "smoke_faster_rcnn",
             "KUBEDET_OVERRIDES": json.dumps(self.all_overrides),
-            "KUBEDET_DATASET_URI": "synthetic://shapes?images=40&val_images=6&size=96x64",
+            "KUBEDET_DATASET_URI": DATASET,
             "KUBEDET_CHECKPOINT_URI": self.checkpoints.as_uri(),
             "KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS": "20",
             "KUBEDET_CHECKPOINT_KEEP_LAST": "10",

@@ -27,12 +27,13 @@ def look(
     now: datetime = NOW,
     progress: contract.ProgressRecord | None = None,
     rejection: str | None = None,
+    source: Mapping[str, Any] | None = None,
     **spec: Any,
 ) -> Facts:
     manifest = builders.make_manifest(**spec)
     manifest["metadata"] |= {"uid": builders.UID, "generation": 3}
     manifest["status"] = dict(status or {})
-    return facts.observe(manifest, pods=pods, progress=progress, rejection=rejection, now=now)
+    return facts.observe(manifest, pods=pods, progress=progress, source=source, rejection=rejection, now=now)
 
 
 def decide_on(*pods: PodFacts, **what: Any) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kubedet_operator.telemetry.zoo_metrics import ZOO_TABLE
 from kubedet_trainer.contract.metrics import Definition
 from monitoring.alerts import ALERTS
 from monitoring.fleet import FLEET
@@ -27,9 +28,17 @@ _SECTIONS = {
 }
 
 
+_ZOOS = """\
+Zoos
+
+On the port of the operator's leader, too. It reads them from the zoos' manifests at every scrape.\
+"""
+
+
 def build_reference() -> str:
     """The page, in Markdown."""
     sections = [f"## {heading}\n\n{_table(TABLES[source].values())}" for source, heading in _SECTIONS.items()]
+    sections.append(f"## {_ZOOS}\n\n{_table(ZOO_TABLE.values())}")
     return "\n".join([_INTRODUCTION, *sections])
 
 

@@ -31,12 +31,17 @@ from kubedet_operator.cluster.watches import Watches
 from kubedet_operator.control.progress import ProgressPoller
 from kubedet_operator.control.reconcile import GATHER_SECONDS, Reconciler
 from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.control.zoos import ZooReconciler
 from kubedet_operator.settings import InvalidSetting, OperatorSettings, read_settings
 from kubedet_operator.telemetry import endpoint
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
+from kubedet_operator.telemetry.zoo_metrics import ZooCollector
 
 logger = logging.getLogger("kubedet_operator")
+
+ZOO_CONCURRENCY = 2
+"""Zoos that are reconciled in parallel; their jobs are created in parallel anyway."""
 
 RESTART_SECONDS = 5.0
 """The pause before kopf starts again after an error has ended it."""
@@ -52,7 +57,12 @@ class Operator:
         self._health = Health()
         self._metrics = Metrics()
         self._queue: WorkQueue[Key] = WorkQueue()
-        self._cache = Cache(self._queue.add, lambda key: self._queue.add_after(key, GATHER_SECONDS))
+        self._zoo_queue: WorkQueue[Key] = WorkQueue()
+        self._cache = Cache(
+            self._queue.add,
+            lambda key: self._queue.add_after(key, GATHER_SECONDS),
+            lambda key: self._zoo_queue.add_after(key, GATHER_SECONDS),
+        )
         self._leadership = Leadership()
         self._cluster = Cluster(self._metrics, may_write=self._leadership.holds)
         self._election = Election(
@@ -78,6 +88,9 @@ class Operator:
             settings=settings,
             events=self._events,
         )
+        self._zoo_reconciler = ZooReconciler(
+            self._cluster, self._cache, self._zoo_queue, metrics=self._metrics, events=self._events
+        )
         self._poller = ProgressPoller(
             self._cache, self._queue, interval_seconds=settings.progress_interval_seconds
         )
@@ -100,7 +113,9 @@ class Operator:
             OSError: a port is taken.
         """
         # A standby knows the same jobs: they must not be counted twice.
-        self._metrics.expose_jobs(lambda: self._cache.jobs() if self._leadership.held.is_set() else ())
+        leads = self._leadership.held.is_set
+        self._metrics.expose_jobs(lambda: self._cache.jobs() if leads() else ())
+        self._metrics.registry.register(ZooCollector(lambda: self._cache.zoos.zoos() if leads() else ()))
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
         logger.info("metrics on port %d, health on port %d", server.server_port, self._settings.health_port)
         try:
@@ -150,6 +165,7 @@ class Operator:
     def _parts(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         leads = self._leadership.held
         workers = [partial(self._reconciler.work, leads)] * self._settings.concurrency
+        workers += [partial(self._zoo_reconciler.work, leads)] * ZOO_CONCURRENCY
         poll = partial(self._poller.run, leads)
         sweep = partial(orphans.sweep_after_lists, self._cluster, self._cache, self._watches.listed, leads)
         return [self._watches.run, self._measure, self._campaign, sweep, poll, self._events.run, *workers]

@@ -201,7 +201,7 @@ def _make_older(tmp_path: Path) -> Path:
     about = yaml.safe_load((chart / "Chart.yaml").read_text())
     about |= {"version": "0.0.9", "appVersion": "0.0.9"}
     (chart / "Chart.yaml").write_text(yaml.safe_dump(about))
-    (path,) = (chart / "files" / "crds").iterdir()
+    path = chart / "files" / "crds" / "kubedet.dev_detectionjobs.yaml"
     definition = yaml.safe_load(path.read_text())
     for version in definition["spec"]["versions"]:
         version["additionalPrinterColumns"] = version["additionalPrinterColumns"][:1]

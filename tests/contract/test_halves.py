@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from builders import UID, make_job
 from kubedet_operator.api import schema, validation
+from kubedet_operator.api.zoo import Selection
 from kubedet_operator.children.children import build_children
 from kubedet_operator.commands.jobs import render
 from kubedet_operator.settings import OperatorSettings
@@ -23,9 +24,12 @@ from kubedet_trainer.contract import (
     ExitCode,
     FailureClass,
     ReportedCheckpoint,
+    catalogue,
     failure_class,
 )
 from kubedet_trainer.errors import UsageError
+from kubedet_trainer.recipes import read_recipe
+from kubedet_trainer.recipes.catalogue import Entry, select_entries
 from kubedet_trainer.settings import RunSettings, StoreCredentials, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -40,7 +44,7 @@ EVERYTHING: dict[str, Any] = {
         "train": {"images": "photographs", "annotations": "lists/train.txt"},
         "val": {"images": "photographs", "annotations": "lists/val.txt"},
         "test": {"images": "others", "annotations": "lists/test.txt"},
-        "proposals": {"storageUri": "pvc://proposals/rpn"},
+        "proposals": {"storageUri": "pvc://proposals/rpn", "secretRef": {"name": "zoo"}},
         "secretRef": {"name": "minio"},
     },
     "worker": {"replicas": 2, "gpus": 4, "procsPerReplica": 2, "terminationGracePeriodSeconds": 60},
@@ -55,6 +59,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "elasticPolicy": {"minReplicas": 2, "maxReplicas": 4, "batch": "ScaleLearningRate"},
     "failurePolicy": {"hangTimeoutSeconds": 90, "hangMedianSteps": 50},
+    "writeProposals": True,
     "evaluation": {"everyEpochs": 2, "stopAfter": 3, "report": "Best"},
     "benchmark": {"images": 50},
     "metrics": {"port": 9200},
@@ -98,6 +103,7 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
             test_images="others",
             test_annotations="lists/test.txt",
             proposals_uri="file:///data/proposals/rpn",
+            proposals_credentials=StoreCredentials(endpoint="https://secret:1", **minio),
             credentials=StoreCredentials(endpoint="https://secret:1", **minio),
         ),
         checkpoint=dataclasses.replace(
@@ -110,6 +116,7 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
             keep_best_count=2,
             resume="Never",
         ),
+        write_proposals=True,
         evaluate_every_epochs=2,
         stop_after=3,
         report=ReportedCheckpoint.BEST,
@@ -236,18 +243,56 @@ def test_the_last_progress_of_rank_0_comes_with_its_results() -> None:
     assert json.loads(text)["progress"] == progress
 
 
-def test_the_generated_crd_is_current() -> None:
-    path = ROOT / "manifests" / "crds" / "kubedet.dev_detectionjobs.yaml"
-    assert path.read_text() == schema.dump_crd(), "run `make generate`"
+@pytest.mark.parametrize("resource", schema.RESOURCES, ids=lambda resource: resource.kind)
+def test_the_generated_crd_is_current(resource: schema.Resource) -> None:
+    path = ROOT / "manifests" / "crds" / f"kubedet.dev_{resource.plural}.yaml"
+    assert path.read_text() == schema.dump_crd(resource), "run `make generate`"
+
+
+def test_the_operator_knows_the_recipes_by_name_as_the_trainer_has_them() -> None:
+    entries = select_entries({})
+    assert [entry.recipe.name for entry in entries] == [*catalogue.NAMES, *catalogue.SMOKE_NAMES]
+    for entry in entries:
+        facets = catalogue.read_facets(entry.recipe.name)
+        assert facets is not None
+        assert vars(facets) == entry.facets
+
+
+def test_a_fast_rcnn_and_no_other_recipe_has_an_rpn_of_its_backbone_for_its_proposals() -> None:
+    for entry in select_entries({}):
+        source = catalogue.proposal_recipe(entry.recipe.name)
+        assert (source is not None) == (entry.recipe.data.num_proposals is not None), entry.recipe.name
+        if source is not None:
+            facets = Entry(recipe=read_recipe(source)).facets
+            assert facets["method"] == "rpn"
+            assert (facets["backbone"], facets["style"]) == (entry.facets["backbone"], entry.facets["style"])
+            assert facets["schedule"] in ("1x", None)
+
+
+def test_a_zoo_can_select_every_value_that_recipes_have() -> None:
+    """Literals of the API and facets of the recipes are the same sets."""
+    offered = {
+        field.removesuffix("s"): set(get_args(get_args(hint)[0]))
+        for field, hint in get_type_hints(Selection).items()
+    }
+    found: dict[str, set[str]] = {facet: set() for facet in offered}
+    for entry in select_entries({}):
+        for facet, value in entry.facets.items():
+            found[facet] |= {value} if value else set()
+    assert offered == found
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "manifests" / "samples").glob("*.yaml")), ids=lambda path: path.name
 )
 def test_samples_keep_to_the_api_and_render(path: Path) -> None:
-    validation.load_job(yaml.safe_load(path.read_text()))
     result = CliRunner().invoke(render, [str(path)])
     assert result.exit_code == 0, result.output
     kinds = [document["kind"] for document in yaml.safe_load_all(result.stdout)]
+    sample = yaml.safe_load(path.read_text())
+    if sample["kind"] == "ModelZoo":
+        assert set(kinds) == {"DetectionJob"}
+        return
+    validation.load_job(sample)
     # One pod alone has no peers to find; several have a Service and a rendezvous pod.
     assert ("Service" in kinds) == (kinds.count("Pod") > 1)

@@ -19,11 +19,15 @@ def test_generated_pages_are_current() -> None:
 
 
 def test_every_recipe_exit_code_and_field_has_its_line() -> None:
-    pages = {name: _first_cells(f"docs/reference/{name}.md") for name in ("recipes", "exit-codes", "fields")}
+    pages = {
+        name: _first_cells(f"docs/reference/{name}.md")
+        for name in ("recipes", "exit-codes", "fields", "zoo-fields")
+    }
     assert set(RECIPES) <= pages["recipes"]
     assert {str(code.value) for code in ExitCode} <= pages["exit-codes"]
-    root = schema.build_schema()["properties"]
-    assert set(root["spec"]["properties"]) | set(root["status"]["properties"]) <= pages["fields"]
+    for page, resource in (("fields", schema.JOB), ("zoo-fields", schema.ZOO)):
+        root = schema.build_schema(resource)["properties"]
+        assert set(root["spec"]["properties"]) | set(root["status"]["properties"]) <= pages[page]
 
 
 def _first_cells(page: str) -> set[str]:

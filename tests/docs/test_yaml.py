@@ -1,4 +1,4 @@
-"""Every job in the documentation is one that the operator would take."""
+"""Every job and every zoo in the documentation is one that the operator would take."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import markdown
 from builders import merge
 from kubedet_operator.api import validation
 from kubedet_operator.children.children import build_children
+from kubedet_operator.decision.zoo.facts import parse_zoo
 from kubedet_operator.settings import OperatorSettings
 
 LEAST = {
@@ -36,7 +37,9 @@ def test_yaml_is_a_valid_job_or_a_file_of_a_command(page: markdown.Page, block: 
     documents = [document for document in yaml.safe_load_all(block.text) if document]
     others = []
     for document in documents:
-        if document.get("kind") == "DetectionJob":
+        if document.get("kind") == "ModelZoo":
+            assert parse_zoo(document).violations == ()
+        elif document.get("kind") == "DetectionJob":
             _check(document)
         elif set(document) == {"spec"}:
             _check(merge(LEAST, document))

@@ -50,6 +50,8 @@ class DatasetSettings:
     """Of a split that the final weights are evaluated on once; empty for none."""
     proposals_uri: str | None = None
     """Folder or prefix of what `kubedet propose` writes; only Fast R-CNN needs it."""
+    proposals_credentials: StoreCredentials | None = None
+    """How `proposals_uri` is reached; None: as the data set."""
     credentials: StoreCredentials = StoreCredentials()
 
 
@@ -104,6 +106,8 @@ class RunSettings:
     pretrained_sha256: str | None = None
     weights_mirror: str | None = None
     """Base address that the recipe's own weights are fetched from instead of the published one."""
+    write_proposals: bool = False
+    """Whether an RPN writes its proposals for both splits next to its checkpoints in the end."""
     evaluate_every_epochs: int = 1
     stop_after: int = 0
     """Evaluations in a row without a better one after which training ends; 0 trains to the end."""
@@ -170,6 +174,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         pretrained_uri=get.optional(Environment.PRETRAINED_URI),
         pretrained_sha256=get.optional(Environment.PRETRAINED_SHA256),
         weights_mirror=get.optional(Environment.WEIGHTS_MIRROR),
+        write_proposals=get.boolean(Environment.WRITE_PROPOSALS, False),
         evaluate_every_epochs=get.integer(Environment.EVALUATE_EVERY_EPOCHS, 1),
         stop_after=get.integer(Environment.EVALUATION_STOP_AFTER, 0),
         report=get.choice(Environment.EVALUATION_REPORT, ReportedCheckpoint.LAST),
@@ -227,6 +232,12 @@ def _require_no_comparison(get: _Reader) -> None:
 def _read_dataset(get: _Reader) -> DatasetSettings:
     dataset_format = get.text(Environment.DATASET_FORMAT, "COCO")
     defaults = DATASET_DEFAULTS.get(dataset_format, DATASET_DEFAULTS["COCO"])
+    proposals = StoreCredentials(
+        endpoint=get.optional(Environment.PROPOSALS_ENDPOINT),
+        access_key=get.optional(Environment.PROPOSALS_ACCESS_KEY),
+        secret_key=get.optional(Environment.PROPOSALS_SECRET_KEY),
+        ca=get.optional(Environment.PROPOSALS_CA),
+    )
     return DatasetSettings(
         uri=get.required(Environment.DATASET_URI),
         format=dataset_format,
@@ -238,6 +249,7 @@ def _read_dataset(get: _Reader) -> DatasetSettings:
         test_images=get.text(Environment.TEST_IMAGES, ""),
         test_annotations=get.text(Environment.TEST_ANNOTATIONS, ""),
         proposals_uri=get.optional(Environment.PROPOSALS_URI),
+        proposals_credentials=None if proposals == StoreCredentials() else proposals,
         credentials=StoreCredentials(
             endpoint=get.optional(Environment.DATASET_ENDPOINT),
             access_key=get.optional(Environment.DATASET_ACCESS_KEY),

@@ -10,7 +10,7 @@ from kubedet_operator.api.status import Condition
 
 
 class ConditionType(StrEnum):
-    """Aspects of a job's state."""
+    """Aspects of the state of a job, or of a ModelZoo, which has only those that suit it."""
 
     SUSPENDED = "Suspended"
     """The job is suspended and its pods are deleted."""
@@ -45,6 +45,7 @@ class Reason(StrEnum):
     # Initialized
     PODS_CREATED = "PodsCreated"
     WAITING_FOR_PODS = "WaitingForPods"
+    WAITING_FOR_PROPOSALS = "WaitingForProposals"
     # Running
     WORKERS_RUNNING = "WorkersRunning"
     WORKERS_NOT_RUNNING = "WorkersNotRunning"
@@ -74,6 +75,12 @@ class Reason(StrEnum):
     PRE_RUNNING_DEADLINE_EXCEEDED = "PreRunningDeadlineExceeded"
     RESULTS_MISSING = "ResultsMissing"
     NOT_FAILED = "NotFailed"
+    # Of a ModelZoo
+    JOBS_EXIST = "JobsExist"
+    NO_JOB_EXISTS = "NoJobExists"
+    NAME_TAKEN = "NameTaken"
+    ROWS_COMPLETE = "RowsComplete"
+    ROWS_FAILED = "RowsFailed"
 
 
 class Phase(StrEnum):

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
-from kubedet_operator.api.fields import Quantity, is_required
+from kubedet_operator.api.fields import JobSpec, Quantity, is_required
 from kubedet_trainer.contract.nearest import did_you_mean
 
 T = TypeVar("T")
@@ -216,6 +216,7 @@ _SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_integer(value) or isinstance(value, str),
         "must be a quantity such as 16Gi",
     ),
+    JobSpec: (lambda value: isinstance(value, Mapping), "must be an object"),
 }
 
 

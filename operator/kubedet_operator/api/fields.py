@@ -16,6 +16,9 @@ from kubedet_trainer.contract import bounds as contract
 Quantity = NewType("Quantity", str)
 """A Kubernetes quantity such as ``16Gi`` or ``500m``. A manifest may also write it as a whole number."""
 
+JobSpec = NewType("JobSpec", dict[str, Any])
+"""The spec of a DetectionJob without its recipe, as a manifest has it."""
+
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_MAX_ITEMS = 100
 """Bounds of strings and lists that state none: CEL's cost estimate needs one everywhere."""

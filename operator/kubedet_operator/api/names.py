@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from functools import lru_cache
+
 GROUP = "kubedet.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -10,6 +14,12 @@ LIST_KIND = "DetectionJobList"
 PLURAL = "detectionjobs"
 SINGULAR = "detectionjob"
 SHORT_NAME = "dj"
+
+ZOO_KIND = "ModelZoo"
+ZOO_LIST_KIND = "ModelZooList"
+ZOO_PLURAL = "modelzoos"
+ZOO_SINGULAR = "modelzoo"
+ZOO_SHORT_NAME = "zoo"
 
 MANAGED_BY = f"{GROUP}/operator"
 """Value of `spec.managedBy` that means this operator."""
@@ -30,6 +40,16 @@ REPLICA_INDEX = f"{GROUP}/replica-index"
 ATTEMPT = f"{GROUP}/attempt"
 GENERATION = f"{GROUP}/generation"
 """Annotation of pods: the generation of the spec that they were built from."""
+
+ZOO = f"{GROUP}/zoo"
+"""Label of a job: the ModelZoo that owns it."""
+ZOO_RECIPE = f"{GROUP}/zoo-recipe"
+ZOO_SEED = f"{GROUP}/zoo-seed"
+ZOO_HASH = f"{GROUP}/zoo-hash"
+ZOO_ATTEMPT = f"{GROUP}/zoo-attempt"
+"""Annotations of such a job: its row, the number of the repeat, what the row means, the how manieth job."""
+ZOO_SUSPENDED = f"{GROUP}/zoo-suspended"
+"""Annotation of such a job while its zoo has it suspended."""
 
 APPLICATION = "kubedet"
 MANAGER = "kubedet-operator"
@@ -72,6 +92,17 @@ def service_name(job: str) -> str:
 def pod_group_name(job: str) -> str:
     """Name of the PodGroup by which Volcano or coscheduling places the workers together."""
     return job
+
+
+@lru_cache(4096)
+def row_job_name(zoo: str, recipe: str, seed: int) -> str:
+    """Name of the job that trains a row of a zoo; too long or unusual ones end with a hash of the whole."""
+    slug = re.sub(r"[^a-z0-9]+", "-", recipe.lower()).strip("-")
+    name = f"{zoo}-{slug}" + (f"-s{seed}" if seed else "")
+    if len(name) <= MAX_JOB_NAME_LENGTH and slug == recipe.replace("_", "-"):
+        return name
+    digest = hashlib.sha256(f"{zoo}/{recipe}/{seed}".encode()).hexdigest()[:8]
+    return f"{name[: MAX_JOB_NAME_LENGTH - 9].rstrip('-')}-{digest}"
 
 
 def pod_address(pod: str, *, job: str, namespace: str) -> str:

@@ -1,4 +1,4 @@
-"""Prints the CustomResourceDefinition from the dataclasses of the API; `kubedet crds` shows it."""
+"""Prints the CustomResourceDefinitions from the dataclasses of the API; `kubedet crds` shows them."""
 
 from __future__ import annotations
 
@@ -7,110 +7,181 @@ import dataclasses
 import inspect
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, Literal
 
 import yaml
 
-from kubedet_operator.api import decoding, names, status, types, validation
-from kubedet_operator.api.fields import Bounds, Quantity, bounds_of, is_required
+from kubedet_operator.api import (
+    decoding,
+    names,
+    status,
+    types,
+    validation,
+    zoo,
+    zoo_status,
+    zoo_validation,
+)
+from kubedet_operator.api.fields import Bounds, JobSpec, Quantity, bounds_of, is_required
 
 _HEADER = """\
 # Generated from operator/kubedet_operator/api: change it there, then run `make generate`.
 """
 
-_COLUMNS = (
-    ("Phase", "string", ".status.phase", 0),
-    ("Recipe", "string", ".spec.recipe", 0),
-    ("Workers", "string", ".status.display.workers", 0),
-    ("Progress", "string", ".status.display.progress", 0),
-    ("Box AP", "number", ".status.results.boxAP", 0),
-    ("Mask AP", "number", ".status.results.maskAP", 0),
-    ("S/Iter", "number", ".status.results.secondsPerIteration", 0),
-    ("Restarts", "integer", ".status.restarts.total", 0),
-    ("Age", "date", ".metadata.creationTimestamp", 0),
-    ("Mem", "number", ".status.results.memoryGB", 1),
-    ("FPS", "number", ".status.results.inferenceFps", 1),
-    ("ETA", "string", ".status.display.remaining", 1),
-    ("Reason", "string", ".status.reason", 1),
+Column = tuple[str, str, str, int]
+"""Name, type, path, and 1 for a column that only ``-o wide`` shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """One kind of the API: where its parts are described."""
+
+    kind: str
+    list_kind: str
+    plural: str
+    singular: str
+    short_name: str
+    target: type
+    """Dataclass of the whole object."""
+    spec: type
+    status: type
+    columns: tuple[Column, ...]
+    """Of ``kubectl get``."""
+    rules: tuple[validation.Rule, ...]
+    transitions: tuple[validation.Transition, ...]
+    scale: Mapping[str, str] | None = None
+    """The scale subresource, where there is one."""
+
+
+JOB = Resource(
+    kind=names.KIND,
+    list_kind=names.LIST_KIND,
+    plural=names.PLURAL,
+    singular=names.SINGULAR,
+    short_name=names.SHORT_NAME,
+    target=types.DetectionJob,
+    spec=types.DetectionJobSpec,
+    status=status.DetectionJobStatus,
+    columns=(
+        ("Phase", "string", ".status.phase", 0),
+        ("Recipe", "string", ".spec.recipe", 0),
+        ("Workers", "string", ".status.display.workers", 0),
+        ("Progress", "string", ".status.display.progress", 0),
+        ("Box AP", "number", ".status.results.boxAP", 0),
+        ("Mask AP", "number", ".status.results.maskAP", 0),
+        ("S/Iter", "number", ".status.results.secondsPerIteration", 0),
+        ("Restarts", "integer", ".status.restarts.total", 0),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
+        ("Mem", "number", ".status.results.memoryGB", 1),
+        ("FPS", "number", ".status.results.inferenceFps", 1),
+        ("ETA", "string", ".status.display.remaining", 1),
+        ("Reason", "string", ".status.reason", 1),
+    ),
+    rules=validation.RULES,
+    transitions=validation.IMMUTABLE_ONCE_STARTED,
+    scale={
+        "specReplicasPath": ".spec.worker.replicas",
+        "statusReplicasPath": ".status.workers.active",
+        "labelSelectorPath": ".status.selector",
+    },
 )
-"""Columns of ``kubectl get dj``: name, type, path, and 1 for those that only ``-o wide`` shows."""
+ZOO = Resource(
+    kind=names.ZOO_KIND,
+    list_kind=names.ZOO_LIST_KIND,
+    plural=names.ZOO_PLURAL,
+    singular=names.ZOO_SINGULAR,
+    short_name=names.ZOO_SHORT_NAME,
+    target=zoo.ModelZoo,
+    spec=zoo.ModelZooSpec,
+    status=zoo_status.ModelZooStatus,
+    columns=(
+        ("Phase", "string", ".status.phase", 0),
+        ("Rows", "string", ".status.display.rows", 0),
+        ("Running", "integer", ".status.counts.running", 0),
+        ("Failed", "integer", ".status.counts.failed", 0),
+        ("AP Diff", "string", ".status.display.difference", 0),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
+        ("Reason", "string", ".status.reason", 1),
+    ),
+    rules=zoo_validation.ZOO_RULES,
+    transitions=zoo_validation.ZOO_IMMUTABLE_ONCE_STARTED,
+)
+RESOURCES = (JOB, ZOO)
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def dump_crd() -> str:
+def dump_crd(resource: Resource = JOB) -> str:
     """The CRD as YAML, as it is kept in manifests/crds."""
-    text: str = yaml.safe_dump(build_crd(), sort_keys=False, width=110, allow_unicode=True)
+    text: str = yaml.safe_dump(build_crd(resource), sort_keys=False, width=110, allow_unicode=True)
     return _HEADER + text
 
 
-def build_crd() -> dict[str, Any]:
-    """The CustomResourceDefinition of DetectionJob."""
+def build_crd(resource: Resource = JOB) -> dict[str, Any]:
+    """The CustomResourceDefinition of one kind."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{names.PLURAL}.{names.GROUP}"},
+        "metadata": {"name": f"{resource.plural}.{names.GROUP}"},
         "spec": {
             "group": names.GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": names.KIND,
-                "listKind": names.LIST_KIND,
-                "plural": names.PLURAL,
-                "singular": names.SINGULAR,
-                "shortNames": [names.SHORT_NAME],
+                "kind": resource.kind,
+                "listKind": resource.list_kind,
+                "plural": resource.plural,
+                "singular": resource.singular,
+                "shortNames": [resource.short_name],
             },
-            "versions": [_build_version()],
+            "versions": [_build_version(resource)],
         },
     }
 
 
-def build_schema() -> dict[str, Any]:
-    """The OpenAPI schema of a whole DetectionJob, with its rules in CEL."""
-    return _SchemaBuilder().root()
+def build_schema(resource: Resource = JOB) -> dict[str, Any]:
+    """The OpenAPI schema of a whole object of one kind, with its rules in CEL."""
+    return _SchemaBuilder(resource).root()
 
 
-def _build_version() -> dict[str, Any]:
+def _build_version(resource: Resource) -> dict[str, Any]:
     return {
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "subresources": {
-            "status": {},
-            "scale": {
-                "specReplicasPath": ".spec.worker.replicas",
-                "statusReplicasPath": ".status.workers.active",
-                "labelSelectorPath": ".status.selector",
-            },
-        },
+        "subresources": {"status": {}, **({"scale": dict(resource.scale)} if resource.scale else {})},
         "additionalPrinterColumns": [
             {"name": name, "type": kind, "jsonPath": path, **({"priority": priority} if priority else {})}
-            for name, kind, path, priority in _COLUMNS
+            for name, kind, path, priority in resource.columns
         ],
-        "schema": {"openAPIV3Schema": build_schema()},
+        "schema": {"openAPIV3Schema": build_schema(resource)},
     }
 
 
 class _SchemaBuilder:
     """Turns annotations, bounds and rules into OpenAPI; every rule must find its place."""
 
-    def __init__(self) -> None:
+    def __init__(self, resource: Resource) -> None:
+        self._resource = resource
         self._rules: dict[str, list[dict[str, str]]] = {}
-        for rule in validation.RULES:
+        self._add_rules(resource.rules)
+
+    def _add_rules(self, rules: Iterable[validation.Rule], *, below: str = "") -> None:
+        for rule in rules:
             where = {"fieldPath": rule.field} if rule.field else {}
             shown = {"rule": rule.cel, "message": rule.meaning, **where}
-            self._rules.setdefault(rule.scope, []).append(shown)
+            self._rules.setdefault(below + rule.scope, []).append(shown)
 
     def root(self) -> dict[str, Any]:
-        described = descriptions(types.DetectionJob)
-        spec = self._object(types.DetectionJobSpec, path="spec")
-        reported = self._object(status.DetectionJobStatus, path="status")
+        resource = self._resource
+        described = descriptions(resource.target)
+        spec = self._object(resource.spec, path="spec")
+        reported = self._object(resource.status, path="status")
         root = {
             "type": "object",
-            "description": inspect.getdoc(types.DetectionJob),
+            "description": inspect.getdoc(resource.target),
             "required": ["spec"],
             "properties": {
                 "apiVersion": {"type": "string"},
@@ -121,12 +192,21 @@ class _SchemaBuilder:
             },
             "x-kubernetes-validations": [
                 *self._rules.pop("", []),
-                *map(_once_started, validation.IMMUTABLE_ONCE_STARTED),
+                *(_once_started(transition, resource) for transition in resource.transitions),
             ],
         }
         if self._rules:
             raise LookupError(f"rules of no field of the API: {', '.join(self._rules)}")
         return root
+
+    def _job_spec(self, *, path: str) -> dict[str, Any]:
+        """The schema of a DetectionJob's spec without its recipe, within another kind."""
+        rules = [rule for rule in JOB.rules if rule.scope]
+        self._add_rules(rules, below=path.removesuffix("spec"))
+        schema = self._object(types.DetectionJobSpec, path=path)
+        del schema["properties"]["recipe"]
+        schema["required"].remove("recipe")
+        return schema
 
     def _object(self, target: Any, *, path: str) -> dict[str, Any]:
         described = descriptions(target)
@@ -150,6 +230,8 @@ class _SchemaBuilder:
 
     def _value(self, hint: Any, bounds: Bounds, *, path: str) -> dict[str, Any]:
         origin = typing.get_origin(hint)
+        if hint is JobSpec:
+            return self._job_spec(path=path)
         if dataclasses.is_dataclass(hint):
             return self._object(hint, path=path)
         if origin is Literal:
@@ -218,11 +300,12 @@ def _default(field: dataclasses.Field[Any], schema: Mapping[str, Any]) -> dict[s
     return {} if value is None or value in ((), {}, []) else {"default": value}
 
 
-def _once_started(transition: validation.Transition) -> dict[str, str]:
+def _once_started(transition: validation.Transition, resource: Resource) -> dict[str, str]:
+    noun = "job" if resource is JOB else "zoo"
     started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
     return {
         "rule": f"!({started}) || ({transition.unchanged})",
-        "message": f"{transition.field} must not change once the job has started; create another job",
+        "message": f"{transition.field} must not change once the {noun} has started; create another {noun}",
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from kubedet_operator.api.dataset import Proposals
 from kubedet_operator.api.decoding import api_name
 from kubedet_operator.api.fields import bounded
 from kubedet_trainer import contract
@@ -214,6 +215,8 @@ class DetectionJobStatus:
 
     They failed and are charged, or the operator ended them: suspended, scaled down, replaced.
     """
+    proposals: Proposals | None = None
+    """Where the proposals of dataset.proposals.fromJob are, from when that job was complete."""
     progress: contract.Progress | None = None
     """Progress of the training."""
     checkpoint: contract.CheckpointStatus | None = None
@@ -238,7 +241,7 @@ def format_seconds(seconds: int) -> str:
     return f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
-def dump_status(status: DetectionJobStatus) -> dict[str, Any]:
+def dump_status(status: object) -> dict[str, Any]:
     """`status` as the API stores it: absent values are left out, tuples are lists."""
     dumped: dict[str, Any] = _plain(status)
     return dumped

@@ -12,50 +12,40 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kubedet_operator.api import decoding, names
+from kubedet_operator.api.dataset import (
+    BUCKET,
+    CLAIM,
+    ENDPOINT,
+    FILE,
+    MIRROR_URI,
+    STORE_URI,
+    WEIGHTS_URI,
+    Dataset,
+    SecretReference,
+)
 from kubedet_operator.api.fields import Pattern, Quantity, bounded
 from kubedet_operator.api.policies import MAX_SECONDS, ElasticPolicy, FailurePolicy, SchedulingPolicy
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_trainer import contract
 
-_DNS_NAME = Pattern(regex=r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", meaning="the name of an object (lower case)")
-_BUCKET = r"s3://[a-z0-9][-.a-z0-9]+(/[^?#]*)?"
-_CLAIM = r"pvc://[a-z0-9][-.a-z0-9]*(/[^?#]*)?"
-_FILE = r"file:///[^?#]+"
-_DATASET_URI = Pattern(
-    regex=rf"({_BUCKET}|{_CLAIM}|{_FILE}|synthetic://shapes([?][a-zA-Z0-9_=&.-]*)?)",
-    meaning="s3://bucket/prefix, pvc://claim/path, file:///path or synthetic://shapes",
+RECIPE = Pattern(
+    regex=rf"[a-z0-9][a-z0-9_.-]*|{contract.OWN_RECIPE}",
+    meaning="a name that `kubedet recipes` lists, or module:attribute",
 )
-_STORE_URI = Pattern(
-    regex=rf"({_BUCKET}|{_CLAIM}|{_FILE})", meaning="s3://bucket/prefix, pvc://claim/path or file:///path"
+CONTROLLER = Pattern(
+    regex=r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?",
+    meaning=f"a domain and a name, such as {names.MANAGED_BY}",
 )
-_WEIGHTS_URI = Pattern(
-    regex=rf"({_BUCKET}|{_CLAIM}|{_FILE}|https?://[^?#]+)",
-    meaning="s3://bucket/file, pvc://claim/file, file:///file or https://host/file",
-)
-_MIRROR_URI = Pattern(
-    regex=_WEIGHTS_URI.regex,
-    meaning="https://host/path, s3://bucket/prefix, pvc://claim/path or file:///path",
-)
-_ENDPOINT = Pattern(regex=r"https?://[^/?#]+/?", meaning="https://host:port or http://host:port")
-_RELATIVE_PATH = Pattern(regex=r"[^/].*", meaning="a path relative to the data set's storageUri")
 _QUANTITY = Pattern(
     regex=r"[0-9]+([.][0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", meaning="a quantity such as 16Gi"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecretReference:
-    """A Secret in the job's namespace. Only the worker's kubelet reads it; the operator never does."""
-
-    name: str = bounded(min_length=1, max_length=253, pattern=_DNS_NAME)
-    """Name of the Secret."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """Weights to start from instead of the recipe's own."""
 
-    storageUri: str = bounded(min_length=1, pattern=_WEIGHTS_URI)
+    storageUri: str = bounded(min_length=1, pattern=WEIGHTS_URI)
     """Weights of a backbone, or of a whole detector for any classes: a file, a checkpoint, or the place of
     checkpoints, of which the newest is used. s3:// (read with the checkpoint's Secret), pvc://, file://, or
     https:// for a file."""
@@ -63,61 +53,6 @@ class Pretrained:
         default=None, max_length=64, pattern=Pattern(regex=r"[0-9a-f]{64}", meaning="64 hexadecimal digits")
     )
     """SHA-256 of the file, or of the checkpoint's state. Another hash is refused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Images and annotations of one split, below the data set's storageUri. Default: the published paths."""
-
-    images: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
-    """Folder with the images."""
-    annotations: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
-    """COCO: the annotation file, or several separated by commas. VOC: the lists of image names, separated by
-    commas. YOLO: the data.yaml."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestSplit:
-    """Paths of further images and their annotations, relative to storageUri."""
-
-    images: str | None = bounded(default=None, min_length=1, pattern=_RELATIVE_PATH)
-    """Folder with the images. Default: storageUri itself."""
-    annotations: str = bounded(min_length=1, pattern=_RELATIVE_PATH)
-    """The annotations, named as those of the other splits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposals:
-    """Precomputed proposals, which only Fast R-CNN needs. `kubedet propose` writes them."""
-
-    storageUri: str = bounded(min_length=1, pattern=_STORE_URI)
-    """Folder with both proposal files: s3:// (read with the data set's Secret), pvc:// or file://."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """The data to train and validate on. Immutable once the job has started."""
-
-    storageUri: str = bounded(min_length=1, pattern=_DATASET_URI)
-    """Location of the data set: s3://bucket/prefix, pvc://claim/path, file:///path (a path in the worker's
-    container) or synthetic://shapes (generated)."""
-    format: Literal["COCO", "VOC", "YOLO"] = "COCO"
-    """Format of the annotations. COCO: JSON files for each split. VOC: PASCAL VOC's XML files and lists.
-    YOLO: a data.yaml and text files."""
-    train: Split = Split()
-    """Split to train on. Default: train2017 of COCO, trainval of VOC 2007 and 2012."""
-    val: Split = Split()
-    """Split to evaluate on. Default: val2017 of COCO, test of VOC 2007."""
-    validate: bool = True
-    """Whether there is a split to evaluate on. Without one the job has no average precision."""
-    test: TestSplit | None = None
-    """Split to evaluate the final weights on, once. Default: none."""
-    proposals: Proposals | None = None
-    """Precomputed proposals, for Fast R-CNN."""
-    endpoint: str | None = bounded(default=None, pattern=_ENDPOINT)
-    """Address of the object store. Default: the key endpoint of the Secret, else AWS."""
-    secretRef: SecretReference | None = None
-    """Secret with the keys accessKey and secretKey, and optionally endpoint and ca.crt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,10 +153,10 @@ class KeepBest:
 class Checkpoint:
     """Where and how often the training saves its state. Default: at the end of every epoch."""
 
-    storageUri: str = bounded(min_length=1, pattern=_STORE_URI)
+    storageUri: str = bounded(min_length=1, pattern=STORE_URI)
     """Location of the checkpoints: s3://bucket/prefix, pvc://claim/path or file:///path. Immutable once the
     job has started."""
-    endpoint: str | None = bounded(default=None, pattern=_ENDPOINT)
+    endpoint: str | None = bounded(default=None, pattern=ENDPOINT)
     """Address of the object store. Default: the key endpoint of the Secret, else AWS."""
     secretRef: SecretReference | None = None
     """Secret with the keys accessKey and secretKey, and optionally endpoint and ca.crt."""
@@ -237,7 +172,7 @@ class Checkpoint:
         default="Auto",
         min_length=1,
         pattern=Pattern(
-            regex=rf"(Auto|Never|{_BUCKET}|{_CLAIM}|{_FILE})",
+            regex=rf"(Auto|Never|{BUCKET}|{CLAIM}|{FILE})",
             meaning="Auto, Never or the URI of one checkpoint",
         ),
     )
@@ -281,24 +216,20 @@ class Metrics:
 class DetectionJobSpec:
     """What to train, on which data set, and with how many pods."""
 
-    recipe: str = bounded(
-        min_length=1,
-        max_length=128,
-        pattern=Pattern(
-            regex=rf"[a-z0-9][a-z0-9_.-]*|{contract.OWN_RECIPE}",
-            meaning="a name that `kubedet recipes` lists, or module:attribute",
-        ),
-    )
+    recipe: str = bounded(min_length=1, max_length=128, pattern=RECIPE)
     """A name that `kubedet recipes` lists, or module:attribute for a recipe of your own in a Python module
     that the worker can import. Immutable once the job has started."""
     overrides: Mapping[str, str] = bounded(default_factory=dict, max_items=64, max_length=256)
     """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once the job has started."""
     pretrained: Pretrained | None = None
     """Weights to start from. Default: the recipe's own."""
-    weightsMirror: str | None = bounded(default=None, min_length=1, pattern=_MIRROR_URI)
+    weightsMirror: str | None = bounded(default=None, min_length=1, pattern=MIRROR_URI)
     """Address of a mirror of the published weights, which has each file by its published path or its name."""
     dataset: Dataset
     """The data to train and validate on. Immutable once the job has started."""
+    writeProposals: bool = False
+    """Whether an RPN writes its proposals for both splits next to its checkpoints when it is trained. Jobs
+    that name it in dataset.proposals.fromJob take them."""
     worker: Worker = field(default_factory=Worker)
     """The pods that train."""
     elasticPolicy: ElasticPolicy | None = None
@@ -309,15 +240,7 @@ class DetectionJobSpec:
     """Limits for other failures, exceptions by rule, hang detection and nodes to avoid."""
     suspend: bool = False
     """True saves a checkpoint and deletes the pods, but keeps the job. False resumes it."""
-    managedBy: str = bounded(
-        default=names.MANAGED_BY,
-        min_length=1,
-        max_length=63,
-        pattern=Pattern(
-            regex=r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?",
-            meaning=f"a domain and a name, such as {names.MANAGED_BY}",
-        ),
-    )
+    managedBy: str = bounded(default=names.MANAGED_BY, min_length=1, max_length=63, pattern=CONTROLLER)
     """Controller of this job. The operator ignores a job that names another one. Immutable once the job has
     started."""
     activeDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)

@@ -40,21 +40,22 @@ class Rule:
     """Completes "PATH: got VALUE, ...". The API server shows the same text."""
     field: str = ""
     """Path below `scope` of the field to name, ``.worker.replicas``; empty for the object itself."""
-    breaches: Callable[[types.DetectionJob], Iterator[Breach]]
+    breaches: Callable[[Any], Iterator[Breach]]
+    """Of a whole document of the kind that the rule is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """A field that must not change once the job has started: once `status.startTime` is set."""
+    """A field that must not change once the object has started: once `status.startTime` is set."""
 
     field: str
-    """Path below the DetectionJob."""
+    """Path below the object."""
     unchanged: str
     """CEL on the whole object: the field is as it was."""
 
 
-def _name(job: types.DetectionJob) -> Iterator[Breach]:
-    name = job.metadata.name
+def _name(document: Any) -> Iterator[Breach]:
+    name = document.metadata.name
     if len(name) > names.MAX_JOB_NAME_LENGTH or not re.fullmatch(names.JOB_NAME_PATTERN, name):
         yield Breach(path="metadata.name", got=name)
 
@@ -74,6 +75,18 @@ def _shared_memory(job: types.DetectionJob) -> Iterator[Breach]:
     limit = worker.resources.limits.get("memory")
     if worker.sharedMemory and limit and parse_quantity(worker.sharedMemory) > parse_quantity(limit):
         yield Breach(path="spec.worker.sharedMemory", got=worker.sharedMemory)
+
+
+def _proposals(job: types.DetectionJob) -> Iterator[Breach]:
+    proposals = job.spec.dataset.proposals
+    if proposals and (proposals.storageUri is None) == (proposals.fromJob is None):
+        got = f"storageUri: {proposals.storageUri}, fromJob: {proposals.fromJob}"
+        yield Breach(path="spec.dataset.proposals", got=got)
+
+
+def _no_place_for_proposals(job: types.DetectionJob) -> Iterator[Breach]:
+    if job.spec.writeProposals and not job.spec.checkpoint:
+        yield Breach(path="spec.checkpoint")
 
 
 def _reserved_variables(job: types.DetectionJob) -> Iterator[Breach]:
@@ -136,15 +149,30 @@ def _bad_patterns(job: types.DetectionJob) -> Iterator[Breach]:
                 yield Breach(path=path, got=pattern)
 
 
+NAME_RULE = Rule(
+    scope="",
+    cel=f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
+    f"self.metadata.name.matches('^{names.JOB_NAME_PATTERN}$')",
+    meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters, all of them "
+    "lower-case letters, digits or '-'; it must start with a letter and not end with '-', because it "
+    "becomes part of the names of pods",
+    breaches=_name,
+)
+
 RULES = (
+    NAME_RULE,
     Rule(
-        scope="",
-        cel=f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
-        f"self.metadata.name.matches('^{names.JOB_NAME_PATTERN}$')",
-        meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters, all of them "
-        "lower-case letters, digits or '-'; it must start with a letter and not end with '-', because it "
-        "becomes part of the names of pods",
-        breaches=_name,
+        scope="spec.dataset.proposals",
+        cel="has(self.storageUri) != has(self.fromJob)",
+        meaning="must have storageUri or fromJob, and not both",
+        breaches=_proposals,
+    ),
+    Rule(
+        scope="spec",
+        cel="!has(self.writeProposals) || !self.writeProposals || has(self.checkpoint)",
+        meaning="a job with writeProposals must have a place for them; set checkpoint.storageUri",
+        field=".checkpoint",
+        breaches=_no_place_for_proposals,
     ),
     Rule(
         scope="spec.checkpoint",
@@ -234,6 +262,8 @@ RULES = (
     ),
 )
 
+MANAGED_BY = Transition(field="spec.managedBy", unchanged="self.spec.managedBy == oldSelf.spec.managedBy")
+
 IMMUTABLE_ONCE_STARTED = (
     Transition(field="spec.recipe", unchanged="self.spec.recipe == oldSelf.spec.recipe"),
     Transition(
@@ -248,7 +278,7 @@ IMMUTABLE_ONCE_STARTED = (
         "(!has(self.spec.checkpoint) || "
         "self.spec.checkpoint.storageUri == oldSelf.spec.checkpoint.storageUri)",
     ),
-    Transition(field="spec.managedBy", unchanged="self.spec.managedBy == oldSelf.spec.managedBy"),
+    MANAGED_BY,
 )
 """The fields that identify a training. With another value the job would continue a different training."""
 
@@ -269,17 +299,17 @@ def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
     return job
 
 
-def validate(job: types.DetectionJob) -> list[Violation]:
-    """Every bound and rule that `job` breaks; empty for a valid job."""
-    found = list(_check_bounds(job.spec, "spec"))
+def validate(document: Any, rules: tuple[Rule, ...] = RULES) -> list[Violation]:
+    """Every bound and rule that an object breaks, by default a DetectionJob; empty for a valid one."""
+    found = list(_check_bounds(document.spec, "spec"))
     broken = {violation.path for violation in found}
-    for rule in RULES:
+    for rule in rules:
         scope = rule.scope.rstrip("[]")
         if scope and any(_is_below(path, (scope,)) for path in broken):
             continue  # a rule may rely on values that are within their bounds
         found += [
             Violation(path=breach.path, got=breach.got, rule=rule.meaning, absent=breach.got is None)
-            for breach in rule.breaches(job)
+            for breach in rule.breaches(document)
         ]
     return found
 
@@ -314,7 +344,7 @@ def _check_field(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Viola
         yield from _check_bounds(value, path)
     elif isinstance(value, str):
         yield from _check_text(value, bounds, path)
-    elif isinstance(value, int):
+    elif isinstance(value, int | float):
         yield from _check_number(value, bounds, path)
     elif isinstance(value, tuple | Mapping):
         yield from _check_items(value, bounds, path)
@@ -338,7 +368,7 @@ def _check_items(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Viola
         keys.add(key)
 
 
-def _check_number(value: int, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
+def _check_number(value: float, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
     if not bounds.allows(value):
         yield Violation(path=path, got=value, rule=f"must be {bounds}")
 

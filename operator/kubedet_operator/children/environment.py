@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from kubedet_operator.api import names, types, validation
+from kubedet_operator.api.dataset import Proposals, SecretReference
 from kubedet_operator.children import storage
 from kubedet_trainer import contract
 from kubedet_trainer.contract import Environment
@@ -67,6 +68,7 @@ def _run_variables(
         Environment.PRETRAINED_URI: locations.pretrained.uri if locations.pretrained else None,
         Environment.PRETRAINED_SHA256: spec.pretrained.sha256 if spec.pretrained else None,
         Environment.WEIGHTS_MIRROR: locations.weights_mirror.uri if locations.weights_mirror else None,
+        Environment.WRITE_PROPOSALS: "true" if spec.writeProposals else None,
         Environment.EVALUATE_EVERY_EPOCHS: spec.evaluation.everyEpochs,
         Environment.EVALUATION_STOP_AFTER: spec.evaluation.stopAfter,
         Environment.EVALUATION_REPORT: spec.evaluation.report,
@@ -108,7 +110,20 @@ def _dataset_variables(spec: types.DetectionJobSpec, locations: storage.Location
         access_key=Environment.DATASET_ACCESS_KEY,
         secret_key=Environment.DATASET_SECRET_KEY,
         ca=Environment.DATASET_CA,
-    )  # fmt: skip
+    ) + _proposal_variables(dataset.proposals)  # fmt: skip
+
+
+def _proposal_variables(proposals: Proposals | None) -> list[Variable]:
+    """How proposals are reached, where that is not as the data set is."""
+    if proposals is None:
+        return []
+    return _values({Environment.PROPOSALS_ENDPOINT: proposals.endpoint}) + _secret_variables(
+        proposals.secretRef,
+        endpoint=None if proposals.endpoint else Environment.PROPOSALS_ENDPOINT,
+        access_key=Environment.PROPOSALS_ACCESS_KEY,
+        secret_key=Environment.PROPOSALS_SECRET_KEY,
+        ca=Environment.PROPOSALS_CA,
+    )
 
 
 def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locations) -> list[Variable]:
@@ -156,7 +171,7 @@ def _rendezvous_endpoint(job: types.DetectionJob) -> str:
 
 
 def _secret_variables(
-    reference: types.SecretReference | None,
+    reference: SecretReference | None,
     *,
     endpoint: Environment | None,
     access_key: Environment,

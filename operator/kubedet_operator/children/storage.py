@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kubedet_operator.api import types
+from kubedet_operator.api.dataset import Proposals
 
 WORK_DIRECTORY = "/var/lib/kubedet"
 """Scratch of a worker; lives as long as its pod."""
@@ -68,9 +69,16 @@ def locate(spec: types.DetectionJobSpec) -> Locations:
         else Location(uri=f"file://{WORK_DIRECTORY}/checkpoints"),
         pretrained=_locate(spec.pretrained.storageUri, "pretrained") if spec.pretrained else None,
         weights_mirror=_locate(spec.weightsMirror, "weights-mirror") if spec.weightsMirror else None,
-        proposals=_locate(proposals.storageUri, "proposals") if proposals else None,
+        proposals=_locate(proposals.storageUri, "proposals") if proposals and proposals.storageUri else None,
         resume=_locate(resume, "resume") if resume else None,
     )
+
+
+def with_proposals(job: types.DetectionJob, taken: Proposals | None) -> types.DetectionJob:
+    """`job` with the proposals that it has taken from another job, if any."""
+    if taken is None:
+        return job
+    return replace(job, spec=replace(job.spec, dataset=replace(job.spec.dataset, proposals=taken)))
 
 
 def build_claim_volumes(locations: Locations) -> list[dict[str, Any]]:

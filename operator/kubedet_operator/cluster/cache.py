@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
+from kubedet_operator.cluster.relations import Relations, read_relations
+from kubedet_operator.cluster.zoos import Zoos
 from kubedet_operator.decision.facts import PodFacts, is_newer, parse_pod, read_progress, read_version
 from kubedet_trainer.contract import ProgressRecord
 
@@ -75,9 +77,15 @@ class Cache:
 
     `job_changed` is called with the key of a job that is new, gone or given other orders; `pods_changed` with
     that of one whose children are not as they were. What the operator has written itself is no news.
+    `zoo_changed` is called with the key of a zoo that is not as it was, or whose jobs are not.
     """
 
-    def __init__(self, job_changed: Callable[[Key], None], pods_changed: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        job_changed: Callable[[Key], None],
+        pods_changed: Callable[[Key], None],
+        zoo_changed: Callable[[Key], None] = lambda _: None,
+    ) -> None:
         self._job_changed = job_changed
         self._pods_changed = pods_changed
         self._writing: dict[Key, Mapping[str, Any]] = {}
@@ -85,6 +93,8 @@ class Cache:
         self._pods: dict[Key, dict[str, PodFacts]] = {}
         self._services: dict[Key, _Service] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self.zoos = Zoos(zoo_changed)
+        self.relations = Relations(zoo_changed, job_changed)
         self.progress: dict[Key, ProgressRecord] = {}
         """The newest answer of rank 0 of every job that answers, or what it left behind."""
 
@@ -154,6 +164,7 @@ class Cache:
             return False
         is_same = known is not None and known["metadata"]["uid"] == metadata["uid"]
         kept = {field: metadata[field] for field in _JOB_METADATA if field in metadata}
+        kept |= read_relations(metadata)
         if "deletionTimestamp" in metadata:
             kept["deletionTimestamp"] = metadata["deletionTimestamp"]
         stored = {
@@ -164,6 +175,7 @@ class Cache:
             "status": manifest.get("status") or {},
         }
         self._jobs[key] = stored
+        self.relations.note(key, known, stored)
         if known is None or not is_same or not self._is_own_write(key, known, stored):
             self._job_changed(key)
         return True
@@ -181,6 +193,7 @@ class Cache:
         known = self._jobs.get(key)
         if known is not None and known["metadata"]["uid"] == uid:
             del self._jobs[key]
+            self.relations.note(key, known, None)
             self.progress.pop(key, None)
             self._job_changed(key)
 

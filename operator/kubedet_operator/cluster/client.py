@@ -26,7 +26,7 @@ Event = Mapping[str, Any]
 """An event of a watch: `type` (ADDED, MODIFIED, DELETED or BOOKMARK) and `object`."""
 
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-_BRIEF = {Call("update", names.PLURAL), Call("create", "pods")}
+_BRIEF = {Call("update", names.PLURAL), Call("update", names.ZOO_PLURAL), Call("create", "pods")}
 """Writes whose answer tells no more than was sent, but for the metadata: the rest is not asked for."""
 
 
@@ -47,6 +47,7 @@ class Page(NamedTuple):
 
 
 ALL_JOBS = Collection(JOBS, names.PLURAL)
+ALL_ZOOS = Collection(JOBS, names.ZOO_PLURAL)
 PODS = Collection(CORE, "pods", names.children_selector())
 SERVICES = Collection(CORE, "services", names.children_selector())
 
@@ -110,8 +111,35 @@ class Cluster:
 
     async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
         """One DetectionJob, as it is now."""
-        path = _path(JOBS, namespace, names.PLURAL, name)
-        return await self._connection.request("GET", path, Call("get", names.PLURAL))
+        return await self._read(names.PLURAL, namespace, name)
+
+    async def read_zoo(self, namespace: str, name: str) -> dict[str, Any]:
+        """One ModelZoo, as it is now."""
+        return await self._read(names.ZOO_PLURAL, namespace, name)
+
+    async def create_job(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a DetectionJob, and return it.
+
+        Raises:
+            errors.Conflict: there is one of this name, whosever it is.
+        """
+        path, plural = _locate(manifest)
+        query = urlencode({"fieldManager": names.FIELD_MANAGER})
+        return await self._connection.request("POST", f"{path}?{query}", Call("create", plural), manifest)
+
+    async def suspend_job(self, namespace: str, name: str, *, uid: str, suspend: bool) -> dict[str, Any]:
+        """Suspend or resume this very job on behalf of its zoo, and return it.
+
+        Raises:
+            errors.Conflict: another job has the name by now.
+        """
+        change = {
+            "metadata": {"uid": uid, "annotations": {names.ZOO_SUSPENDED: "true" if suspend else None}},
+            "spec": {"suspend": suspend},
+        }
+        query = urlencode({"fieldManager": names.FIELD_MANAGER})
+        path = f"{_path(JOBS, namespace, names.PLURAL, name)}?{query}"
+        return await self._connection.request("PATCH", path, Call("patch", names.PLURAL), change)
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Create a child that is most likely missing, and return it; one that is there is repaired.
@@ -133,7 +161,7 @@ class Cluster:
         return await self._connection.request("PATCH", target, Call("apply", plural), manifest)
 
     async def write_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace the status of `job`, if nobody has changed the job since it was read.
+        """Replace the status of a job or a zoo, if nobody has changed it since it was read.
 
         It costs the API server half of what a patch does.
 
@@ -143,9 +171,10 @@ class Cluster:
         metadata = job["metadata"]
         kept = ("name", "namespace", "uid", "resourceVersion")
         body = {**job, "metadata": {field: metadata[field] for field in kept}, "status": status}
-        path = _path(JOBS, metadata["namespace"], names.PLURAL, metadata["name"])
+        path, plural = _locate(job)
         query = urlencode({"fieldManager": names.FIELD_MANAGER})
-        return await self._write("PUT", f"{path}/status?{query}", Call("update", names.PLURAL), body)
+        target = f"{path}/{metadata['name']}/status?{query}"
+        return await self._write("PUT", target, Call("update", plural), body)
 
     async def delete(self, plural: str, namespace: str, name: str, *, uid: str, force: bool = False) -> None:
         """Delete this very object; one that is gone already, or has been replaced, is as good as deleted.
@@ -155,7 +184,7 @@ class Cluster:
         options: dict[str, Any] = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         if force:
             options["gracePeriodSeconds"] = 0
-        path = _path(JOBS if plural == names.PLURAL else CORE, namespace, plural, name)
+        path = _path(JOBS if plural in (names.PLURAL, names.ZOO_PLURAL) else CORE, namespace, plural, name)
         body = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
         try:
             await self._connection.request("DELETE", path, Call("delete", plural), body)
@@ -200,6 +229,10 @@ class Cluster:
     async def close(self) -> None:
         """Close the connections."""
         await self._connection.close()
+
+    async def _read(self, plural: str, namespace: str, name: str) -> dict[str, Any]:
+        path = _path(JOBS, namespace, plural, name)
+        return await self._connection.request("GET", path, Call("get", plural))
 
     async def _write(self, method: str, path: str, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         """The object after a write. Only metadata is requested if the rest would repeat the request."""

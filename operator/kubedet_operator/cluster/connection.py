@@ -41,6 +41,7 @@ CONNECTIONS = 16
 _READS = ("get", "list", "watch")
 _TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _JSON = "application/json"
+_KINDS = {names.PLURAL: names.KIND, names.ZOO_PLURAL: names.ZOO_KIND}
 _CONTENT = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
 
 Purpose = Literal["lease", "watch", "other"]
@@ -266,9 +267,10 @@ def _error(code: int, answer: str, host: str, call: Call, headers: Mapping[str, 
     # Admission (quota, Pod Security) answers 403 as well; the authoriser's own words say who cannot do what.
     if code == 403 and "cannot" in said and 'resource "' in said:
         return errors.PermissionMissing(f"{said}; apply manifests/install.yaml or upgrade the chart")
-    if code == 404 and call == ("list", names.PLURAL):
+    if code == 404 and call.verb == "list" and call.resource in _KINDS:
         return errors.DefinitionMissing(
-            f"the API server {host} knows no DetectionJobs: apply manifests/crds (`kubedet crds` prints them)"
+            f"the API server {host} knows no {_KINDS[call.resource]}s: apply manifests/crds "
+            "(`kubedet crds` prints them)"
         )
     if code == 404 and call.resource == "podgroups":
         return errors.Rejected(f"{call}: {said}; spec.schedulingPolicy.gang names a scheduler that is absent")

@@ -47,7 +47,7 @@ _TELLING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Occurrence:
-    """Something that happened to a job."""
+    """Something that happened to a job or a zoo."""
 
     warning: bool
     reason: str
@@ -89,22 +89,22 @@ class Events:
     def __init__(self, cluster: Cluster, *, metrics: Metrics) -> None:
         self._cluster = cluster
         self._dropped = metrics["events_dropped"]
-        self._waiting: asyncio.Queue[tuple[Mapping[str, Any], Occurrence]] = asyncio.Queue(CAPACITY)
+        self._waiting: asyncio.Queue[tuple[dict[str, Any], Occurrence]] = asyncio.Queue(CAPACITY)
         self._written: OrderedDict[tuple[str, Occurrence], tuple[str, int]] = OrderedDict()
 
-    def record(self, job: Mapping[str, Any], occurrence: Occurrence) -> None:
+    def record(self, subject: Mapping[str, Any], occurrence: Occurrence) -> None:
         """Have an occurrence written some time; it is dropped and counted where too many wait."""
         try:
-            self._waiting.put_nowait((job["metadata"], occurrence))
+            self._waiting.put_nowait((_refer(subject), occurrence))
         except asyncio.QueueFull:
             self._dropped.inc()
 
     async def run(self) -> None:
         """Write what is recorded, for ever. What the API server does not take is dropped."""
         while True:
-            metadata, occurrence = await self._waiting.get()
+            involved, occurrence = await self._waiting.get()
             try:
-                await self._write(metadata, occurrence)
+                await self._write(involved, occurrence)
             except errors.OperatorError as error:
                 self._dropped.inc()
                 logger.debug("an Event was dropped: %s", error)
@@ -112,36 +112,42 @@ class Events:
                     await asyncio.sleep(error.retry_after_seconds)
             await asyncio.sleep(1 / PER_SECOND)
 
-    async def _write(self, metadata: Mapping[str, Any], occurrence: Occurrence) -> None:
+    async def _write(self, involved: Mapping[str, Any], occurrence: Occurrence) -> None:
         now = format_now()
-        key = (metadata["uid"], occurrence)
+        key = (involved["uid"], occurrence)
         if known := self._written.pop(key, None):
             name, count = known
             try:
                 change = {"count": count + 1, "lastTimestamp": now}
-                await self._cluster.repeat_event(metadata["namespace"], name, change)
+                await self._cluster.repeat_event(involved["namespace"], name, change)
             except errors.NotFound:
                 pass  # the API server forgets Events after an hour
             else:
                 self._written[key] = (name, count + 1)
                 return
-        name = f"{metadata['name']}.{time.time_ns():x}"
-        await self._cluster.write_event(_build(metadata, occurrence, name=name, now=now))
+        name = f"{involved['name']}.{time.time_ns():x}"
+        await self._cluster.write_event(_build(involved, occurrence, name=name, now=now))
         self._written[key] = (name, 1)
         if len(self._written) > REMEMBERED:
             self._written.popitem(last=False)
 
 
-def _build(metadata: Mapping[str, Any], occurrence: Occurrence, *, name: str, now: str) -> dict[str, Any]:
+def _refer(subject: Mapping[str, Any]) -> dict[str, Any]:
+    """The reference to a job or a zoo that an Event carries."""
+    metadata = subject["metadata"]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": subject["kind"],
+        **{field: metadata[field] for field in ("namespace", "name", "uid", "resourceVersion")},
+    }
+
+
+def _build(involved: Mapping[str, Any], occurrence: Occurrence, *, name: str, now: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": name, "namespace": metadata["namespace"]},
-        "involvedObject": {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            **{field: metadata[field] for field in ("namespace", "name", "uid", "resourceVersion")},
-        },
+        "metadata": {"name": name, "namespace": involved["namespace"]},
+        "involvedObject": dict(involved),
         "type": "Warning" if occurrence.warning else "Normal",
         "reason": occurrence.reason,
         "message": occurrence.message.encode()[:MESSAGE_BYTES].decode(errors="ignore"),

@@ -1,4 +1,4 @@
-"""Lists and then watches the children of jobs, to keep the cache as the cluster is.
+"""Lists and then watches zoos and the children of jobs, to keep the cache as the cluster is.
 
 This works like client-go's reflector: list in chunks, then watch from the list's resource version. After a
 watch has ended or broken, the next one resumes from the newest version seen. If the API server no longer
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from kubedet_operator.cluster import errors
-from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.cluster.client import Cluster, Collection, Event
 from kubedet_operator.cluster.outages import Outages
 
@@ -32,13 +32,29 @@ class Pace:
     """The pause before a watch resumes whose connection broke, and before a list repeats."""
 
 
+class Store(Protocol):
+    """Where what is heard is kept."""
+
+    def store(self, plural: str, manifest: Mapping[str, Any]) -> None:
+        """Take in an object."""
+
+    def drop(self, plural: str, manifest: Mapping[str, Any]) -> None:
+        """Forget an object; it is gone."""
+
+    def uids(self) -> set[str]:
+        """The uids of everything that is known."""
+
+    def sweep(self, plural: str, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+        """Forget what was known before a complete list of a namespace, or of all, and is not in it."""
+
+
 class ListWatch:
     """Keeps the objects of one collection and namespace current in the cache while `run` runs."""
 
     def __init__(
         self,
         cluster: Cluster,
-        cache: Cache,
+        cache: Store,
         outages: Outages,
         *,
         collection: Collection,

@@ -1,4 +1,4 @@
-"""All watches of the process: jobs first, then their children."""
+"""All watches of the process: jobs first, then their children and the zoos that own jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from kubedet_operator.cluster.cache import Cache
-from kubedet_operator.cluster.client import PODS, SERVICES, Cluster
+from kubedet_operator.cluster.client import ALL_ZOOS, PODS, SERVICES, Cluster
 from kubedet_operator.cluster.job_watch import JobWatch
 from kubedet_operator.cluster.list_watch import ListWatch
 from kubedet_operator.cluster.outages import Outages
@@ -43,6 +43,18 @@ class Watches:
             for collection in (PODS, SERVICES)
             for namespace in namespaces or (None,)
         }
+        # A zoo is decided about when all jobs are known. No job has to wait for the zoos.
+        self._zoos = [
+            ListWatch(
+                cluster,
+                cache.zoos,
+                self._outages,
+                collection=ALL_ZOOS,
+                namespace=namespace,
+                listed=lambda: None,
+            )
+            for namespace in namespaces or (None,)
+        ]
         self._missing: set[Stream] = set()
         """Streams of children that have not been listed since `run` started."""
         self.listed = asyncio.Event()
@@ -60,8 +72,8 @@ class Watches:
                 watches.create_task(self._jobs.run())
                 # If jobs cannot be listed, the log should say so once, not again for their children.
                 await self._jobs.listed.wait()
-                for child in self._children.values():
-                    watches.create_task(child.run())
+                for watch in (*self._children.values(), *self._zoos):
+                    watches.create_task(watch.run())
         finally:
             self.listed.clear()
             self._jobs.listed.clear()

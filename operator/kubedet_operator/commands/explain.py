@@ -1,4 +1,4 @@
-"""Describes fields of a DetectionJob from the schema of the CRD: purpose, values and rules."""
+"""Describes fields of a DetectionJob or a ModelZoo from the schema of the CRD: purpose, values, rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kubedet_operator.api import names, schema
+from kubedet_operator.api import schema
 from kubedet_trainer.contract.nearest import nearest
 
 _LIMITS = (
@@ -20,24 +20,34 @@ _LIMITS = (
 
 
 class UnknownField(LookupError):
-    """A path that is no field of a DetectionJob. The message names the nearest field."""
+    """A path that is no field of that kind. The message names the nearest field."""
 
 
 def explain(path: str, *, width: int) -> str:
     """The text about the field at `path`, such as ``spec.worker.replicas``; about the object if it is empty.
 
+    A path of a zoo begins with its name: ``zoo.spec.rows``. All others are of a DetectionJob.
+
     Raises:
         UnknownField: there is no such field.
     """
-    fields = [part for part in path.split(".") if part and part not in (names.SHORT_NAME, names.SINGULAR)]
-    found = schema.build_schema()
+    fields = [part for part in path.split(".") if part]
+    resource = schema.JOB
+    if fields and (named := [item for item in schema.RESOURCES if fields[0] in _names(item)]):
+        resource, fields = named[0], fields[1:]
+    found = schema.build_schema(resource)
     for depth, field in enumerate(fields):
         inner = _inner(found)
         if field not in inner:
             above = ".".join(fields[:depth])
-            raise UnknownField(f"{path}: no such field; {_instead(field, above=above, known=list(inner))}")
+            instead = _instead(field, above=above, known=list(inner), kind=resource.kind)
+            raise UnknownField(f"{path}: no such field; {instead}")
         found = inner[field]
-    return "\n\n".join(_paragraphs(".".join(fields) or names.KIND, found, width=width))
+    return "\n\n".join(_paragraphs(".".join(fields) or resource.kind, found, width=width))
+
+
+def _names(resource: schema.Resource) -> tuple[str, str, str]:
+    return resource.short_name, resource.singular, resource.plural
 
 
 def type_name(found: Mapping[str, Any]) -> str:
@@ -92,9 +102,9 @@ def _indented(lines: list[str], *, width: int) -> Iterator[str]:
         yield textwrap.fill(line, width=width, initial_indent="  ", subsequent_indent="    ")
 
 
-def _instead(field: str, *, above: str, known: list[str]) -> str:
+def _instead(field: str, *, above: str, known: list[str], kind: str) -> str:
     if near := nearest(field, known):
         return f"did you mean '{'.'.join(filter(None, [above, near]))}'?"
     if not known:
         return f"{above} has no fields of its own"
-    return f"{above or names.KIND} has {', '.join(known)}"
+    return f"{above or kind} has {', '.join(known)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Cache, Key, read_shape
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events
+from kubedet_operator.control.attempts import Attempts
 from kubedet_operator.control.report import Reporter
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import facts
@@ -25,8 +25,6 @@ from kubedet_operator.decision.decide import decide
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.5
 """What happens to the pods of a job within this time is looked at together: one decision, one status."""
@@ -59,8 +57,6 @@ class _Memory:
 
     rejection: str | None = None
     """What the API server said when it last refused a child."""
-    complaint: str | None = None
-    """The problem that was logged last."""
     written_at: float = float("-inf")
     """When the status was last written."""
     changed_at: float | None = None
@@ -86,7 +82,7 @@ class Reconciler:
         self._cluster = cluster
         self._cache = cache
         self._queue = queue
-        self._metrics = metrics
+        self._attempts = Attempts(self.reconcile, queue, metrics)
         self._settings = settings
         self._reporter = Reporter(metrics, events, clock)
         self._clock = clock
@@ -95,13 +91,7 @@ class Reconciler:
 
     async def work(self, leading: asyncio.Event) -> None:
         """Reconcile one job after the other while `leading` is set, for ever; run several of these."""
-        while True:
-            await leading.wait()
-            key = await self._queue.get()
-            try:
-                await self._attempt(key)
-            finally:
-                self._queue.done(key)
+        await self._attempts.work(leading)
 
     async def reconcile(self, key: Key) -> None:
         """One round for one job.
@@ -125,6 +115,7 @@ class Reconciler:
             parsed=parsed,
             pods=self._cache.pods(key),
             progress=self._cache.progress.get(key),
+            source=self._find_source(key, manifest),
             rejection=memory.rejection,
             repair=self._is_broken(key, parsed.job),
             now=self._clock(),
@@ -149,6 +140,11 @@ class Reconciler:
             self._parsed.popitem(last=False)
         return parsed
 
+    def _find_source(self, key: Key, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The job whose proposals a job takes."""
+        name = facts.source_of(manifest)
+        return self._cache.job((key[0], name)) if name else None
+
     def _is_broken(self, key: Key, job: types.DetectionJob | None) -> bool:
         """Whether the Service is missing, or somebody has made something else of it."""
         if job is None or not has_peers(job.spec):
@@ -170,27 +166,6 @@ class Reconciler:
             return True
         self._queue.add_after(key, due - now)
         return False
-
-    async def _attempt(self, key: Key) -> None:
-        try:
-            with self._metrics["reconcile_duration"].time():
-                await self.reconcile(key)
-        except errors.NotLeading:
-            self._queue.add(key)  # for the time when this replica leads again
-        except errors.OperatorError as error:
-            at_least = error.retry_after_seconds if isinstance(error, errors.ApiBusy) else 0.0
-            delay = self._queue.retry(key, at_least_seconds=at_least)
-            self._metrics["reconcile_errors"].labels(error.reason).inc()
-            self._complain(key, str(error), delay)
-        except Exception:
-            delay = self._queue.retry(key)
-            self._metrics["reconcile_errors"].labels("Unexpected").inc()
-            logger.exception("%s/%s: this is a bug in the operator; retrying in %.1f s", *key, delay)
-        else:
-            if key in self._memories:
-                self._memories[key].complaint = None
-            self._queue.succeed(key)
-        self._metrics["queue_depth"].set(len(self._queue))
 
     async def _write_status(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
         """Write the status; False if the job has changed or gone meanwhile, so that the plan is void."""
@@ -257,16 +232,9 @@ class Reconciler:
         return self._memories.setdefault(key, _Memory())
 
     def _forget(self, key: Key) -> None:
-        self._queue.forget(key)
+        self._attempts.forget(key)
         self._memories.pop(key, None)
         self._parsed.pop(key, None)
-
-    def _complain(self, key: Key, message: str, delay: float) -> None:
-        """One line for a new problem; the same one again is only counted."""
-        memory = self._remember(key)
-        if memory.complaint != message:
-            memory.complaint = message
-            logger.warning("%s/%s: %s; retrying in %.1f s, then with growing delays", *key, message, delay)
 
 
 def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:

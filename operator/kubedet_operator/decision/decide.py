@@ -17,6 +17,7 @@ from kubedet_operator.api.status import (
 )
 from kubedet_operator.children import environment, placement
 from kubedet_operator.children.children import build_children
+from kubedet_operator.children.storage import with_proposals
 from kubedet_operator.decision.facts import Facts, is_newer
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Draft, Plan
 from kubedet_operator.decision.policies import (
@@ -27,6 +28,7 @@ from kubedet_operator.decision.policies import (
     elastic,
     exclusion,
     lost,
+    proposals,
     queue,
     restart,
     startup,
@@ -48,6 +50,7 @@ POLICIES: tuple[Policy, ...] = (
     exclusion.judge,
     queue.judge,
     startup.judge,
+    proposals.judge,
     deadlines.judge,
     cleanup.judge,
     lost.judge,
@@ -146,7 +149,7 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
     if not indices and not lacks_rendezvous and not facts.repair:
         return ()
     children = build_children(
-        facts.job,
+        with_proposals(facts.job, draft.status.proposals),
         attempt=draft.status.attempt,
         settings=settings,
         indices=indices,

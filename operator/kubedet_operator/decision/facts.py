@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import decoding, names, types, validation
+from kubedet_operator.api.dataset import Proposals
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_trainer import contract
 from kubedet_trainer.contract.times import parse_time
@@ -83,6 +84,16 @@ class PodFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """The job whose proposals another one takes."""
+
+    place: Proposals | None = None
+    """Where its proposals are, and how they are reached."""
+    missing: str = "has not ended yet"
+    """Why they are not there, after the job's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """One job and its pods, now."""
 
@@ -97,6 +108,8 @@ class Facts:
     """Names of pods that a deleted job of the same name has left, and that are not gone yet."""
     progress: contract.ProgressRecord | None = None
     """The newest answer of rank 0; None while nobody answers."""
+    source: SourceFacts | None = None
+    """The job of dataset.proposals.fromJob; None while there is none."""
     rejection: str | None = None
     """What the API server said when it last refused a child of this job."""
     written_status: Mapping[str, Any] = field(default_factory=dict)
@@ -146,11 +159,15 @@ def observe(
     parsed: Parsed | None = None,
     pods: Iterable[PodFacts],
     progress: contract.ProgressRecord | None,
+    source: Mapping[str, Any] | None = None,
     rejection: str | None = None,
     repair: bool = False,
     now: datetime,
 ) -> Facts:
-    """The facts of the job in `manifest`, which may break any rule of the API, or is `parsed` already."""
+    """The facts of the job in `manifest`, which may break any rule of the API, or is `parsed` already.
+
+    `source` is the manifest of the job whose proposals it takes.
+    """
     job, violations = parsed or parse_spec(manifest)
     ignored: list[decoding.Violation] = []
     metadata = manifest.get("metadata") or {}
@@ -167,10 +184,42 @@ def observe(
         pods=tuple(pod for pod in known if pod.job_uid == uid),
         occupied=frozenset(pod.name for pod in known if pod.job_uid != uid),
         progress=progress,
+        source=read_source(source) if source else None,
         rejection=rejection,
         written_status=status,
         repair=repair,
         now=now,
+    )
+
+
+def source_of(manifest: Mapping[str, Any]) -> str | None:
+    """The job whose proposals a job takes, as its spec has it, which may break any rule of the API."""
+    place: Any = manifest.get("spec")
+    for part in ("dataset", "proposals", "fromJob"):
+        place = place.get(part) if isinstance(place, Mapping) else None
+    return place if isinstance(place, str) else None
+
+
+def read_source(manifest: Mapping[str, Any]) -> SourceFacts:
+    """What a job has to offer to those that take its proposals."""
+    job, _ = parse_spec(manifest)
+    status = manifest.get("status") or {}
+    turned = {item.get("type") for item in status.get("conditions") or () if item.get("status") == "True"}
+    if "Failed" in turned:
+        return SourceFacts(
+            missing="failed; delete it and create it again, or give dataset.proposals.storageUri"
+        )
+    if "Complete" not in turned or job is None:
+        return SourceFacts()
+    uri, checkpoint = (status.get("results") or {}).get("proposalsUri"), job.spec.checkpoint
+    if not isinstance(uri, str):
+        return SourceFacts(missing="has written no proposals; create it again with spec.writeProposals: true")
+    return SourceFacts(
+        place=Proposals(
+            storageUri=uri,
+            endpoint=checkpoint.endpoint if checkpoint else None,
+            secretRef=checkpoint.secretRef if checkpoint else None,
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads the files of `kubedet run` and `kubedet render`: one DetectionJob and any Secrets."""
+"""Reads the files of `kubedet run` and `kubedet render`: one DetectionJob or ModelZoo, and any Secrets."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ class Documents:
     """What the files hold."""
 
     job: Mapping[str, Any]
-    """The manifest of the one DetectionJob, not validated."""
+    """The manifest of the one DetectionJob or ModelZoo, not validated."""
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     """Name of a Secret -> key -> value."""
 
+    @property
+    def is_zoo(self) -> bool:
+        """Whether it is a ModelZoo."""
+        return self.job.get("kind") == names.ZOO_KIND
+
 
 def read_documents(paths: Iterable[Path]) -> Documents:
-    """The DetectionJob and the Secrets in YAML files; documents of other kinds are passed over.
+    """The job or zoo and the Secrets in YAML files; documents of other kinds are passed over.
 
     Raises:
-        InvalidManifest: a file is no YAML, or there is not exactly one DetectionJob in all of them.
+        InvalidManifest: a file is no YAML, or there is not exactly one job or zoo in all of them.
     """
     jobs: list[Mapping[str, Any]] = []
     secrets: dict[str, Mapping[str, str]] = {}
@@ -37,14 +42,14 @@ def read_documents(paths: Iterable[Path]) -> Documents:
     for path in files:
         for document in _read(path):
             kind = document.get("kind")
-            if kind == names.KIND:
+            if kind in (names.KIND, names.ZOO_KIND):
                 jobs.append(document)
             elif kind == "Secret":
                 name = str((document.get("metadata") or {}).get("name"))
                 secrets[name] = _read_secret(document, where=f"{path}: Secret {name}")
     if len(jobs) != 1:
         where = ", ".join(str(path) for path in files)
-        rule = f"must contain exactly one document of kind {names.KIND}"
+        rule = f"must contain exactly one document of kind {names.KIND} or {names.ZOO_KIND}"
         raise InvalidManifest([Violation(path=where, got=len(jobs), rule=rule)])
     return Documents(job=jobs[0], secrets=secrets)
 

@@ -54,6 +54,16 @@ def describe(progress: contract.Progress) -> str:
     return ", ".join(parts)
 
 
+class Quiet:
+    """A follower that shows nothing: somebody else shows this job."""
+
+    def update(self, status: DetectionJobStatus) -> None:
+        """Show nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
 class _Lines:
     """One line for each new stage, percent or mishap."""
 

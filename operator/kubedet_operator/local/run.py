@@ -38,7 +38,8 @@ from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
 from kubedet_trainer.contract.times import format_now
 
-_POLL_SECONDS = 0.3
+POLL_SECONDS = 0.3
+"""Between two looks at the processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,27 +67,27 @@ def run_job(documents: Documents, *, output: Path, environment: Mapping[str, str
         CannotRunHere: a Secret is missing.
     """
     output = output.resolve()
-    manifest = _localise(documents.job, output)
+    manifest = localise(documents.job, output)
     job = validation.load_job(manifest)
     machine = Machine(
         output=output, secrets=documents.secrets, inherited=environment, rendezvous_port=free_port()
     )
-    with _stop_requests() as stop, LocalPods(machine) as pods, follow(screen.progress) as follower:
+    with stop_requests() as stop, LocalPods(machine) as pods, follow(screen.progress) as follower:
         follower.say(f"{job.metadata.name}: {job.spec.recipe}, output in {output}")
-        run = _Run(manifest, pods=pods, follower=follower)
+        run = LocalJob(manifest, pods=pods, follower=follower)
         seen = run.until_ended(stop)
-        code = _exit_code(seen.status) if _has_ended(seen.status) else run.suspend(stop)
+        code = _exit_code(seen.status) if has_ended(seen.status) else run.suspend(stop)
         run.wind_down(stop)
     if seen.status.results is not None:
         outcome.show_row(screen.result, recipe=job.spec.recipe, results=seen.status.results)
-    elif _has_ended(seen.status):
+    elif has_ended(seen.status):
         outcome.show_failure(screen.progress, seen)
     uri = job.spec.checkpoint.storageUri if job.spec.checkpoint else ""
     outcome.show_places(screen.result, checkpoint_uri=uri, status=seen.status, output=output)
     return code
 
 
-def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
+def localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """`manifest` as this machine's own API server would hold it: with a uid and a place for checkpoints.
 
     Raises:
@@ -104,6 +105,9 @@ def _localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
         for name, usual in (("suspend", False), ("managedBy", names.MANAGED_BY))
         if spec.get(name, usual) != usual
     ]
+    if source := facts.source_of(manifest):
+        rule = "must not be set on this machine, where one job runs; use storageUri"
+        elsewhere.append(Violation(path="spec.dataset.proposals.fromJob", got=source, rule=rule))
     if claims or elsewhere:
         raise InvalidManifest([*claims, *elsewhere])
     created = format_now()
@@ -122,40 +126,47 @@ def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield f"spec.{part}.{name}", section.get(name)
 
 
-class _Run:
+class LocalJob:
     """One job between its start and its end."""
 
     def __init__(self, manifest: Mapping[str, Any], *, pods: LocalPods, follower: Follower) -> None:
-        self._manifest = manifest
+        self.manifest = manifest
+        """With the newest status."""
         self._pods = pods
         self._follower = follower
         self._settings = OperatorSettings()
 
-    def until_ended(self, stop: _StopRequests) -> Facts:
+    def until_ended(self, stop: StopRequests) -> Facts:
         """Observe, decide and act until the job has ended or shall stop; returns what was seen last."""
         while True:
-            seen = self._observe()
-            self._follower.update(seen.status)
-            if _has_ended(seen.status) or stop.count:
+            seen = self.step(acts=not stop.count)
+            if has_ended(seen.status) or stop.count:
                 return seen
-            plan = decide.decide(seen, self._settings)
-            self._manifest = {**self._manifest, "status": plan.status}
-            for action in (*plan.preparations, *plan.actions):
-                if isinstance(action, ApplyChild):
-                    self._pods.apply(action.manifest)
-                elif isinstance(action, DeletePod):
-                    self._pods.delete(action.name, action.uid)
-            stop.wait(_POLL_SECONDS)
+            stop.wait(POLL_SECONDS)
 
-    def suspend(self, stop: _StopRequests) -> int:
+    def step(self, *, acts: bool = True) -> Facts:
+        """Observe, and unless the job has ended decide and act once; returns what was seen."""
+        seen = self._observe()
+        self._follower.update(seen.status)
+        if has_ended(seen.status) or not acts:
+            return seen
+        plan = decide.decide(seen, self._settings)
+        self.manifest = {**self.manifest, "status": plan.status}
+        for action in (*plan.preparations, *plan.actions):
+            if isinstance(action, ApplyChild):
+                self._pods.apply(action.manifest)
+            elif isinstance(action, DeletePod):
+                self._pods.delete(action.name, action.uid)
+        return seen
+
+    def suspend(self, stop: StopRequests) -> int:
         """Let the workers save their state and end; the exit code says whether they have."""
         self._follower.say("suspending: the workers save their state (press again to end without saving)")
-        self._pods.stop()
+        self.stop()
         requests = stop.count
-        while any(pod.active for pod in self._observe().workers) and stop.count == requests:
-            stop.wait(_POLL_SECONDS)
-        codes = {pod.ending.exit_code if pod.ending else None for pod in self._observe().workers}
-        saved = codes <= {ExitCode.DONE, ExitCode.TERMINATED_SAVED}
+        while self.is_active() and stop.count == requests:
+            stop.wait(POLL_SECONDS)
+        saved = self.has_saved()
         self._follower.say(
             "saved; the same command resumes"
             if saved
@@ -163,17 +174,30 @@ class _Run:
         )
         return ExitCode.TERMINATED_SAVED if saved else ExitCode.TERMINATED_UNSAVED
 
-    def wind_down(self, stop: _StopRequests) -> None:
+    def stop(self) -> None:
+        """Ask the workers to save their state and end."""
+        self._pods.stop()
+
+    def has_saved(self) -> bool:
+        """Whether every worker has saved its state before its end."""
+        codes = {pod.ending.exit_code if pod.ending else None for pod in self._observe().workers}
+        return codes <= {ExitCode.DONE, ExitCode.TERMINATED_SAVED}
+
+    def is_active(self) -> bool:
+        """Whether a worker runs."""
+        return any(pod.active for pod in self._observe().workers)
+
+    def wind_down(self, stop: StopRequests) -> None:
         """End all workers as a deletion of the job does: with time to save, unless asked not to."""
         for pod in self._observe().pods:
             self._pods.delete(pod.name, pod.uid)
         requests = stop.count
         while self._pods.observe() and stop.count == requests:
-            stop.wait(_POLL_SECONDS)
+            stop.wait(POLL_SECONDS)
 
     def _observe(self) -> Facts:
         return facts.observe(
-            self._manifest,
+            self.manifest,
             pods=self._pods.observe(),
             progress=_ask(self._pods.metrics_ports().values()),
             now=datetime.now(UTC),
@@ -191,7 +215,8 @@ def _ask(ports: Iterable[int]) -> contract.ProgressRecord | None:
     return None
 
 
-def _has_ended(status: DetectionJobStatus) -> bool:
+def has_ended(status: DetectionJobStatus) -> bool:
+    """Whether a job is complete or has failed."""
     return any(
         conditions.is_true(status.conditions, end) for end in (ConditionType.COMPLETE, ConditionType.FAILED)
     )
@@ -205,7 +230,7 @@ def _exit_code(status: DetectionJobStatus) -> int:
     return ExitCode.UNEXPECTED
 
 
-class _StopRequests:
+class StopRequests:
     """Counts SIGINT and SIGTERM. The second one ends without saving."""
 
     def __init__(self) -> None:
@@ -213,6 +238,7 @@ class _StopRequests:
         self._event = Event()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal."""
         self.count += 1
         self._event.set()
 
@@ -223,8 +249,9 @@ class _StopRequests:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[_StopRequests]:
-    requests = _StopRequests()
+def stop_requests() -> Iterator[StopRequests]:
+    """What counts both signals while the block runs."""
+    requests = StopRequests()
     before = {number: signal.signal(number, requests) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield requests

@@ -298,6 +298,12 @@ def make_job(cluster: Cluster, operator: OperatorProcess) -> Iterator[Callable[.
     cluster.kubectl("delete", "dj", *made, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
 
 
+@pytest.fixture
+def find_job(cluster: Cluster) -> Callable[[str], Job]:
+    """A function that gives a job, which may come later, and its pods' kubelet."""
+    return lambda name: Job(cluster, name)
+
+
 @pytest.fixture(scope="session")
 def fake_nodes(cluster: Cluster, request: pytest.FixtureRequest) -> None:
     """Fake nodes, on which the scheduler places pods that run nothing and end as their annotations say."""

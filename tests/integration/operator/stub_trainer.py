@@ -75,6 +75,9 @@ class _Stub:
                 metrics=[{"name": "boxAP50", "value": 81.25}],
                 hardware={"worldSize": self.settings.max_replicas},
                 modelUri=f"{self.settings.checkpoint.uri}/step-5",
+                proposalsUri=f"{self.settings.checkpoint.uri}/proposals"
+                if self.settings.write_proposals
+                else None,
             )
             self.leave(contract.dump_termination_message(results=results))
         return 0

@@ -151,6 +151,8 @@ class Results:
     """URI of this checkpoint."""
     reportUri: str | None = None
     """URI of the page with the whole report. results.json next to it has the same as data."""
+    proposalsUri: str | None = None
+    """URI of the folder with the proposals of an RPN, if it was asked to write them."""
 
 
 @dataclass(frozen=True, kw_only=True)

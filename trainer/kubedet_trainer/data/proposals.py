@@ -25,6 +25,7 @@ from kubedet_trainer.data.files import open_regular
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked
+from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
 
 SPLITS = ("train", "val")
@@ -92,8 +93,8 @@ def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str)
     """
     if (uri := settings.proposals_uri) is None:
         raise InvalidInput(
-            "dataset.proposals.storageUri: absent, must be set for a recipe with data.num_proposals; "
-            "`kubedet propose` computes proposals"
+            "dataset.proposals: absent, must be set for a recipe with data.num_proposals: storageUri for "
+            "files of `kubedet propose`, or fromJob"
         )
     parts = urlsplit(uri)
     if parts.scheme == "file":
@@ -104,7 +105,7 @@ def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str)
         for suffix in _SUFFIXES:
             if (file := root / f"{split}{suffix}").is_file():
                 return file
-        store = open_store(uri, settings.credentials)
+        store = open_store(uri, settings.proposals_credentials or settings.credentials)
         for suffix in _SUFFIXES:
             if store.exists(split + suffix):
                 store.get_file(split + suffix, target=root / f"{split}{suffix}")
@@ -163,6 +164,16 @@ def load_proposals(file: Path, *, annotations: Annotations, slots: int, cache: P
 def write_proposals(file: IO[bytes], record: ProposalRecord) -> None:
     """Write `record` as an npz that `load_proposals` reads."""
     np.savez(file, **asdict(record))
+
+
+def put_proposals(store: Store, record: ProposalRecord, *, split: str, directory: Path) -> str:
+    """Store the proposals of a split, by way of a file in `directory`, and return their URI."""
+    source = directory / f"{split}.npz"
+    with source.open("wb") as file:
+        write_proposals(file, record)
+    store.put_file(source.name, source=source)
+    source.unlink()
+    return f"{store.uri}/{source.name}"
 
 
 def _refuse_absent(uri: str, split: str) -> Path:

@@ -41,6 +41,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @classmethod
+    def whole(cls, annotations: Annotations, folder: Path) -> Split:
+        """Every image of an annotation file, once and in its order."""
+        return cls(annotations=annotations, folder=folder, rows=np.arange(len(annotations)))
+
     def learnable(self) -> NDArray[np.bool_]:
         """(len,) whether each image has a box, or may have none, and a proposal where those are given."""
         found = self.annotations.ground_truth_counts() > 0

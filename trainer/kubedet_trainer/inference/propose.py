@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from kubedet_trainer import contract
 from kubedet_trainer.data import arrays, loader, proposals
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.proposals import ProposalRecord
-from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.dist import World
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.evaluation import recall
-from kubedet_trainer.evaluation.evaluate import detect
+from kubedet_trainer.evaluation.propose import propose
 from kubedet_trainer.inference.trained import TrainedDetector
 from kubedet_trainer.recipes.rpn import RpnOptions
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.structures import Batch
 
 _RECALL_LIMIT = 1000
 """Best proposals of an image that count for the recall, as many as Fast R-CNN uses."""
@@ -72,21 +71,18 @@ def propose_dataset(
     for name, files in zip(proposals.SPLITS, (local.train, local.val), strict=True):
         if files is None:
             continue
-        split = _whole_split(files, cache=directory / contract.CACHE_DIRECTORY)
+        annotations = arrays.load_annotations(files, cache=directory / contract.CACHE_DIRECTORY)
+        arrays.require_images(annotations, files.images)
+        split = Split.whole(annotations, files.images)
         record, share = _propose_split(
             detector,
             split,
             most=model.rpn_head.num_proposals,
             observe=partial(observe, name),
         )
-        source = directory / f"{name}.npz"
-        with source.open("wb") as file:
-            proposals.write_proposals(file, record)
-        store.put_file(source.name, source=source)
-        source.unlink()
         written.append(
             Written(
-                uri=f"{store.uri}/{source.name}",
+                uri=proposals.put_proposals(store, record, split=name, directory=directory),
                 num_images=len(split),
                 num_proposals=len(record.scores),
                 recall=share,
@@ -95,38 +91,33 @@ def propose_dataset(
     return written
 
 
-def _whole_split(files: LocalSplit, *, cache: Path) -> Split:
-    annotations = arrays.load_annotations(files, cache=cache)
-    arrays.require_images(annotations, files.images)
-    return Split(annotations=annotations, folder=files.images, rows=np.arange(len(annotations)))
-
-
-@torch.inference_mode()
 def _propose_split(
     detector: TrainedDetector, split: Split, *, most: int, observe: Callable[[int, int], None]
 ) -> tuple[ProposalRecord, float | None]:
-    # Pages that are never written to take no memory.
-    boxes = np.empty((len(split) * most, 4), np.float32)
-    scores = np.empty(len(split) * most, np.float32)
-    offsets, matched = [0], []
     batches = loader.val_loader(
         split,
         pipeline=detector.pipeline,
         world=World(device=detector.device),
         num_workers=detector.recipe.data.num_workers,
     )
-    for row, batch in enumerate(batches):
-        [found] = detect(detector.model, batch, device=detector.device)
-        part = slice(offsets[-1], offsets[-1] + len(found.scores))
-        boxes[part], scores[part] = found.boxes, found.scores
-        offsets.append(part.stop)
-        truth, _ = split.annotations.ground_truth(row)
-        matched.append(recall.match_best(truth, found.boxes[:_RECALL_LIMIT]))
-        observe(row + 1, len(split))
-    record = ProposalRecord(
+    record = propose(
+        detector.model,
+        _observed(batches, lambda done: observe(done, len(split))),
         image_ids=np.asarray(split.annotations.image_ids),
-        offsets=np.array(offsets, np.int64),
-        boxes=boxes[: offsets[-1]],
-        scores=scores[: offsets[-1]],
+        most=most,
+        device=detector.device,
     )
+    assert record is not None, "one process is rank 0, and nobody stops it"
+    matched = []
+    for row in range(len(split)):
+        truth, _ = split.annotations.ground_truth(row)
+        best = slice(record.offsets[row], min(record.offsets[row + 1], record.offsets[row] + _RECALL_LIMIT))
+        matched.append(recall.match_best(truth, record.boxes[best]))
     return record, recall.average_recall(matched)
+
+
+def _observed(batches: Iterable[Batch], observe: Callable[[int], None]) -> Iterator[Batch]:
+    """`batches`; `observe` learns after each how many images are done."""
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        observe(done)

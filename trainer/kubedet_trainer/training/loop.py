@@ -31,6 +31,7 @@ from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, setup
 from kubedet_trainer.training.checkpoint import take_snapshot
+from kubedet_trainer.training.proposals import check_proposals
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.state import chunk_seed
@@ -47,6 +48,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
     Raises:
         TrainerError: one of its kinds for every ending that is understood; `TerminatedSaved` after a stop.
     """
+    check_proposals(settings, recipe)
     stop = StopRequest()
     run: Run | None = None
     try:

@@ -25,6 +25,7 @@ from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.training import reported, reporting, setup
+from kubedet_trainer.training.proposals import write_proposals
 from kubedet_trainer.training.reported import Reported
 from kubedet_trainer.training.setup import Run
 
@@ -43,17 +44,8 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
     Raises:
         TerminatedSaved, PeerFailed: as `StopRequest.end` does, when a rank was asked to stop.
     """
-    agreement = dist.Agreement(1)
-    stopped = False
-
-    def should_stop() -> bool:
-        nonlocal stopped
-        run.reporter.beat()
-        stopped = bool(agreement.exchange([int(run.stop.requested)])[0])
-        return stopped
-
-    try:
-        evaluation = evaluate.evaluate(
+    with run.stoppable() as should_stop:
+        return evaluate.evaluate(
             run.detector,
             _val_loader(run, split, world=run.world),
             num_images=len(split),
@@ -61,11 +53,6 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
             device=run.world.device,
             should_stop=should_stop,
         )
-    finally:
-        agreement.finish()
-    if stopped:
-        run.stop.end(run.state.iteration)
-    return evaluation
 
 
 def validation_loss(run: Run) -> float | None:
@@ -93,6 +80,7 @@ def write_row(run: Run) -> Results | None:
     with run.reporter.stage(Stage.EVALUATING):
         figures = reported.load_reported(run)
     test_metrics = _evaluate_test(run)
+    proposals_uri = write_proposals(run)
     row = None
     if run.world.rank == 0:
         with run.reporter.stage(Stage.BENCHMARKING):
@@ -100,7 +88,13 @@ def write_row(run: Run) -> Results | None:
             is_asked = "inferenceFpsBatch8" in run.recipe.reference
             fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
             row = _row(
-                run, figures, fps=fps, fps_batch8=fps_batch8, peak_bytes=peak, test_metrics=test_metrics
+                run,
+                figures,
+                fps=fps,
+                fps_batch8=fps_batch8,
+                peak_bytes=peak,
+                test_metrics=test_metrics,
+                proposals_uri=proposals_uri,
             )
             _publish(run, row, peak_bytes=peak)
     dist.barrier()
@@ -163,6 +157,7 @@ def _row(
     fps_batch8: float | None,
     peak_bytes: float,
     test_metrics: Mapping[str, float],
+    proposals_uri: str | None = None,
 ) -> Results:
     history, world, batch = run.state.history, run.world, run.data.batch
     metrics = figures.metrics
@@ -196,6 +191,7 @@ def _row(
         leftOut=run.data.left_out,
         modelUri=run.checkpointer.state_uri(figures.iteration) if is_saved else None,
         reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.REPORT_FILE}",
+        proposalsUri=proposals_uri,
     )
 
 

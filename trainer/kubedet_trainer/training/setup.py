@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -90,6 +91,31 @@ class Run:
     """Of the newest evaluation of the validation split."""
     saved_at: float = field(default_factory=time.monotonic)
     timer: StepTimer = field(default_factory=StepTimer)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[Callable[[], bool]]:
+        """Work between iterations, whose state is durable: the function says whether all ranks are to stop.
+
+        It must be asked equally often on every rank, and answers the same on all.
+
+        Raises:
+            TerminatedSaved, PeerFailed: at the end, as `StopRequest.end` does, when a rank was asked to stop.
+        """
+        agreement = dist.Agreement(1)
+        stopped = False
+
+        def should_stop() -> bool:
+            nonlocal stopped
+            self.reporter.beat()
+            stopped = bool(agreement.exchange([int(self.stop.requested)])[0])
+            return stopped
+
+        try:
+            yield should_stop
+        finally:
+            agreement.finish()
+        if stopped:
+            self.stop.end(self.state.iteration)
 
     def batches(self, *, end_iteration: int) -> Loader:
         """This rank's batches, from the iteration that the state has reached up to `end_iteration`."""

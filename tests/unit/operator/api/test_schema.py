@@ -23,18 +23,22 @@ def _walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]
 
 
 NODES = dict(_walk(schema.build_schema(), ""))
+of_both = pytest.mark.parametrize("resource", schema.RESOURCES, ids=lambda resource: resource.kind)
 
 
-def test_every_field_is_described() -> None:
-    fields = [path for path in NODES if path.count(".") > 1 and not path.endswith("[]")]
+@of_both
+def test_every_field_is_described(resource: schema.Resource) -> None:
+    nodes = dict(_walk(schema.build_schema(resource), ""))
+    fields = [path for path in nodes if path.count(".") > 1 and not path.endswith("[]")]
     assert len(fields) > 100
-    assert [path for path in fields if not NODES[path].get("description")] == []
+    assert [path for path in fields if not nodes[path].get("description")] == []
 
 
-def test_every_list_map_and_string_is_bounded() -> None:
+@of_both
+def test_every_list_map_and_string_is_bounded(resource: schema.Resource) -> None:
     unbounded = [
         path
-        for path, node in NODES.items()
+        for path, node in _walk(schema.build_schema(resource), "")
         if path.startswith(".spec")
         and (
             (node.get("type") == "string" and not {"maxLength", "enum"} & set(node))
@@ -60,11 +64,13 @@ def test_conditions_are_merged_by_type() -> None:
     assert NODES[".status.conditions"]["x-kubernetes-list-map-keys"] == ["type"]
 
 
-def test_columns_and_scale_point_at_fields_that_exist() -> None:
-    version = schema.build_crd()["spec"]["versions"][0]
+@of_both
+def test_columns_and_scale_point_at_fields_that_exist(resource: schema.Resource) -> None:
+    nodes = dict(_walk(schema.build_schema(resource), ""))
+    version = schema.build_crd(resource)["spec"]["versions"][0]
     paths = [column["jsonPath"] for column in version["additionalPrinterColumns"]]
-    paths += version["subresources"]["scale"].values()
-    assert [path for path in paths if path not in NODES and not path.startswith(".metadata")] == []
+    paths += version["subresources"].get("scale", {}).values()
+    assert [path for path in paths if path not in nodes and not path.startswith(".metadata")] == []
 
 
 @pytest.mark.parametrize(

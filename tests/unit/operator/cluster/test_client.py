@@ -11,9 +11,12 @@ import aiohttp.web
 import pytest
 
 import api_server
+from builders import make_manifest
+from kubedet_operator.api import names
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.client import ALL_JOBS, Cluster
 from kubedet_operator.telemetry.metrics import Metrics
+from zoo_simulation import make_zoo
 
 
 class Server:
@@ -114,12 +117,43 @@ async def test_the_status_is_written_only_over_the_version_that_was_read(
     cluster: Cluster, server: Server
 ) -> None:
     metadata = {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7"}
-    await cluster.write_status({"metadata": {**metadata, "generation": 3}}, {"phase": "Running"})
+    kind = {"apiVersion": names.API_VERSION, "kind": "DetectionJob"}
+    await cluster.write_status({**kind, "metadata": {**metadata, "generation": 3}}, {"phase": "Running"})
     method, path, _, body = server.requests[0]
     assert method == "PUT"
     assert path.startswith("/apis/kubedet.dev/v1alpha1/namespaces/n/detectionjobs/a/status?")
     assert body["metadata"] == metadata
     assert body["status"] == {"phase": "Running"}
+
+
+async def test_the_status_of_a_zoo_goes_to_the_zoo(cluster: Cluster, server: Server) -> None:
+    zoo = make_zoo(name="a", namespace="n")
+    zoo["metadata"] |= {"uid": "u", "resourceVersion": "7"}
+    await cluster.write_status(zoo, {"phase": "Running"})
+    method, path, _, _ = server.requests[0]
+    assert (method, path.partition("?")[0]) == (
+        "PUT",
+        "/apis/kubedet.dev/v1alpha1/namespaces/n/modelzoos/a/status",
+    )
+
+
+async def test_a_job_that_exists_is_never_repaired_by_the_creation_of_a_row_s_job(
+    cluster: Cluster, server: Server
+) -> None:
+    server.code = 409
+    with pytest.raises(errors.Conflict):
+        await cluster.create_job(make_manifest(name="a", namespace="n"))
+    assert [request[0] for request in server.requests] == ["POST"]
+
+
+async def test_this_very_job_is_suspended_and_marked_in_one_request(cluster: Cluster, server: Server) -> None:
+    await cluster.suspend_job("n", "a", uid="u", suspend=False)
+    method, _, _, body = server.requests[0]
+    assert method == "PATCH"
+    assert body == {
+        "metadata": {"uid": "u", "annotations": {"kubedet.dev/zoo-suspended": None}},
+        "spec": {"suspend": False},
+    }
 
 
 async def test_of_what_was_just_sent_only_the_metadata_is_asked_back(

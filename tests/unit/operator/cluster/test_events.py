@@ -13,7 +13,10 @@ from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events, Occurrence, compare_statuses
 from kubedet_operator.telemetry.metrics import Metrics
 
-JOB = {"metadata": {"name": "demo", "namespace": "n", "uid": "u", "resourceVersion": "7"}}
+JOB = {
+    "kind": "DetectionJob",
+    "metadata": {"name": "demo", "namespace": "n", "uid": "u", "resourceVersion": "7"},
+}
 STARTED = Occurrence(warning=False, reason="WorkersRunning", message="2 of 2 workers are ready")
 
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from builders import make_manifest
 from kubedet_operator.api import schema
 from kubedet_operator.commands import explain, jobs
+from zoo_simulation import make_zoo
 
 
 @pytest.fixture
@@ -136,8 +137,50 @@ def test_a_missing_file_is_a_usage_error(command: click.Command) -> None:
     assert "nowhere.yaml" in result.stderr
 
 
-def test_crds_prints_the_crd() -> None:
-    assert CliRunner().invoke(jobs.crds).stdout == schema.dump_crd()
+def test_crds_prints_both_crds() -> None:
+    printed = yaml.safe_load_all(CliRunner().invoke(jobs.crds).stdout)
+    assert list(printed) == [schema.build_crd(schema.JOB), schema.build_crd(schema.ZOO)]
+
+
+def test_render_prints_the_jobs_of_a_zoo_and_names_whose_proposals_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(yaml.safe_dump(make_zoo(rows={"recipes": ["fast_rcnn_r50_fpn_1x", "rpn_r50_fpn_1x"]})))
+    result = CliRunner().invoke(jobs.render, [str(path), "--namespace", "team-a"])
+    assert result.exit_code == 0, result.stderr
+    rpn, fast = yaml.safe_load_all(result.stdout)
+    assert (rpn["kind"], rpn["metadata"]["namespace"]) == ("DetectionJob", "team-a")
+    assert rpn["spec"]["writeProposals"] is True
+    assert fast["spec"]["dataset"]["proposals"] == {"fromJob": rpn["metadata"]["name"]}
+
+
+def test_render_refuses_a_zoo_with_every_violation(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(yaml.safe_dump(make_zoo(rows={"recipes": ["x", "y"]})))
+    result = CliRunner().invoke(jobs.render, [str(path)])
+    assert result.exit_code == 65
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == [
+        "spec.rows.recipes[0]",
+        "spec.rows.recipes[1]",
+    ]
+
+
+def test_render_checks_the_overrides_of_a_row(tmp_path: Path) -> None:
+    change = {"recipe": "retinanet_r50_fpn_1x", "spec": {"overrides": {"optimizer.rate": "1"}}}
+    path = tmp_path / "zoo.yaml"
+    path.write_text(yaml.safe_dump(make_zoo(changes=[change])))
+    result = CliRunner().invoke(jobs.render, [str(path)])
+    assert result.exit_code == 65
+    assert "unknown field 'optimizer.rate'" in result.stderr
+
+
+def test_explain_knows_the_fields_of_a_zoo_and_of_its_template() -> None:
+    result = CliRunner().invoke(jobs.explain, ["zoo.spec.repeats"])
+    assert result.stdout.splitlines()[0] == "spec.repeats <integer>  default: 1; >= 1; <= 10"
+    assert CliRunner().invoke(jobs.explain, ["zoo"]).stdout.startswith("ModelZoo <object>")
+    deep = CliRunner().invoke(jobs.explain, ["zoo.spec.template.spec.worker.replicas"])
+    assert "Number of worker pods" in deep.stdout
+    wrong = CliRunner().invoke(jobs.explain, ["zoo.spec.row"])
+    assert wrong.stderr.strip() == "zoo.spec.row: no such field; did you mean 'spec.rows'?"
 
 
 def test_local_mode_imports_neither_torch_nor_a_kubernetes_client() -> None:

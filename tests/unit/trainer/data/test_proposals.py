@@ -207,7 +207,7 @@ def test_only_regular_files_are_read(name: str, tmp_path: Path, annotations: Ann
 
 def test_missing_proposals_name_the_remedy(tmp_path: Path) -> None:
     settings = DatasetSettings(uri="file:///data")
-    with pytest.raises(InvalidInput, match=r"dataset\.proposals\.storageUri: absent.*`kubedet propose`"):
+    with pytest.raises(InvalidInput, match=r"dataset\.proposals: absent.*`kubedet propose`, or fromJob"):
         proposals.prepare_proposals(settings, tmp_path, split="train")
     settings = DatasetSettings(uri="file:///data", proposals_uri=tmp_path.as_uri())
     with pytest.raises(MissingInput, match=r"neither val\.npz nor val\.pkl"):

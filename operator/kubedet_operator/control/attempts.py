@@ -1,0 +1,66 @@
+"""The work on the keys of one queue: one at a time each, and again with growing delays what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.cache import Key
+from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Attempts:
+    """Calls `reconcile` for the keys of a queue, counts how that goes, and says what goes wrong."""
+
+    def __init__(
+        self, reconcile: Callable[[Key], Awaitable[None]], queue: WorkQueue[Key], metrics: Metrics
+    ) -> None:
+        self._reconcile = reconcile
+        self._queue = queue
+        self._metrics = metrics
+        self._complaints: dict[Key, str] = {}
+
+    async def work(self, leading: asyncio.Event) -> None:
+        """Reconcile one key after the other while `leading` is set, for ever; run several of these."""
+        while True:
+            await leading.wait()
+            key = await self._queue.get()
+            try:
+                await self._attempt(key)
+            finally:
+                self._queue.done(key)
+
+    def forget(self, key: Key) -> None:
+        """Forget everything about `key`: its object is gone."""
+        self._queue.forget(key)
+        self._complaints.pop(key, None)
+
+    async def _attempt(self, key: Key) -> None:
+        try:
+            with self._metrics["reconcile_duration"].time():
+                await self._reconcile(key)
+        except errors.NotLeading:
+            self._queue.add(key)  # for the time when this replica leads again
+        except errors.OperatorError as error:
+            at_least = error.retry_after_seconds if isinstance(error, errors.ApiBusy) else 0.0
+            delay = self._queue.retry(key, at_least_seconds=at_least)
+            self._metrics["reconcile_errors"].labels(error.reason).inc()
+            self._complain(key, str(error), delay)
+        except Exception:
+            delay = self._queue.retry(key)
+            self._metrics["reconcile_errors"].labels("Unexpected").inc()
+            logger.exception("%s/%s: this is a bug in the operator; retrying in %.1f s", *key, delay)
+        else:
+            self._complaints.pop(key, None)
+            self._queue.succeed(key)
+
+    def _complain(self, key: Key, message: str, delay: float) -> None:
+        """One line for a new problem; the same one again is only counted."""
+        if self._complaints.get(key) != message:
+            self._complaints[key] = message
+            logger.warning("%s/%s: %s; retrying in %.1f s, then with growing delays", *key, message, delay)

@@ -1,0 +1,186 @@
+"""Observe, decide, write the status, act: the same for ModelZoos, whose children are jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from kubedet_operator.api import names
+from kubedet_operator.api.zoo_status import RunPhase
+from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.cluster.events import Events, Occurrence, compare_statuses
+from kubedet_operator.control.attempts import Attempts
+from kubedet_operator.control.reconcile import utc_now
+from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.decision.zoo.decide import decide_zoo
+from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, parse_zoo
+from kubedet_operator.decision.zoo.plan import CreateJob, DeleteRowJob, SuspendJob, ZooAction
+from kubedet_operator.telemetry.metrics import Metrics
+
+REMEMBERED_SPECS = 20
+"""Zoos whose rows are kept as they were read."""
+
+
+class ZooReconciler:
+    """Brings zoos to what `decide_zoo` says."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        queue: WorkQueue[Key],
+        *,
+        metrics: Metrics,
+        events: Events,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._queue = queue
+        self._events = events
+        self._clock = clock
+        self._attempts = Attempts(self.reconcile, queue, metrics)
+        self._rejections: dict[Key, str] = {}
+        self._parsed: OrderedDict[Key, tuple[tuple[str, int], ParsedZoo]] = OrderedDict()
+
+    async def work(self, leading: asyncio.Event) -> None:
+        """Reconcile one zoo after the other while `leading` is set, for ever."""
+        await self._attempts.work(leading)
+
+    async def reconcile(self, key: Key) -> None:
+        """One round for one zoo.
+
+        Raises:
+            errors.OperatorError: something could not be done; nothing is lost by trying again.
+        """
+        manifest = self._cache.zoos.zoo(key)
+        if manifest is None:
+            self._forget(key)
+            return
+        if "deletionTimestamp" in manifest["metadata"]:
+            return  # its jobs go with it
+        parsed = self._parse(key, manifest)
+        seen = observe_zoo(
+            manifest,
+            jobs=self._find_jobs(manifest, parsed),
+            parsed=parsed,
+            rejection=self._rejections.get(key),
+            now=self._clock(),
+        )
+        plan = decide_zoo(seen)
+        if plan.status != manifest["status"] and not await self._write_status(key, manifest, plan.status):
+            return
+        if plan.next_check_seconds is not None:
+            self._queue.add_after(key, plan.next_check_seconds)
+        await self._act(key, plan.actions)
+
+    def _parse(self, key: Key, manifest: Mapping[str, Any]) -> ParsedZoo:
+        """The rows, read once for each generation."""
+        version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
+        known, parsed = self._parsed.pop(key, (None, None))
+        if parsed is None or known != version:
+            parsed = parse_zoo(manifest)
+        self._parsed[key] = (version, parsed)
+        if len(self._parsed) > REMEMBERED_SPECS:
+            self._parsed.popitem(last=False)
+        return parsed
+
+    def _find_jobs(self, manifest: Mapping[str, Any], parsed: ParsedZoo) -> Iterator[Mapping[str, Any]]:
+        """The zoo's own jobs, and those of others that have the name of a row's job."""
+        metadata = manifest["metadata"]
+        keys = set(self._cache.relations.owned(metadata["uid"]))
+        if parsed.document is not None:
+            keys |= {
+                (metadata["namespace"], names.row_job_name(metadata["name"], row.recipe, seed))
+                for row in parsed.rows
+                for seed in range(parsed.document.spec.repeats)
+            }
+        return (job for key in keys if (job := self._cache.job(key)) is not None)
+
+    async def _write_status(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+        """Write the status; False if the zoo has changed or gone meanwhile, so that the plan is void."""
+        zoos = self._cache.zoos
+        try:
+            zoos.store(names.ZOO_PLURAL, await self._cluster.write_status(manifest, status))
+        except errors.NotFound:
+            zoos.forget(key, uid=manifest["metadata"]["uid"])
+            return False
+        except errors.Conflict:
+            try:
+                zoos.store(names.ZOO_PLURAL, await self._cluster.read_zoo(*key))
+            except errors.NotFound:
+                zoos.forget(key, uid=manifest["metadata"]["uid"])
+            self._queue.add(key)
+            return False
+        for occurrence in (
+            *compare_rows(manifest["status"], status),
+            *compare_statuses(manifest["status"], status),
+        ):
+            self._events.record(manifest, occurrence)
+        return True
+
+    async def _act(self, key: Key, actions: tuple[ZooAction, ...]) -> None:
+        """Carry out all actions at once; of several errors a rejection is the last."""
+        outcomes = await asyncio.gather(
+            *(self._carry_out(key, action) for action in actions), return_exceptions=True
+        )
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
+        was_rejected = self._rejections.pop(key, None)
+        if rejections:
+            self._rejections[key] = rejections[0]
+        if was_rejected and not failures:
+            self._queue.add(key)  # the condition that told of it is to be turned
+        for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
+            raise failure
+
+    async def _carry_out(self, key: Key, action: ZooAction) -> None:
+        if isinstance(action, CreateJob):
+            await self._create(action.manifest)
+        elif isinstance(action, SuspendJob):
+            await self._suspend(key, action)
+        elif isinstance(action, DeleteRowJob):
+            await self._cluster.delete(names.PLURAL, key[0], action.name, uid=action.uid)
+        else:
+            await self._cluster.delete(names.ZOO_PLURAL, *key, uid=action.uid)
+
+    async def _create(self, manifest: Mapping[str, Any]) -> None:
+        metadata = manifest["metadata"]
+        try:
+            job = await self._cluster.create_job(manifest)
+        except errors.Conflict:  # our watch is behind, or it is somebody else's: the next decision knows
+            job = await self._cluster.read_job(metadata["namespace"], metadata["name"])
+        self._cache.store_job(job)
+
+    async def _suspend(self, key: Key, action: SuspendJob) -> None:
+        try:
+            job = await self._cluster.suspend_job(key[0], action.name, uid=action.uid, suspend=action.suspend)
+        except errors.NotFound:
+            return  # the watch tells of it
+        self._cache.store_job(job)
+
+    def _forget(self, key: Key) -> None:
+        self._attempts.forget(key)
+        self._rejections.pop(key, None)
+        self._parsed.pop(key, None)
+
+
+_TOLD = {RunPhase.SUCCEEDED: ("RowSucceeded", False), RunPhase.FAILED: ("RowFailed", True)}
+
+
+def compare_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Occurrence]:
+    """The rows that have ended between two statuses."""
+    known = {row["recipe"]: row["phase"] for row in before.get("rows") or ()}
+    for row in after.get("rows") or ():
+        if row["phase"] in _TOLD and known.get(row["recipe"]) != row["phase"]:
+            reason, warning = _TOLD[RunPhase(row["phase"])]
+            figures = ", ".join(f"{figure} {value:g}" for figure, value in row["means"].items())
+            said = (
+                next((run["message"] for run in row["runs"] if "message" in run), "") if warning else figures
+            )
+            yield Occurrence(warning=warning, reason=reason, message=f"{row['recipe']}: {said}")
