@@ -29,8 +29,9 @@ from kubedet_trainer.models.rpn import RpnHead
 from kubedet_trainer.recipes import read_recipe, smoke
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.structures import Batch, Images, Proposals, Targets
-from kubedet_trainer.training.checkpoint import Checkpointer, Origin, take_snapshot
+from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.optim import build_optimizer
+from kubedet_trainer.training.snapshot import take_snapshot
 from kubedet_trainer.training.state import TrainState
 
 # --------------------------------------------------------------------------- detectors and their input
@@ -75,7 +76,6 @@ def save_checkpoints(
     checkpointer = Checkpointer(
         CheckpointSettings(uri=folder.as_uri()),
         origin=Origin(recipe=config.recipe_to_dict(recipe), classes=list(classes), job="cells"),
-        scratch=folder.with_name("scratch"),
     )
     for state.iteration in iterations:
         checkpointer.save(take_snapshot(state, epoch=3, metrics={"ar1000": 41.5}))

@@ -88,6 +88,8 @@ class CheckpointSettings:
     keep_last: int = 3
     keep_best_metric: str | None = None
     keep_best_count: int = 1
+    save_deadline_seconds: int = 1800
+    """How long saves may fail before the run ends."""
     resume: str = "Auto"
     """``Auto``: the newest valid checkpoint below `uri`; ``Never``; or the URI of one checkpoint."""
 
@@ -275,6 +277,7 @@ def _read_checkpoint(get: _Reader) -> CheckpointSettings:
         keep_last=get.integer(Environment.CHECKPOINT_KEEP_LAST, 3),
         keep_best_metric=get.optional(Environment.CHECKPOINT_KEEP_BEST_METRIC),
         keep_best_count=get.integer(Environment.CHECKPOINT_KEEP_BEST_COUNT, 1),
+        save_deadline_seconds=get.integer(Environment.CHECKPOINT_SAVE_DEADLINE_SECONDS, 1800),
         resume=get.text(Environment.CHECKPOINT_RESUME, "Auto"),
     )
 

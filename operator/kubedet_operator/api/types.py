@@ -168,6 +168,8 @@ class Checkpoint:
     """Number of newest checkpoints to keep."""
     keepBest: KeepBest | None = None
     """Best checkpoints to keep in addition. Default: none."""
+    saveDeadlineSeconds: int = bounded(default=1800, minimum=0, maximum=604800)
+    """How long saves may fail, and are tried again next to the training, before the workers restart."""
     resume: str = bounded(
         default="Auto",
         min_length=1,
@@ -176,8 +178,7 @@ class Checkpoint:
             meaning="Auto, Never or the URI of one checkpoint",
         ),
     )
-    """Where to resume from. Auto: the newest valid checkpoint below storageUri. Never: start from scratch.
-    Otherwise the URI of one checkpoint."""
+    """Where to resume from: Auto (the newest intact checkpoint), Never, or the URI of one checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

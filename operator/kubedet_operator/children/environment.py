@@ -140,6 +140,7 @@ def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locat
         Environment.CHECKPOINT_KEEP_LAST: checkpoint.keepLast,
         Environment.CHECKPOINT_KEEP_BEST_METRIC: best.metric if best else None,
         Environment.CHECKPOINT_KEEP_BEST_COUNT: best.count if best else None,
+        Environment.CHECKPOINT_SAVE_DEADLINE_SECONDS: checkpoint.saveDeadlineSeconds,
         Environment.CHECKPOINT_RESUME: locations.resume.uri if locations.resume else checkpoint.resume,
     }) + _secret_variables(
         checkpoint.secretRef,

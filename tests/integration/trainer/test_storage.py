@@ -36,9 +36,9 @@ def _credentials(server: s3.S3Server, **changes: str | None) -> StoreCredentials
 
 
 def test_what_was_put_is_got_listed_and_deleted(store: Store, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"from a file")
-    store.put_file("step-1/state.pt", source=source)
+    with store.writing("step-1/state.pt") as sink:
+        sink.write(b"from ")
+        sink.write(memoryview(b"a file"))
     store.put_bytes("step-1/manifest.json", data=b"{}")
     store.put_bytes("step-10/manifest.json", data=b"[]")
     store.put_bytes("other", data=b"")
@@ -68,11 +68,27 @@ def test_a_second_put_replaces_the_first(store: Store) -> None:
 
 
 def test_an_object_of_several_parts_comes_back_whole(store: Store, tmp_path: Path) -> None:
-    content = bytes(range(256)) * 4096 * 11  # 11 MiB: more than two parts of an upload to S3
-    (tmp_path / "large").write_bytes(content)
-    store.put_file("large", source=tmp_path / "large")
+    content = bytes(range(256)) * 4096 * 35  # 35 MiB: more than two parts of an upload to S3
+    with store.writing("large") as sink:
+        sink.write(content[:1000])
+        sink.write(content[1000:])
     store.get_file("large", target=tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
+
+
+@pytest.mark.parametrize("size", [10, 17 << 20], ids=["one-part", "several-parts"])
+def test_what_is_given_up_while_it_is_written_changes_nothing(store: Store, size: int) -> None:
+    store.put_bytes("key", data=b"before")
+
+    def break_off() -> None:
+        with store.writing("key") as sink:
+            sink.write(bytes(size))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+    assert store.get_bytes("key") == b"before"
+    assert [item.key for item in store.list()] == ["key"]
 
 
 def test_an_absent_object_is_missing_input_and_leaves_no_file(store: Store, tmp_path: Path) -> None:

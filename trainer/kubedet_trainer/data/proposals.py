@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,7 +172,8 @@ def put_proposals(store: Store, record: ProposalRecord, *, split: str, directory
     source = directory / f"{split}.npz"
     with source.open("wb") as file:
         write_proposals(file, record)
-    store.put_file(source.name, source=source)
+    with source.open("rb") as content, store.writing(source.name) as target:
+        shutil.copyfileobj(content, target)
     source.unlink()
     return f"{store.uri}/{source.name}"
 

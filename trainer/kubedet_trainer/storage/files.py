@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+HALF_WRITTEN_PREFIX = ".half-"
+"""Of the name of a file that is being written, and stays when its writer dies."""
+
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
@@ -20,7 +23,7 @@ def replacing(target: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     A `durable` one is on the disk by then and survives a loss of power, which costs two waits for the disk.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=HALF_WRITTEN_PREFIX, delete=False) as file:
         try:
             yield file
             file.flush()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
-from kubedet_trainer.storage.files import replacing
-from kubedet_trainer.storage.store import Store, StoredObject
+from kubedet_trainer.storage.files import HALF_WRITTEN_PREFIX, replacing
+from kubedet_trainer.storage.store import SMALL_BYTES, Sink, Store, StoredObject, require_small
+
+_ABANDONED_SECONDS = 3600
+"""After so long without a change a half-written file is nobody's any more."""
 
 
 def open_folder(uri: str) -> Store:
@@ -38,13 +42,15 @@ class _FolderStore:
         with self._explained(key), replacing(self._path(key)) as file:
             file.write(data)
 
-    def put_file(self, key: str, *, source: Path) -> None:
-        with self._explained(key), source.open("rb") as content, replacing(self._path(key)) as file:
-            shutil.copyfileobj(content, file)
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Sink]:
+        with self._explained(key), replacing(self._path(key)) as file:
+            yield file
 
     def get_bytes(self, key: str) -> bytes:
-        with self._explained(key):
-            return self._path(key).read_bytes()
+        with self._explained(key), self._path(key).open("rb") as file:
+            data = file.read(SMALL_BYTES + 1)
+        return require_small(data, where=f"{self.uri}/{key}")
 
     def get_file(self, key: str, *, target: Path) -> None:
         with self._explained(key), self._path(key).open("rb") as content, replacing(target) as file:
@@ -69,6 +75,13 @@ class _FolderStore:
                 if path.is_file() and not path.name.startswith(".")
             ]
         yield from sorted((item for item in found if item.key.startswith(prefix)), key=lambda item: item.key)
+
+    def sweep(self) -> None:
+        with self._explained(""):
+            for path in self._root.rglob(f"{HALF_WRITTEN_PREFIX}*"):
+                if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink(missing_ok=True)
+                    self._remove_empty(path.parent)
 
     def _path(self, key: str) -> Path:
         if ".." in PurePosixPath(key).parts or key.startswith("/"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 import certifi
@@ -19,7 +20,8 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.settings import StoreCredentials
 from kubedet_trainer.storage.files import replacing
-from kubedet_trainer.storage.store import Store, StoredObject
+from kubedet_trainer.storage.pipe import BrokenTransfer, Pipe
+from kubedet_trainer.storage.store import SMALL_BYTES, Sink, Store, StoredObject, require_small
 
 DEFAULT_ENDPOINT = "https://s3.amazonaws.com"
 
@@ -36,6 +38,8 @@ _RETRY = urllib3.Retry(
 )
 _BODY_ATTEMPTS = 3
 _CHUNK_BYTES = 1 << 20
+_PART_BYTES = 16 << 20
+"""Of an upload; S3 takes 10,000 parts, so an object may have 156 GiB."""
 
 _REFUSED = {
     "AccessDenied",
@@ -71,17 +75,30 @@ class _S3Store:
         self._client = _connect(credentials, endpoint=self._endpoint)
 
     def put_bytes(self, key: str, *, data: bytes) -> None:
-        self._put(key, file=io.BytesIO(data), length=len(data))
+        with self._explained(key):
+            self._client.put_object(self._bucket, self._name(key), io.BytesIO(data), len(data))
 
-    def put_file(self, key: str, *, source: Path) -> None:
-        with source.open("rb") as file:
-            self._put(key, file=file, length=source.stat().st_size)
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Sink]:
+        pipe = Pipe()
+        with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
+            upload = thread.submit(self._upload, key, pipe)
+            try:
+                yield pipe
+            except BrokenTransfer:
+                upload.result()  # says why
+                raise
+            except BaseException:
+                pipe.give_up()  # aborts the upload
+                raise
+            pipe.complete()
+            upload.result()
 
     def get_bytes(self, key: str) -> bytes:
         def read(response: urllib3.BaseHTTPResponse) -> bytes:
-            return response.read()
+            return response.read(SMALL_BYTES + 1)
 
-        return self._get(key, read=read)
+        return require_small(self._get(key, read=read), where=f"{self.uri}/{key}")
 
     def get_file(self, key: str, *, target: Path) -> None:
         def save(response: urllib3.BaseHTTPResponse) -> None:
@@ -113,12 +130,27 @@ class _S3Store:
                 if not item.is_dir:
                     yield StoredObject(key=item.object_name[start:], size=item.size)
 
+    def sweep(self) -> None:
+        """Nothing: a lifecycle rule of the bucket ends abandoned uploads (`docs/administrators/s3.md`)."""
+
     def _name(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
 
-    def _put(self, key: str, *, file: IO[bytes], length: int) -> None:
-        with self._explained(key):
-            self._client.put_object(self._bucket, self._name(key), file, length)
+    def _upload(self, key: str, pipe: Pipe) -> None:
+        """Store what comes through `pipe`, part by part; a part that fails is sent again by `_RETRY`."""
+        try:
+            with self._explained(key):
+                self._client.put_object(
+                    self._bucket,
+                    self._name(key),
+                    cast(BinaryIO, pipe),  # only `read` of it is used
+                    length=-1,
+                    part_size=_PART_BYTES,
+                    num_parallel_uploads=1,  # threads of several would outlive an upload that fails
+                )
+        except BaseException:
+            pipe.give_up()
+            raise
 
     def _get(self, key: str, *, read: Callable[[urllib3.BaseHTTPResponse], _Read]) -> _Read:
         with self._explained(key):
@@ -153,6 +185,8 @@ class _S3Store:
                 f"{where}: no answer ({type(error).__name__}) after {_RETRY.total} retries; "
                 "check the endpoint, the network policy and the store"
             ) from error
+        except OSError as error:  # of the file that an object is written to
+            raise StorageUnreachable(f"{where}: {error.strerror or error}; check the local disk") from error
         except ValueError as error:  # minio refuses impossible names of buckets and objects by itself
             raise InvalidInput(f"{where}: {error}") from error
 

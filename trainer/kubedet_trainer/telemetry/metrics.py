@@ -60,7 +60,7 @@ TABLE: dict[str, Definition] = {
     "checkpoint_save_seconds": Definition(
         name="kubedet_trainer_checkpoint_save_seconds",
         kind="gauge",
-        help="Seconds from the last snapshot to durable storage.",
+        help="Seconds from the last copy to durable storage, next to the training.",
     ),
     "checkpoint_stall_seconds": Definition(
         name="kubedet_trainer_checkpoint_stall_seconds",
@@ -78,7 +78,8 @@ TABLE: dict[str, Definition] = {
     "checkpoint_failures": Definition(
         name="kubedet_trainer_checkpoint_failures_total",
         kind="counter",
-        help="Checkpoints that could not be saved. Each one restarts the ranks.",
+        help="Attempts to save a checkpoint that failed. Each save is tried again while the training "
+        "continues.",
     ),
     "forward_seconds": Definition(
         name="kubedet_trainer_forward_seconds",

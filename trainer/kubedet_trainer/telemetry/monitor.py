@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,8 +66,17 @@ class LossMonitor:
 
     def check(self) -> int:
         """The present alarm. It waits for the device, so call it only where the loop waits anyway."""
-        self._read(_Copy(0, 1, self._sums, self._first_bad))
-        return self.alarm
+        return self.later_check()()
+
+    def later_check(self) -> Callable[[], int]:
+        """`check` as of now, for another thread to wait for."""
+        copy = _Copy(0, 1, self._sums, self._first_bad)
+
+        def check() -> int:
+            self._read(copy)
+            return self.alarm
+
+        return check
 
     def explain(self, alarm: int) -> str:
         """The error message for the alarm of any rank."""

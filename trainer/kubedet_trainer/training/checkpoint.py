@@ -1,7 +1,7 @@
 """Durable training state: written whole or not at all, verified before use, never pruned to nothing.
 
 A checkpoint is a prefix ``step-<iteration>/`` of the store with ``state.pt`` and ``manifest.json``. The
-manifest is written last and carries the size and the SHA-256 of the state; a prefix without a valid manifest
+manifest is written last and carries the size and the SHA-256 of the state; a prefix without a sound manifest
 does not exist. Taking a snapshot (fast, the step waits for it) and writing it (slow) are two calls.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
-import tempfile
+import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,57 +24,30 @@ import torch
 from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.contract.times import format_now
-from kubedet_trainer.errors import InvalidInput, MissingInput
+from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.evaluation.scores import rank
-from kubedet_trainer.settings import CheckpointSettings, StoreCredentials
+from kubedet_trainer.settings import CheckpointSettings
+from kubedet_trainer.storage.store import Sink
 from kubedet_trainer.storage.uris import open_store
-from kubedet_trainer.training.state import TrainState, copy_to_host
+from kubedet_trainer.training.manifest import (
+    MANIFEST_FILE,
+    STATE_FILE,
+    Located,
+    Manifest,
+    fetch_state,
+    parse_manifest,
+)
+from kubedet_trainer.training.snapshot import Snapshot
 
-MANIFEST_FILE = "manifest.json"
-STATE_FILE = "state.pt"
+STORE_FAILURES = (CredentialsRefused, MissingInput, StorageUnreachable)
+"""What a store raises, and what may pass."""
+
 _PROBE = "write-test"
-
-_FORMAT_VERSION = 1
-_OBJECT = re.compile(r"step-(\d{8,})/")
-_MANIFEST = re.compile(rf"step-(\d{{8,}})/{re.escape(MANIFEST_FILE)}")
+_NEWEST = "newest.json"
+"""Says which checkpoint was committed last, for stores whose lists lag behind."""
+_OBJECT = re.compile(r"step-(\d{8,19})/.+")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The content of a checkpoint, and how to verify that it is intact."""
-
-    iteration: int
-    epoch: int
-    """Epochs finished."""
-    sizeBytes: int  # noqa: N815
-    sha256: str
-    """Of `STATE_FILE`."""
-    recipe: Mapping[str, Any]
-    """The whole recipe, as JSON."""
-    classes: list[str]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the evaluation at this iteration; empty where there was none."""
-    job: str = ""
-    """Name of the job that trained it."""
-    attempt: int = 0
-    worldSize: int = 1  # noqa: N815
-    time: str = ""
-    """UTC, RFC 3339."""
-    formatVersion: int = _FORMAT_VERSION  # noqa: N815
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A state in host memory that no later step changes."""
-
-    iteration: int
-    epoch: int
-    metrics: Mapping[str, float]
-    state: Mapping[str, Any]
-    stall_seconds: float
-    """How long taking it kept training waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,54 +61,27 @@ class Origin:
     world_size: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Located:
-    """A checkpoint that was found intact."""
-
-    uri: str
-    """Of its prefix."""
-    manifest: Manifest
-
-
-def take_snapshot(state: TrainState, *, epoch: int, metrics: Mapping[str, float]) -> Snapshot:
-    """Copy `state` to host memory; the copy is complete when this returns."""
-    started = time.perf_counter()
-    copied = copy_to_host(state.state_dict())
-    return Snapshot(
-        iteration=state.iteration,
-        epoch=epoch,
-        metrics=dict(metrics),
-        state=copied,
-        stall_seconds=time.perf_counter() - started,
-    )
-
-
 class Checkpointer:
     """Saves, finds and prunes the checkpoints below one URI. Only rank 0 saves.
 
     All methods raise what `storage.Store` raises.
     """
 
-    def __init__(self, settings: CheckpointSettings, *, origin: Origin, scratch: Path) -> None:
+    def __init__(self, settings: CheckpointSettings, *, origin: Origin) -> None:
         self._settings = settings
         self._origin = origin
-        self._scratch = scratch
         self._store = open_store(settings.uri, settings.credentials)
         self._known: dict[int, Manifest | None] = {}
         """Manifests read or written before, by iteration; None: there is one that nobody can read."""
 
     def save(self, snapshot: Snapshot) -> CheckpointStatus:
         """Write and commit `snapshot`, then delete what `keepLast` and `keepBest` do not keep."""
+        stall_seconds = snapshot.wait()
+        snapshot.require_sound()
         started = time.perf_counter()
         prefix = _prefix(snapshot.iteration)
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="save-") as folder:
-            file = Path(folder, STATE_FILE)
-            torch.save(dict(snapshot.state), file)
-            size, digest = file.stat().st_size, _sha256(file)
-            # A checkpoint of an earlier run may lie here; its manifest must not vouch for the new state.
-            self._store.delete([f"{prefix}/{MANIFEST_FILE}"])
-            self._store.put_file(f"{prefix}/{STATE_FILE}", source=file)
+        state_file = self._unused_name(prefix)
+        size, digest = self._write(f"{prefix}/{state_file}", snapshot.state)
         manifest = Manifest(
             iteration=snapshot.iteration,
             epoch=snapshot.epoch,
@@ -147,17 +94,18 @@ class Checkpointer:
             attempt=self._origin.attempt,
             worldSize=self._origin.world_size,
             time=format_now(),
+            stateFile=state_file,
         )
         self._commit(manifest)
-        self._prune(newest=snapshot.iteration)
         seconds = time.perf_counter() - started
+        self._tidy(newest=snapshot.iteration)
         return CheckpointStatus(
             latest=f"{self._store.uri}/{prefix}",
             iteration=snapshot.iteration,
             time=manifest.time,
             sizeBytes=size,
             saveSeconds=round(seconds, 3),
-            stallSeconds=round(snapshot.stall_seconds + seconds, 3),  # nothing is written in the background
+            stallSeconds=round(stall_seconds, 3),
         )
 
     def require_writable(self) -> None:
@@ -165,9 +113,11 @@ class Checkpointer:
         self._store.put_bytes(_PROBE, data=b"may be deleted")
         self._store.delete([_PROBE])
 
-    def state_uri(self, iteration: int) -> str:
-        """Where the state of one of this run's checkpoints lies."""
-        return f"{self._store.uri}/{_prefix(iteration)}/{STATE_FILE}"
+    def state_uri(self, iteration: int) -> str | None:
+        """Where the state of one of this run's checkpoints lies; None where there is no such checkpoint."""
+        manifest = self._read(iteration)
+        uri = f"{self._store.uri}/{_prefix(iteration)}"
+        return None if manifest is None else Located(uri=uri, manifest=manifest).state_uri
 
     def add_metrics(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
         """Note in a committed checkpoint what an evaluation of its weights gave, then prune by it."""
@@ -182,7 +132,7 @@ class Checkpointer:
         manifest = self._read(iteration)
         if manifest is not None:
             self._commit(replace(manifest, metrics=dict(metrics)))
-            self._prune(newest=iteration)
+            self._tidy(newest=iteration)
 
     def fetch(self, *, target: Path) -> Located | None:
         """Write the newest intact state to `target`, as `resume` asks; None: start from scratch.
@@ -221,6 +171,7 @@ class Checkpointer:
         """
         self._require_same_model(located)
         fetch_state(located, target=target, credentials=self._settings.credentials)
+        _require_state(located, file=target)
 
     def _fetch_newest(self, *, target: Path) -> Located | None:
         return self.fetch_first(sorted(self._committed(), reverse=True), target=target)
@@ -229,8 +180,9 @@ class Checkpointer:
         """Write the first of this run's checkpoints that is intact to `target`; None: there is none.
 
         Raises:
-            InvalidInput: the checkpoint is of another model or other classes.
+            InvalidInput: all that are intact are of another model or other classes.
         """
+        foreign: InvalidInput | None = None
         for iteration in iterations:
             uri = f"{self._store.uri}/{_prefix(iteration)}"
             if (manifest := self._read(iteration)) is None:
@@ -239,10 +191,14 @@ class Checkpointer:
             located = Located(uri=uri, manifest=manifest)
             try:
                 self.download(located, target=target)
-            except MissingInput as error:
+            except (MissingInput, InvalidInput) as error:
                 _log.warning("%s; trying another checkpoint", error)
+                if isinstance(error, InvalidInput):  # of another run, or its manifest is damaged
+                    foreign = foreign or error
                 continue
             return located
+        if foreign is not None:
+            raise foreign
         return None
 
     def _require_same_model(self, located: Located) -> None:
@@ -257,10 +213,28 @@ class Checkpointer:
                     "give checkpoint.storageUri a prefix of its own, or set checkpoint.resume to Never"
                 )
 
-    def _committed(self) -> list[int]:
-        return [
-            int(match[1]) for item in self._store.list("step-") if (match := _MANIFEST.fullmatch(item.key))
-        ]
+    def _committed(self) -> set[int]:
+        """The iterations that a list shows with a manifest, and the one that was committed last."""
+        return {
+            iteration
+            for iteration, keys in self._objects().items()
+            if f"{_prefix(iteration)}/{MANIFEST_FILE}" in keys
+        } | self._newest()
+
+    def _newest(self) -> set[int]:
+        try:
+            iteration = json.loads(self._store.get_bytes(_NEWEST))["iteration"]
+        except (MissingInput, ValueError, TypeError, KeyError, RecursionError):
+            return set()
+        return {iteration} if type(iteration) is int and 0 <= iteration < 2**63 else set()
+
+    def _objects(self) -> dict[int, dict[str, int]]:
+        """Keys and sizes of all objects of checkpoints, by iteration."""
+        found: dict[int, dict[str, int]] = {}
+        for item in self._store.list("step-"):
+            if match := _OBJECT.fullmatch(item.key):
+                found.setdefault(int(match[1]), {})[item.key] = item.size
+        return found
 
     def _read(self, iteration: int) -> Manifest | None:
         if iteration not in self._known:
@@ -268,90 +242,123 @@ class Checkpointer:
                 data = self._store.get_bytes(f"{_prefix(iteration)}/{MANIFEST_FILE}")
             except MissingInput:
                 return None
-            self._known[iteration] = parse_manifest(data)
+            manifest = parse_manifest(data)
+            is_own = manifest is not None and manifest.iteration == iteration
+            self._known[iteration] = manifest if is_own else None
         return self._known[iteration]
 
+    def _unused_name(self, prefix: str) -> str:
+        """A name for a state that no manifest vouches for: what is committed there stays whole meanwhile."""
+        if self._store.exists(f"{prefix}/{MANIFEST_FILE}"):
+            return f"state-{secrets.token_hex(4)}.pt"
+        return STATE_FILE
+
+    def _write(self, key: str, state: Mapping[str, Any]) -> tuple[int, str]:
+        """Store `state` while it is serialised; returns its size and its SHA-256."""
+        with self._store.writing(key) as sink:
+            hashed = _Hashed(sink)
+            torch.save(dict(state), hashed)  # type: ignore[arg-type]  # of a file it needs no more
+            hashed.raise_failure()
+        return hashed.size, hashed.sha256.hexdigest()
+
     def _commit(self, manifest: Manifest) -> None:
-        data = json.dumps(asdict(manifest), indent=2).encode()
-        self._store.put_bytes(f"{_prefix(manifest.iteration)}/{MANIFEST_FILE}", data=data)
+        key = f"{_prefix(manifest.iteration)}/{MANIFEST_FILE}"
+        self._store.put_bytes(key, data=manifest.to_json())
         self._known[manifest.iteration] = manifest
+
+    def _tidy(self, *, newest: int) -> None:
+        """Note the newest checkpoint and prune. What fails here is done after the next save."""
+        try:
+            self._store.put_bytes(_NEWEST, data=json.dumps({"iteration": newest}).encode())
+            self._prune(newest=newest)
+            self._store.sweep()
+        except STORE_FAILURES as error:
+            _log.warning("old checkpoints are not deleted now: %s", error)
 
     def _prune(self, *, newest: int) -> None:
         """Delete what need not be kept: manifests first, so that nobody reads what is half gone.
 
-        What lies beyond `newest` is another run's and is left alone.
+        Only what is older than every kept one of `keepLast` is deleted: a list or an answer that is wrong
+        for a moment cannot cost a checkpoint. What lies beyond `newest` is another run's and is left alone.
         """
-        found: dict[int, list[str]] = {}
-        for item in self._store.list("step-"):
-            if (match := _OBJECT.match(item.key)) and int(match[1]) <= newest:
-                found.setdefault(int(match[1]), []).append(item.key)
-        kept = self._kept(sorted(found, reverse=True))
-        for iteration in found.keys() - kept:
-            self._store.delete(sorted(found[iteration], key=lambda key: not key.endswith(MANIFEST_FILE)))
-            self._known.pop(iteration, None)
+        found = {iteration: keys for iteration, keys in self._objects().items() if iteration <= newest}
+        whole = [iteration for iteration in sorted(found, reverse=True) if self._is_whole(found, iteration)]
+        last = whole[: max(1, self._settings.keep_last)]
+        kept = {*last, *self._best(whole)}
+        for iteration in found:
+            if last and iteration < last[-1] and iteration not in kept:
+                keys = sorted(found[iteration], key=lambda key: not key.endswith(MANIFEST_FILE))
+                self._store.delete(keys)
+                self._known.pop(iteration, None)
+        if newest in whole and (manifest := self._read(newest)) is not None:
+            own = {f"{_prefix(newest)}/{name}" for name in (MANIFEST_FILE, manifest.stateFile)}
+            self._store.delete(sorted(found[newest].keys() - own))  # what it replaced
 
-    def _kept(self, newest_first: list[int]) -> set[int]:
-        manifests = {
-            iteration: manifest
-            for iteration in newest_first
-            if (manifest := self._read(iteration)) is not None
+    def _is_whole(self, found: Mapping[int, Mapping[str, int]], iteration: int) -> bool:
+        """Whether a listed checkpoint has a sound manifest and a state of the size that it says."""
+        if (manifest := self._read(iteration)) is None:
+            return False
+        return found[iteration].get(f"{_prefix(iteration)}/{manifest.stateFile}") == manifest.sizeBytes
+
+    def _best(self, iterations: list[int]) -> list[int]:
+        if (metric := self._settings.keep_best_metric) is None:
+            return []
+        values = {
+            iteration: manifest.metrics[metric]
+            for iteration in iterations
+            if (manifest := self._read(iteration)) is not None and metric in manifest.metrics
         }
-        kept = set(list(manifests)[: max(1, self._settings.keep_last)])
-        if (metric := self._settings.keep_best_metric) is not None:
-            values = {
-                iteration: manifest.metrics[metric]
-                for iteration, manifest in manifests.items()
-                if metric in manifest.metrics
-            }
-            # Of equal ones the earlier is the better: what follows it is no improvement.
-            best_first = sorted(values, key=lambda iteration: (rank(metric, values[iteration]), iteration))
-            kept.update(best_first[: self._settings.keep_best_count])
-        return kept
+        finite = [iteration for iteration in values if math.isfinite(values[iteration])]
+        # Of equal ones the earlier is the better: what follows it is no improvement.
+        best_first = sorted(finite, key=lambda iteration: (rank(metric, values[iteration]), iteration))
+        return best_first[: self._settings.keep_best_count]
 
 
-def fetch_state(located: Located, *, target: Path, credentials: StoreCredentials | None) -> None:
-    """Write the state of `located` to `target` and verify it.
+class _Hashed:
+    """Hashes and counts what it passes on to a sink.
 
-    Raises:
-        MissingInput: it is not what its manifest says.
-        CredentialsRefused, StorageUnreachable: from the store.
+    A failure of the sink is kept until the end: torch's writer does not expect one in the middle.
     """
-    manifest = located.manifest
-    open_store(located.uri, credentials).get_file(STATE_FILE, target=target)
-    if target.stat().st_size != manifest.sizeBytes or _sha256(target) != manifest.sha256:
-        target.unlink()
-        raise MissingInput(f"{located.uri}/{STATE_FILE}: is damaged: it does not match its manifest")
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._failure: Exception | None = None
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self._failure is None:
+            try:
+                self._sink.write(data)
+            except Exception as error:
+                self._failure = error
+            else:
+                self.sha256.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing; the sink ends with its block."""
+
+    def raise_failure(self) -> None:
+        """Raise what the sink raised, if it did."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def _prefix(iteration: int) -> str:
     return f"step-{iteration:08d}"
 
 
-def parse_manifest(data: bytes) -> Manifest | None:
-    """The manifest that `data` is; None where it is none, whatever it is instead."""
+def _require_state(located: Located, *, file: Path) -> None:
+    """Raise `MissingInput` where `file` is whole and nevertheless no state of this iteration."""
     try:
-        manifest = Manifest(**json.loads(data))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return manifest if _is_sound(manifest) else None
-
-
-def _is_sound(manifest: Manifest) -> bool:
-    """Whether the fields have the types that they say."""
-    counts = (manifest.iteration, manifest.epoch, manifest.sizeBytes, manifest.attempt, manifest.worldSize)
-    texts = (manifest.sha256, manifest.time, manifest.job)
-    return (
-        manifest.formatVersion == _FORMAT_VERSION
-        and all(type(count) is int and 0 <= count < 2**63 for count in counts)
-        and all(isinstance(text, str) for text in texts)
-        and isinstance(manifest.recipe, dict)
-        and isinstance(manifest.classes, list)
-        and all(isinstance(name, str) for name in manifest.classes)
-        and isinstance(manifest.metrics, dict)
-        and all(type(value) in (int, float) for value in manifest.metrics.values())
-    )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        is_state = isinstance(state, dict) and state.get("iteration") == located.manifest.iteration
+    except Exception:  # what torch raises depends on what the file is instead
+        is_state = False
+    if not is_state:
+        file.unlink()
+        raise MissingInput(
+            f"{located.state_uri}: is not the training state of iteration {located.manifest.iteration}"
+        )

@@ -1,7 +1,7 @@
 """The loop, top to bottom. It knows no detector: models give losses by name and detections, nothing more.
 
-No iteration waits for the device: losses are summed there and read an interval later, a stop request and the
-clock of checkpoints travel between the ranks while the next step runs.
+No iteration waits for the device: losses are summed there and read an interval later, a stop request travels
+between the ranks while the next step runs, and states are written next to the training.
 """
 
 from __future__ import annotations
@@ -15,22 +15,13 @@ from torch import Tensor
 from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import Results, Stage
-from kubedet_trainer.errors import (
-    CredentialsRefused,
-    LossNotFinite,
-    MissingInput,
-    PeerFailed,
-    StorageUnreachable,
-    TerminatedSaved,
-    TerminatedUnsaved,
-)
+from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, TerminatedUnsaved
 from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.report import Interval
-from kubedet_trainer.training import optim, reported, reporting, results, setup
-from kubedet_trainer.training.checkpoint import take_snapshot
+from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
 from kubedet_trainer.training.proposals import check_proposals
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
@@ -40,6 +31,8 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _UNTIMED_ITERATIONS = 50
 """The zoo's record: it took the mean of all but the first (`docs/zoo.md`, 10), so the first iterations of a
 process do not count; of a run of less than two records its first half does not."""
+_LAST_SAVE_SECONDS = 5.0
+"""How long a rank that failed or lost its peers waits for the save that is under way."""
 
 
 def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results | None:
@@ -67,6 +60,9 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
         if run is not None and run.saved_iteration == run.state.iteration:  # the peers were only faster
             raise TerminatedSaved("stopped as asked; the state had been saved before") from error
         raise TerminatedUnsaved(f"stopped as asked, but in the middle of an iteration: {error}") from error
+    finally:
+        if run is not None and not stop.requested:
+            _finish_save(run)
     run.reporter.set_stage(Stage.DONE)
     return row
 
@@ -76,7 +72,7 @@ def _fit(run: Run) -> None:
     state, total = run.state, run.length.total_iterations
     batches = iter(run.batches(end_iteration=total))
     log_interval = min(50, max(5, total // 40))
-    agreement = dist.Agreement(3)
+    agreement = dist.Agreement(2)
     run.reporter.set_stage(Stage.TRAINING)
     while True:
         _evaluate_if_due(run)
@@ -85,15 +81,15 @@ def _fit(run: Run) -> None:
         _step(run, batches)
         if state.iteration % log_interval == 0 or state.iteration == total:
             _log_interval(run)
-        stop, clock, alarm = agreement.exchange(
-            [int(run.stop.requested), int(_is_time_to_save(run)), run.monitor.alarm]
-        )
+        saving.report(run)
+        stop, alarm = agreement.exchange([int(run.stop.requested), run.monitor.alarm])
         _raise_if_bad(run, alarm)
-        if stop or _is_save_due(run, clock=bool(clock)):
-            _save(run, stopping=bool(stop))
         if stop:
             agreement.finish()
-            run.stop.end(state.iteration)
+            _require_sound(run)
+            _save(run, stopping=True)
+            saving.end(run)
+        _save_if_due(run)
     agreement.finish()
 
 
@@ -192,45 +188,54 @@ def _raise_if_bad(run: Run, alarm: int) -> None:
         raise LossNotFinite(run.monitor.explain(alarm))
 
 
-def _is_time_to_save(run: Run) -> bool:
-    """Rank 0's clock decides for all."""
-    seconds = run.settings.checkpoint.interval_seconds
-    return run.world.rank == 0 and seconds is not None and time.monotonic() - run.saved_at >= seconds
+def _require_sound(run: Run) -> None:
+    """Raise on every rank where a loss of any rank was not finite so far."""
+    [alarm] = dist.maximum([run.monitor.check()])
+    _raise_if_bad(run, int(alarm))
 
 
-def _is_save_due(run: Run, *, clock: bool) -> bool:
+def _save_if_due(run: Run) -> None:
+    """Save at the end of an epoch, and after an interval unless the save before is still being written."""
     if run.settings.benchmark_iterations:
-        return False
+        return
     done = run.state.iteration
-    every = run.settings.checkpoint.interval_iterations
-    if clock and done - run.saved_iteration > 1:  # the clock's answer to the step of a save arrives after it
-        return True
-    return done % run.length.iterations_per_epoch == 0 or (every is not None and done % every == 0)
+    if done == run.length.total_iterations:
+        _require_sound(run)
+    if done == run.first_iteration + 1 and run.world.rank == 0:
+        run.saver.prepare(run.state)
+    if done % run.length.iterations_per_epoch == 0 or (_is_interval_over(run) and run.saver.is_idle()):
+        _save(run)
+
+
+def _is_interval_over(run: Run) -> bool:
+    settings = run.settings.checkpoint
+    if (every := settings.interval_iterations) is not None:
+        return run.state.iteration // every > max(0, run.copied_iteration) // every
+    seconds = settings.interval_seconds
+    return seconds is not None and time.monotonic() - run.copied_at >= seconds
 
 
 def _save(run: Run, *, stopping: bool = False) -> None:
-    """Make the state durable, unless it is; returns on all ranks once it is."""
-    if run.saved_iteration == run.state.iteration:
+    """Have rank 0's saver copy and write the state, unless it has it."""
+    if run.world.rank != 0 or run.copied_iteration == run.state.iteration:
         return
-    [alarm] = dist.maximum([run.monitor.check()])
-    _raise_if_bad(run, int(alarm))
+    check, monitor = run.monitor.later_check(), run.monitor
+
+    def require_sound() -> None:
+        if alarm := check():
+            raise LossNotFinite(monitor.explain(alarm))
+
     with run.reporter.stage(Stage.CHECKPOINTING):
-        if run.world.rank == 0:
-            epoch = run.length.epoch(run.state.iteration)
-            reporting.note_time(run, stopping=stopping)
-            try:
-                status = run.checkpointer.save(take_snapshot(run.state, epoch=epoch, metrics={}))
-            except (CredentialsRefused, MissingInput, StorageUnreachable) as error:
-                run.reporter.record_checkpoint_failure()
-                if stopping:
-                    raise TerminatedUnsaved(
-                        f"stopped as asked, but the state is not saved: {error}"
-                    ) from error
-                raise
-            run.reporter.record_checkpoint(status)
-        dist.barrier()
-    run.saved_iteration, run.saved_at = run.state.iteration, time.monotonic()
+        reporting.note_time(run, stopping=stopping)
+        run.saver.save(run.state, epoch=run.length.epoch(run.state.iteration), require_sound=require_sound)
+    run.copied_iteration, run.copied_at = run.state.iteration, time.monotonic()
     run.timer.resume()
+
+
+def _finish_save(run: Run) -> None:
+    """Let what is being written become durable before a rank ends that failed or lost its peers."""
+    if run.saver.last_error is None:
+        run.saver.wait(_LAST_SAVE_SECONDS)
 
 
 def _evaluate_if_due(run: Run) -> None:
@@ -254,7 +259,7 @@ def _evaluate_if_due(run: Run) -> None:
         reporting.note_spent(run)
         if evaluation is not None:
             run.reporter.record_evaluation(done, metrics=metrics)
-            run.checkpointer.add_metrics(done, metrics=metrics)
+            run.saver.add_metrics(done, metrics)
             results.publish_evaluation(run, evaluation)
     run.timer.resume()
 

@@ -16,6 +16,7 @@ from kubedet_trainer.evaluation.propose import propose
 from kubedet_trainer.recipes.rpn import RpnOptions
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.training import saving
 from kubedet_trainer.training.setup import Run
 
 
@@ -39,7 +40,7 @@ def write_proposals(run: Run) -> str | None:
         The URI of the folder that `DatasetSettings.proposals_uri` is to name; None if there is none.
 
     Raises:
-        TerminatedSaved, PeerFailed: as `StopRequest.end` does, when a rank was asked to stop.
+        TerminatedSaved, TerminatedUnsaved, PeerFailed: as `saving.end` does, when a rank was asked to stop.
     """
     if not run.settings.write_proposals or run.settings.benchmark_iterations:
         return None
@@ -64,7 +65,7 @@ def _propose(run: Run, split: Split) -> ProposalRecord | None:
     batches = loader.val_loader(
         split, pipeline=Pipeline.of_validation(data), world=run.world, num_workers=data.num_workers
     )
-    with run.stoppable() as should_stop:
+    with saving.stoppable(run) as should_stop:
         return propose(
             run.detector,
             batches,

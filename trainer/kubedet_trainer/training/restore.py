@@ -11,10 +11,11 @@ import torch
 
 from kubedet_trainer import dist
 from kubedet_trainer.settings import RunSettings
-from kubedet_trainer.training.checkpoint import Checkpointer, Located
+from kubedet_trainer.training.checkpoint import Checkpointer
+from kubedet_trainer.training.manifest import Located
 
 SCRATCH = "checkpoint"
-"""In the work directory: what is being saved or restored."""
+"""In the work directory: what is being restored."""
 
 
 @dataclass(frozen=True, kw_only=True)

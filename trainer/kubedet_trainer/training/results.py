@@ -24,7 +24,7 @@ from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.training import reported, reporting, setup
+from kubedet_trainer.training import reported, reporting, saving, setup
 from kubedet_trainer.training.proposals import write_proposals
 from kubedet_trainer.training.reported import Reported
 from kubedet_trainer.training.setup import Run
@@ -36,15 +36,15 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None:
-    """Score the present weights, which are durable, on a split; every rank must call this.
+    """Score the present weights, which the saver has, on a split; every rank must call this.
 
     Returns:
         None on every rank but 0.
 
     Raises:
-        TerminatedSaved, PeerFailed: as `StopRequest.end` does, when a rank was asked to stop.
+        TerminatedSaved, TerminatedUnsaved, PeerFailed: as `saving.end` does, when a rank was asked to stop.
     """
-    with run.stoppable() as should_stop:
+    with saving.stoppable(run) as should_stop:
         return evaluate.evaluate(
             run.detector,
             _val_loader(run, split, world=run.world),
@@ -76,6 +76,7 @@ def _beating(run: Run, batches: Loader) -> Iterator[Batch]:
 
 def write_row(run: Run) -> Results | None:
     """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
+    saving.make_durable(run)
     [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))])
     with run.reporter.stage(Stage.EVALUATING):
         figures = reported.load_reported(run)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,8 +27,10 @@ from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
 from kubedet_trainer.training import best, optim, restore
-from kubedet_trainer.training.checkpoint import Checkpointer, Located, Origin
+from kubedet_trainer.training.checkpoint import Checkpointer, Origin
+from kubedet_trainer.training.manifest import Located
 from kubedet_trainer.training.optim import BatchPlan
+from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.source import Source, read_source
 from kubedet_trainer.training.state import TrainState
@@ -75,6 +76,8 @@ class Run:
     """The detector with its gradients averaged over the ranks."""
     length: TrainingLength
     checkpointer: Checkpointer
+    saver: Saver
+    """Saves what rank 0 hands over."""
     reporter: Reporter
     monitor: LossMonitor
     forwards: ForwardTimer
@@ -86,36 +89,13 @@ class Run:
     first_iteration: int
     """Iterations that were done when this process started."""
     saved_iteration: int
-    """Of the newest checkpoint, -1 before there is one."""
+    """Of the newest durable checkpoint that this rank knows of, -1 before there is one."""
+    copied_iteration: int
+    """Of the newest state that rank 0's saver was given or this run resumed from, -1 before there is one."""
     analysis: Analysis | None = None
     """Of the newest evaluation of the validation split."""
-    saved_at: float = field(default_factory=time.monotonic)
+    copied_at: float = field(default_factory=time.monotonic)
     timer: StepTimer = field(default_factory=StepTimer)
-
-    @contextmanager
-    def stoppable(self) -> Iterator[Callable[[], bool]]:
-        """Work between iterations, whose state is durable: the function says whether all ranks are to stop.
-
-        It must be asked equally often on every rank, and answers the same on all.
-
-        Raises:
-            TerminatedSaved, PeerFailed: at the end, as `StopRequest.end` does, when a rank was asked to stop.
-        """
-        agreement = dist.Agreement(1)
-        stopped = False
-
-        def should_stop() -> bool:
-            nonlocal stopped
-            self.reporter.beat()
-            stopped = bool(agreement.exchange([int(self.stop.requested)])[0])
-            return stopped
-
-        try:
-            yield should_stop
-        finally:
-            agreement.finish()
-        if stopped:
-            self.stop.end(self.state.iteration)
 
     def batches(self, *, end_iteration: int) -> Loader:
         """This rank's batches, from the iteration that the state has reached up to `end_iteration`."""
@@ -162,12 +142,7 @@ def prepare(
         world=world,
         reporter=reporter,
     )
-    epochs = recipe.schedule.epochs
-    length = TrainingLength(
-        total_iterations=settings.benchmark_iterations or epochs * data.sampling.iterations_per_epoch,
-        iterations_per_epoch=data.sampling.iterations_per_epoch,
-        evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val else 0,
-    )
+    length = _length(settings, epochs=recipe.schedule.epochs, data=data)
     reporter.begin(length, iteration=state.iteration)
     reporter.record_reference(_reference(recipe))
     return Run(
@@ -180,6 +155,7 @@ def prepare(
         model=dist.wrap(detector),
         length=length,
         checkpointer=checkpointer,
+        saver=_build_saver(checkpointer, settings=settings, reporter=reporter),
         reporter=reporter,
         monitor=LossMonitor(world.device),
         forwards=ForwardTimer(world.device),
@@ -188,6 +164,16 @@ def prepare(
         generator=torch.Generator(device=world.device),
         first_iteration=state.iteration,
         saved_iteration=state.iteration or -1,
+        copied_iteration=state.iteration or -1,
+    )
+
+
+def _length(settings: RunSettings, *, epochs: int, data: RunData) -> TrainingLength:
+    iterations = data.sampling.iterations_per_epoch
+    return TrainingLength(
+        total_iterations=settings.benchmark_iterations or epochs * iterations,
+        iterations_per_epoch=iterations,
+        evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val else 0,
     )
 
 
@@ -261,11 +247,18 @@ def _open_checkpoints(
             attempt=settings.attempt,
             world_size=world.size,
         ),
-        scratch=settings.work_directory / restore.SCRATCH,
     )
     if world.rank == 0:
         checkpointer.require_writable()
     return checkpointer
+
+
+def _build_saver(checkpointer: Checkpointer, *, settings: RunSettings, reporter: Reporter) -> Saver:
+    return Saver(
+        checkpointer,
+        patience_seconds=settings.checkpoint.save_deadline_seconds,
+        on_failure=reporter.record_checkpoint_failure,
+    )
 
 
 def _restore_or_initialise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -17,6 +18,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_at = 0.0
 
     def listen(self) -> StopRequest:
         """Take the signals of this process from now on; the first one is enough."""
@@ -47,5 +49,11 @@ class StopRequest:
             raise TerminatedSaved(f"stopped as asked; {where}")
         raise PeerFailed(f"another worker was asked to stop; {where}")
 
+    def seconds_since(self) -> float:
+        """Seconds since this process was asked to stop; 0 if it was not."""
+        return time.monotonic() - self._requested_at if self.requested else 0.0
+
     def _request(self, _number: int, _frame: FrameType | None) -> None:
+        if not self.requested:
+            self._requested_at = time.monotonic()
         self.requested = True

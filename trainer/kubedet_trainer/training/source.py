@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,14 +13,15 @@ from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.recipes import published_files
 from kubedet_trainer.settings import StoreCredentials
 from kubedet_trainer.storage.files import locked
+from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
-from kubedet_trainer.training.checkpoint import (
+from kubedet_trainer.training.manifest import (
     MANIFEST_FILE,
-    STATE_FILE,
     Located,
     Manifest,
     fetch_state,
     parse_manifest,
+    strip_state,
 )
 from kubedet_trainer.weights.fetch import fetch_weights
 from kubedet_trainer.weights.load import Weights, read_weights
@@ -27,6 +29,8 @@ from kubedet_trainer.weights.load import Weights, read_weights
 _PLACES = ("step-", "checkpoints/step-")
 """Where checkpoints begin below a URI: those of a run, and those of a folder that `kubedet train` wrote."""
 _SUFFIXES = frozenset({".pth", ".pt"})
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,49 +68,78 @@ def read_source(
         credentials: of the object store.
 
     Raises:
-        MissingInput: there is neither, or a checkpoint is damaged.
+        MissingInput: there is neither, or no checkpoint is intact.
         InvalidInput: the file has another hash, or is no file of tensors alone.
         CredentialsRefused, StorageUnreachable: from the store.
     """
-    located = find_checkpoint(uri, credentials)
-    if located is not None:
-        if sha256 is not None and located.manifest.sha256 != sha256.lower():
-            raise InvalidInput(
-                f"pretrained: {located.uri}/{STATE_FILE} has SHA-256 {located.manifest.sha256}, must have "
-                f"{sha256}; correct sha256 or file"
-            )
-        return _read_checkpoint(located, cache=cache, credentials=credentials)
+    if not _is_file(uri):
+        store, keys = _find_manifests(uri, credentials)
+        if keys:
+            return _read_newest(store, keys, sha256=sha256, cache=cache, credentials=credentials)
     addresses = published_files.addresses(uri, mirror=mirror)
     file = _fetch(addresses, sha256=sha256, cache=cache, credentials=credentials)
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     return Source(name=name, weights=read_weights(file), manifest=None)
 
 
-def find_checkpoint(uri: str, credentials: StoreCredentials | None) -> Located | None:
-    """The checkpoint at `uri`, else the newest below it; None where there is none.
+def _find_manifests(uri: str, credentials: StoreCredentials | None) -> tuple[Store, list[str]]:
+    """A store and its keys of manifests, the newest first: that of `uri` itself, else those below it."""
+    base = strip_state(uri.rstrip("/"))
+    store = open_store(base, credentials)
+    if store.exists(MANIFEST_FILE):
+        return store, [MANIFEST_FILE]
+    for place in _PLACES:
+        keys = [item.key for item in store.list(place) if item.key.endswith(f"/{MANIFEST_FILE}")]
+        if keys:
+            return store, sorted(keys, reverse=True)
+    return store, []
+
+
+def _is_file(uri: str) -> bool:
+    """Whether `uri` names a file of weights of its own."""
+    parts = urlsplit(uri)
+    is_state = strip_state(uri) != uri
+    return parts.scheme in ("http", "https") or (
+        not is_state and PurePosixPath(parts.path).suffix in _SUFFIXES
+    )
+
+
+def _read_newest(
+    store: Store,
+    keys: Sequence[str],
+    *,
+    sha256: str | None,
+    cache: Path,
+    credentials: StoreCredentials | None,
+) -> Source:
+    """The first checkpoint that is intact; a warning names each that is not.
 
     Raises:
-        InvalidInput: a manifest is none.
-        CredentialsRefused, StorageUnreachable: from the store.
+        InvalidInput: it has another hash than `sha256`, or none is intact and the first has no manifest.
+        MissingInput: none is intact.
     """
-    parts = urlsplit(uri)
-    base = uri.rstrip("/").removesuffix(f"/{STATE_FILE}")  # results name the state itself
-    is_file = base == uri and PurePosixPath(parts.path).suffix in _SUFFIXES
-    if parts.scheme in ("http", "https") or is_file:
-        return None
-    store = open_store(base, credentials)
-    key = MANIFEST_FILE if store.exists(MANIFEST_FILE) else None
-    for place in _PLACES:
-        if key is None:
-            found = (item.key for item in store.list(place) if item.key.endswith(f"/{MANIFEST_FILE}"))
-            key = max(found, default=None)
-    if key is None:
-        return None
-    if (manifest := parse_manifest(store.get_bytes(key))) is None:
-        raise InvalidInput(
-            f"checkpoint: {store.uri}/{key} is not a manifest, must be one that a training wrote"
-        )
-    return Located(uri=f"{store.uri}/{key}".removesuffix(f"/{MANIFEST_FILE}"), manifest=manifest)
+    failures: list[InvalidInput | MissingInput] = []
+    for key in keys:
+        if failures:
+            _log.warning("%s; trying another checkpoint", failures[-1])
+        if (manifest := parse_manifest(store.get_bytes(key))) is None:
+            failures.append(
+                InvalidInput(
+                    f"checkpoint: {store.uri}/{key} is not a manifest, must be one that a training wrote"
+                )
+            )
+            continue
+        located = Located(uri=f"{store.uri}/{key}".removesuffix(f"/{MANIFEST_FILE}"), manifest=manifest)
+        if sha256 is not None and manifest.sha256 != sha256.lower():
+            raise InvalidInput(
+                f"pretrained: {located.state_uri} has SHA-256 {manifest.sha256}, must have "
+                f"{sha256}; correct sha256 or file"
+            )
+        try:
+            return _read_checkpoint(located, cache=cache, credentials=credentials)
+        except MissingInput as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def _read_checkpoint(located: Located, *, cache: Path, credentials: StoreCredentials | None) -> Source:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(kw_only=True)
@@ -83,14 +83,3 @@ def chunk_seed(seed: int, *, iteration: int, chunk: int) -> int:
     """
     digest = hashlib.blake2b(f"{seed}/{iteration}/{chunk}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
-
-
-def copy_to_host(value: Any) -> Any:
-    """`value` with all tensors in it copied to host memory, where no later step changes them."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: copy_to_host(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [copy_to_host(item) for item in value]
-    return value

@@ -34,7 +34,7 @@ from kubedet_trainer.data.proposals import ProposalRecord
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.settings import DatasetSettings
-from kubedet_trainer.training.checkpoint import parse_manifest
+from kubedet_trainer.training.manifest import parse_manifest
 
 _SECONDS = float(os.environ.get("KUBEDET_FUZZ_SECONDS", 0))
 _INPUTS = 200
@@ -198,7 +198,7 @@ def test_manifests() -> None:
         "epoch": 1,
         "sizeBytes": 100,
         "sha256": "0" * 64,
-        "recipe": {"name": "x", "data": {"scale": [1, 2]}},
+        "recipe": {"name": "x", "model": {"depth": 18}},
         "classes": ["cat"],
         "metrics": {"boxAP": 1.0},
         "time": "",

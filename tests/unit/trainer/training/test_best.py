@@ -18,9 +18,9 @@ from kubedet_trainer.dist import World
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.training import best, reported, setup
-from kubedet_trainer.training.checkpoint import take_snapshot
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
+from kubedet_trainer.training.snapshot import take_snapshot
 
 MakeRun = Callable[..., Run]
 _TINY = {

@@ -1,4 +1,4 @@
-"""What a resume needs: state in and out, seeds that belong to chunks, copies that stand still."""
+"""What a resume needs: state in and out, seeds that belong to chunks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import torch
 from torch import nn
 
-from kubedet_trainer.training.state import TrainState, chunk_seed, copy_to_host
+from kubedet_trainer.training.state import TrainState, chunk_seed
 
 
 def _state(*, global_batch: int = 4) -> TrainState:
@@ -59,12 +59,3 @@ def test_every_chunk_has_a_seed_of_its_own_that_never_changes() -> None:
     assert len(seeds) == 3 * 20 * 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert chunk_seed(0, iteration=1, chunk=2) == 603432347784401458
-
-
-def test_a_copy_shares_no_memory() -> None:
-    tensor = torch.zeros(2)
-    copied = copy_to_host({"a": [tensor, 1], "b": {"c": tensor}})
-    tensor += 1
-    assert copied["a"][0].tolist() == [0, 0]
-    assert copied["b"]["c"].tolist() == [0, 0]
-    assert copied["a"][1] == 1
