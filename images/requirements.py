@@ -12,6 +12,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+EXTRAS = {"operator": ("operator",), "trainer": ("trainer", "tensorboard")}
+"""Half to the extras of pyproject.toml that its image installs."""
+
 TORCH = re.compile(r"torch(vision)?\b")
 
 
@@ -25,7 +28,8 @@ def write_requirements(half: str, folder: Path) -> None:
     """Write the three files for the ``operator`` or the ``trainer``."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     pins = read_sections(Path("constraints.txt").read_text())
-    wanted = project["dependencies"] + project["optional-dependencies"][half]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(item for name in EXTRAS[half] for item in extras[name])]
     packages = [requirement for requirement in wanted if not TORCH.match(requirement)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "packages.txt").write_text("\n".join(packages) + "\n")

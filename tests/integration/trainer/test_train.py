@@ -206,6 +206,7 @@ def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(
         "history.csv",
         "report.html",
         "results.json",
+        "tensorboard",
     ]
     assert json.loads((job.work / "progress.json").read_text())["progress"]["iteration"] == 14
 
@@ -314,6 +315,7 @@ def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_ser
         "job/history.csv",
         "job/report.html",
         "job/results.json",
+        "job/tensorboard/events.out.tfevents.kubedet",
         "job/step-00000020/manifest.json",
         "job/step-00000020/state.pt",
     }

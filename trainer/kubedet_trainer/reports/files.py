@@ -7,7 +7,7 @@ from typing import Any
 
 from kubedet_trainer import contract
 from kubedet_trainer.errors import MissingInput
-from kubedet_trainer.reports import document, page
+from kubedet_trainer.reports import document, page, tensorboard
 from kubedet_trainer.storage.store import Store
 
 _PICTURES = "pictures"
@@ -69,6 +69,8 @@ def read_report(store: Store) -> dict[str, Any]:
 def _write_derived(store: Store, read: Mapping[str, Any], *, pictures: Mapping[str, bytes] | None) -> None:
     shown = _read_pictures(store, read) if pictures is None else pictures
     store.put_bytes(document.HISTORY_FILE, data=document.history_table(read).encode())
+    if "run" in read and tensorboard.is_installed():
+        store.put_bytes(tensorboard.EVENTS_FILE, data=tensorboard.build_events(read))
     store.put_bytes(contract.REPORT_FILE, data=page.render_run(read, pictures=shown))
 
 

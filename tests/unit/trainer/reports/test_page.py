@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tensorboardX.proto import event_pb2
 
 import browser
 import report_builders
@@ -205,6 +208,30 @@ def test_the_history_is_a_table_with_a_row_for_each_iteration() -> None:
     assert float(rows[9]["loss"]) == pytest.approx(
         float(rows[9]["loss_cls"]) + float(rows[9]["loss_rpn_cls"])
     )
+
+
+def test_tensorboard_has_every_point_once(jpeg: bytes, tmp_path: Path) -> None:
+    """Read back by the format's own framing: length, checksum, message, checksum."""
+    report = store_report(tmp_path, jpeg)
+    files.remake(open_store(tmp_path.as_uri()))
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert file.name.startswith("events.out.tfevents")
+    points = list(read_events(file.read_bytes()))
+    wanted = {("train/learning_rate", point["iteration"]): point["lr"] for point in report.training}
+    found = {(tag, step): value for tag, step, value in points}
+    assert {key: found[key] for key in wanted} == pytest.approx(wanted)
+    assert len(points) == len(found)
+    losses = [point["metrics"]["validationLoss"] for point in report.evaluations]
+    assert [value for tag, _, value in points if tag == "validation/loss"] == pytest.approx(losses)
+
+
+def read_events(data: bytes) -> Iterator[tuple[str, int, float]]:
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        for value in event.summary.value:
+            yield value.tag, event.step, value.simple_value
+        data = data[16 + length :]
 
 
 @pytest.mark.parametrize(
