@@ -33,6 +33,7 @@ _FORMULAS = tuple(
 )
 _WITHOUT_FORMULAS = {
     "trainer/kubedet_trainer/evaluation/evaluate.py",
+    "trainer/kubedet_trainer/evaluation/loss.py",
     "trainer/kubedet_trainer/models/detector.py",
     "trainer/kubedet_trainer/models/options/detectors.py",
 }

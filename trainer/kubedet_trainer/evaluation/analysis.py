@@ -1,6 +1,7 @@
 """What the figures of a split consist of: each class, the best threshold, kinds of errors, the images.
 
-Everything follows from what the scorer matched, so it agrees with the average precision and costs seconds.
+Everything follows from what the scorer matched, so it agrees with the average precision and costs less than a
+hundredth of it. Kinds of errors are those of Bolya et al., 2020.
 """
 
 from __future__ import annotations

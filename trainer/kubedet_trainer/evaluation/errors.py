@@ -1,6 +1,6 @@
 """Why detections are wrong and objects are missed, each for exactly one reason.
 
-Source: Bolya et al., TIDE, 2020, section 2.2, with its thresholds. TIDE weighs all detections by what they
+Source: Bolya et al., 2020 (TIDE), section 2.2, with its thresholds. TIDE weighs all detections by what they
 cost average precision; here only those count that a user sees, which score at least a threshold.
 """
 

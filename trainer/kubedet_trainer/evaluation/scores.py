@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RECALLS = np.linspace(0, 1, 101)
-"""Where curves of precision are sampled, as COCO does."""
+"""Where curves of precision are sampled, as COCO does (Lin et al., 2014)."""
 
 VALIDATION_LOSS = "validationLoss"
 """The figure of an evaluation that is no percentage, and the only one that is better if lower."""
