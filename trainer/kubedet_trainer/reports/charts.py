@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 480, 250
 """Of a whole chart, in units of its view box."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 10, 38
 _MOST_POINTS = 240
 _MOST_DOTS = 40
 

@@ -14,6 +14,12 @@ Runs = Mapping[str, Document]
 """Name to report."""
 
 _FURTHER = ("boxAP50", "boxAP75", "boxAPs", "boxAPm", "boxAPl")
+_HEADINGS = {
+    "secondsPerIteration": "s/iteration",
+    "memoryGB": "GB",
+    "inferenceFps": "images/s",
+    "inferenceFpsBatch8": "images/s, batch 8",
+}
 _HOUR = 3600.0
 
 
@@ -47,9 +53,7 @@ def row_table(runs: Runs) -> dict[str, Any]:
             _cell(time.get("goodputPercent"), 0),
         ]
         rows.append({"name": name, "recipe": run["recipe"], "cells": values})
-    headings = [published.FIGURES[figure][0] for figure in figures] + [
-        views.title_of(name) for name in further
-    ]
+    headings = [_HEADINGS.get(name) or views.title_of(name) for name in (*figures, *further)]
     return {
         "headings": [*headings, "best epoch", "GPU hours" if _on_gpu(runs) else "hours", "goodput %"],
         "rows": rows,
@@ -57,11 +61,22 @@ def row_table(runs: Runs) -> dict[str, Any]:
 
 
 def recipe_differences(runs: Runs) -> list[tuple[str, list[str]]]:
-    """Each field of the recipe or condition in which the runs differ, with the value of each run."""
+    """Each field of the recipe or condition in which the runs differ, with the value of each run.
+
+    Runs whose reports do not have their recipes, as those of earlier versions, differ in none of its fields.
+    """
     known = {name: dict(_conditions(run)) for name, run in runs.items()}
-    fields = dict.fromkeys(field for values in known.values() for field in values)
-    table = [(field, [values.get(field, "-") for values in known.values()]) for field in fields]
-    return [(field, values) for field, values in table if len(set(values)) > 1]
+    table = []
+    for field in dict.fromkeys(field for values in known.values() for field in values):
+        values = [values.get(field, "-") for values in known.values()]
+        told = [
+            value
+            for value, run in zip(values, runs.values(), strict=True)
+            if value != "-" or (run.get("run") or {}).get("settings")
+        ]
+        if len(set(told)) > 1:
+            table.append((field, values))
+    return table
 
 
 def comparison_charts(runs: Runs) -> list[Chart]:

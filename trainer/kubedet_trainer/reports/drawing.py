@@ -126,7 +126,7 @@ def _caption(
     picture: Picture, text: str, *, box: _Area, taken: Sequence[_Area], colour: Colour
 ) -> list[_Area]:
     """A filled tag at its box, and where it lies; none where it would cover one of those in `taken`."""
-    scale = min(0.6, max(0.36, max(picture.shape[:2]) / 1400))
+    scale = min(0.6, max(0.36, max(picture.shape[:2]) / 1000))
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
     width, height = width + 4, height + baseline + 2
     area = _find_room(picture, (width, height), box=box, taken=taken)
@@ -144,14 +144,16 @@ def _caption(
 def _find_room(
     picture: Picture, size: tuple[int, int], *, box: _Area, taken: Sequence[_Area]
 ) -> _Area | None:
-    """The first free place of this width and height: above the box, inside or below it, left or right."""
+    """The first free place of this width and height: above the box, below or inside it, left or right."""
     (width, height), (x1, y1, x2, y2) = size, box
+    most_left, most_top = picture.shape[1] - width, picture.shape[0] - height
     for left in (x1, x2 - width):
-        for top in (y1 - height, y1, y2, y2 - height):
-            x = max(0, min(left, picture.shape[1] - width))
-            y = max(0, min(top, picture.shape[0] - height))
+        for top, is_inside in ((y1 - height, False), (y2, False), (y1, True), (y2 - height, True)):
+            if not is_inside and not 0 <= top <= most_top:
+                continue
+            x, y = max(0, min(left, most_left)), max(0, min(top, most_top))
             area = (x, y, x + width, y + height)
-            if (top >= 0 or top == y1) and not any(_overlap(area, other) for other in taken):
+            if not any(_overlap(area, other) for other in taken):
                 return area
     return None
 
