@@ -37,6 +37,7 @@ from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.training.manifest import parse_manifest
 
 _SECONDS = float(os.environ.get("KUBEDET_FUZZ_SECONDS", 0))
+pytestmark = pytest.mark.timeout(_SECONDS + 300)
 _INPUTS = 200
 _ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e308),
