@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+
+_SHORT_LIST = 10
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`; None where none is like it."""
-    return next(iter(get_close_matches(name, list(known), n=1)), None)
+    """The known name most like `name`, the first of equals; None where none is like it."""
+    names = list(known)
+    close = sorted(get_close_matches(name, names, n=_SHORT_LIST), key=names.index)
+    return max(close, key=lambda other: SequenceMatcher(None, other, name).ratio(), default=None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
