@@ -19,6 +19,7 @@ import torch
 
 from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.contract import Environment, ExitCode, Failure, FailureClass
+from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import read_settings
 from kubedet_trainer.storage.files import write_json
@@ -54,6 +55,8 @@ def describe(error: BaseException) -> Failure:
     Running out of GPU memory, a broken GPU and a killed loader worker have codes of their own; any other
     exception that is no `TrainerError` is unexpected.
     """
+    if isinstance(error, TrainerError):  # its message says what to do; where it was raised does not matter
+        return endings.failure_of(error)
     lines = traceback.format_exception(error)[-5:]
     failure = endings.failure_of(error, last_lines="".join(lines).splitlines()[-20:])
     if isinstance(error, torch.OutOfMemoryError):
@@ -82,10 +85,11 @@ def _end(failure: Failure) -> None:
         work / contract.FAILURES_DIRECTORY / contract.failure_file(rank),
         contract.without_none(asdict(record)),
     )
-    _log.error(record.message, extra={"reason": record.reason, "exitCode": int(record.exitCode)})
     is_permanent = contract.failure_class(record.exitCode) is FailureClass.PERMANENT
     if is_permanent and "TORCHELASTIC_RUN_ID" in os.environ:
-        time.sleep(_SECONDS_TO_BE_ENDED)
+        time.sleep(_SECONDS_TO_BE_ENDED)  # the launcher logs the message, once for all ranks
+    else:
+        _log.error(record.message, extra={"reason": record.reason, "exitCode": int(record.exitCode)})
     logging.shutdown()
     os._exit(record.exitCode)
 

@@ -153,6 +153,8 @@ def test_permanent_failure_of_one_rank_ends_the_worker_with_its_record(
     assert worker.end() == 96, worker.output()
     failure = worker.message()["failure"]
     assert (failure["exitCode"], failure["rank"], failure["message"]) == (96, 1, "as planned")
+    lines = [json.loads(line) for line in worker.output().splitlines()]
+    assert [line["message"] for line in lines if line["level"] != "INFO"] == ["as planned"]
     assert (worker.directory / "work" / "starts-1").read_text() == "x"
 
 

@@ -51,5 +51,14 @@ def test_a_failure_carries_message_and_end_of_the_traceback() -> None:
     assert any("test_main.py" in line for line in failure.lastLines)
 
 
+def test_the_message_of_a_users_error_is_all_that_there_is_to_say() -> None:
+    try:
+        raise InvalidInput("x: got 1, must be 2")
+    except InvalidInput as error:
+        failure = describe(error)
+    assert failure.message == "x: got 1, must be 2"
+    assert failure.lastLines == []
+
+
 def test_running_out_of_gpu_memory_says_what_to_change() -> None:
     assert "lower data.images_per_process" in describe(torch.OutOfMemoryError("CUDA out of memory.")).message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,6 +138,8 @@ def _loader(
 ) -> Loader:
     # One thread per worker: OpenCV's own pool would compete with the other workers for the same cores.
     cv2.setNumThreads(0)
+    # torch suggests one process for each core; a recipe may have more, which only costs time.
+    warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
     batches: DataLoader[Batch] = DataLoader(
         dataset,
         batch_sampler=batch_sampler,

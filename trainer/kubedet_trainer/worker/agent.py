@@ -97,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _raise_signal)
     processes.end_with_parent()
     configure_logging()
+    # It says which process got which signal or code. The agent and the launcher log the cause of an ending.
+    logging.getLogger(SubprocessContext.__module__).setLevel(logging.CRITICAL)
     settings = read_settings(os.environ)
     ending = run(settings, module=module)
     write_json(settings.work_directory / endings.ENDING_FILE, asdict(ending))
@@ -114,7 +116,8 @@ def run(settings: RunSettings, *, module: str = endings.RANK_MODULE) -> AgentEnd
     except tuple(_OUTCOMES) as error:
         outcome = next(value for kind, value in _OUTCOMES.items() if isinstance(error, kind))
         message = next(iter(str(error.__cause__ or error).splitlines()), "")
-        _logger.warning("the agent ends", extra={"outcome": outcome, "error": str(error)})
+        if agent is None or not agent.has_permanent_failure():  # which the launcher logs with its cause
+            _logger.warning("the agent ends", extra={"outcome": outcome, "error": str(error)})
     else:
         if result is None:  # enough other workers had joined, so torch left this one out
             outcome = Outcome.RENDEZVOUS_CLOSED

@@ -79,6 +79,13 @@ def test_slots_follow_the_fullest_image_of_a_batch_in_few_steps(tmp_path: Path) 
     assert slots == {1: 8, 2: 16, 3: 24}, "no batch has more than the fullest image of the split needs"
 
 
+def test_more_processes_than_cores_are_no_reason_to_warn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    train(make_split(tmp_path, sizes=[WIDE]), end=1, workers=2)
+
+
 def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path: Path) -> None:
     split = make_split(tmp_path, sizes=[WIDE, (80, 48)])
     (batch,) = train(split, end=1, pipeline=Pipeline(scale=(96, 64), pad_multiple=32))
