@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TextIO
+from functools import cache
+from typing import TYPE_CHECKING, TextIO
 
 from kubedet_trainer.contract.times import format_unix_time
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def configure_logging(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
@@ -22,11 +26,20 @@ def configure_logging(stream: TextIO | None = None, *, level: int = logging.INFO
     logging.captureWarnings(True)
 
 
-def _terminal_handler(stream: TextIO) -> logging.Handler:
+@cache
+def stderr_console() -> Console:
+    """The console of standard error: log lines go above a progress bar only if both have the same one."""
     from rich.console import Console  # a tenth of a second that only a terminal needs to pay
+
+    return Console(stderr=True)
+
+
+def _terminal_handler(stream: TextIO) -> logging.Handler:
+    from rich.console import Console
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(file=stream), show_path=False, log_time_format="%H:%M:%S")
+    console = stderr_console() if stream is sys.stderr else Console(file=stream)
+    handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
     handler.setFormatter(logging.Formatter("%(message)s"))  # the handler itself shows time and level
     return handler
 

@@ -11,7 +11,9 @@ from datetime import datetime
 
 import pytest
 
-from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.commands.terminal import ProgressBar
+from kubedet_trainer.logs import configure_logging, stderr_console
+from screen import read_screen
 
 
 class Terminal(io.StringIO):
@@ -72,3 +74,16 @@ def test_terminal_gets_no_json() -> None:
     assert "epoch done" in line
     assert "{" not in line
     assert line.count("INFO") == 1
+
+
+def test_log_lines_go_above_a_bar_of_the_same_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    stderr_console.cache_clear()
+    configure_logging()
+    with ProgressBar(stderr_console()) as bar:
+        bar.update({"progress": {"stage": "Training", "iteration": 1, "totalIterations": 2}})
+        logging.info("epoch done")
+    shown = read_screen(screen.getvalue())
+    assert len([line for line in shown if "Training" in line]) == 1
+    assert [line for line in shown if "epoch done" in line and "Training" not in line]

@@ -19,7 +19,7 @@ from kubedet_trainer import config, contract
 from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import mirror_option, source_uri, store_credentials
 from kubedet_trainer.contract import Environment
-from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.logs import configure_logging, stderr_console
 from kubedet_trainer.recipes import is_recipe, published_files, read_recipe
 from kubedet_trainer.recipes.published_classes import CLASSES
 
@@ -113,8 +113,6 @@ def benchmark(subject: str, overrides: tuple[str, ...], as_json: bool, **given: 
 
 def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, Any]:
     """The results of the run that `environment` describes. Ends the command if it fails."""
-    from rich.console import Console
-
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.worker import launch
     from kubedet_trainer.worker.programs import Options
@@ -123,7 +121,7 @@ def _measure(environment: Mapping[str, str], *, directory: Path) -> dict[str, An
     log = directory / contract.LOGS_DIRECTORY / "run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
+        with log.open("a") as output, terminal.ProgressBar(stderr_console()) as bar:
             code = launch.run(
                 {**os.environ, **environment}, options=Options(output=output, observe=bar.update)
             )

@@ -13,6 +13,7 @@ import click
 from kubedet_trainer import contract
 from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import detector_options, load_detector
+from kubedet_trainer.logs import stderr_console
 from kubedet_trainer.settings import read_dataset_settings
 
 
@@ -73,14 +74,12 @@ def propose(output: str, work_directory: Path, **given: Any) -> None:
       kubedet propose runs/smoke_rpn/checkpoints --dataset "synthetic://shapes?images=200" --output proposals
       kubedet train smoke_fast_rcnn --dataset "synthetic://shapes?images=200" --proposals proposals
     """
-    from rich.console import Console
-
     from kubedet_trainer.commands import terminal
     from kubedet_trainer.inference import propose as proposing
 
     dataset = read_dataset_settings({**os.environ, **options.dataset_variables(given)})
     detector = load_detector({**given, "work_directory": work_directory})
-    with terminal.ImagesBar(Console(stderr=True)) as bar:
+    with terminal.ImagesBar(stderr_console()) as bar:
         written = proposing.propose_dataset(
             detector,
             dataset=dataset,

@@ -16,7 +16,7 @@ from kubedet_trainer import contract
 from kubedet_trainer.commands import options
 from kubedet_trainer.commands.weights import mirror_option, source_uri
 from kubedet_trainer.contract import Environment
-from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.logs import configure_logging, stderr_console
 
 
 @click.command(epilog="Set the credentials of object stores in KUBEDET_DATASET_* and KUBEDET_CHECKPOINT_*.")
@@ -87,7 +87,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         log = work_directory / contract.LOGS_DIRECTORY / "run.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         logging.info("the ranks write to %s", log)
-        with log.open("a") as output, terminal.ProgressBar(Console(stderr=True)) as bar:
+        with log.open("a") as output, terminal.ProgressBar(stderr_console()) as bar:
             code = launch.run(environment, options=Options(output=output, observe=bar.update))
     else:
         code = launch.run(environment)
