@@ -13,14 +13,20 @@ MONITORING := PYTHONPATH=manifests $(BIN)/python -m monitoring
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
 
+# TORCH=cpu installs torch without CUDA, on platforms where PyTorch has such wheels. It counts when .venv is created.
+TORCH ?=
+torch-index.cpu := --extra-index-url https://download.pytorch.org/whl/cpu
+torch-index = $(if $(TORCH),$(or $(torch-index.$(TORCH)),$(error TORCH: got '$(TORCH)', must be cpu or empty)))
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(torch-index)
+
 # A stamp is older than its sources after a change of a dependency, which installs again.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[trainer]'
+	$(PIP_INSTALL) -e '.[trainer]'
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/run.stamp
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 .PHONY: install
