@@ -69,6 +69,8 @@ SMALL = {
     "dataset": {"storageUri": "synthetic://shapes?images=8&val_images=2"},
 }
 """What shortens a job: an epoch of eight images."""
+TINY = {"overrides": {"schedule.epochs": "1", "data.scale": "160,120", "data.num_workers": "0"}}
+"""The same for one with data of its own."""
 _SMALL_JOB = """
 sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|' manifests/samples/smallest.yaml > smallest.yaml
 echo '  overrides: {schedule.epochs: "1"}' >> smallest.yaml
@@ -113,7 +115,7 @@ SAME = {
 }
 """Beginnings of commands that take long, and the place where the same command runs shorter."""
 
-RUN = {"first.yaml": SMALL, "unlucky.yaml": {}, "own.yaml": SMALL}
+RUN = {"first.yaml": SMALL, "unlucky.yaml": {}, "own.yaml": SMALL, "local.yaml": TINY}
 """Files of jobs whose workers really run, as processes, and the changes of the spec that shorten them."""
 
 ENDINGS = {

@@ -14,6 +14,7 @@ from builders import merge
 from kubedet_operator.api import validation
 from kubedet_operator.children.children import build_children
 from kubedet_operator.decision.zoo.facts import parse_zoo
+from kubedet_operator.local.places import resolve_paths
 from kubedet_operator.settings import OperatorSettings
 
 LEAST = {
@@ -40,7 +41,8 @@ def test_yaml_is_a_valid_job_or_a_file_of_a_command(page: markdown.Page, block: 
         if document.get("kind") == "ModelZoo":
             assert parse_zoo(document).violations == ()
         elif document.get("kind") == "DetectionJob":
-            _check(document)
+            is_local = any(f"kubedet run {block.file}" in other.commands for other in page.blocks)
+            _check({**document, "spec": resolve_paths(document["spec"])} if is_local else document)
         elif set(document) == {"spec"}:
             _check(merge(LEAST, document))
         else:

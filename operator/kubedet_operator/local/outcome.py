@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote
 
 from rich.console import Console
 from rich.table import Table
@@ -50,12 +51,12 @@ def show_places(console: Console, *, checkpoint_uri: str, status: DetectionJobSt
     """Where the checkpoints, the report and the logs lie."""
     results = status.results or contract.Results()
     places = {
-        "checkpoints": checkpoint_uri,
+        "checkpoints": checkpoint_uri if _may_exist(checkpoint_uri) else None,
         "model": results.modelUri or (status.checkpoint.latest if status.checkpoint else None),
         "report": results.reportUri or _page(checkpoint_uri),
         "logs": str(output / "logs"),
     }
-    lines = [(name, place.removeprefix(_FILE)) for name, place in places.items() if place]
+    lines = [(name, _readable(place)) for name, place in places.items() if place]
     for name, place in lines:
         _say(console, f"{name:<12} {place}")
 
@@ -88,5 +89,15 @@ def _page(checkpoint_uri: str) -> str | None:
     """The page of a run that has no results, if it was evaluated."""
     if not checkpoint_uri.startswith(_FILE):
         return None
-    page = Path(checkpoint_uri.removeprefix(_FILE), contract.REPORT_FILE)
+    page = Path(_readable(checkpoint_uri), contract.REPORT_FILE)
     return str(page) if page.exists() else None
+
+
+def _may_exist(place: str) -> bool:
+    """Whether there is something at `place`; True where only a request could tell."""
+    return not place.startswith(_FILE) or Path(_readable(place)).exists()
+
+
+def _readable(place: str) -> str:
+    """The path of a ``file://`` URI; any other URI as it is."""
+    return unquote(place.removeprefix(_FILE)) if place.startswith(_FILE) else place

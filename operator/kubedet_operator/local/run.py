@@ -28,7 +28,7 @@ from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_operator.decision import decide, facts
 from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import ApplyChild, DeletePod
-from kubedet_operator.local import outcome
+from kubedet_operator.local import outcome, places
 from kubedet_operator.local.container import LOOPBACK, Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Follower, follow
@@ -88,18 +88,17 @@ def run_job(documents: Documents, *, output: Path, environment: Mapping[str, str
 
 
 def localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """`manifest` as this machine's own API server would hold it: with a uid and a place for checkpoints.
+    """`manifest` as this machine's own API server would hold it: with a uid, and a URI for every place.
 
     Raises:
         InvalidManifest: it names a claim or another controller, which only a cluster has, or is suspended.
     """
-    spec = dict(manifest.get("spec") or {})
-    spec["checkpoint"] = spec.get("checkpoint") or {"storageUri": f"file://{output}/checkpoints"}
-    claims = [
-        Violation(path=path, got=uri, rule="must not be a claim on this machine; use file:///path or s3://")
-        for path, uri in _uris(spec)
-        if str(uri).startswith("pvc://")
-    ]
+    given = manifest.get("spec") or {}
+    if not isinstance(given, Mapping):
+        raise InvalidManifest([Violation(path="spec", got=given, rule="must be an object")])
+    spec = places.resolve_paths(given)
+    spec["checkpoint"] = spec.get("checkpoint") or {"storageUri": (output / "checkpoints").as_uri()}
+    claims = list(places.find_claims(spec))
     elsewhere = [
         Violation(path=f"spec.{name}", got=spec[name], rule="must not be set on this machine; remove it")
         for name, usual in (("suspend", False), ("managedBy", names.MANAGED_BY))
@@ -113,17 +112,6 @@ def localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
     created = format_now()
     metadata = {"namespace": "default", **(manifest.get("metadata") or {}), "creationTimestamp": created}
     return {**manifest, "spec": spec, "metadata": {**metadata, "uid": str(uuid.uuid4())}, "status": {}}
-
-
-def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield "spec.weightsMirror", spec.get("weightsMirror")
-    dataset = spec.get("dataset")
-    sections = {part: spec.get(part) for part in ("dataset", "checkpoint", "pretrained")}
-    sections["dataset.proposals"] = dataset.get("proposals") if isinstance(dataset, Mapping) else None
-    for part, section in sections.items():
-        if isinstance(section, Mapping):
-            for name in ("storageUri", "resume"):
-                yield f"spec.{part}.{name}", section.get(name)
 
 
 class LocalJob:

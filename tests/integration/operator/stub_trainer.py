@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 from kubedet_trainer import contract
 from kubedet_trainer.contract.times import format_now
@@ -24,7 +25,7 @@ from kubedet_trainer.settings import RunSettings, read_settings
 class _Stub:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
-        self.folder = Path(settings.checkpoint.uri.removeprefix("file://"))
+        self.folder = Path(unquote(settings.checkpoint.uri.removeprefix("file://")))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.total = int(os.environ.get("STUB_ITERATIONS", "5"))
         self.state = self.folder / f"state-{settings.replica_index}"
@@ -33,6 +34,7 @@ class _Stub:
 
     def run(self) -> int:
         print(f"attempt {self.settings.attempt} starts at iteration {self.iteration}", flush=True)
+        print(f"dataset {self.settings.dataset.uri}, pretrained {self.settings.pretrained_uri}", flush=True)
         signal.signal(signal.SIGTERM, self.stop)
         self.serve()
         if "STUB_EXIT" in os.environ:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from kubedet_operator.api.decoding import InvalidManifest
 from kubedet_operator.local.container import CannotRunHere
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.run import Screen, run_job
+from screen import read_screen
 
 STUB = Path(__file__).resolve().parent / "stub_trainer.py"
 
@@ -117,6 +121,50 @@ def test_a_stop_request_suspends_and_the_same_command_resumes(tmp_path: Path) ->
     assert f"starts at iteration {reached}" in (output / "logs" / "demo-worker-0.log").read_text()
 
 
+def test_a_terminal_shows_one_bar_below_whole_lines(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    variables = {"STUB_ITERATIONS": 20, "STUB_SECONDS": "0.1", "STUB_CRASH_AT": 8}
+    job.write_text(yaml.safe_dump(_manifest(variables=variables)))
+    code, written = _run_on_a_terminal("run", str(job), "--output", str(tmp_path / "out"))
+    assert code == 0, written
+    lines = read_screen(written)
+    assert len([line for line in lines if "Done" in line or "Training" in line]) == 1, lines
+    (restart,) = (line for line in lines if "Restarting" in line)
+    assert restart.startswith("Restarting: worker demo-worker-0 (")
+    assert len([line for line in lines if line.startswith("logs ")]) == 1
+
+
+def _run_on_a_terminal(*arguments: str) -> tuple[int, str]:
+    """Exit code of a `kubedet` command, and all that it wrote to its terminal of 200 columns."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, 200))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "kubedet_trainer.commands.kubedet", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environment, "TERM": "xterm-256color"},
+    ) as running:
+        os.close(theirs)
+        written = bytearray()
+        with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as screen:
+            while part := screen.read(4096):
+                written += part
+    return running.returncode, written.decode()
+
+
+def test_paths_of_this_machine_become_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "a #1 run"
+    manifest = _manifest(dataset={"storageUri": "./my parts"}, pretrained={"storageUri": "../weights.pth"})
+    assert _run(output, manifest).code == 0
+    log = (output / "logs" / "demo-worker-0.log").read_text()
+    assert f"dataset {(tmp_path / 'my parts').as_uri()}" in log
+    assert f", pretrained {(tmp_path.parent / 'weights.pth').as_uri()}" in log
+    assert (output / "checkpoints" / "state-0").is_file()
+
+
 def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
     manifest = _manifest(dataset={"secretRef": {"name": "minio"}})
     with pytest.raises(CannotRunHere, match="Secret minio: absent, must be among the files"):
@@ -125,7 +173,9 @@ def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
 
 
 def test_claims_are_refused_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(InvalidManifest, match=r"spec.dataset.storageUri: .* use file:///path or s3://"):
+    with pytest.raises(
+        InvalidManifest, match=r"spec.dataset.storageUri: .* use a path such as ./data, or s3://"
+    ):
         _run(tmp_path, _manifest(dataset={"storageUri": "pvc://claim/coco"}))
     proposals = {"proposals": {"storageUri": "pvc://claim/rpn"}}
     manifest = _manifest(dataset=proposals, weightsMirror="pvc://claim/zoo")
