@@ -1,4 +1,4 @@
-"""Generates the pages of docs/reference from the code: fields, exit codes, recipes.
+"""Generates the pages of docs/reference from the code: fields, exit codes, recipes, overrides.
 
     python docs/generate.py           # write the pages
     python docs/generate.py --check   # fail if a page is out of date
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from kubedet_operator.api import names, schema
-from kubedet_operator.commands import explain
+from kubedet_operator.commands import explain, overrides
+from kubedet_operator.recipes import RecipeField
 from kubedet_trainer.contract import ExitCode, failure_class
 from kubedet_trainer.recipes import catalogue
 from kubedet_trainer.recipes.catalogue import Entry
@@ -68,6 +69,7 @@ def build_pages() -> dict[str, str]:
         "zoo-fields.md": "\n".join(_fields(schema.ZOO)),
         "exit-codes.md": "\n".join(_exit_codes()),
         "recipes.md": "\n".join(_recipes()),
+        "overrides.md": "\n".join(_overrides()),
     }
 
 
@@ -202,6 +204,39 @@ def _heading(name: str, entries: Sequence[Entry]) -> str:
 def _figure(entry: Entry, name: str) -> str:
     value = entry.recipe.reference.get(name)
     return "" if value is None else str(float(value))
+
+
+def _overrides() -> Iterator[str]:
+    yield _NOTE.format(source="trainer/kubedet_trainer/config and trainer/kubedet_trainer/models/options")
+    yield "# Fields of recipes\n"
+    yield (
+        "`spec.overrides` of a job and the arguments of `kubedet train` change these fields "
+        "([how](../users/own-recipe.md#change-fields)). `kubedet explain spec.overrides` prints the same in "
+        "a terminal. Separate the values of a list with commas, as in `data.scale=640,480`. `none` empties a "
+        "field.\n\n"
+        "The defaults are the values of the zoo's recipes, the most frequent first. Where there are more "
+        f"than {overrides.MOST_VALUES}, the default is *by recipe*; `kubedet recipes NAME` prints a recipe.\n"
+    )
+    fields = overrides.list_below("")
+    of_detectors = [field for field in fields if field.path.startswith("model.")]
+    yield "## All recipes\n"
+    yield from _override_table([field for field in fields if field not in of_detectors])
+    yield "## The detector\n"
+    yield from _override_table(of_detectors)
+
+
+def _override_table(fields: Iterable[RecipeField]) -> Iterator[str]:
+    rows = [
+        (
+            f"`{field.path}`",
+            field.type,
+            overrides.describe_default(field),
+            field.bounds,
+            overrides.explain(field),
+        )
+        for field in fields
+    ]
+    yield from _table(("field", "type", "default", "bounds", "meaning"), rows)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

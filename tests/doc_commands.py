@@ -133,7 +133,8 @@ ROWS = {"kubectl get dj first -o jsonpath='{.status.results}'": "first-worker-0"
 """Beginnings of commands that must print the row of a worker that has run, as their block's last line."""
 
 PRINTED = {
-    "kubectl get dj unlucky -o jsonpath='{.status.lastFailure}'": "smoke_fastr_rcnn",
+    "kubectl get dj unlucky -o jsonpath='{.status.lastFailure}'": "imags",
+    "kubectl get dj mistyped -o jsonpath": "Did you mean 'faster_rcnn_r50_fpn_1x'?",
     "kubectl auth can-i create detectionjobs.kubedet.dev": "yes",
     "kubectl get dj queued -o wide": "retinanet_r50_fpn_1x",
 }

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from scenarios_codes import CODES
+from scenarios_corrections import CORRECTIONS
 from scenarios_failures import FAULTS, NODES, RESTARTS
 from scenarios_life import ENDS, LIVES, STARTS, SUSPENSIONS
 from scenarios_size import GANGS, SIZES
 
-SCENARIOS = [*LIVES, *STARTS, *ENDS, *SUSPENSIONS, *RESTARTS, *CODES, *NODES, *FAULTS, *SIZES, *GANGS]
+SCENARIOS = [
+    *LIVES,
+    *STARTS,
+    *CORRECTIONS,
+    *ENDS,
+    *SUSPENSIONS,
+    *RESTARTS,
+    *CODES,
+    *NODES,
+    *FAULTS,
+    *SIZES,
+    *GANGS,
+]

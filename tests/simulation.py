@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 
 import builders
+from kubedet_operator import recipes
 from kubedet_operator.api import names, schema
 from kubedet_operator.children.placement import POD_GROUP
 from kubedet_operator.decision import facts
@@ -125,6 +126,7 @@ class Simulation:
         parsed = [facts.parse_pod(pod) for pod in self.pods.values()]
         seen = facts.observe(
             self.job,
+            parsed=recipes.parse_spec(self.job, OperatorSettings()),
             pods=[pod for pod in parsed if pod],
             progress=self.progress,
             rejection=self.refusal,

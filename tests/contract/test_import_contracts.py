@@ -32,7 +32,7 @@ PURE = "operator: decisions, manifests and the API know no client, no clock, no 
 POLICIES = "operator: policies do not know each other"
 KOPF = "operator: only one module knows kopf"
 CLIENT = "operator: only one module knows the Kubernetes client"
-HALVES = "operator: of the trainer it knows the contract alone"
+HALVES = "operator: of the trainer it knows the contract alone, and one module the recipes"
 NO_KUBERNETES = "trainer: it knows nothing of the operator and of Kubernetes"
 MODELS = "trainer: models are plain torch: they know no recipe, no data set and no run"
 OPTIONS = "trainer: options of models need no torch"
@@ -78,6 +78,7 @@ VIOLATIONS = (
     Violation(CLIENT, "kubedet_operator.local.run", "kubernetes.aio.client", "kubernetes"),
     Violation(HALVES, "kubedet_operator.control.progress", "kubedet_trainer.training.loop"),
     Violation(HALVES, "kubedet_operator.commands.jobs", "kubedet_trainer.recipes"),
+    Violation(HALVES, "kubedet_operator.recipes", "kubedet_trainer.config"),
     Violation(NO_KUBERNETES, "kubedet_trainer.worker.launch", "kubedet_operator.api.types"),
     Violation(NO_KUBERNETES, "kubedet_trainer.storage", "kubernetes"),
     Violation(MODELS, "kubedet_trainer.models.rpn", "kubedet_trainer.config.recipe"),

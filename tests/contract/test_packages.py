@@ -50,9 +50,10 @@ def test_importing_a_package_costs_nothing(package: Path) -> None:
     assert (package / "__init__.py").read_text() == ""
 
 
-def test_the_contract_needs_the_standard_library_only() -> None:
+@pytest.mark.parametrize("module", ["kubedet_trainer.contract", "kubedet_trainer.recipes.fields"])
+def test_what_the_operator_imports_of_the_trainer_needs_the_standard_library_only(module: str) -> None:
     program = (
-        "import sys; before = set(sys.modules); import kubedet_trainer.contract; "
+        f"import sys; before = set(sys.modules); import {module}; "
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     imported = set(_python(program).split())

@@ -114,6 +114,9 @@ _EXPLAINED_BY = (
     ConditionType.RUNNING,
 )
 
+_IN_THE_PHASE = (Reason.WORKERS_RUNNING, Reason.TRAINED, Reason.SUSPEND_REQUESTED)
+"""Reasons that Running, Succeeded and Suspended say already."""
+
 
 def set_condition(
     conditions: Iterable[Condition],
@@ -170,11 +173,17 @@ def derive_phase(conditions: Iterable[Condition]) -> Phase:
 
 
 def derive_reason(conditions: Iterable[Condition]) -> str | None:
-    """Why the phase is what it is: the reason of the first condition that says so."""
+    """Why the phase is what it is: the reason of the first condition that says so.
+
+    None where it would only repeat the phase.
+    """
     known = tuple(conditions)
     for condition_type in _EXPLAINED_BY:
         found = find_condition(known, condition_type)
         if found is not None and found.status == "True":
-            return found.reason
+            return None if found.reason in _IN_THE_PHASE else found.reason
+    queued = find_condition(known, ConditionType.QUOTA_RESERVED)
+    if queued is not None and queued.status == "False":
+        return queued.reason
     initialized = find_condition(known, ConditionType.INITIALIZED)
     return initialized.reason if initialized else None

@@ -77,11 +77,11 @@ class Proposals:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The data to train and validate on. Immutable once the job has started."""
+    """The data to train and validate on. Immutable once a worker has trained."""
 
     storageUri: str = bounded(min_length=1, pattern=_DATASET_URI)
     """Location of the data set: s3://bucket/prefix, pvc://claim/path, file:///path (a path in the worker's
-    container) or synthetic://shapes (generated)."""
+    container) or synthetic://shapes (generated). `kubedet run` also takes a path such as ./parts."""
     format: Literal["COCO", "VOC", "YOLO"] = "COCO"
     """Format of the annotations. COCO: JSON files for each split. VOC: PASCAL VOC's XML files and lists.
     YOLO: a data.yaml and text files."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import textwrap
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
 from typing import Any, Literal
 
 import yaml
@@ -26,6 +23,8 @@ from kubedet_operator.api import (
     zoo_validation,
 )
 from kubedet_operator.api.fields import Bounds, JobSpec, Quantity, bounds_of, is_required
+from kubedet_operator.api.transitions import TRANSITIONS, Transition
+from kubedet_trainer.contract.docstrings import field_docstrings
 
 _HEADER = """\
 # Generated from operator/kubedet_operator/api: change it there, then run `make generate`.
@@ -51,7 +50,7 @@ class Resource:
     columns: tuple[Column, ...]
     """Of ``kubectl get``."""
     rules: tuple[validation.Rule, ...]
-    transitions: tuple[validation.Transition, ...]
+    transitions: tuple[Transition, ...]
     scale: Mapping[str, str] | None = None
     """The scale subresource, where there is one."""
 
@@ -67,21 +66,21 @@ JOB = Resource(
     status=status.DetectionJobStatus,
     columns=(
         ("Phase", "string", ".status.phase", 0),
-        ("Recipe", "string", ".spec.recipe", 0),
+        ("Reason", "string", ".status.reason", 0),
         ("Workers", "string", ".status.display.workers", 0),
         ("Progress", "string", ".status.display.progress", 0),
+        ("Recipe", "string", ".spec.recipe", 0),
         ("Box AP", "number", ".status.results.boxAP", 0),
-        ("Mask AP", "number", ".status.results.maskAP", 0),
-        ("S/Iter", "number", ".status.results.secondsPerIteration", 0),
-        ("Restarts", "integer", ".status.restarts.total", 0),
         ("Age", "date", ".metadata.creationTimestamp", 0),
+        ("ETA", "string", ".status.display.remaining", 1),
+        ("Restarts", "integer", ".status.restarts.total", 1),
+        ("Mask AP", "number", ".status.results.maskAP", 1),
+        ("S/Iter", "number", ".status.results.secondsPerIteration", 1),
         ("Mem", "number", ".status.results.memoryGB", 1),
         ("FPS", "number", ".status.results.inferenceFps", 1),
-        ("ETA", "string", ".status.display.remaining", 1),
-        ("Reason", "string", ".status.reason", 1),
     ),
     rules=validation.RULES,
-    transitions=validation.IMMUTABLE_ONCE_STARTED,
+    transitions=TRANSITIONS,
     scale={
         "specReplicasPath": ".spec.worker.replicas",
         "statusReplicasPath": ".status.workers.active",
@@ -176,7 +175,7 @@ class _SchemaBuilder:
 
     def root(self) -> dict[str, Any]:
         resource = self._resource
-        described = descriptions(resource.target)
+        described = field_docstrings(resource.target)
         spec = self._object(resource.spec, path="spec")
         reported = self._object(resource.status, path="status")
         root = {
@@ -192,7 +191,7 @@ class _SchemaBuilder:
             },
             "x-kubernetes-validations": [
                 *self._rules.pop("", []),
-                *(_once_started(transition, resource) for transition in resource.transitions),
+                *(_transition_rule(transition, resource) for transition in resource.transitions),
             ],
         }
         if self._rules:
@@ -209,7 +208,7 @@ class _SchemaBuilder:
         return schema
 
     def _object(self, target: Any, *, path: str) -> dict[str, Any]:
-        described = descriptions(target)
+        described = field_docstrings(target)
         properties = {}
         required = []
         for field in dataclasses.fields(target):
@@ -300,23 +299,10 @@ def _default(field: dataclasses.Field[Any], schema: Mapping[str, Any]) -> dict[s
     return {} if value is None or value in ((), {}, []) else {"default": value}
 
 
-def _once_started(transition: validation.Transition, resource: Resource) -> dict[str, str]:
+def _transition_rule(transition: Transition, resource: Resource) -> dict[str, str]:
     noun = "job" if resource is JOB else "zoo"
-    started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
+    moment = transition.moment.words.format(noun=noun)
     return {
-        "rule": f"!({started}) || ({transition.unchanged})",
-        "message": f"{transition.field} must not change once the {noun} has started; create another {noun}",
+        "rule": f"!({transition.moment.passed}) || ({transition.unchanged})",
+        "message": f"{transition.field} must not change once {moment}; create another {noun}",
     }
-
-
-@cache
-def descriptions(target: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, by field name."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(target))).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    found: dict[str, str] = {}
-    for statement, following in zip(tree.body, tree.body[1:], strict=False):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found

@@ -181,7 +181,8 @@ class DetectionJobStatus:
     phase: str | None = None
     """For display: Pending, Queued, Initializing, Running, Restarting, Suspended, Succeeded or Failed."""
     reason: str | None = bounded(default=None, max_length=256)
-    """For display: the reason of the phase in one word. The conditions explain it in a sentence."""
+    """For display: the reason of the phase in one word, where the phase does not say it. The conditions
+    explain it in a sentence."""
     conditions: tuple[Condition, ...] = bounded(default=(), max_items=32, map_key="type")
     """The state of the job in its aspects."""
     startTime: str | None = bounded(default=None, max_length=64, time=True)
@@ -200,6 +201,9 @@ class DetectionJobStatus:
     """The size of an elastic job."""
     attempt: int = 0
     """Number of the attempt: one set of workers that trains together. It is part of the rendezvous id."""
+    training: str | None = bounded(default=None, max_length=64)
+    """Digest of what identifies the training for which the workers were created. If the spec asks for another
+    one, the workers are replaced in a new attempt."""
     restarts: RestartCounts | None = None
     """Numbers of restarts, by the class that is charged."""
     lastFailure: FailureRecord | None = None

@@ -154,8 +154,8 @@ class Checkpoint:
     """Where and how often the training saves its state. Default: at the end of every epoch."""
 
     storageUri: str = bounded(min_length=1, pattern=STORE_URI)
-    """Location of the checkpoints: s3://bucket/prefix, pvc://claim/path or file:///path. Immutable once the
-    job has started."""
+    """Location of the checkpoints: s3://bucket/prefix, pvc://claim/path or file:///path. Immutable once a
+    worker has trained."""
     endpoint: str | None = bounded(default=None, pattern=ENDPOINT)
     """Address of the object store. Default: the key endpoint of the Secret, else AWS."""
     secretRef: SecretReference | None = None
@@ -219,15 +219,16 @@ class DetectionJobSpec:
 
     recipe: str = bounded(min_length=1, max_length=128, pattern=RECIPE)
     """A name that `kubedet recipes` lists, or module:attribute for a recipe of your own in a Python module
-    that the worker can import. Immutable once the job has started."""
+    that the worker can import. Immutable once a worker has trained."""
     overrides: Mapping[str, str] = bounded(default_factory=dict, max_items=64, max_length=256)
-    """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once the job has started."""
+    """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once a worker has trained.
+    `kubedet explain spec.overrides` lists the fields."""
     pretrained: Pretrained | None = None
     """Weights to start from. Default: the recipe's own."""
     weightsMirror: str | None = bounded(default=None, min_length=1, pattern=MIRROR_URI)
     """Address of a mirror of the published weights, which has each file by its published path or its name."""
     dataset: Dataset
-    """The data to train and validate on. Immutable once the job has started."""
+    """The data to train and validate on. Immutable once a worker has trained."""
     writeProposals: bool = False
     """Whether an RPN writes its proposals for both splits next to its checkpoints when it is trained. Jobs
     that name it in dataset.proposals.fromJob take them."""
@@ -242,8 +243,7 @@ class DetectionJobSpec:
     suspend: bool = False
     """True saves a checkpoint and deletes the pods, but keeps the job. False resumes it."""
     managedBy: str = bounded(default=names.MANAGED_BY, min_length=1, max_length=63, pattern=CONTROLLER)
-    """Controller of this job. The operator ignores a job that names another one. Immutable once the job has
-    started."""
+    """Controller of this job. The operator ignores jobs of others. Immutable once the job has started."""
     activeDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)
     """Seconds until an unfinished job fails. Suspended time does not count."""
     preRunningDeadlineSeconds: int | None = bounded(default=None, minimum=1, maximum=MAX_SECONDS)

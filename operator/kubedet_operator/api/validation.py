@@ -1,8 +1,8 @@
 """Checks a DetectionJob against the API's rules: the bounds of its fields, and rules across fields.
 
 The table `RULES` states each rule twice: in CEL for the API server, which gets it with the CRD, and in Python
-for local mode and for objects that were stored before the rule existed. Rules about updates are in CEL only,
-because only the API server sees both versions.
+for local mode and for objects that were stored before the rule existed. Rules about updates:
+`transitions`.
 """
 
 from __future__ import annotations
@@ -42,16 +42,6 @@ class Rule:
     """Path below `scope` of the field to name, ``.worker.replicas``; empty for the object itself."""
     breaches: Callable[[Any], Iterator[Breach]]
     """Of a whole document of the kind that the rule is about."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transition:
-    """A field that must not change once the object has started: once `status.startTime` is set."""
-
-    field: str
-    """Path below the object."""
-    unchanged: str
-    """CEL on the whole object: the field is as it was."""
 
 
 def _name(document: Any) -> Iterator[Breach]:
@@ -261,26 +251,6 @@ RULES = (
         breaches=_bad_patterns,
     ),
 )
-
-MANAGED_BY = Transition(field="spec.managedBy", unchanged="self.spec.managedBy == oldSelf.spec.managedBy")
-
-IMMUTABLE_ONCE_STARTED = (
-    Transition(field="spec.recipe", unchanged="self.spec.recipe == oldSelf.spec.recipe"),
-    Transition(
-        field="spec.overrides",
-        unchanged="has(self.spec.overrides) == has(oldSelf.spec.overrides) && "
-        "(!has(self.spec.overrides) || self.spec.overrides == oldSelf.spec.overrides)",
-    ),
-    Transition(field="spec.dataset", unchanged="self.spec.dataset == oldSelf.spec.dataset"),
-    Transition(
-        field="spec.checkpoint.storageUri",
-        unchanged="has(self.spec.checkpoint) == has(oldSelf.spec.checkpoint) && "
-        "(!has(self.spec.checkpoint) || "
-        "self.spec.checkpoint.storageUri == oldSelf.spec.checkpoint.storageUri)",
-    ),
-    MANAGED_BY,
-)
-"""The fields that identify a training. With another value the job would continue a different training."""
 
 
 def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from kubedet_operator.api import zoo
 from kubedet_operator.api.decoding import Violation
-from kubedet_operator.api.validation import MANAGED_BY, NAME_RULE, Breach, Rule, validate
+from kubedet_operator.api.transitions import MANAGED_BY
+from kubedet_operator.api.validation import NAME_RULE, Breach, Rule, validate
 from kubedet_operator.api.zoo_status import MAX_ROWS, MAX_RUNS
 from kubedet_trainer import contract
 from kubedet_trainer.contract import catalogue

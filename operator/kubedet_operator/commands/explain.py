@@ -1,9 +1,9 @@
-"""Describes fields of a DetectionJob or a ModelZoo from the schema of the CRD: purpose, values, rules."""
+"""Describes fields of a DetectionJob or a ModelZoo from the schema of the CRD, and those of recipes."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kubedet_operator.api import schema
@@ -17,6 +17,10 @@ _LIMITS = (
     ("maxItems", "entries <="),
     ("maxProperties", "entries <="),
 )
+
+
+_OVERRIDES = ["spec", "overrides"]
+"""The field whose keys are fields of recipes."""
 
 
 class UnknownField(LookupError):
@@ -35,6 +39,9 @@ def explain(path: str, *, width: int) -> str:
     resource = schema.JOB
     if fields and (named := [item for item in schema.RESOURCES if fields[0] in _names(item)]):
         resource, fields = named[0], fields[1:]
+    below = None
+    if resource is schema.JOB and fields[:2] == _OVERRIDES:
+        fields, below = fields[:2], ".".join(fields[2:])
     found = schema.build_schema(resource)
     for depth, field in enumerate(fields):
         inner = _inner(found)
@@ -43,11 +50,28 @@ def explain(path: str, *, width: int) -> str:
             instead = _instead(field, above=above, known=list(inner), kind=resource.kind)
             raise UnknownField(f"{path}: no such field; {instead}")
         found = inner[field]
-    return "\n\n".join(_paragraphs(".".join(fields) or resource.kind, found, width=width))
+    paragraphs = list(_paragraphs(".".join(fields) or resource.kind, found, width=width))
+    if below is not None:
+        paragraphs.append(_list_overrides(below, width=width))
+    return "\n\n".join(paragraphs)
 
 
 def _names(resource: schema.Resource) -> tuple[str, str, str]:
     return resource.short_name, resource.singular, resource.plural
+
+
+def _list_overrides(path: str, *, width: int) -> str:
+    """The fields of recipes at `path` and below it."""
+    from kubedet_operator.commands import overrides  # the recipes take a tenth of a second
+
+    chosen = overrides.list_below(path)
+    if not chosen:
+        known = [field.path for field in overrides.list_below("")]
+        above = ".".join(_OVERRIDES)
+        instead = _instead(path, above=above, known=known, kind=schema.JOB.kind)
+        raise UnknownField(f"{above}.{path}: no such field; {instead}")
+    heading = "Fields of recipes, with the defaults of the zoo; `kubedet recipes NAME` prints a recipe:"
+    return "\n".join([heading, *overrides.explain_fields(chosen, width=width)])
 
 
 def type_name(found: Mapping[str, Any]) -> str:
@@ -78,12 +102,14 @@ def _paragraphs(title: str, found: Mapping[str, Any], *, width: int) -> Iterator
         yield "\n".join(["Rules:", *_indented(rules, width=width)])
     inner, required = _inner(found), _item(found).get("required", ())
     if inner:
-        blocks = [
-            f"  {name} <{type_name(field)}>{' required' if name in required else ''}\n"
-            + textwrap.indent(textwrap.fill(field.get("description", ""), width=width - 6), " " * 6)
-            for name, field in inner.items()
-        ]
-        yield "\n".join(["Fields:", *blocks])
+        yield "\n".join(["Fields:", *_blocks(inner, required, width=width)])
+
+
+def _blocks(inner: Mapping[str, Any], required: Sequence[str], *, width: int) -> Iterator[str]:
+    for name, field in inner.items():
+        facts = "; ".join([*(["required"] if name in required else []), *list_facts(field)])
+        about = textwrap.indent(textwrap.fill(field.get("description", ""), width=width - 6), " " * 6)
+        yield f"  {name} <{type_name(field)}>{f'  {facts}' if facts else ''}\n{about}"
 
 
 def _item(found: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,7 +18,6 @@ from kubedet_operator.api.types import DetectionJobSpec, parse_job
 from kubedet_operator.children.children import build_children
 from kubedet_operator.children.rows import build_row_jobs
 from kubedet_operator.commands import explain as explanation
-from kubedet_operator.commands.recipe import check_recipe
 from kubedet_operator.decision.zoo.facts import parse_zoo
 from kubedet_operator.local.container import CannotRunHere
 from kubedet_operator.local.documents import Documents, read_documents
@@ -57,6 +56,7 @@ def run(files: tuple[Path, ...], output: Path | None) -> None:
 
     from kubedet_operator.local.run import Screen, run_job
     from kubedet_operator.local.zoo import run_zoo
+    from kubedet_operator.recipes import WrongRecipe
 
     screen = Screen(progress=Console(stderr=True), result=Console())
     try:
@@ -67,6 +67,8 @@ def run(files: tuple[Path, ...], output: Path | None) -> None:
         )
     except InvalidManifest as error:
         _refuse(error.violations, ExitCode.INVALID_INPUT)
+    except WrongRecipe as error:
+        _refuse([error], ExitCode.INVALID_INPUT)
     except CannotRunHere as error:
         _refuse([error], ExitCode.MISSING_INPUT)
     sys.exit(code)
@@ -82,23 +84,26 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
     Prints the objects of the first attempt as YAML; for a zoo the jobs of all rows. As for the operator,
     KUBEDET_OPERATOR_TRAINER_IMAGE names the image of jobs that set none.
 
-    Checks the recipe and its overrides, too. If the recipe is in a module that is not on this machine, a
-    warning says that only the worker can check it.
+    Checks the recipe and its overrides, too. A warning says when only the worker can judge them: if the
+    recipe is in a module that is not on this machine, or if the image is of another version.
     """
     try:
         documents = read_documents(files)
+        settings = read_settings(os.environ)
         manifest = _place(documents, namespace=namespace, uid=uid)
         if documents.is_zoo:
             children, specs = _render_zoo(manifest)
         else:
             job = validation.load_job(manifest)
-            children, specs = build_children(job, attempt=0, settings=read_settings(os.environ)), [job.spec]
+            children, specs = build_children(job, attempt=0, settings=settings), [job.spec]
     except InvalidManifest as error:
         _refuse(error.violations, ExitCode.INVALID_INPUT)
     except InvalidSetting as error:
         _refuse([error], ExitCode.USAGE)
+    from kubedet_operator.commands.recipe import check_recipe  # the recipes take a tenth of a second
+
     for spec in specs:
-        verdict = check_recipe(spec, environment=os.environ)
+        verdict = check_recipe(spec, settings, environment=os.environ)
         if verdict.is_refused:
             _refuse([verdict.line], ExitCode.INVALID_INPUT)
         if verdict.line:

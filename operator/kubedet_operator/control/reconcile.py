@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from kubedet_operator import recipes
 from kubedet_operator.api import names, types
 from kubedet_operator.api.conditions import Reason
 from kubedet_operator.children.environment import has_peers
@@ -134,7 +135,7 @@ class Reconciler:
         version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
         known, parsed = self._parsed.pop(key, (None, None))
         if parsed is None or known != version:
-            parsed = facts.parse_spec(manifest)
+            parsed = recipes.parse_spec(manifest, self._settings)
         self._parsed[key] = (version, parsed)
         if len(self._parsed) > REMEMBERED_SPECS:
             self._parsed.popitem(last=False)

@@ -24,6 +24,7 @@ from kubedet_operator.decision.policies import (
     accounting,
     cleanup,
     completion,
+    correction,
     deadlines,
     elastic,
     exclusion,
@@ -42,6 +43,7 @@ from kubedet_trainer.contract.times import format_time
 Policy = Callable[[Facts, Draft], Draft]
 
 POLICIES: tuple[Policy, ...] = (
+    correction.judge,
     validity.judge,
     elastic.judge,
     completion.judge,
@@ -84,7 +86,9 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
     if creations:
         status = draft.status
         draft = draft.change(
-            startTime=status.startTime or draft.now, activeSince=status.activeSince or draft.now
+            startTime=status.startTime or draft.now,
+            activeSince=status.activeSince or draft.now,
+            training=facts.training,
         )
     return Plan(
         status=dump_status(_complete_status(facts, draft, creations)),

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import decoding, names, types, validation
 from kubedet_operator.api.dataset import Proposals
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_trainer import contract
+from kubedet_trainer.contract import without_none
 from kubedet_trainer.contract.times import parse_time
 
 _ENDED_PHASES = ("Succeeded", "Failed")
@@ -102,6 +104,10 @@ class Facts:
     job: types.DetectionJob | None
     """None where the spec cannot be read at all; `violations` says why."""
     violations: tuple[decoding.Violation, ...] = ()
+    training: str = ""
+    """Identifies the training that the spec asks for, as `status.training` does that of the workers."""
+    fault: str | None = None
+    """What is wrong with the recipe or an override; None also where only the worker can tell."""
     pods: tuple[PodFacts, ...] = ()
     """The job's own pods."""
     occupied: frozenset[str] = frozenset()
@@ -142,6 +148,8 @@ class Parsed(NamedTuple):
 
     job: types.DetectionJob | None
     violations: tuple[decoding.Violation, ...]
+    training: str = ""
+    fault: str | None = None
 
 
 def parse_spec(manifest: Mapping[str, Any]) -> Parsed:
@@ -150,7 +158,14 @@ def parse_spec(manifest: Mapping[str, Any]) -> Parsed:
         job = types.parse_job({**manifest, "status": {}})
     except decoding.InvalidManifest as error:
         return Parsed(None, error.violations)
-    return Parsed(job, tuple(validation.validate(job)))
+    return Parsed(job, tuple(validation.validate(job)), _identify_training(job.spec))
+
+
+def _identify_training(spec: types.DetectionJobSpec) -> str:
+    """A digest of what must not change once a worker has trained: the fields of `transitions.TRAINED`."""
+    place = spec.checkpoint.storageUri if spec.checkpoint else None
+    parts = (spec.recipe, sorted(spec.overrides.items()), without_none(asdict(spec.dataset)), place)
+    return sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def observe(
@@ -168,7 +183,7 @@ def observe(
 
     `source` is the manifest of the job whose proposals it takes.
     """
-    job, violations = parsed or parse_spec(manifest)
+    job, violations, training, fault = parsed or parse_spec(manifest)
     ignored: list[decoding.Violation] = []
     metadata = manifest.get("metadata") or {}
     status = manifest.get("status") or {}
@@ -181,6 +196,8 @@ def observe(
         or DetectionJobStatus(),
         job=job,
         violations=violations,
+        training=training,
+        fault=fault,
         pods=tuple(pod for pod in known if pod.job_uid == uid),
         occupied=frozenset(pod.name for pod in known if pod.job_uid != uid),
         progress=progress,
@@ -202,7 +219,7 @@ def source_of(manifest: Mapping[str, Any]) -> str | None:
 
 def read_source(manifest: Mapping[str, Any]) -> SourceFacts:
     """What a job has to offer to those that take its proposals."""
-    job, _ = parse_spec(manifest)
+    job = parse_spec(manifest).job
     status = manifest.get("status") or {}
     turned = {item.get("type") for item in status.get("conditions") or () if item.get("status") == "True"}
     if "Failed" in turned:

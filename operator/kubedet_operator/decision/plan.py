@@ -79,6 +79,12 @@ class Draft:
         """Whether the job has ended, well or not."""
         return self.holds(ConditionType.COMPLETE) or self.holds(ConditionType.FAILED)
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether a worker of this job has trained, as `transitions.TRAINED` tells the API server."""
+        progress = self.status.progress
+        return self.status.checkpoint is not None or (progress is not None and progress.iteration > 0)
+
     def holds(self, condition_type: ConditionType) -> bool:
         """Whether a condition is true in this draft."""
         return conditions.is_true(self.status.conditions, condition_type)
@@ -117,6 +123,13 @@ class Draft:
         """The draft of a job that ends now, Complete or Failed."""
         ended = self.rest().turn(condition_type, True, reason=reason, message=message)
         return ended.change(completionTime=self.status.completionTime or self.now)
+
+    def withdraw_failure(self) -> Self:
+        """The draft of a failed job that is active again, because its spec was corrected."""
+        corrected = self.turn(
+            ConditionType.FAILED, False, reason=Reason.NOT_FAILED, message="the spec was corrected"
+        )
+        return corrected.change(completionTime=None)
 
     def rest(self) -> Self:
         """The draft of a job that is not active from now on."""

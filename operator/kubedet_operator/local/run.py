@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from kubedet_operator import recipes
 from kubedet_operator.api import conditions, names, validation
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.decoding import InvalidManifest, Violation
@@ -64,11 +65,14 @@ def run_job(documents: Documents, *, output: Path, environment: Mapping[str, str
 
     Raises:
         InvalidManifest: the job breaks a rule of the API, or needs a cluster.
+        WrongRecipe: the recipe or an override breaks a rule.
         CannotRunHere: a Secret is missing.
     """
     output = output.resolve()
     manifest = localise(documents.job, output)
     job = validation.load_job(manifest)
+    if fault := recipes.find_fault(job.spec):
+        raise recipes.WrongRecipe(fault)
     machine = Machine(
         output=output, secrets=documents.secrets, inherited=environment, rendezvous_port=free_port()
     )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from builders import BROKEN_RULES, make_job, make_manifest, merge
-from kubedet_operator.api import schema, types, validation
+from kubedet_operator.api import schema, transitions, types, validation
 from kubedet_operator.api.status import ExcludedNode
 from kubedet_operator.children.children import build_children
 from kubedet_operator.settings import OperatorSettings
@@ -91,7 +91,7 @@ def test_bounds_and_unknown_fields_are_refused(api: Any, spec: dict[str, Any], s
     assert said in _refused(api, "create", "--dry-run=server", "-f", "-", stdin=manifest)
 
 
-def test_what_makes_a_run_may_change_until_it_has_started(api: Any) -> None:
+def test_what_makes_a_run_may_change_until_a_worker_has_trained(api: Any) -> None:
     checkpoint = {"storageUri": "s3://checkpoints/x"}
     job = make_manifest(name="changing", namespace=NAMESPACE, checkpoint=checkpoint)
     _create(api, job)
@@ -105,12 +105,22 @@ def test_what_makes_a_run_may_change_until_it_has_started(api: Any) -> None:
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     changed = {**job, "spec": merge(job["spec"], change)}
     api.kubectl(*apply, stdin=yaml.safe_dump(changed))
-    started = '{"status": {"startTime": "2026-01-01T00:00:00Z"}}'
     target = ("-n", NAMESPACE, "dj", "changing")
-    api.kubectl("patch", *target, "--subresource=status", "--type=merge", "-p", started)
+
+    def report(status: dict[str, Any]) -> None:
+        patch = json.dumps({"status": status})
+        api.kubectl("patch", *target, "--subresource=status", "--type=merge", "-p", patch)
+
+    report({"startTime": "2026-01-01T00:00:00Z", "progress": {"stage": "Initializing", "iteration": 0}})
     said = _refused(api, *apply, stdin=yaml.safe_dump(job))
-    for transition in validation.IMMUTABLE_ONCE_STARTED:
-        assert f"{transition.field} must not change once the job has started" in said
+    assert said.count("must not change once") == 1
+    assert "spec.managedBy must not change once the job has started" in said
+    changed["spec"]["recipe"] = "smoke_ssd"
+    api.kubectl(*apply, stdin=yaml.safe_dump(changed))
+    report({"progress": {"iteration": 1}})
+    said = _refused(api, *apply, stdin=yaml.safe_dump(job))
+    for transition in transitions.TRANSITIONS:
+        assert f"{transition.field} must not change once {transition.moment.words.format(noun='job')}" in said
     later = {
         "backoffLimit": 9,
         "suspend": True,
@@ -124,7 +134,7 @@ def test_what_makes_a_run_may_change_until_it_has_started(api: Any) -> None:
     api.kubectl("patch", *target, "--type=merge", "-p", json.dumps({"spec": later}))
     api.kubectl("scale", *target, "--replicas=3")
     assert "worker.replicas must be from" in _refused(api, "scale", *target, "--replicas=5")
-    assert "smoke_rpn" in api.kubectl("get", *target, "-o", "wide")
+    assert "smoke_ssd" in api.kubectl("get", *target, "-o", "wide")
 
 
 def test_golden_jobs_become_pods_of_the_restricted_level(api: Any) -> None:

@@ -116,6 +116,41 @@ def test_a_permanent_failure_ends_the_job_at_once_with_its_root_cause(make_job: 
     assert job.pod() is not None, "the pod that explains the failure must stay"
 
 
+def test_a_wrong_recipe_has_no_pod_and_trains_once_it_is_corrected(
+    cluster: Any, operator: Any, make_job: Callable[..., Any]
+) -> None:
+    begun = time.monotonic()
+    job = make_job("mistyped", recipe="faster_rcnn_r50", overrides={"data.scale": "640,480"})
+    found = job.wait_for_condition("Failed", "True", "InvalidSpec")
+    print(f"\nrefused within {time.monotonic() - begun:.2f} s, kubectl included")
+    assert found["message"] == (
+        "spec.recipe: got 'faster_rcnn_r50', must be one that `kubedet recipes` lists, or module:attribute "
+        "for one of your own. Did you mean 'faster_rcnn_r50_fpn_1x'?"
+    )
+    headings, row = cluster.kubectl("get", "dj", "mistyped", "-n", NAMESPACE).splitlines()
+    assert headings.split()[:4] == ["NAME", "PHASE", "REASON", "WORKERS"]
+    assert row.split()[:4] == ["mistyped", "Failed", "InvalidSpec", "0/1"]
+    assert max(len(headings), len(row)) <= 120
+    assert "startTime" not in job.status()
+    assert [line for line in _created_pods(cluster) if "mistyped" in line] == []
+
+    correction = json.dumps({"spec": {"recipe": "faster_rcnn_r50_fpn_1x"}})
+    cluster.kubectl("patch", "dj", "mistyped", "-n", NAMESPACE, "--type=merge", "-p", correction)
+    job.wait_for_pod()
+    assert [line for line in _created_pods(cluster) if "mistyped" in line] != []
+    job.run()
+    job.wait_for_condition("Running", "True", "WorkersRunning")
+    job.end(0, RESULTS)
+    job.wait_for_condition("Complete", "True", "Trained")
+
+
+def _created_pods(cluster: Any) -> list[str]:
+    """The names of all worker pods that there are, or of which an Event tells."""
+    pods = [pod["metadata"]["name"] for pod in cluster.get("pods")["items"]]
+    told = [event["involvedObject"] for event in cluster.get("events")["items"]]
+    return pods + [found["name"] for found in told if found["kind"] == "Pod"]
+
+
 def test_the_backoff_limit_ends_the_job(make_job: Callable[..., Any]) -> None:
     job = make_job("limited", backoffLimit=1)
     uid = job.wait_for_pod()

@@ -33,13 +33,18 @@ def restore_recipe(recipe: Recipe, document: Mapping[str, Any]) -> Recipe:
 
 def recipe_changes(recipe: Recipe, document: Mapping[str, Any]) -> dict[str, str]:
     """The overrides that `restore_recipe` applies."""
-    known = dict(_leaves(recipe_to_dict(recipe)))
+    known = recipe_leaves(recipe)
     identity = tuple(f"{name}." for name in _IDENTITY)
     return {
         path: text
         for path, text in _leaves(document)
         if known.get(path) != text and not f"{path}.".startswith(identity)
     }
+
+
+def recipe_leaves(recipe: Recipe) -> dict[str, str]:
+    """Dotted path -> value, as an override gives it, of every field of `recipe`."""
+    return dict(_leaves(recipe_to_dict(recipe)))
 
 
 def _leaves(document: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -22,28 +22,42 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     Raises:
         InvalidInput: a name is unknown or fixed, a value is not of its type, or the result breaks a rule.
     """
-    types = dict(_overridable(recipe, prefix=""))
-    for path in overrides:
+    types = {leaf.path: leaf.kind for leaf in list_leaves(recipe)}
+    for path, text in overrides.items():
         if path not in types:
-            near = did_you_mean(path, types)
-            raise InvalidInput(f"overrides: unknown field '{path}', must be a field of the recipe.{near}")
+            remedy = did_you_mean(path, types) or " `kubedet explain spec.overrides` lists the fields."
+            raise InvalidInput(f"{path}: got '{text}', must be a field of the recipe.{remedy}")
     values = {path: _parse(path, text, types[path]) for path, text in overrides.items()}
     changed: Recipe = _replace(recipe, values, prefix="")
     return changed
 
 
-def _overridable(part: Any, *, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted path and type of every leaf below `part`, what identifies a recipe excepted."""
-    types = field_types(part.__class__)
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """A field of a recipe that overrides can name."""
+
+    path: str
+    """Dotted, as overrides name it."""
+    owner: type
+    """The dataclass that it is a field of."""
+    field: Field[Any]
+    kind: Any
+    """Its annotation."""
+    value: Any
+
+
+def list_leaves(part: Any, *, prefix: str = "") -> Iterator[Leaf]:
+    """Every field below `part`, a recipe or a part of one; without those that identify a recipe."""
+    kinds = field_types(part.__class__)
     for item in fields(part):
         path = f"{prefix}{item.name}"
         value = getattr(part, item.name)
         if is_fixed(item):
             continue
         if is_dataclass(value):
-            yield from _overridable(value, prefix=f"{path}.")
+            yield from list_leaves(value, prefix=f"{path}.")
         else:
-            yield path, types[item.name]
+            yield Leaf(path=path, owner=part.__class__, field=item, kind=kinds[item.name], value=value)
 
 
 def _replace(part: Any, values: Mapping[str, Any], *, prefix: str) -> Any:

@@ -1,10 +1,10 @@
 """Every recipe of kubedet by name, and the way to all others. It imports no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from kubedet_trainer.config import Recipe
+from kubedet_trainer.config import Recipe, apply_overrides
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.recipes import own, smoke
@@ -151,3 +151,18 @@ def read_recipe(name: str) -> Recipe:
             f"your own.{did_you_mean(name, RECIPES)}"
         )
     return replace(RECIPES[name](), name=name)
+
+
+def find_fault(name: str, overrides: Mapping[str, str]) -> str | None:
+    """Why a run of the recipe called `name`, changed by `overrides`, would be refused; None if it would not.
+
+    Names path, value and rule. A path is ``recipe`` or that of a field.
+
+    Raises:
+        MissingInput: the recipe is in a module that is not here.
+    """
+    try:
+        apply_overrides(read_recipe(name), overrides)
+    except InvalidInput as error:
+        return str(error)
+    return None

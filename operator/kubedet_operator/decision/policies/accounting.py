@@ -28,7 +28,7 @@ from kubedet_trainer.contract.times import parse_time
 RUNNING = "running"
 """The workers run: rank 0 says what the time goes into."""
 ENDED = "ended"
-"""The job's life is over."""
+"""The job's life is over, unless its spec is corrected before it has trained."""
 
 _WITHOUT_GPUS = (TimePhase.PENDING, TimePhase.SUSPENDED)
 _WITHOUT_PLACE = (Reason.UNSCHEDULABLE, Reason.CLAIM_NOT_FOUND, Reason.CHILD_REJECTED)
@@ -37,8 +37,10 @@ _WITHOUT_PLACE = (Reason.UNSCHEDULABLE, Reason.CLAIM_NOT_FOUND, Reason.CHILD_REJ
 def judge(facts: Facts, draft: Draft) -> Draft:
     """Book what is known by now, after all other policies have said what the job is up to."""
     known, created = draft.status.time or TimeAccount(), facts.metadata.creationTimestamp
-    if known.phase == ENDED or created is None:
+    if created is None or (known.phase == ENDED and draft.finished):
         return draft
+    if known.phase == ENDED:  # the spec was corrected: the job has waited for that
+        known = replace(known, phase=TimePhase.PENDING.value)
     phase, reached = _phase(draft, known.phase), _reached(facts, draft, known)
     end = parse_time(draft.status.completionTime) if draft.status.completionTime else facts.now
     left = _left(known.seconds, created=created, now=end)

@@ -1,4 +1,5 @@
-"""Fails a job that breaks the API's rules before it has any pod; checks it again when its spec changes."""
+"""Fails a job that breaks the API's rules, or whose recipe does, before it has any pod; and checks it again
+when its spec changes."""
 
 from __future__ import annotations
 
@@ -12,12 +13,11 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     failed = find_condition(draft.status.conditions, ConditionType.FAILED)
     if failed is not None and failed.status == "True" and failed.reason != Reason.INVALID_SPEC:
         return draft
-    if facts.violations and not draft.holds(ConditionType.COMPLETE):
-        message = "; ".join(str(violation) for violation in facts.violations)
-        return draft.end(ConditionType.FAILED, reason=Reason.INVALID_SPEC, message=message)
+    faults = [str(violation) for violation in facts.violations]
+    if not faults and facts.fault and not draft.has_trained:
+        faults = [facts.fault]
+    if faults and not draft.holds(ConditionType.COMPLETE):
+        return draft.end(ConditionType.FAILED, reason=Reason.INVALID_SPEC, message="; ".join(faults))
     if failed is not None and failed.status == "True":
-        corrected = draft.turn(
-            ConditionType.FAILED, False, reason=Reason.NOT_FAILED, message="the spec was corrected"
-        )
-        return corrected.change(completionTime=None)
+        return draft.withdraw_failure()
     return draft

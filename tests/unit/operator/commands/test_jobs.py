@@ -17,6 +17,8 @@ from click.testing import CliRunner
 from builders import make_manifest
 from kubedet_operator.api import schema
 from kubedet_operator.commands import explain, jobs
+from kubedet_trainer.config.overrides import list_leaves
+from kubedet_trainer.recipes import RECIPES, read_recipe
 from zoo_simulation import make_zoo
 
 
@@ -68,7 +70,8 @@ def test_render_knows_the_operators_image(job_file: Path) -> None:
         ),
         (
             {"overrides": {"optimizer.rate": "1"}},
-            r"spec\.overrides: unknown field 'optimizer\.rate', must be a field of the recipe\..*",
+            r"spec\.overrides\.optimizer\.rate: got '1', must be a field of the recipe\. "
+            r"Did you mean 'optimizer\.lr'\?",
         ),
         (
             {"overrides": {"model.box_head.num_fcs": "0"}},
@@ -90,6 +93,45 @@ def test_render_refuses_a_recipe_that_the_trainer_would_refuse(
     assert result.exit_code == 65
     assert re.fullmatch(line, result.stderr.strip())
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("image", ["registry/kubedet-trainer:9.9.9", "kubedet-trainer@sha256:" + "0" * 64])
+def test_render_warns_where_an_image_of_another_version_may_know_the_recipe(
+    tmp_path: Path, image: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(recipe="smoke_fastr_rcnn", worker={"image": image})))
+
+    result = CliRunner().invoke(jobs.render, [str(path)])
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: spec.recipe: got 'smoke_fastr_rcnn', must be one that")
+    assert result.stderr.endswith("spec.worker.image is of another version: the worker checks the recipe\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"recipe": "smoke_fastr_rcnn"}, "spec.recipe: got 'smoke_fastr_rcnn', must be one that "),
+        ({"overrides": {"data.scal": "9,9"}}, "spec.overrides.data.scal: got '9,9', must be a field of the "),
+        (
+            {"overrides": {"seed": "x"}, "worker": {"image": "x:9"}},
+            "spec.overrides.seed: got 'x', must be ",
+        ),
+    ],
+)
+def test_run_refuses_a_wrong_recipe_before_anything_starts(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(**changes)))
+
+    result = CliRunner().invoke(jobs.run, [str(path), "--output", str(tmp_path / "out")])
+
+    assert result.exit_code == 65
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("is_here", [True, False])
@@ -170,7 +212,7 @@ def test_render_checks_the_overrides_of_a_row(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(make_zoo(changes=[change])))
     result = CliRunner().invoke(jobs.render, [str(path)])
     assert result.exit_code == 65
-    assert "unknown field 'optimizer.rate'" in result.stderr
+    assert "optimizer.rate: got '1', must be a field of the recipe" in result.stderr
 
 
 def test_explain_knows_the_fields_of_a_zoo_and_of_its_template() -> None:
@@ -185,7 +227,7 @@ def test_explain_knows_the_fields_of_a_zoo_and_of_its_template() -> None:
 
 def test_local_mode_imports_neither_torch_nor_a_kubernetes_client() -> None:
     program = (
-        "import sys, kubedet_operator.commands.jobs, kubedet_operator.local.run; "
+        "import sys, kubedet_operator.commands.jobs, kubedet_operator.local.run, kubedet_operator.recipes; "
         "print({'torch', 'kopf', 'kubernetes', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -201,7 +243,7 @@ def test_explain_says_what_a_field_is_for_and_what_it_may_be() -> None:
 
 def test_explain_lists_the_fields_of_an_object_and_its_rules() -> None:
     result = CliRunner().invoke(jobs.explain, ["spec.checkpoint"])
-    assert "storageUri <string> required" in result.stdout
+    assert "storageUri <string>  required; characters >= 1" in result.stdout
     assert result.stdout.count("intervalSeconds or intervalIterations, not both") == 1
 
 
@@ -220,4 +262,35 @@ def test_explain_names_the_nearest_field_to_a_wrong_one() -> None:
     assert result.exit_code == 2
     assert result.stderr.strip() == (
         "spec.worker.replica: no such field; did you mean 'spec.worker.replicas'?"
+    )
+
+
+def test_explain_lists_the_defaults_of_the_fields_of_an_object() -> None:
+    result = CliRunner().invoke(jobs.explain, ["spec.worker"])
+    assert "  replicas <integer>  default: 1; >= 1; <= 1000\n" in result.stdout
+
+
+def test_explain_lists_every_field_of_every_recipe() -> None:
+    shown = CliRunner().invoke(jobs.explain, ["spec.overrides"]).stdout
+    listed = set(re.findall(r"^  ([a-z][\w.]+) <", shown, re.MULTILINE))
+    known = {leaf.path for name in RECIPES for leaf in list_leaves(read_recipe(name))}
+    assert listed == known
+    assert "  data.scale <list of 2 whole numbers>  default: 1333,800; 300,300; 512,512; >= 1\n" in shown
+    assert "  precision <fp32 | bf16 | fp16>  default: fp32\n" in shown
+
+
+def test_explain_describes_one_field_of_recipes_and_its_detectors() -> None:
+    shown = CliRunner().invoke(jobs.explain, ["spec.overrides.model.ssd_head.negatives_per_positive"]).stdout
+    assert shown.count(" <whole number>") == 1
+    assert "The worst classified negatives" in shown
+    assert "Detectors: ssd." in shown
+    shown = CliRunner().invoke(jobs.explain, ["spec.overrides.model.neck.channels"]).stdout
+    assert "Detectors: all but ssd." in shown
+
+
+def test_explain_names_the_nearest_field_of_recipes_to_a_wrong_one() -> None:
+    result = CliRunner().invoke(jobs.explain, ["spec.overrides.data.scal"])
+    assert result.exit_code == 2
+    assert result.stderr.strip() == (
+        "spec.overrides.data.scal: no such field; did you mean 'spec.overrides.data.scale'?"
     )

@@ -83,8 +83,8 @@ def test_name_and_architecture_of_the_document_identify_and_change_nothing() -> 
 @pytest.mark.parametrize(
     ("part", "field", "message"),
     [
-        ("data", "mosaic", "unknown field 'data.mosaic'"),
-        ("model", "architecture_of_tomorrow", "unknown field 'model.architecture_of_tomorrow'"),
+        ("data", "mosaic", "data.mosaic: got '1', must be a field of the recipe"),
+        ("model", "architecture_of_tomorrow", "model.architecture_of_tomorrow: got '1', must be a field"),
     ],
 )
 def test_setting_that_the_recipe_does_not_know_is_refused(part: str, field: str, message: str) -> None:

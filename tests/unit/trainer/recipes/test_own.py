@@ -133,7 +133,11 @@ def test_files_are_called_after_the_attribute() -> None:
     [
         (["mine.recipes:slow", "optimizer.lr=0.1"], 0, ""),
         (["smoke_rpn"], 0, ""),
-        (["mine.recipes:slow", "optimizer.rate=1"], 65, "overrides: unknown field 'optimizer.rate'"),
+        (
+            ["mine.recipes:slow", "optimizer.rate=1"],
+            65,
+            "optimizer.rate: got '1', must be a field of the recipe",
+        ),
         (["mine.recipes:slow", "pretrained=s3://b/w?version=1"], 0, ""),
         (["nobodys:slow"], 66, "recipe: there is no module 'nobodys' here"),
     ],
