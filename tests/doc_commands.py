@@ -75,6 +75,10 @@ _SMALL_JOB = """
 sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|' manifests/samples/smallest.yaml > smallest.yaml
 echo '  overrides: {schedule.epochs: "1"}' >> smallest.yaml
 """
+_SMALL_ZOO = """
+sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|; s|recipes: .*|recipes: [smoke_ssd]|' shapes.yaml > small.yaml
+echo '      overrides: {schedule.epochs: "1"}' >> small.yaml
+"""
 _MAKE = 'make VENV="$VENV" --old-file="$VENV/run.stamp" --old-file="$VENV/dev.stamp"'
 """The environment of the tests is taken as installed."""
 
@@ -93,6 +97,7 @@ INSTEAD = {
     "kubectl create namespace kubedet": "helm uninstall kubedet --namespace kubedet --wait; "
     "kubectl get namespace kubedet",
     "kubedet run manifests/samples/smallest.yaml": f"{_SMALL_JOB}kubedet run smallest.yaml",
+    "kubedet run shapes.yaml": f"{_SMALL_ZOO}kubedet run small.yaml",
     # Addresses and keys that stand for yours.
     "export KUBEDET_DATASET_ENDPOINT=http://minio.storage.svc:9000": "export "
     "KUBEDET_DATASET_ENDPOINT=$S3_ENDPOINT",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from kubedet_operator.api.zoo import decode_zoo_status
 from kubedet_operator.api.zoo_status import ModelZooStatus, Row
@@ -59,12 +59,15 @@ def _describe(row: Row) -> str:
 
 def _build(status: ModelZooStatus, progress: Mapping[str, int]) -> Table:
     columns = [column for column in _COLUMNS if any(column[1] in row.means for row in status.rows)]
-    table = Table("Recipe", "Phase", *(heading for heading, _, _ in columns), "Difference")
+    compared = any(row.differences for row in status.rows)
+    headings = [heading for heading, _, _ in columns] + ["Difference"] * compared
+    table = Table(Column("Recipe", no_wrap=True), "Phase", *headings)
     for row in status.rows:
         running = [f"{progress[run.job]} %" for run in row.runs if run.job in progress]
         phase = f"{row.phase.value} {', '.join(running)}" if row.phase.value == "Running" else row.phase.value
         cells = (_cell(row, name, form) for _, name, form in columns)
-        table.add_row(row.recipe, phase, *cells, ", ".join(f"{v:+.1f}" for v in row.differences.values()))
+        differences = ", ".join(f"{value:+.1f}" for value in row.differences.values())
+        table.add_row(row.recipe, phase, *cells, *([differences] if compared else []))
     return table
 
 
