@@ -19,7 +19,7 @@ from kubedet_operator.api import names
 
 _GROUPS = {
     "api/v1": {"pods": "Pod", "services": "Service", "namespaces": "Namespace", "events": "Event"},
-    f"apis/{names.API_VERSION}": {names.PLURAL: names.KIND},
+    f"apis/{names.API_VERSION}": {names.PLURAL: names.KIND, names.ZOO_PLURAL: names.ZOO_KIND},
     "apis/apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
 }
 """What kopf looks up when it starts: the kinds of each API group, by plural."""
@@ -34,6 +34,7 @@ class ApiServer:
         self.refusals: list[tuple[int, str]] = []
         """Codes and messages of the next answers to lists and watches."""
         self.knows_jobs = True
+        self.knows_zoos = True
         self.silent_watches = 0
         """How many of the next watches are accepted, and then tell nothing and never end."""
         self.broken_watches = 0
@@ -91,8 +92,9 @@ class ApiServer:
         if self.refusals:
             return _refuse(*self.refusals.pop(0))
         plural, namespace = path.rpartition("/")[2], _namespace(path)
+        unknown = {names.PLURAL: not self.knows_jobs, names.ZOO_PLURAL: not self.knows_zoos}
         is_known = any(plural in kinds for kinds in _GROUPS.values())
-        if not is_known or (plural == names.PLURAL and not self.knows_jobs):
+        if not is_known or unknown.get(plural):
             return _refuse(404, "the server could not find the requested resource")
         if "watch" in request.query:
             return await self._watch(request, plural, namespace)
@@ -231,5 +233,5 @@ def _is_in(item: Mapping[str, Any], namespace: str | None) -> bool:
 
 def _content(item: Mapping[str, Any]) -> dict[str, Any]:
     """What a list shows of an object: those of built-in kinds do not repeat what they are."""
-    is_custom = item["kind"] == names.KIND
+    is_custom = item["kind"] in (names.KIND, names.ZOO_KIND)
     return {field: value for field, value in item.items() if is_custom or field not in ("kind", "apiVersion")}

@@ -76,7 +76,8 @@ sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|' manifests/samples/smalle
 echo '  overrides: {schedule.epochs: "1"}' >> smallest.yaml
 """
 _SMALL_ZOO = """
-sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|; s|recipes: .*|recipes: [smoke_ssd]|' shapes.yaml > small.yaml
+sed 's|synthetic://shapes|"&?images=8\\&val_images=2"|' shapes.yaml > small.yaml
+sed -i 's|recipes: .*|recipes: [smoke_ssd]|' small.yaml
 echo '      overrides: {schedule.epochs: "1"}' >> small.yaml
 """
 _MAKE = 'make VENV="$VENV" --old-file="$VENV/run.stamp" --old-file="$VENV/dev.stamp"'

@@ -14,6 +14,7 @@ from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.watches import Watches
 from kubedet_operator.telemetry.health import Health
+from zoo_simulation import make_zoo
 
 
 class Running:
@@ -53,6 +54,40 @@ async def test_children_are_not_asked_for_while_jobs_cannot_be_listed(
     server.knows_jobs = True
     await running.watches.listed.wait()
     assert running.health.ready
+
+
+async def test_zoos_are_known_as_the_api_server_has_them(running: Running, server: ApiServer) -> None:
+    zoo = make_zoo()
+    zoo["metadata"] |= {"uid": "zoo-1", "generation": 1}
+    server.put(names.ZOO_PLURAL, zoo)
+    running.start()
+    key = ("default", "zoo")
+    while (known := running.cache.zoos.zoo(key)) is None:
+        await asyncio.sleep(0.01)
+    assert known["spec"] == zoo["spec"]
+    server.put(names.ZOO_PLURAL, {**zoo, "status": {"phase": "Running"}})
+    while (running.cache.zoos.zoo(key) or {})["status"] != {"phase": "Running"}:
+        await asyncio.sleep(0.01)
+    server.remove(names.ZOO_PLURAL, "zoo-1")
+    while running.cache.zoos.zoo(key) is not None:
+        await asyncio.sleep(0.01)
+
+
+async def test_jobs_do_not_wait_for_the_definition_of_zoos(
+    running: Running, server: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.knows_zoos = False
+    running.start()
+    await running.watches.listed.wait()
+    assert running.health.ready
+    while "knows no ModelZoos: apply manifests/crds" not in caplog.text:
+        await asyncio.sleep(0.01)
+    zoo = make_zoo()
+    zoo["metadata"] |= {"uid": "zoo-1", "generation": 1}
+    server.put(names.ZOO_PLURAL, zoo)
+    server.knows_zoos = True
+    while running.cache.zoos.zoo(("default", "zoo")) is None:
+        await asyncio.sleep(0.01)
 
 
 async def test_after_a_restart_everything_is_listed_again(running: Running, server: ApiServer) -> None:

@@ -149,6 +149,25 @@ async def test_a_conflict_reads_the_job_again_and_decides_anew(world: World) -> 
     assert job["metadata"]["resourceVersion"] == "500"
 
 
+async def test_the_end_of_a_job_starts_the_one_that_takes_its_proposals(world: World) -> None:
+    fast = make_job()
+    fast["spec"]["dataset"]["proposals"] = {"fromJob": "rpn"}
+    world.cache.store_job(fast)
+    await world.settle()
+    assert world.cluster.asked == [("status", "demo")]
+    rpn = builders.make_manifest(name="rpn", managedBy="example.com/other")
+    rpn["metadata"] |= {"uid": "rpn", "generation": 1, "resourceVersion": "200"}
+    rpn["status"] = {
+        "conditions": [{"type": "Complete", "status": "True"}],
+        "results": {"proposalsUri": "s3://state/rpn/proposals"},
+    }
+    world.cache.store_job(rpn)
+    await world.settle()
+    assert ("apply", "demo-worker-0") in world.cluster.asked
+    status = (world.cache.job(KEY) or {})["status"]
+    assert status["proposals"] == {"storageUri": "s3://state/rpn/proposals"}
+
+
 async def test_a_job_that_is_gone_is_forgotten(world: World) -> None:
     world.cluster.failures["status"] = errors.NotFound("gone")
     world.cache.store_job(make_job())
