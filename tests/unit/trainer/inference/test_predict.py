@@ -85,11 +85,11 @@ def test_a_folder_gives_pictures_and_a_coco_file(tmp_path: Path) -> None:
 
 
 def test_masks_are_written_at_the_size_of_the_image_and_drawn(tmp_path: Path) -> None:
-    for number, (width, height) in enumerate([(64, 48), (40, 30)]):
+    for number, (width, height) in enumerate([(64, 48), (40, 56)]):
         make_image(tmp_path / "in", f"{number}.png", width=width, height=height)
     boxes, masks = (run(tmp_path / "in", tmp_path / f"out-{with_}", masks=with_) for with_ in (False, True))
     content = json.loads(masks.file.read_text())
-    for record, (width, height) in zip(content["annotations"], [(64, 48), (40, 30)], strict=True):
+    for record, (width, height) in zip(content["annotations"], [(64, 48), (40, 56)], strict=True):
         mask = coco_mask.decode(record["segmentation"])
         assert mask.shape == (height, width)
         assert mask[6:16, 4:14].all()
