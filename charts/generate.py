@@ -19,8 +19,10 @@ from typing import Any
 
 import helm_python
 import yaml
+from pod_shapes import dump_shapes
 
 from kubedet_operator.api import schema as api
+from kubedet_operator.api import shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "kubedet"
@@ -62,6 +64,7 @@ def main() -> int:
 
 def build_files() -> Iterator[tuple[Path, str]]:
     """Every generated file with its content, in writing order: the last is rendered from the others."""
+    yield ROOT / "operator" / "kubedet_operator" / "api" / shapes.FILE, dump_shapes()
     schema = read_schema()
     yield CHART / "values.schema.json", json.dumps(schema, indent=2) + "\n"
     yield CHART / "values.yaml", build_values(schema)

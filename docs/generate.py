@@ -110,7 +110,7 @@ def _object(path: str, found: Mapping[str, Any]) -> Iterator[str]:
         item = field.get("items", field)
         facts = [*(["required"] if name in required else []), *explain.list_facts(field)]
         rules = [rule["message"] for rule in item.get("x-kubernetes-validations", ())]
-        if "properties" in item:
+        if "properties" in item and all("description" in part for part in item["properties"].values()):
             inner.append(
                 (f"{path}.{name}" + "[]" * ("items" in field), {**item, "description": field["description"]})
             )

@@ -19,6 +19,14 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ({"worker": _TOO_SMALL}, "spec.worker.sharedMemory"),
     ({"worker": {"resources": {"limits": {_GPU: 8}}}}, f"spec.worker.resources.limits.{_GPU}"),
     ({"worker": {"env": [{"name": "KUBEDET_RECIPE", "value": "x"}]}}, "spec.worker.env[0].name"),
+    (
+        {
+            "worker": {
+                "template": {"spec": {"initContainers": [{"env": [{"name": "A"}, {"name": "KUBEDET_GPUS"}]}]}}
+            }
+        },
+        "spec.worker.template.spec.initContainers[0].env[1].name",
+    ),
     ({"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}}, "spec.worker.env[0]"),
     (
         {"worker": {"replicas": 5}, "checkpoint": STATE, "elasticPolicy": {"maxReplicas": 4}},
@@ -80,6 +88,12 @@ def make_job(
     return types.parse_job({**manifest, "status": status or {}})
 
 
+def make_owner(job: str = "demo", uid: str = UID) -> dict[str, Any]:
+    """The owner reference of a child of `job`."""
+    kind = {"apiVersion": names.API_VERSION, "kind": names.KIND}
+    return {**kind, "name": job, "uid": uid, "controller": True}
+
+
 def make_pod(
     *,
     job: str = "demo",
@@ -127,6 +141,7 @@ def make_pod(
             "uid": uid,
             "creationTimestamp": "2026-01-01T00:00:00Z",
             **({"deletionTimestamp": deletion_timestamp} if deletion_timestamp else {}),
+            "ownerReferences": [make_owner(job)],
             "labels": names.labels(
                 job,
                 component=component,

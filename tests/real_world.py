@@ -20,6 +20,7 @@ from kubedet_operator.cluster.events import Events
 from kubedet_operator.control.reconcile import Reconciler
 from kubedet_operator.decision.policies.lost import EVICTED_FROM_LOST_NODE
 from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 from kubedet_trainer.contract.times import format_now, format_time
 from shared_cluster import SECONDS, SharedCluster
@@ -92,12 +93,14 @@ class RealWorld:
         self._queue = WatchfulQueue(self._clock)
         self._cache = TimelessCache(self._queue, self._clock)
         self._cluster = Cluster(self._metrics)
-        events = Events(self._cluster, metrics=self._metrics)
+        health = Health()
+        events = Events(self._cluster, metrics=self._metrics, health=health)
         reconciler = Reconciler(
             self._cluster,
             self._cache,
             self._queue,
             metrics=self._metrics,
+            health=health,
             settings=OperatorSettings(),
             events=events,
             clock=self._clock.now,

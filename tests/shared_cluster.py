@@ -54,13 +54,13 @@ class _Distributor(Cache):
         super().drop_job(key, uid=uid)
         self._tell_end(key, uid, lambda cache: cache.drop_job(key, uid=uid))
 
-    def drop_pod(self, key: Key, name: str, *, uid: str) -> None:
-        super().drop_pod(key, name, uid=uid)
-        self._tell_end(key, uid, lambda cache: cache.drop_pod(key, name, uid=uid))
+    def drop_pod(self, key: Key, name: str, *, uid: str, version: int | None = None) -> None:
+        super().drop_pod(key, name, uid=uid, version=version)
+        self._tell_end(key, uid, lambda cache: cache.drop_pod(key, name, uid=uid, version=version))
 
-    def drop_service(self, key: Key, *, uid: str) -> None:
-        super().drop_service(key, uid=uid)
-        self._tell_end(key, uid, lambda cache: cache.drop_service(key, uid=uid))
+    def drop_service(self, key: Key, *, uid: str, version: int | None = None) -> None:
+        super().drop_service(key, uid=uid, version=version)
+        self._tell_end(key, uid, lambda cache: cache.drop_service(key, uid=uid, version=version))
 
     def _hand_over(self, manifest: Mapping[str, Any], news: Callable[[Cache], object]) -> None:
         metadata = manifest["metadata"]

@@ -343,6 +343,22 @@ _OPERATOR = (
         unit="short",
         targets=(Target(expr=f"sum(increase({series.operator('events_dropped')}{_RATE}))", legend="events"),),
     ),
+    Panel(
+        title="Bugs of the operator",
+        description="Background tasks that were started again, and objects that could not be read. Bad: any. "
+        "The operator's log has the cause.",
+        unit="short",
+        targets=(
+            Target(
+                expr=f"sum by (task) (increase({series.operator('task_restarts')}{_RATE}))",
+                legend="task {{task}}",
+            ),
+            Target(
+                expr=f"sum by (resource) (increase({series.operator('unreadable')}{_RATE}))",
+                legend="unreadable {{resource}}",
+            ),
+        ),
+    ),
 )
 
 FLEET = Dashboard(

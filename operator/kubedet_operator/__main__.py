@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import gc
+import json
 import logging
 import os
 import signal
@@ -12,11 +14,11 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import uvloop
 
@@ -24,17 +26,19 @@ from kubedet_operator.api import names
 from kubedet_operator.cluster import orphans
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.cluster.connection import TOKEN_FILE
 from kubedet_operator.cluster.events import Events
 from kubedet_operator.cluster.kopf_operator import Handlers, KopfOperator, configure_logs
 from kubedet_operator.cluster.lease import Election, Leadership
 from kubedet_operator.cluster.watches import Watches
 from kubedet_operator.control.progress import ProgressPoller
 from kubedet_operator.control.reconcile import GATHER_SECONDS, Reconciler
+from kubedet_operator.control.supervision import supervise
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.control.zoos import ZooReconciler
 from kubedet_operator.settings import InvalidSetting, OperatorSettings, read_settings
 from kubedet_operator.telemetry import endpoint
-from kubedet_operator.telemetry.health import Health
+from kubedet_operator.telemetry.health import EVENTS, PROGRESS, RECONCILIATION, ZOOS, Health
 from kubedet_operator.telemetry.metrics import Metrics
 from kubedet_operator.telemetry.zoo_metrics import ZooCollector
 
@@ -62,6 +66,7 @@ class Operator:
             self._queue.add,
             lambda key: self._queue.add_after(key, GATHER_SECONDS),
             lambda key: self._zoo_queue.add_after(key, GATHER_SECONDS),
+            unreadable=lambda plural: self._metrics["unreadable"].labels(plural).inc(),
         )
         self._leadership = Leadership()
         self._cluster = Cluster(self._metrics, may_write=self._leadership.holds)
@@ -79,21 +84,35 @@ class Operator:
             namespaces=settings.namespaces,
             restart_kopf=lambda: self._kopf.stop(),
         )
-        self._events = Events(self._cluster, metrics=self._metrics)
+        self._events = Events(self._cluster, metrics=self._metrics, health=self._health)
         self._reconciler = Reconciler(
             self._cluster,
             self._cache,
             self._queue,
             metrics=self._metrics,
+            health=self._health,
             settings=settings,
             events=self._events,
         )
         self._zoo_reconciler = ZooReconciler(
-            self._cluster, self._cache, self._zoo_queue, metrics=self._metrics, events=self._events
+            self._cluster,
+            self._cache,
+            self._zoo_queue,
+            metrics=self._metrics,
+            health=self._health,
+            events=self._events,
         )
         self._poller = ProgressPoller(
-            self._cache, self._queue, interval_seconds=settings.progress_interval_seconds
+            self._cache,
+            self._queue,
+            health=self._health,
+            interval_seconds=settings.progress_interval_seconds,
         )
+        self._kopf = self._build_kopf()
+        self._stopped = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _build_kopf(self) -> KopfOperator:
         handlers = Handlers(
             login=self._cluster.credentials,
             start=self._start,
@@ -101,13 +120,11 @@ class Operator:
             hear=self._watches.hear,
             complaint=self._complain,
         )
-        self._kopf = KopfOperator(handlers, namespaces=settings.namespaces, health_port=settings.health_port)
-        self._stopped = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._is_broken = False
+        settings = self._settings
+        return KopfOperator(handlers, namespaces=settings.namespaces, health_port=settings.health_port)
 
-    async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, and return the exit code: 1 if a bug has ended a part.
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
 
         Raises:
             OSError: a port is taken.
@@ -115,7 +132,9 @@ class Operator:
         # A standby knows the same jobs: they must not be counted twice.
         leads = self._leadership.held.is_set
         self._metrics.expose_jobs(lambda: self._cache.jobs() if leads() else ())
-        self._metrics.registry.register(ZooCollector(lambda: self._cache.zoos.zoos() if leads() else ()))
+        unreadable = self._metrics["unreadable"].labels("status").inc
+        zoos = ZooCollector(lambda: self._cache.zoos.zoos() if leads() else (), unreadable=unreadable)
+        self._metrics.registry.register(zoos)
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
         logger.info("metrics on port %d, health on port %d", server.server_port, self._settings.health_port)
         try:
@@ -124,7 +143,6 @@ class Operator:
             await self._cluster.close()
             server.shutdown()
             server.server_close()
-        return int(self._is_broken)
 
     async def _run_kopf(self) -> None:
         """Run kopf, and again if it must look for the CRD once more or an error has ended it."""
@@ -132,7 +150,7 @@ class Operator:
         while goes_on and not self._stopped.is_set():
             problem = ""
             try:
-                goes_on = await self._kopf.run() and not self._is_broken
+                goes_on = await self._kopf.run()
             except Exception as error:
                 if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                     raise
@@ -155,29 +173,30 @@ class Operator:
         return complaint
 
     async def _start(self) -> None:
-        self._tasks = [asyncio.create_task(self._guard(part())) for part in self._parts()]
+        self._tasks = [
+            asyncio.create_task(supervise(task, run, metrics=self._metrics, health=self._health))
+            for task, run in self._parts()
+        ]
 
     async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _parts(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def _parts(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """The background tasks, by the names that log, metrics and probe show."""
         leads = self._leadership.held
-        workers = [partial(self._reconciler.work, leads)] * self._settings.concurrency
-        workers += [partial(self._zoo_reconciler.work, leads)] * ZOO_CONCURRENCY
-        poll = partial(self._poller.run, leads)
         sweep = partial(orphans.sweep_after_lists, self._cluster, self._cache, self._watches.listed, leads)
-        return [self._watches.run, self._measure, self._campaign, sweep, poll, self._events.run, *workers]
-
-    async def _guard(self, part: Coroutine[Any, Any, None]) -> None:
-        """Run a part. If a bug ends it, the process ends as well, and Kubernetes starts another one."""
-        try:
-            await part
-        except Exception:
-            logger.exception("this is a bug of the operator, which ends now")
-            self._is_broken = True
-            self._kopf.stop()
+        return [
+            ("watches", self._watches.run),
+            ("gauges", self._measure),
+            ("election", self._campaign),
+            ("orphans", sweep),
+            (PROGRESS, partial(self._poller.run, leads)),
+            (EVENTS, self._events.run),
+            *[(RECONCILIATION, partial(self._reconciler.work, leads))] * self._settings.concurrency,
+            *[(ZOOS, partial(self._zoo_reconciler.work, leads))] * ZOO_CONCURRENCY,
+        ]
 
     async def _measure(self) -> None:
         """Measure the lag of the event loop, and read the gauges."""
@@ -210,7 +229,7 @@ def main() -> NoReturn:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        code = uvloop.run(_run(settings))
+        uvloop.run(_run(settings))
     except OSError as error:
         logger.error(
             "ports %d (metrics) and %d (health): %s; set KUBEDET_OPERATOR_METRICS_PORT or _HEALTH_PORT",
@@ -219,19 +238,30 @@ def main() -> NoReturn:
             error,
         )
         sys.exit(_USAGE)
-    sys.exit(code)
+    sys.exit(0)
+
+
+def _own_account() -> str:
+    """The service account that the process's token names; empty if it has no token."""
+    try:
+        payload = TOKEN_FILE.read_text().split(".")[1]
+        subject = json.loads(base64.urlsafe_b64decode(payload + "=="))["sub"]
+    except (OSError, ValueError, LookupError):
+        return ""
+    return str(subject).removeprefix("system:serviceaccount:").replace(":", "/")
 
 
 def _own_namespace(settings: OperatorSettings) -> str:
     """Where the Lease is, unless a setting says: the pod's namespace, else the first one that is served."""
-    file = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    file = TOKEN_FILE.with_name("namespace")
     if file.exists():
         return file.read_text().strip()
     return settings.namespaces[0] if settings.namespaces else "default"
 
 
-async def _run(settings: OperatorSettings) -> int:
-    return await Operator(settings).run()
+async def _run(settings: OperatorSettings) -> None:
+    account = settings.service_account or _own_account()
+    await Operator(replace(settings, service_account=account)).run()
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class WrongRecipe(ValueError):
 
 def parse_spec(manifest: Mapping[str, Any], settings: OperatorSettings) -> facts.Parsed:
     """`facts.parse_spec`, with what is wrong with the recipe where this version can tell."""
-    parsed = facts.parse_spec(manifest)
+    parsed = facts.parse_spec(manifest, own_account=settings.service_account)
     job, violations, training, _ = parsed
     if job is None or not is_of_this_version(job.spec, settings):
         return parsed

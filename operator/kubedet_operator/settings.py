@@ -25,6 +25,9 @@ class OperatorSettings:
     """Namespaces to watch, separated by commas. Empty: every namespace, which needs a ClusterRole."""
     lease_namespace: str = ""
     """Namespace of the Lease by which replicas choose their leader. Empty: that of the operator's own pod."""
+    service_account: str = ""
+    """The operator's own service account, as ``namespace/name``, which no worker may use. Empty: the one that
+    its token names."""
     concurrency: int = 16
     """Number of jobs to reconcile in parallel. They wait for the API server, not for the CPU."""
     progress_interval_seconds: int = 10

@@ -62,6 +62,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"
     CLAIM_NOT_FOUND = "ClaimNotFound"
     CHILD_REJECTED = "ChildRejected"
+    NOT_RECONCILED = "NotReconciled"
     # Complete and Failed
     TRAINED = "Trained"
     NOT_FINISHED = "NotFinished"

@@ -8,9 +8,11 @@ from typing import Literal
 from kubedet_operator.api.fields import Pattern, bounded
 
 _DNS_NAME = Pattern(regex=r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", meaning="the name of an object (lower case)")
-BUCKET = r"s3://[a-z0-9][-.a-z0-9]+(/[^?#]*)?"
-CLAIM = r"pvc://[a-z0-9][-.a-z0-9]*(/[^?#]*)?"
-FILE = r"file:///[^?#]+"
+_PATH = r"[^?#\x00-\x1f\x7f]"
+"""A character of a path in a URI."""
+BUCKET = rf"s3://[a-z0-9][-.a-z0-9]+(/{_PATH}*)?"
+CLAIM = rf"pvc://[a-z0-9][-.a-z0-9]*(/{_PATH}*)?"
+FILE = rf"file:///{_PATH}+"
 _DATASET_URI = Pattern(
     regex=rf"({BUCKET}|{CLAIM}|{FILE}|synthetic://shapes([?][a-zA-Z0-9_=&.-]*)?)",
     meaning="s3://bucket/prefix, pvc://claim/path, file:///path or synthetic://shapes",
@@ -18,16 +20,23 @@ _DATASET_URI = Pattern(
 STORE_URI = Pattern(
     regex=rf"({BUCKET}|{CLAIM}|{FILE})", meaning="s3://bucket/prefix, pvc://claim/path or file:///path"
 )
+_HOST = r"([a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
+"""With its port. A user or password would stand in plain text in pods and logs."""
 WEIGHTS_URI = Pattern(
-    regex=rf"({BUCKET}|{CLAIM}|{FILE}|https?://[^?#]+)",
-    meaning="s3://bucket/file, pvc://claim/file, file:///file or https://host/file",
+    regex=rf"({BUCKET}|{CLAIM}|{FILE}|https?://{_HOST}(/{_PATH}*)?)",
+    meaning="s3://bucket/file, pvc://claim/file, file:///file or https://host/file without a user",
 )
 MIRROR_URI = Pattern(
     regex=WEIGHTS_URI.regex,
-    meaning="https://host/path, s3://bucket/prefix, pvc://claim/path or file:///path",
+    meaning="https://host/path without a user, s3://bucket/prefix, pvc://claim/path or file:///path",
 )
-ENDPOINT = Pattern(regex=r"https?://[^/?#]+/?", meaning="https://host:port or http://host:port")
-_RELATIVE_PATH = Pattern(regex=r"[^/].*", meaning="a path relative to the data set's storageUri")
+ENDPOINT = Pattern(
+    regex=rf"https?://{_HOST}/?",
+    meaning="https://host:port or http://host:port without a user",
+)
+_RELATIVE_PATH = Pattern(
+    regex=r"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*", meaning="a path relative to the data set's storageUri"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from kubedet_operator.api.fields import JobSpec, Quantity, is_required
 from kubedet_trainer.contract.nearest import did_you_mean
 
 T = TypeVar("T")
+_SECRET = re.compile(r"\.env(\[\d+\](\.value)?)?$")
+"""Paths of values that are not shown."""
 _ABSENT = object()
 
 
@@ -30,7 +33,8 @@ class Violation:
     """There is no value, and `got` has no meaning."""
 
     def __str__(self) -> str:
-        return f"{self.path}: {'absent' if self.absent else f'got {_shown(self.got)}'}, {self.rule}"
+        got = "a value that may be secret" if _SECRET.search(self.path) else _shown(self.got)
+        return f"{self.path}: {'absent' if self.absent else f'got {got}'}, {self.rule}"
 
 
 class InvalidManifest(ValueError):
@@ -86,7 +90,7 @@ def _fields(target: type) -> Mapping[str, _Field]:
     for field in dataclasses.fields(target):
         hint = without_optional(field_types(target)[field.name])
         name, plain = api_name(field.name), hint in (bool, int, float, str)
-        accepts = _SCALARS[hint][0] if plain else None
+        accepts = SCALARS[hint][0] if plain else None
         described[name] = _Field(name, field.name, hint, is_required(field), accepts)
     return described
 
@@ -160,7 +164,7 @@ class _Decoder:
         return value if parameter is Any else self._scalar(parameter, value, path)
 
     def _scalar(self, hint: Any, value: Any, path: str) -> Any:
-        accepts, rule = _SCALARS[hint]
+        accepts, rule = SCALARS[hint]
         if not accepts(value):
             return self._wrong(path, value, rule)
         return str(value) if hint is Quantity else value
@@ -174,7 +178,9 @@ class _Decoder:
     def _map(self, item: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             return self._wrong(path, value, "must be an object")
-        decoded = {key: self.value(item, element, f"{path}.{key}") for key, element in value.items()}
+        # The API server drops null, too.
+        given = {key: element for key, element in value.items() if element is not None or item is Any}
+        decoded = {key: self.value(item, element, f"{path}.{key}") for key, element in given.items()}
         return {key: element for key, element in decoded.items() if element is not _ABSENT}
 
     def _one_of(self, allowed: Mapping[Any, Any], value: Any, path: str) -> Any:
@@ -204,10 +210,10 @@ def _stand_in(hint: Any) -> Any:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-_SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "must be true or false"),
     int: (_is_integer, "must be a whole number"),
     float: (lambda value: _is_integer(value) or isinstance(value, float), "must be a number"),
@@ -222,6 +228,7 @@ _SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return f"'{value}'"
+        # What contains an @ may hold a password.
+        return "a text with @" if "@" in value else f"'{value}'"
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
+from decimal import Decimal
 from typing import Any, NewType
 
 from kubedet_trainer.contract import bounds as contract
@@ -46,6 +47,8 @@ class Bounds(contract.Bounds):
     """Of a list or a map."""
     map_key: str | None = None
     """Makes the list a map keyed by this field of its items, so that server-side apply merges it by key."""
+    shape: str | None = None
+    """A definition of `shapes`, which the object must have."""
     time: bool = False
     """The string is a time, RFC 3339."""
 
@@ -70,3 +73,17 @@ def bounds_of(field: dataclasses.Field[Any]) -> Bounds:
 def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a manifest must set the field, because it has no default."""
     return field.default is MISSING and field.default_factory is MISSING
+
+
+_SUFFIXES: dict[str, Decimal] = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTP", start=1)},
+    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTP", start=1)},
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """The value of a Kubernetes quantity in base units (bytes, cores)."""
+    number = text.rstrip("kmKMGTPi")
+    return Decimal(number) * _SUFFIXES[text[len(number) :]]

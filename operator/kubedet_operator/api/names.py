@@ -84,6 +84,15 @@ def rendezvous_name(job: str) -> str:
     return f"{job}-rendezvous"
 
 
+def read_pod_name(name: str, job: str) -> tuple[str, int | None] | None:
+    """The component that a pod of `job` with this name is, and a worker's index; None: no pod of a job."""
+    if name == rendezvous_name(job):
+        return RENDEZVOUS, None
+    index = name.removeprefix(worker_name(job, 0).removesuffix("0"))
+    is_worker = index.isdecimal() and len(index) <= 4 and worker_name(job, int(index)) == name
+    return (WORKER, int(index)) if is_worker else None
+
+
 def service_name(job: str) -> str:
     """Name of the headless Service that gives the pods of a job with several workers their addresses."""
     return f"{job}-workers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import yaml
 from kubedet_operator.api import (
     decoding,
     names,
+    shapes,
     status,
     types,
     validation,
@@ -170,7 +172,7 @@ class _SchemaBuilder:
     def _add_rules(self, rules: Iterable[validation.Rule], *, below: str = "") -> None:
         for rule in rules:
             where = {"fieldPath": rule.field} if rule.field else {}
-            shown = {"rule": rule.cel, "message": rule.meaning, **where}
+            shown = {"rule": rule.cel, **_message(rule.meaning, rule.got), **where}
             self._rules.setdefault(below + rule.scope, []).append(shown)
 
     def root(self) -> dict[str, Any]:
@@ -240,6 +242,8 @@ class _SchemaBuilder:
         if origin in (tuple, list):
             return self._list(typing.get_args(hint)[0], bounds, path=path)
         if origin in (dict, Mapping):
+            if bounds.shape:
+                return shapes.build_schema(bounds.shape)
             return self._map(typing.get_args(hint)[1], bounds, path=path)
         return _scalar(hint, bounds)
 
@@ -263,7 +267,7 @@ def _scalar(hint: Any, bounds: Bounds) -> dict[str, Any]:
     if hint is Quantity:
         pattern = {"pattern": f"^({bounds.pattern.regex})$"} if bounds.pattern else {}
         either = [{"type": "integer"}, {"type": "string"}]
-        length = {"maxLength": bounds.max_length}
+        length = {"maxLength": bounds.max_length, "minimum": 0}
         return {"x-kubernetes-int-or-string": True, "anyOf": either, **length, **pattern}
     schema: dict[str, Any] = {"type": _TYPES[hint]}
     if hint is str:
@@ -284,8 +288,17 @@ def _text_limits(bounds: Bounds) -> dict[str, Any]:
     if bounds.pattern:
         # In CEL rather than as `pattern`, whose message would show the expression instead of its meaning.
         rule = f"self.matches(r'^({bounds.pattern.regex})$')"
-        limits["x-kubernetes-validations"] = [{"rule": rule, "message": f"must be {bounds.pattern.meaning}"}]
+        # What contains an @ may hold a password.
+        got = "(self.contains('@') ? 'a text with @' : '\\'' + self + '\\'')"
+        shown = _message(f"must be {bounds.pattern.meaning}", got)
+        limits["x-kubernetes-validations"] = [{"rule": rule, **shown}]
     return limits
+
+
+def _message(meaning: str, got: str) -> dict[str, str]:
+    """What a rule says: its meaning, and the value if `got`, an expression, gives it."""
+    shown = {"messageExpression": f"'got ' + {got} + {json.dumps(', ' + meaning)}"} if got else {}
+    return {"message": meaning, **shown}
 
 
 def _default(field: dataclasses.Field[Any], schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,16 @@ Progress, checkpoint and results come from the trainer unchanged, so their types
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from typing import Any, Literal
 
 from kubedet_operator.api.dataset import Proposals
 from kubedet_operator.api.decoding import api_name
-from kubedet_operator.api.fields import bounded
+from kubedet_operator.api.fields import DEFAULT_MAX_LENGTH, bounded, bounds_of
 from kubedet_trainer import contract
 
 _MESSAGE_LENGTH = 32768
@@ -246,21 +248,39 @@ def format_seconds(seconds: int) -> str:
 
 
 def dump_status(status: object) -> dict[str, Any]:
-    """`status` as the API stores it: absent values are left out, tuples are lists."""
+    """A status, or a part of one, as the API stores it.
+
+    Absent values are left out, tuples are lists, and texts are cut to the length that the CRD allows.
+    """
     dumped: dict[str, Any] = _plain(status)
     return dumped
 
 
-_AS_THEY_ARE = frozenset((str, int, float, bool))
+_AS_THEY_ARE = frozenset((int, float, bool))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, max_length: int = DEFAULT_MAX_LENGTH) -> Any:
     # Runs for every decision, so the most frequent types are tested first.
-    if type(value) in _AS_THEY_ARE:
+    if type(value) is str:
+        return value if len(value) <= max_length else f"{value[: max_length - 4]} ..."
+    if value is None or type(value) in _AS_THEY_ARE:
         return value
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    given = value if isinstance(value, Mapping) else vars(value)
-    return {api_name(key): _plain(item) for key, item in given.items() if item is not None}
+        return [_plain(item, max_length) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item, max_length) for key, item in value.items() if item is not None}
+    target: Any = type(value)
+    limits = _max_lengths(target)
+    return {
+        api_name(key): _plain(item, limits.get(key, DEFAULT_MAX_LENGTH))
+        for key, item in vars(value).items()
+        if item is not None
+    }
+
+
+@cache
+def _max_lengths(target: type) -> dict[str, int]:
+    """The most characters of each text of a dataclass: the API server takes no status with a longer one."""
+    return {field.name: bounds_of(field).max_length for field in dataclasses.fields(target)}

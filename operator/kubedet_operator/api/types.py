@@ -67,7 +67,7 @@ class EnvironmentVariable:
     """Name of the variable. The prefix KUBEDET_ is reserved."""
     value: str | None = bounded(default=None, max_length=32768)
     """Value of the variable."""
-    valueFrom: Mapping[str, Any] | None = None
+    valueFrom: Mapping[str, Any] | None = bounded(default=None, shape="EnvVarSource")
     """Source of the value, as in a pod."""
 
 
@@ -123,14 +123,14 @@ class Worker:
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = bounded(default=(), max_items=64)
     """Taints that the pods tolerate. Unless listed here, not-ready and unreachable are tolerated for 30 s."""
-    affinity: Mapping[str, Any] | None = None
+    affinity: Mapping[str, Any] | None = bounded(default=None, shape="Affinity")
     """Affinity of the pods, as in a pod."""
     sharedMemory: Quantity | None = bounded(default=None, max_length=32, pattern=_QUANTITY)
     """Size of the memory volume at /dev/shm, which counts against the memory limit. Default: 16Gi with
     GPUs, 1Gi on CPU."""
     terminationGracePeriodSeconds: int = bounded(default=120, minimum=1, maximum=86400)
     """Seconds between SIGTERM and SIGKILL. The worker must save its checkpoint within this time."""
-    template: Mapping[str, Any] | None = None
+    template: Mapping[str, Any] | None = bounded(default=None, shape="PodTemplate")
     """Partial PodTemplateSpec, merged last over worker and rendezvous pods, for what no other field sets."""
 
 

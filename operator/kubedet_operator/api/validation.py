@@ -7,15 +7,14 @@ for local mode and for objects that were stored before the rule existed. Rules a
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
-from kubedet_operator.api import decoding, fields, names, patterns, types
+from kubedet_operator.api import fields, names, patterns, types
 from kubedet_operator.api.decoding import InvalidManifest, Violation
+from kubedet_operator.api.limits import check_bounds
 
 RESERVED_PREFIX = "KUBEDET_"
 
@@ -38,6 +37,9 @@ class Rule:
     cel: str
     meaning: str
     """Completes "PATH: got VALUE, ...". The API server shows the same text."""
+    got: str = ""
+    """CEL for the value that breaks the rule, as a string. Empty where there is none, or only numbers: CEL
+    takes their texts for endless, and the rule for too expensive."""
     field: str = ""
     """Path below `scope` of the field to name, ``.worker.replicas``; empty for the object itself."""
     breaches: Callable[[Any], Iterator[Breach]]
@@ -63,7 +65,11 @@ def _two_intervals(job: types.DetectionJob) -> Iterator[Breach]:
 def _shared_memory(job: types.DetectionJob) -> Iterator[Breach]:
     worker = job.spec.worker
     limit = worker.resources.limits.get("memory")
-    if worker.sharedMemory and limit and parse_quantity(worker.sharedMemory) > parse_quantity(limit):
+    if (
+        worker.sharedMemory
+        and limit
+        and fields.parse_quantity(worker.sharedMemory) > fields.parse_quantity(limit)
+    ):
         yield Breach(path="spec.worker.sharedMemory", got=worker.sharedMemory)
 
 
@@ -83,6 +89,16 @@ def _reserved_variables(job: types.DetectionJob) -> Iterator[Breach]:
     for index, variable in enumerate(job.spec.worker.env):
         if variable.name.startswith(RESERVED_PREFIX):
             yield Breach(path=f"spec.worker.env[{index}].name", got=variable.name)
+
+
+def _reserved_in_template(job: types.DetectionJob) -> Iterator[Breach]:
+    spec = (job.spec.worker.template or {}).get("spec") or {}
+    for kind in ("containers", "initContainers"):
+        for place, container in enumerate(spec.get(kind) or ()):
+            for index, variable in enumerate(container.get("env") or ()):
+                if (variable.get("name") or "").startswith(RESERVED_PREFIX):
+                    path = f"spec.worker.template.spec.{kind}[{place}].env[{index}].name"
+                    yield Breach(path=path, got=variable["name"])
 
 
 def _two_values(job: types.DetectionJob) -> Iterator[Breach]:
@@ -146,6 +162,7 @@ NAME_RULE = Rule(
     meaning=f"metadata.name must have at most {names.MAX_JOB_NAME_LENGTH} characters, all of them "
     "lower-case letters, digits or '-'; it must start with a letter and not end with '-', because it "
     "becomes part of the names of pods",
+    got="self.metadata.name",
     breaches=_name,
 )
 
@@ -175,6 +192,7 @@ RULES = (
         cel="!has(self.sharedMemory) || !has(self.resources) || !has(self.resources.limits) || "
         "!('memory' in self.resources.limits) || "
         "!quantity(string(self.sharedMemory)).isGreaterThan(quantity(string(self.resources.limits['memory'])))",
+        got="string(self.sharedMemory)",
         meaning="sharedMemory counts against resources.limits.memory and must not exceed it; "
         "raise the limit or lower sharedMemory",
         field=".sharedMemory",
@@ -185,20 +203,36 @@ RULES = (
         cel="!has(self.resources) || "
         "((!has(self.resources.limits) || !(self.gpuResource in self.resources.limits)) && "
         "(!has(self.resources.requests) || !(self.gpuResource in self.resources.requests)))",
+        got="self.gpuResource",
         meaning="resources must not contain the GPUs; set worker.gpus instead",
         breaches=_gpus_twice,
     ),
     Rule(
         scope="spec.worker.env[]",
         cel=f"!self.name.startsWith('{RESERVED_PREFIX}')",
+        got="self.name",
         meaning=f"the name of a variable must not start with {RESERVED_PREFIX}, which is reserved; "
         "set the field of the spec instead",
         field=".name",
         breaches=_reserved_variables,
     ),
     Rule(
+        scope="spec.worker",
+        cel=" && ".join(
+            f"(!has(self.template) || !has(self.template.spec) || !has(self.template.spec.{kind}) || "
+            f"self.template.spec.{kind}.all(container, !has(container.env) || container.env.all(variable, "
+            f"!has(variable.name) || !variable.name.startsWith('{RESERVED_PREFIX}'))))"
+            for kind in ("containers", "initContainers")
+        ),
+        meaning=f"the name of a variable must not start with {RESERVED_PREFIX}, which is reserved, in the "
+        "template either; set the field of the spec instead",
+        field=".template.spec",
+        breaches=_reserved_in_template,
+    ),
+    Rule(
         scope="spec.worker.env[]",
         cel="!(has(self.value) && has(self.valueFrom))",
+        got="self.name",
         meaning="a variable must have value or valueFrom, not both; remove one",
         breaches=_two_values,
     ),
@@ -224,6 +258,7 @@ RULES = (
         cel="!has(self.dataset.validate) || self.dataset.validate || !has(self.evaluation) || "
         "(!has(self.evaluation.stopAfter) && (!has(self.evaluation.report) || "
         "self.evaluation.report == 'Last'))",
+        got="'report: ' + self.evaluation.report",
         meaning="stopAfter and report Best compare evaluations, which need a validation split; "
         "remove them or set dataset.validate to true",
         field=".evaluation",
@@ -240,6 +275,7 @@ RULES = (
         scope="spec.failurePolicy.rules[]",
         cel="(has(self.onExitCodes) && size(self.onExitCodes) > 0) || "
         "(has(self.onMessagePatterns) && size(self.onMessagePatterns) > 0)",
+        got="self.name",
         meaning="a rule must have onExitCodes or onMessagePatterns; without both it would match any failure",
         breaches=_empty_rules,
     ),
@@ -269,9 +305,25 @@ def load_job(manifest: Mapping[str, Any]) -> types.DetectionJob:
     return job
 
 
+def check_account(job: types.DetectionJob, own: str) -> list[Violation]:
+    """The violation of a job whose pods would run as `own`, the operator's service account.
+
+    It may do more than the people who create jobs. `own` has a namespace and a name, ``kubedet/operator``.
+    """
+    spec = (job.spec.worker.template or {}).get("spec") or {}
+    given = [field for field in ("serviceAccountName", "serviceAccount") if spec.get(field)]
+    field = next(iter(given), "serviceAccountName")
+    account = spec.get(field, "default")
+    if f"{job.metadata.namespace}/{account}" != own:
+        return []
+    path = f"spec.worker.template.spec.{field}"
+    rule = "must not be the operator's own service account; create one for the job"
+    return [Violation(path=path, got=account, rule=rule)]
+
+
 def validate(document: Any, rules: tuple[Rule, ...] = RULES) -> list[Violation]:
     """Every bound and rule that an object breaks, by default a DetectionJob; empty for a valid one."""
-    found = list(_check_bounds(document.spec, "spec"))
+    found = list(check_bounds(document.spec, "spec"))
     broken = {violation.path for violation in found}
     for rule in rules:
         scope = rule.scope.rstrip("[]")
@@ -286,70 +338,3 @@ def validate(document: Any, rules: tuple[Rule, ...] = RULES) -> list[Violation]:
 
 def _is_below(path: str, others: tuple[str, ...]) -> bool:
     return any(path == other or path.startswith((f"{other}.", f"{other}[")) for other in others)
-
-
-_SUFFIXES: dict[str, Decimal] = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTP", start=1)},
-    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTP", start=1)},
-}
-
-
-def parse_quantity(text: str) -> Decimal:
-    """The value of a Kubernetes quantity in base units (bytes, cores)."""
-    number = text.rstrip("kmKMGTPi")
-    return Decimal(number) * _SUFFIXES[text[len(number) :]]
-
-
-def _check_bounds(value: Any, path: str) -> Iterator[Violation]:
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        if item is not None:
-            yield from _check_field(item, fields.bounds_of(field), f"{path}.{decoding.api_name(field.name)}")
-
-
-def _check_field(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
-    if dataclasses.is_dataclass(value):
-        yield from _check_bounds(value, path)
-    elif isinstance(value, str):
-        yield from _check_text(value, bounds, path)
-    elif isinstance(value, int | float):
-        yield from _check_number(value, bounds, path)
-    elif isinstance(value, tuple | Mapping):
-        yield from _check_items(value, bounds, path)
-
-
-def _check_items(value: Any, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
-    if len(value) > bounds.max_items:
-        yield Violation(path=path, got=f"{len(value)} items", rule=f"must have at most {bounds.max_items}")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _check_field(item, bounds, f"{path}.{key}")
-        return
-    keys: set[Any] = set()
-    for index, item in enumerate(value):
-        yield from _check_field(item, bounds, f"{path}[{index}]")
-        key = getattr(item, bounds.map_key) if bounds.map_key else index
-        if key in keys:
-            yield Violation(
-                path=f"{path}[{index}].{bounds.map_key}", got=key, rule="must be unique; remove one"
-            )
-        keys.add(key)
-
-
-def _check_number(value: float, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
-    if not bounds.allows(value):
-        yield Violation(path=path, got=value, rule=f"must be {bounds}")
-
-
-def _check_text(value: str, bounds: fields.Bounds, path: str) -> Iterator[Violation]:
-    if len(value) > bounds.max_length:
-        yield Violation(
-            path=path, got=f"{len(value)} characters", rule=f"must have at most {bounds.max_length}"
-        )
-    elif (bounds.min_length and len(value) < bounds.min_length) or (
-        bounds.pattern and not re.fullmatch(bounds.pattern.regex, value)
-    ):
-        rule = f"must be {bounds.pattern.meaning}" if bounds.pattern else "must not be empty"
-        yield Violation(path=path, got=value, rule=rule)

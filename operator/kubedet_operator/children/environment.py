@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kubedet_operator.api import names, types, validation
+from kubedet_operator.api import names, types
 from kubedet_operator.api.dataset import Proposals, SecretReference
+from kubedet_operator.api.fields import parse_quantity
 from kubedet_operator.children import storage
 from kubedet_trainer import contract
 from kubedet_trainer.contract import Environment
@@ -203,7 +204,7 @@ def _thread_variables(worker: types.Worker, given: set[str]) -> list[Variable]:
     limit = worker.resources.limits.get("cpu")
     if limit is None or THREADS_VARIABLE in given:
         return []
-    cores = int(validation.parse_quantity(limit))
+    cores = int(parse_quantity(limit))
     return [{"name": THREADS_VARIABLE, "value": str(max(1, cores // processes(worker)))}]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kubedet_operator.api import shapes
+
 _MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -23,11 +25,12 @@ Every other list (tolerations, arguments) is replaced as a whole.
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid over it; a value of None removes a field. Neither argument is changed."""
+    """`base` with `over` laid over it; None removes a field that may be absent. No argument is changed."""
     merged = dict(base)
     for name, value in over.items():
         if value is None:
-            merged.pop(name, None)
+            if name not in shapes.ESSENTIAL:
+                merged.pop(name, None)
         elif isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
             merged[name] = merge(merged[name], value)
         elif name in _MERGE_KEYS and isinstance(value, list) and isinstance(merged.get(name), list):

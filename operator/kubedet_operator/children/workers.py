@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubedet_operator.api import names, types, validation
-from kubedet_operator.api.fields import Quantity
+from kubedet_operator.api import names, types
+from kubedet_operator.api.fields import Quantity, parse_quantity
 from kubedet_operator.api.status import ExcludedNode
 from kubedet_operator.children import environment, placement, storage
 from kubedet_operator.children.merge import merge
@@ -174,7 +174,7 @@ def _shared_memory(worker: types.Worker) -> Quantity:
         return worker.sharedMemory
     default = _SHARED_MEMORY[worker.gpus > 0]
     limit = worker.resources.limits.get("memory", default)
-    return min(default, limit, key=validation.parse_quantity)
+    return min(default, limit, key=parse_quantity)
 
 
 def _build_tolerations(worker: types.Worker) -> list[dict[str, Any]]:

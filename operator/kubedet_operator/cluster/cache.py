@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
+from kubedet_operator.cluster.isolation import Isolation
 from kubedet_operator.cluster.relations import Relations, read_relations
 from kubedet_operator.cluster.zoos import Zoos
-from kubedet_operator.decision.facts import PodFacts, is_newer, parse_pod, read_progress, read_version
+from kubedet_operator.decision.facts import PodFacts, is_newer, parse_pod, read_termination
+from kubedet_operator.decision.objects import read_owner, read_version
 from kubedet_trainer.contract import ProgressRecord
 
 Key = tuple[str, str]
@@ -61,7 +63,7 @@ def read_shape(service: Mapping[str, Any]) -> ServiceShape:
     """The shape of a Service, as it was built or as the API server has it."""
     spec = service.get("spec") or {}
     return ServiceShape(
-        job_uid=(service["metadata"].get("labels") or {}).get(names.JOB_UID),
+        job_uid=owner.uid if (owner := read_owner(service["metadata"])) else None,
         selector=tuple(sorted((spec.get("selector") or {}).items())),
         headless=spec.get("clusterIP") == "None",
         early=bool(spec.get("publishNotReadyAddresses")),
@@ -85,15 +87,18 @@ class Cache:
         job_changed: Callable[[Key], None],
         pods_changed: Callable[[Key], None],
         zoo_changed: Callable[[Key], None] = lambda _: None,
+        unreadable: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`unreadable` is called with the kind of each object that cannot be read."""
         self._job_changed = job_changed
         self._pods_changed = pods_changed
+        self._isolated = Isolation(unreadable)
         self._writing: dict[Key, Mapping[str, Any]] = {}
         self._jobs: dict[Key, dict[str, Any]] = {}
         self._pods: dict[Key, dict[str, PodFacts]] = {}
         self._services: dict[Key, _Service] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        self.zoos = Zoos(zoo_changed)
+        self._gone: OrderedDict[str, int | None] = OrderedDict()
+        self.zoos = Zoos(zoo_changed, self._isolated)
         self.relations = Relations(zoo_changed, job_changed)
         self.progress: dict[Key, ProgressRecord] = {}
         """The newest answer of rank 0 of every job that answers, or what it left behind."""
@@ -128,26 +133,37 @@ class Cache:
         finally:
             del self._writing[key]
 
-    def store(self, plural: str, manifest: Mapping[str, Any]) -> None:
-        """Take in an object of a kind that is watched."""
-        {names.PLURAL: self.store_job, "pods": self.store_pod, "services": self.store_service}[plural](
-            manifest
-        )
+    def store(self, plural: str, manifest: Mapping[str, Any]) -> bool:
+        """Take in an object of a kind that is watched; whether it is news of a job.
+
+        One that cannot be read is passed over and told of.
+        """
+        with self._isolated(plural, manifest):
+            if plural == names.PLURAL:
+                return self.store_job(manifest)
+            (self.store_pod if plural == "pods" else self.store_service)(manifest)
+        return False
 
     def drop(self, plural: str, manifest: Mapping[str, Any]) -> None:
-        """Forget an object of a kind that is watched; it is gone."""
-        metadata = manifest["metadata"]
-        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
-        job = (metadata.get("labels") or {}).get(names.JOB_NAME, "")
-        self._drop(plural, (namespace, name if plural == names.PLURAL else job), name, uid)
+        """Forget an object of a kind that is watched: it is gone, or has left the selector of the watch.
 
-    def _drop(self, plural: str, key: Key, name: str, uid: str) -> None:
+        News that is newer than this brings it back: only what is deleted has none.
+        """
+        with self._isolated(plural, manifest):
+            metadata = manifest["metadata"]
+            namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+            if plural == names.PLURAL:
+                self.drop_job((namespace, name), uid=uid)
+            elif owner := read_owner(metadata):
+                self._drop(plural, (namespace, owner.name), name, uid, read_version(metadata))
+
+    def _drop(self, plural: str, key: Key, name: str, uid: str, version: int | None) -> None:
         if plural == names.PLURAL:
             self.drop_job(key, uid=uid)
         elif plural == "services":
-            self.drop_service(key, uid=uid)
+            self.drop_service(key, uid=uid, version=version)
         else:
-            self.drop_pod(key, name, uid=uid)
+            self.drop_pod(key, name, uid=uid, version=version)
 
     def store_job(self, manifest: Mapping[str, Any]) -> bool:
         """Take in a job as an event, a list or the answer to a write shows it; whether it was news.
@@ -158,7 +174,7 @@ class Cache:
         metadata = manifest["metadata"]
         key = (metadata["namespace"], metadata["name"])
         known = self._jobs.get(key)
-        if metadata["uid"] in self._gone:
+        if self._is_gone(metadata):
             return False
         if known is not None and read_version(known["metadata"]) >= read_version(metadata):
             return False
@@ -189,7 +205,7 @@ class Cache:
 
     def drop_job(self, key: Key, *, uid: str) -> None:
         """Forget a job that is gone, unless another one has its name by now."""
-        self._bury(uid)
+        self._bury(uid, None)
         known = self._jobs.get(key)
         if known is not None and known["metadata"]["uid"] == uid:
             del self._jobs[key]
@@ -199,8 +215,11 @@ class Cache:
 
     def store_pod(self, manifest: Mapping[str, Any]) -> None:
         """Take in a pod likewise."""
+        if self._is_gone(manifest["metadata"]):
+            return
         pod = parse_pod(manifest)
-        if pod is None or pod.uid in self._gone:
+        if pod is None:
+            self._disown("pods", manifest["metadata"])
             return
         key = (manifest["metadata"]["namespace"], pod.job)
         known = self._pods.setdefault(key, {})
@@ -215,13 +234,16 @@ class Cache:
 
     def _note_progress(self, key: Key, pod: PodFacts) -> None:
         """Take in what a worker left behind: its last checkpoint comes when it can no longer be asked."""
-        record, known = read_progress(pod), self.progress.get(key)
+        record, known = read_termination(pod).progress, self.progress.get(key)
         if record is not None and is_newer(record.progress, known.progress if known else None):
             self.progress[key] = record
 
-    def drop_pod(self, key: Key, name: str, *, uid: str) -> None:
-        """Forget a pod that is gone, unless another one has its name by now."""
-        self._bury(uid)
+    def drop_pod(self, key: Key, name: str, *, uid: str, version: int | None = None) -> None:
+        """Forget a pod that is gone, unless another one has its name by now.
+
+        With `version`, it may still exist: what is newer brings it back.
+        """
+        self._bury(uid, version)
         known = self._pods.get(key, {})
         if name in known and known[name].uid == uid:
             del known[name]
@@ -232,10 +254,14 @@ class Cache:
     def store_service(self, manifest: Mapping[str, Any]) -> None:
         """Take in a Service likewise."""
         metadata = manifest["metadata"]
-        job = (metadata.get("labels") or {}).get(names.JOB_NAME)
-        if job is None or metadata["uid"] in self._gone:
+        if self._is_gone(metadata):
             return
-        key, known = (metadata["namespace"], job), self._services.get((metadata["namespace"], job))
+        owner = read_owner(metadata)
+        if owner is None or metadata["name"] != names.service_name(owner.name):
+            self._disown("services", metadata)
+            return
+        key = (metadata["namespace"], owner.name)
+        known = self._services.get(key)
         version = read_version(metadata)
         if known is not None and known.uid == metadata["uid"] and known.version >= version:
             return
@@ -244,9 +270,9 @@ class Cache:
         if known is None or known.shape != shape:
             self._pods_changed(key)
 
-    def drop_service(self, key: Key, *, uid: str) -> None:
-        """Forget a Service that is gone, unless another one has its name by now."""
-        self._bury(uid)
+    def drop_service(self, key: Key, *, uid: str, version: int | None = None) -> None:
+        """Forget a Service likewise."""
+        self._bury(uid, version)
         if key in self._services and self._services[key].uid == uid:
             del self._services[key]
             self._pods_changed(key)
@@ -256,14 +282,24 @@ class Cache:
         kinds = (names.PLURAL, "pods", "services")
         return {uid for plural in kinds for _, _, uid in self._identities(plural)}
 
-    def sweep(self, plural: str, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+    def sweep(
+        self,
+        plural: str,
+        namespace: str | None,
+        *,
+        listed: set[str],
+        known_before: set[str],
+        version: str | None = None,
+    ) -> None:
         """Forget what of a kind was known before a complete list of a namespace, or of all, and is not in it.
 
-        A watch that had to start over never tells what was deleted in between.
+        A watch that had to start over never tells what was deleted in between. `version` is the list's:
+        what it does not show may also have left the selector.
         """
+        seen = read_version({"resourceVersion": version}) if version else None
         for key, name, uid in list(self._identities(plural)):
             if namespace in (None, key[0]) and uid in known_before and uid not in listed:
-                self._drop(plural, key, name, uid)
+                self._drop(plural, key, name, uid, seen)
 
     def _identities(self, plural: str) -> Iterator[tuple[Key, str, str]]:
         """The job, name and uid of everything that is known of a kind."""
@@ -292,7 +328,20 @@ class Cache:
             if child.job_uid != (self._jobs.get(child.key) or _NO_JOB)["metadata"]["uid"]
         ]
 
-    def _bury(self, uid: str) -> None:
-        self._gone[uid] = None
+    def _disown(self, plural: str, metadata: Mapping[str, Any]) -> None:
+        """Forget a child that has lost its owner; it still exists, but is no job's."""
+        for key, name, uid in list(self._identities(plural)):
+            if uid == metadata["uid"]:
+                self._drop(plural, key, name, uid, read_version(metadata))
+
+    def _bury(self, uid: str, version: int | None) -> None:
+        """Let no late answer bring back an object that is gone; or none up to `version`."""
+        self._gone[uid] = version
         if len(self._gone) > REMEMBERED_DELETIONS:
             self._gone.popitem(last=False)
+
+    def _is_gone(self, metadata: Mapping[str, Any]) -> bool:
+        if metadata["uid"] not in self._gone:
+            return False
+        version = self._gone[metadata["uid"]]
+        return version is None or read_version(metadata) <= version

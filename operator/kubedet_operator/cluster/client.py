@@ -13,6 +13,7 @@ import orjson
 from kubedet_operator.api import names
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.connection import Call, Connection, Credentials
+from kubedet_operator.decision.objects import read_owner
 from kubedet_operator.telemetry.metrics import Metrics
 
 JOBS = f"apis/{names.API_VERSION}"
@@ -26,6 +27,7 @@ Event = Mapping[str, Any]
 """An event of a watch: `type` (ADDED, MODIFIED, DELETED or BOOKMARK) and `object`."""
 
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_OURS = urlencode({"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"})
 _BRIEF = {Call("update", names.PLURAL), Call("update", names.ZOO_PLURAL), Call("create", "pods")}
 """Writes whose answer tells no more than was sent, but for the metadata: the rest is not asked for."""
 
@@ -141,24 +143,49 @@ class Cluster:
         path = f"{_path(JOBS, namespace, names.PLURAL, name)}?{query}"
         return await self._connection.request("PATCH", path, Call("patch", names.PLURAL), change)
 
-    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a child that is most likely missing, and return it; one that is there is repaired.
+    async def ensure(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a child, or repair the one that its job has already; return it as it is then.
 
-        It costs the API server two thirds of what server-side apply does.
+        A POST costs the API server two thirds of what server-side apply does, and takes over nothing. Fields
+        that the API does not know are refused, not dropped.
+
+        Raises:
+            errors.Rejected: there is such an object, and it is not the job's.
+            errors.Conflict: there is one of an earlier job, which the garbage collector will delete.
         """
         path, plural = _locate(manifest)
-        query = urlencode({"fieldManager": names.FIELD_MANAGER})
         try:
-            return await self._write("POST", f"{path}?{query}", Call("create", plural), manifest)
-        except errors.Conflict:
-            return await self.apply(manifest)
+            return await self._write("POST", f"{path}?{_OURS}", Call("create", plural), manifest)
+        except errors.Conflict as conflict:
+            target = f"{path}/{manifest['metadata']['name']}"
+            try:
+                found = await self._connection.request("GET", target, Call("get", plural))
+            except errors.NotFound:
+                raise conflict from None
+        _require_ours(found["metadata"], manifest, plural)
+        if manifest["kind"] == "Pod":
+            return await self._label(target, found, manifest)
+        return await self._apply(target, found, manifest, plural)
 
-    async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Create or repair a child by server-side apply, and return it as it is then."""
-        path, plural = _locate(manifest)
-        query = urlencode({"fieldManager": names.FIELD_MANAGER, "force": "true"})
-        target = f"{path}/{manifest['metadata']['name']}?{query}"
-        return await self._connection.request("PATCH", target, Call("apply", plural), manifest)
+    async def _apply(
+        self, target: str, found: Mapping[str, Any], manifest: Mapping[str, Any], plural: str
+    ) -> dict[str, Any]:
+        """Make this very object what it should be, whoever has changed it."""
+        body = {**manifest, "metadata": {**manifest["metadata"], "uid": found["metadata"]["uid"]}}
+        path = f"{target}?{_OURS}&force=true"
+        return await self._connection.request("PATCH", path, Call("apply", plural), body)
+
+    async def _label(
+        self, target: str, found: Mapping[str, Any], manifest: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Give this very pod back the labels that it is watched by. It may be of an earlier attempt."""
+        metadata = found["metadata"]
+        known = {
+            name: value for name, value in (metadata.get("labels") or {}).items() if name == names.ATTEMPT
+        }
+        kept = {field: metadata[field] for field in ("uid", "resourceVersion")}
+        body = {"metadata": {**kept, "labels": {**manifest["metadata"]["labels"], **known}}}
+        return await self._connection.request("PATCH", f"{target}?{_OURS}", Call("patch", "pods"), body)
 
     async def write_status(self, job: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the status of a job or a zoo, if nobody has changed it since it was read.
@@ -251,6 +278,21 @@ async def _read_events(response: aiohttp.ClientResponse, call: Call) -> AsyncIte
             if event["type"] == "ERROR":  # client-go lists again after any error, too
                 raise errors.Gone(f"{call}: {event['object'].get('message')}")
             yield event
+
+
+def _require_ours(found: Mapping[str, Any], manifest: Mapping[str, Any], plural: str) -> None:
+    owner, wanted = read_owner(found), read_owner(manifest["metadata"])
+    if owner is not None and owner == wanted:
+        return
+    if owner is not None and wanted is not None and owner.name == wanted.name:
+        raise errors.Conflict(
+            f"create {plural}: {found['name']} of an earlier job of this name is not gone yet"
+        )
+    whose = f"the DetectionJob {owner.name}" if owner else "no DetectionJob"
+    raise errors.Rejected(
+        f"create {plural}: {found['name']} exists and belongs to {whose}; "
+        "delete it, or give the job another name"
+    )
 
 
 def _select(collection: Collection) -> dict[str, str]:

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -39,10 +40,13 @@ CONNECTIONS = 16
 """In parallel. Each costs a handshake and 0.3 MiB; with more, requests only wait at the API server."""
 
 _READS = ("get", "list", "watch")
-_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _JSON = "application/json"
 _KINDS = {names.PLURAL: names.KIND, names.ZOO_PLURAL: names.ZOO_KIND}
 _CONTENT = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
+
+_OF_THE_OBJECT = ("failed calling webhook", "should not be set on objects to be created")
+"""What the API server says with code 500 about one object, although it serves others."""
 
 Purpose = Literal["lease", "watch", "other"]
 """Each has its own session, so that neither the Lease nor a watch waits for other requests."""
@@ -239,7 +243,7 @@ async def _authorize(configuration: Configuration) -> str | None:
 async def _load_configuration() -> Configuration:
     configuration = Configuration()
     try:
-        if os.path.exists(_TOKEN_FILE) and "KUBERNETES_SERVICE_HOST" in os.environ:
+        if TOKEN_FILE.exists() and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)
         else:
             await config.load_kube_config(client_configuration=configuration)
@@ -280,6 +284,8 @@ def _error(code: int, answer: str, host: str, call: Call, headers: Mapping[str, 
             f"the API server {host} is busy: {said}",
             retry_after_seconds=float(seconds) if seconds.isdecimal() else 1.0,
         )
+    if code == 500 and any(word in said for word in _OF_THE_OBJECT):
+        return errors.Rejected(f"{call}: {said}")
     if code >= 500:
         return errors.ApiUnreachable(f"the API server {host} cannot serve {call}: {code} {said}")
     meaning = {404: errors.NotFound, 409: errors.Conflict, 410: errors.Gone}.get(code, errors.Rejected)

@@ -14,6 +14,7 @@ from kubedet_operator.api import names
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.client import Cluster
+from kubedet_operator.telemetry.health import EVENTS, Health
 from kubedet_operator.telemetry.metrics import Metrics
 from kubedet_trainer.contract.times import format_now
 
@@ -86,8 +87,9 @@ def compare_statuses(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
 class Events:
     """Writes what is recorded, in order and at leisure."""
 
-    def __init__(self, cluster: Cluster, *, metrics: Metrics) -> None:
+    def __init__(self, cluster: Cluster, *, metrics: Metrics, health: Health) -> None:
         self._cluster = cluster
+        self._health = health
         self._dropped = metrics["events_dropped"]
         self._waiting: asyncio.Queue[tuple[dict[str, Any], Occurrence]] = asyncio.Queue(CAPACITY)
         self._written: OrderedDict[tuple[str, Occurrence], tuple[str, int]] = OrderedDict()
@@ -102,7 +104,10 @@ class Events:
     async def run(self) -> None:
         """Write what is recorded, for ever. What the API server does not take is dropped."""
         while True:
+            if self._waiting.empty():
+                self._health.rest(EVENTS)
             involved, occurrence = await self._waiting.get()
+            self._health.note_work(EVENTS)
             try:
                 await self._write(involved, occurrence)
             except errors.OperatorError as error:

@@ -84,7 +84,7 @@ class JobWatch:
             known_before, listed = self._cache.uids(), set()
             async for page in self._cluster.list_pages(ALL_JOBS, namespace):
                 for manifest in page.items:
-                    has_news |= self._cache.store_job(manifest)
+                    has_news |= self._cache.store(names.PLURAL, manifest)
                     listed.add(manifest["metadata"]["uid"])
             self._cache.sweep(names.PLURAL, namespace, listed=listed, known_before=known_before)
         return has_news

@@ -35,16 +35,24 @@ class Pace:
 class Store(Protocol):
     """Where what is heard is kept."""
 
-    def store(self, plural: str, manifest: Mapping[str, Any]) -> None:
-        """Take in an object."""
+    def store(self, plural: str, manifest: Mapping[str, Any]) -> object:
+        """Take in an object. One that cannot be read is passed over."""
 
     def drop(self, plural: str, manifest: Mapping[str, Any]) -> None:
-        """Forget an object; it is gone."""
+        """Forget an object, which is gone or has left the selector, likewise."""
 
     def uids(self) -> set[str]:
         """The uids of everything that is known."""
 
-    def sweep(self, plural: str, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+    def sweep(
+        self,
+        plural: str,
+        namespace: str | None,
+        *,
+        listed: set[str],
+        known_before: set[str],
+        version: str | None = None,
+    ) -> None:
         """Forget what was known before a complete list of a namespace, or of all, and is not in it."""
 
 
@@ -97,7 +105,13 @@ class ListWatch:
                 self._cache.store(self._collection.plural, item)
                 listed.add(item["metadata"]["uid"])
             version = page.version
-        self._cache.sweep(self._collection.plural, self._namespace, listed=listed, known_before=known_before)
+        self._cache.sweep(
+            self._collection.plural,
+            self._namespace,
+            listed=listed,
+            known_before=known_before,
+            version=version,
+        )
         self._version = version
         self._outages.succeed(self._stream)
         self._listed()

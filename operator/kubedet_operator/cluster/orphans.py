@@ -1,4 +1,7 @@
-"""Children of jobs that are gone, and that no garbage collector will fetch: their owner was lost."""
+"""Children of jobs that are gone, and that no garbage collector will fetch: their owner was lost.
+
+They still name it. Children that were orphaned on purpose name no owner, and are left alone.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kubedet_operator.cluster.isolation import Isolation
 from kubedet_operator.cluster.relations import Key
-from kubedet_operator.decision.facts import read_version
+from kubedet_operator.decision.objects import read_version
 
 _METADATA = (
     "name",
@@ -22,9 +23,10 @@ _METADATA = (
 class Zoos:
     """Manifests of zoos without what decisions do not need."""
 
-    def __init__(self, changed: Callable[[Key], None]) -> None:
+    def __init__(self, changed: Callable[[Key], None], isolated: Isolation) -> None:
         """`changed` is called with the key of a zoo that is new, gone or not as it was."""
         self._changed = changed
+        self._isolated = isolated
         self._zoos: dict[Key, dict[str, Any]] = {}
 
     def zoo(self, key: Key) -> dict[str, Any] | None:
@@ -37,6 +39,10 @@ class Zoos:
 
     def store(self, plural: str, manifest: Mapping[str, Any]) -> None:
         """Take in a zoo as an event, a list or the answer to a write shows it; older news is passed over."""
+        with self._isolated(plural, manifest):
+            self._store(manifest)
+
+    def _store(self, manifest: Mapping[str, Any]) -> None:
         metadata = manifest["metadata"]
         key = (metadata["namespace"], metadata["name"])
         known = self._zoos.get(key)
@@ -54,8 +60,9 @@ class Zoos:
 
     def drop(self, plural: str, manifest: Mapping[str, Any]) -> None:
         """Forget a zoo that is gone, unless another one has its name by now."""
-        metadata = manifest["metadata"]
-        self.forget((metadata["namespace"], metadata["name"]), uid=metadata["uid"])
+        with self._isolated(plural, manifest):
+            metadata = manifest["metadata"]
+            self.forget((metadata["namespace"], metadata["name"]), uid=metadata["uid"])
 
     def forget(self, key: Key, *, uid: str) -> None:
         """Likewise, by key."""
@@ -68,7 +75,15 @@ class Zoos:
         """The uids of all zoos."""
         return {zoo["metadata"]["uid"] for zoo in self._zoos.values()}
 
-    def sweep(self, plural: str, namespace: str | None, *, listed: set[str], known_before: set[str]) -> None:
+    def sweep(
+        self,
+        plural: str,
+        namespace: str | None,
+        *,
+        listed: set[str],
+        known_before: set[str],
+        version: str | None = None,
+    ) -> None:
         """Forget what was known before a complete list of a namespace, or of all, and is not in it."""
         for key, zoo in list(self._zoos.items()):
             uid = zoo["metadata"]["uid"]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Key
 from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -18,22 +19,37 @@ class Attempts:
     """Calls `reconcile` for the keys of a queue, counts how that goes, and says what goes wrong."""
 
     def __init__(
-        self, reconcile: Callable[[Key], Awaitable[None]], queue: WorkQueue[Key], metrics: Metrics
+        self,
+        reconcile: Callable[[Key], Awaitable[None]],
+        queue: WorkQueue[Key],
+        metrics: Metrics,
+        *,
+        health: Health,
+        task: str,
     ) -> None:
+        """`health` is told of the work that gets done, as that of `task`."""
         self._reconcile = reconcile
         self._queue = queue
         self._metrics = metrics
+        self._health = health
+        self._task = task
         self._complaints: dict[Key, str] = {}
 
     async def work(self, leading: asyncio.Event) -> None:
         """Reconcile one key after the other while `leading` is set, for ever; run several of these."""
         while True:
+            if not leading.is_set():
+                self._health.rest(self._task)
             await leading.wait()
             key = await self._queue.get()
+            self._health.expect_work(self._task)
             try:
                 await self._attempt(key)
             finally:
                 self._queue.done(key)
+            self._health.note_work(self._task)
+            if self._queue.is_idle:
+                self._health.rest(self._task)
 
     def forget(self, key: Key) -> None:
         """Forget everything about `key`: its object is gone."""
@@ -51,16 +67,19 @@ class Attempts:
             delay = self._queue.retry(key, at_least_seconds=at_least)
             self._metrics["reconcile_errors"].labels(error.reason).inc()
             self._complain(key, str(error), delay)
-        except Exception:
+        except Exception as error:
             delay = self._queue.retry(key)
             self._metrics["reconcile_errors"].labels("Unexpected").inc()
-            logger.exception("%s/%s: this is a bug in the operator; retrying in %.1f s", *key, delay)
+            self._complain(key, f"this is a bug in the operator: {error!r}", delay, traceback=error)
         else:
             self._complaints.pop(key, None)
             self._queue.succeed(key)
 
-    def _complain(self, key: Key, message: str, delay: float) -> None:
+    def _complain(self, key: Key, message: str, delay: float, *, traceback: Exception | None = None) -> None:
         """One line for a new problem; the same one again is only counted."""
-        if self._complaints.get(key) != message:
-            self._complaints[key] = message
-            logger.warning("%s/%s: %s; retrying in %.1f s, then with growing delays", *key, message, delay)
+        if self._complaints.get(key) == message:
+            return
+        self._complaints[key] = message
+        level = logging.ERROR if traceback else logging.WARNING
+        line = "%s/%s: %s; retrying in %.1f s, then with growing delays"
+        logger.log(level, line, *key, message, delay, exc_info=traceback)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,8 +13,12 @@ import aiohttp
 from kubedet_operator.api import conditions, names
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.control.workqueue import WorkQueue
-from kubedet_operator.decision.facts import PodFacts, parse_progress
+from kubedet_operator.decision import reports
+from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.telemetry.health import PROGRESS, Health
 from kubedet_trainer import contract
+
+logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 2
 """A worker that takes longer is asked again the next time."""
@@ -25,13 +30,19 @@ _ENDED = (conditions.ConditionType.COMPLETE.value, conditions.ConditionType.FAIL
 _PARALLEL = 32
 """Jobs that are asked at once."""
 
+_HEADERS = {"Accept-Encoding": "identity"}
+"""No answer is decompressed: a small one could become a huge one."""
+
 
 class ProgressPoller:
     """Keeps `Cache.progress` current. A worker that cannot be reached is no failure; its pod's end is."""
 
-    def __init__(self, cache: Cache, queue: WorkQueue[Key], *, interval_seconds: float) -> None:
+    def __init__(
+        self, cache: Cache, queue: WorkQueue[Key], *, health: Health, interval_seconds: float
+    ) -> None:
         self._cache = cache
         self._queue = queue
+        self._health = health
         self._interval = interval_seconds
         self._answered_by: dict[Key, str] = {}
         self._published_at: dict[Key, float] = {}
@@ -40,7 +51,13 @@ class ProgressPoller:
         """Ask every running job once an interval while `leading` is set, for ever."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         # Pods have addresses of the cluster, which no proxy leads to.
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        async with aiohttp.ClientSession(
+            timeout=timeout,
+            trust_env=False,
+            headers=_HEADERS,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session:
             while True:
                 await leading.wait()
                 jobs = {key: pods for key in self._cache.job_keys() if (pods := self._askable(key))}
@@ -48,7 +65,9 @@ class ProgressPoller:
                     del self._published_at[forgotten]
                     self._answered_by.pop(forgotten, None)
                 waiting = iter(jobs.items())
+                self._health.expect_work(PROGRESS)
                 await asyncio.gather(*(self._ask_jobs(session, waiting) for _ in range(_PARALLEL)))
+                self._health.rest(PROGRESS)
                 await asyncio.sleep(self._interval)
 
     async def _ask_jobs(
@@ -56,7 +75,11 @@ class ProgressPoller:
     ) -> None:
         """Ask one job after the other; as many of these as may be asked at once share `waiting`."""
         for key, pods in waiting:
-            await self._ask_job(session, key, pods)
+            try:
+                await self._ask_job(session, key, pods)
+            except Exception:  # what one worker answers is no trouble of other jobs
+                logger.exception("%s/%s: this is a bug in the operator: its progress is not known", *key)
+            self._health.note_work(PROGRESS)
 
     def _askable(self, key: Key) -> list[PodFacts]:
         job = self._cache.job(key)
@@ -106,12 +129,20 @@ class ProgressPoller:
     ) -> contract.ProgressRecord | None:
         host = f"[{pod.address}]" if ":" in (pod.address or "") else pod.address
         try:
-            async with session.get(f"http://{host}:{port}/progress") as response:
-                if response.status != 200:
-                    return None
-                return parse_progress(await response.json(content_type=None))
+            async with session.get(f"http://{host}:{port}/progress", allow_redirects=False) as response:
+                return reports.read_progress(await _read(response)) if response.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The answer, or so much of it that it is too long to be one."""
+    answer = b""
+    async for chunk in response.content.iter_any():
+        answer += chunk
+        if len(answer) > reports.MAX_BYTES:
+            break
+    return answer
 
 
 def _is_telling(known: contract.ProgressRecord | None, record: contract.ProgressRecord) -> bool:

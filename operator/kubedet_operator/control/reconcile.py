@@ -22,9 +22,10 @@ from kubedet_operator.control.attempts import Attempts
 from kubedet_operator.control.report import Reporter
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import facts
-from kubedet_operator.decision.decide import decide
+from kubedet_operator.decision.decide import confess, decide
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
 from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.telemetry.health import RECONCILIATION, Health
 from kubedet_operator.telemetry.metrics import Metrics
 
 GATHER_SECONDS = 0.5
@@ -58,6 +59,8 @@ class _Memory:
 
     rejection: str | None = None
     """What the API server said when it last refused a child."""
+    confessed: str | None = None
+    """The bug that the job's status tells of."""
     written_at: float = float("-inf")
     """When the status was last written."""
     changed_at: float | None = None
@@ -76,6 +79,7 @@ class Reconciler:
         queue: WorkQueue[Key],
         *,
         metrics: Metrics,
+        health: Health,
         settings: OperatorSettings,
         events: Events,
         clock: Callable[[], datetime] = utc_now,
@@ -83,7 +87,7 @@ class Reconciler:
         self._cluster = cluster
         self._cache = cache
         self._queue = queue
-        self._attempts = Attempts(self.reconcile, queue, metrics)
+        self._attempts = Attempts(self.reconcile, queue, metrics, health=health, task=RECONCILIATION)
         self._settings = settings
         self._reporter = Reporter(metrics, events, clock)
         self._clock = clock
@@ -110,6 +114,21 @@ class Reconciler:
         if memory.uncertain is not None and manifest["status"] == memory.uncertain[1]:
             self._reporter.report(key, *memory.uncertain)
             memory.uncertain = None
+        try:
+            plan = self._decide(key, manifest)
+        except Exception as error:
+            await self._confess(key, manifest, error)
+            raise
+        memory.confessed = None
+        if self._is_due(key, manifest["status"], plan.status) and not await self._write_status(
+            key, manifest, plan.status
+        ):
+            return
+        if plan.next_check_seconds is not None:
+            self._queue.add_after(key, plan.next_check_seconds)
+        await self._act(key, plan)
+
+    def _decide(self, key: Key, manifest: Mapping[str, Any]) -> Plan:
         parsed = self._parse(key, manifest)
         seen = facts.observe(
             manifest,
@@ -117,18 +136,18 @@ class Reconciler:
             pods=self._cache.pods(key),
             progress=self._cache.progress.get(key),
             source=self._find_source(key, manifest),
-            rejection=memory.rejection,
+            rejection=self._remember(key).rejection,
             repair=self._is_broken(key, parsed.job),
             now=self._clock(),
         )
-        plan = decide(seen, self._settings)
-        if self._is_due(key, manifest["status"], plan.status) and not await self._write_status(
-            key, manifest, plan.status
-        ):
-            return
-        if plan.next_check_seconds is not None:
-            self._queue.add_after(key, plan.next_check_seconds)
-        await self._act(key, plan, is_new="startTime" not in manifest["status"])
+        return decide(seen, self._settings)
+
+    async def _confess(self, key: Key, manifest: Mapping[str, Any], error: Exception) -> None:
+        """Let the job's own status tell of a bug that concerns it, once."""
+        memory, problem = self._remember(key), f"{type(error).__name__}: {error}"[:1000]
+        if memory.confessed != problem:
+            memory.confessed = problem
+            await self._write_status(key, manifest, confess(manifest, problem=problem, now=self._clock()))
 
     def _parse(self, key: Key, manifest: Mapping[str, Any]) -> facts.Parsed:
         """The spec, read once for each generation while there is something going on with the job."""
@@ -193,11 +212,11 @@ class Reconciler:
         self._reporter.report(key, manifest, status)
         return True
 
-    async def _act(self, key: Key, plan: Plan, *, is_new: bool) -> None:
+    async def _act(self, key: Key, plan: Plan) -> None:
         """Carry out what comes first, then the rest at once; of several errors a rejection is the last."""
-        failures = await self._carry_out_all(key, plan.preparations, is_new=is_new)
+        failures = await self._carry_out_all(key, plan.preparations)
         if not failures:
-            failures = await self._carry_out_all(key, plan.actions, is_new=is_new)
+            failures = await self._carry_out_all(key, plan.actions)
         rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
         memory = self._remember(key)
         was_rejected, memory.rejection = memory.rejection, next(iter(rejections), None)
@@ -206,23 +225,18 @@ class Reconciler:
         for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
             raise failure
 
-    async def _carry_out_all(
-        self, key: Key, actions: tuple[Action, ...], *, is_new: bool
-    ) -> list[BaseException]:
+    async def _carry_out_all(self, key: Key, actions: tuple[Action, ...]) -> list[BaseException]:
         outcomes = await asyncio.gather(
-            *(self._carry_out(key, action, is_new=is_new) for action in actions), return_exceptions=True
+            *(self._carry_out(key, action) for action in actions), return_exceptions=True
         )
         return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
-    async def _carry_out(self, key: Key, action: Action, *, is_new: bool) -> None:
+    async def _carry_out(self, key: Key, action: Action) -> None:
         if isinstance(action, DeletePod):
             await self._cluster.delete("pods", key[0], action.name, uid=action.uid, force=action.force)
         elif isinstance(action, ApplyChild):
-            is_pod = action.manifest["kind"] == "Pod"
-            # What is not there yet is created for less; of children beside pods we only know it at first.
-            write = self._cluster.create if is_pod or is_new else self._cluster.apply
-            applied = await write(action.manifest)
-            if is_pod:
+            applied = await self._cluster.ensure(action.manifest)
+            if action.manifest["kind"] == "Pod":
                 self._cache.store_pod(applied)
             elif action.manifest["kind"] == "Service":
                 self._cache.store_service(applied)

@@ -55,6 +55,11 @@ class WorkQueue(Generic[Key]):
         """The number of keys that could be worked on now."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no key is worked on, and none could be."""
+        return not self._waiting and not self._working
+
     def time(self) -> float:
         """The seconds of now, by the clock that delays are measured by."""
         return self._get_clock().time()

@@ -20,6 +20,7 @@ from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, parse_zoo
 from kubedet_operator.decision.zoo.plan import CreateJob, DeleteRowJob, SuspendJob, ZooAction
+from kubedet_operator.telemetry.health import ZOOS, Health
 from kubedet_operator.telemetry.metrics import Metrics
 
 REMEMBERED_SPECS = 20
@@ -36,6 +37,7 @@ class ZooReconciler:
         queue: WorkQueue[Key],
         *,
         metrics: Metrics,
+        health: Health,
         events: Events,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -44,7 +46,7 @@ class ZooReconciler:
         self._queue = queue
         self._events = events
         self._clock = clock
-        self._attempts = Attempts(self.reconcile, queue, metrics)
+        self._attempts = Attempts(self.reconcile, queue, metrics, health=health, task=ZOOS)
         self._rejections: dict[Key, str] = {}
         self._parsed: OrderedDict[Key, tuple[tuple[str, int], ParsedZoo]] = OrderedDict()
 

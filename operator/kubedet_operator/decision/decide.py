@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from kubedet_operator.api import conditions, names
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.status import (
+    Condition,
     DetectionJobStatus,
     Display,
     RestartCounts,
@@ -96,6 +99,21 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
         actions=(*_deletions(facts, draft), *(action for action in creations if not _goes_first(action))),
         next_check_seconds=_next_check(facts, draft),
     )
+
+
+def confess(manifest: Mapping[str, Any], *, problem: str, now: datetime) -> dict[str, Any]:
+    """The status of a job that cannot be decided about, because of a bug: as it is, and Degraded."""
+    status = manifest.get("status") or {}
+    known = [item for item in status.get("conditions") or () if item["type"] != ConditionType.DEGRADED]
+    told = Condition(
+        type=ConditionType.DEGRADED.value,
+        status="True",
+        reason=Reason.NOT_RECONCILED.value,
+        message=f"a bug of the operator keeps it from reconciling this job: {problem}; "
+        "the pods continue, and the operator retries with growing delays",
+        lastTransitionTime=format_time(now),
+    )
+    return {**status, "conditions": [*known, dump_status(told)]}
 
 
 def _begin(facts: Facts) -> Draft:

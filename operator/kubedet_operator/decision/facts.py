@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import decoding, names, types, validation
 from kubedet_operator.api.dataset import Proposals
+from kubedet_operator.api.policies import MAX_SECONDS
 from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_operator.decision import reports
+from kubedet_operator.decision.objects import read_number, read_owner, read_version
+from kubedet_operator.decision.reports import read_time
 from kubedet_trainer import contract
 from kubedet_trainer.contract import without_none
 from kubedet_trainer.contract.times import parse_time
 
 _ENDED_PHASES = ("Succeeded", "Failed")
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,13 +158,17 @@ class Parsed(NamedTuple):
     fault: str | None = None
 
 
-def parse_spec(manifest: Mapping[str, Any]) -> Parsed:
-    """The job in `manifest` without its status, and every rule of the API that it breaks."""
+def parse_spec(manifest: Mapping[str, Any], *, own_account: str = "") -> Parsed:
+    """The job in `manifest` without its status, and every rule of the API that it breaks.
+
+    `own_account` is the operator's service account, which no worker may use.
+    """
     try:
         job = types.parse_job({**manifest, "status": {}})
     except decoding.InvalidManifest as error:
         return Parsed(None, error.violations)
-    return Parsed(job, tuple(validation.validate(job)), _identify_training(job.spec))
+    broken = validation.validate(job) or validation.check_account(job, own_account)
+    return Parsed(job, tuple(broken), _identify_training(job.spec))
 
 
 def _identify_training(spec: types.DetectionJobSpec) -> str:
@@ -192,8 +202,7 @@ def observe(
     return Facts(
         metadata=decoding.decode(types.Metadata, metadata, path="metadata", found=ignored, strict=False)
         or types.Metadata(),
-        status=decoding.decode(DetectionJobStatus, status, path="status", found=ignored, strict=False)
-        or DetectionJobStatus(),
+        status=_read_status(status),
         job=job,
         violations=violations,
         training=training,
@@ -240,12 +249,28 @@ def read_source(manifest: Mapping[str, Any]) -> SourceFacts:
     )
 
 
+def _read_status(written: Mapping[str, Any]) -> DetectionJobStatus:
+    """The status as far as it can be read: older operators and others have written to it, too."""
+    status = decoding.decode(DetectionJobStatus, written, path="status", found=[], strict=False)
+    if status is None:
+        return DetectionJobStatus()
+    return replace(
+        status,
+        progress=reports.clean_progress(status.progress) if status.progress else None,
+        checkpoint=reports.clean_checkpoint(status.checkpoint),
+        time=reports.clean_account(status.time) if status.time else None,
+    )
+
+
 def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
     """The facts of a pod in the API's JSON, or None for a pod that is no child of a job."""
     metadata = manifest["metadata"]
-    labels = metadata.get("labels") or {}
-    if names.JOB_NAME not in labels:
+    owner = read_owner(metadata)
+    named = names.read_pod_name(metadata["name"], owner.name) if owner else None
+    if owner is None or named is None:
         return None
+    component, index = named
+    labels = metadata.get("labels") or {}
     status = manifest.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}
     waiting = _waiting(status)
@@ -254,21 +279,21 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
     return PodFacts(
         name=metadata["name"],
         uid=metadata["uid"],
-        job=labels[names.JOB_NAME],
-        job_uid=labels.get(names.JOB_UID, ""),
-        component=labels.get(names.APP_COMPONENT, names.WORKER),
-        index=_number(labels.get(names.REPLICA_INDEX)),
-        attempt=_number(labels.get(names.ATTEMPT)) or 0,
+        job=owner.name,
+        job_uid=owner.uid,
+        component=component,
+        index=index,
+        attempt=read_number(labels.get(names.ATTEMPT)) or 0,
         resource_version=read_version(metadata),
         phase=status.get("phase", "Pending"),
         node=(manifest.get("spec") or {}).get("nodeName"),
-        address=status.get("podIP"),
+        address=_address(status.get("podIP")),
         ready=any(item["name"] == names.CONTAINER and item.get("ready") for item in _containers(status)),
         deleting=deleted is not None,
-        gone_by=parse_time(deleted) if deleted else None,
+        gone_by=read_time(deleted),
         lost_at=_lost_at(metadata, status, conditions),
-        generation=_number((metadata.get("annotations") or {}).get(names.GENERATION)),
-        created=parse_time(metadata["creationTimestamp"]),
+        generation=read_number((metadata.get("annotations") or {}).get(names.GENERATION)),
+        created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
         reason=status.get("reason"),
         message=status.get("message"),
         disruption=_said(conditions, "DisruptionTarget", "True", "reason"),
@@ -281,19 +306,6 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
     )
 
 
-def parse_progress(document: Any) -> contract.ProgressRecord | None:
-    """The answer to ``GET /progress``, or None if it is not one."""
-    found: list[decoding.Violation] = []
-    record = decoding.decode(contract.ProgressRecord, document, path="progress", found=found, strict=False)
-    return None if found else record
-
-
-def read_progress(pod: PodFacts) -> contract.ProgressRecord | None:
-    """The last report of rank 0, from the termination message of its worker. None if it left none."""
-    document = _read_message(pod)
-    return parse_progress(document["progress"]) if "progress" in document else None
-
-
 def is_newer(progress: contract.Progress, known: contract.Progress | None) -> bool:
     """Whether `progress` is not of an earlier time than what is `known`."""
     if known is None or known.lastProgressTime is None:
@@ -303,29 +315,22 @@ def is_newer(progress: contract.Progress, known: contract.Progress | None) -> bo
     return parse_time(progress.lastProgressTime) >= parse_time(known.lastProgressTime)
 
 
-def read_termination(pod: PodFacts) -> tuple[contract.Results | None, Mapping[str, Any]]:
-    """The results and the failure in the termination message; nothing where the trainer left none."""
-    document = _read_message(pod)
-    found: list[decoding.Violation] = []
-    results = None
-    if "results" in document:
-        results = decoding.decode(
-            contract.Results, document["results"], path="results", found=found, strict=False
-        )
-    failure = document.get("failure")
-    return None if found else results, failure if isinstance(failure, dict) else {}
-
-
-def _read_message(pod: PodFacts) -> dict[str, Any]:
-    try:
-        document = json.loads(pod.ending.message) if pod.ending else {}
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+def read_termination(pod: PodFacts) -> reports.Termination:
+    """What the trainer left in the termination message of `pod`."""
+    return reports.read_termination(pod.ending.message if pod.ending else "")
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
+def _address(text: Any) -> str | None:
+    """`text` if it is the address of one host: anything else would lead requests elsewhere."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return None if address.is_multicast or address.is_unspecified else str(address)
 
 
 def _waiting(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -347,12 +352,11 @@ def _ending(status: Mapping[str, Any]) -> Ending | None:
     own = [terminated for name, terminated in endings if name == names.CONTAINER]
     failed = [terminated for _, terminated in endings if terminated.get("exitCode")]
     for terminated in (*own, *failed):
-        finished = terminated.get("finishedAt")
         return Ending(
             exit_code=terminated.get("exitCode", 0),
             reason=terminated.get("reason", ""),
             message=terminated.get("message", ""),
-            time=parse_time(finished) if finished else datetime.fromtimestamp(0, UTC),
+            time=read_time(terminated.get("finishedAt")) or _EPOCH,
         )
     return None
 
@@ -363,32 +367,17 @@ def _said(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str, f
 
 
 def _placed(scheduled: Mapping[str, Any]) -> datetime | None:
-    if scheduled.get("status") != "True" or "lastTransitionTime" not in scheduled:
-        return None
-    return parse_time(scheduled["lastTransitionTime"])
+    return read_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
 
 
 def _lost_at(
     metadata: Mapping[str, Any], status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]
 ) -> datetime | None:
     disruption = conditions.get("DisruptionTarget", {})
-    if disruption.get("status") == "True" and "lastTransitionTime" in disruption:
-        return parse_time(disruption["lastTransitionTime"])
-    if "deletionTimestamp" in metadata:
-        grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
-        return parse_time(metadata["deletionTimestamp"]) - grace
-    turned = [item["lastTransitionTime"] for item in conditions.values() if "lastTransitionTime" in item]
-    return max(map(parse_time, turned)) if turned and status.get("phase") == "Failed" else None
-
-
-def read_version(metadata: Mapping[str, Any]) -> int:
-    """The resource version as a number: of two versions of one kind in one cluster, the larger is newer.
-
-    Kubernetes allows clients to compare them so (KEP-5504, stable since 1.35, which states what API servers
-    have always done: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
-    """
-    return _number(metadata.get("resourceVersion")) or 0
-
-
-def _number(text: Any) -> int | None:
-    return int(text) if text is not None and str(text).isdecimal() else None
+    if disruption.get("status") == "True" and (since := read_time(disruption.get("lastTransitionTime"))):
+        return since
+    if gone_by := read_time(metadata.get("deletionTimestamp")):
+        grace = min(max(metadata.get("deletionGracePeriodSeconds") or 0, 0), MAX_SECONDS)
+        return max(gone_by - timedelta(seconds=grace), _EPOCH)
+    turned = [time for item in conditions.values() if (time := read_time(item.get("lastTransitionTime")))]
+    return max(turned, default=None) if status.get("phase") == "Failed" else None

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from kubedet_operator.api import names, patterns
 from kubedet_operator.api.fields import DEFAULT_MAX_LENGTH as MAX_LINE_LENGTH
 from kubedet_operator.api.policies import FailureRule, RuleAction
 from kubedet_operator.api.status import MAX_LOG_LINES
-from kubedet_operator.decision import facts
-from kubedet_operator.decision.facts import Ending, PodFacts
+from kubedet_operator.decision.facts import Ending, PodFacts, read_termination
 from kubedet_trainer.contract import ExitCode, FailureClass, failure_class
-from kubedet_trainer.contract.times import parse_time
 
 _DISRUPTIONS = (
     "Evicted",
@@ -118,40 +115,29 @@ def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
 
 
 def _ended(pod: PodFacts, ending: Ending, now: datetime) -> PodFailure:
-    _, record = facts.read_termination(pod)
+    record = read_termination(pod).failure
     killed_for_memory = ending.reason == "OOMKilled"
     charged_to = FailureClass.APPLICATION if killed_for_memory else failure_class(ending.exit_code)
     if pod.component == names.RENDEZVOUS and charged_to is not FailureClass.PERMANENT:
         charged_to = FailureClass.INFRASTRUCTURE
-    rank = record.get("rank")
     return PodFailure(
         pod=pod,
         charged_to=charged_to,
-        reason=_reason(ending, str(record.get("reason") or "")),
-        message=_message(ending, str(record.get("message") or "")),
+        reason=_reason(ending, record.reason),
+        message=_message(ending, record.message),
         exit_code=ending.exit_code,
-        rank=rank if isinstance(rank, int) else None,
-        time=min(_recorded_time(record.get("time")) or ending.time, ending.time, now),
+        rank=record.rank,
+        # When the first rank failed: its pod ends later, and with it in another order than its peers.
+        time=min(record.time or ending.time, ending.time, now),
         from_outside=ending.exit_code in _STOPPED,
-        last_lines=_last_lines(record.get("lastLines"), ending),
+        last_lines=_last_lines(record.last_lines, ending),
     )
 
 
-def _recorded_time(recorded: Any) -> datetime | None:
-    """When the first rank failed: its pod ends later, and with it in another order than its peers."""
-    try:
-        time = parse_time(recorded)
-    except (TypeError, ValueError):
-        return None
-    return time if time.tzinfo else None
-
-
-def _last_lines(recorded: Any, ending: Ending) -> tuple[str, ...]:
+def _last_lines(recorded: Sequence[str], ending: Ending) -> tuple[str, ...]:
     """What is kept of the log: the pod that has it is replaced."""
-    lines = recorded if isinstance(recorded, list) else []
-    if not ending.message.startswith("{"):
-        lines = ending.message.splitlines()
-    return tuple(str(line)[:MAX_LINE_LENGTH] for line in lines[-MAX_LOG_LINES:])
+    lines = recorded if ending.message.startswith("{") else ending.message.splitlines()
+    return tuple(line[:MAX_LINE_LENGTH] for line in lines[-MAX_LOG_LINES:])
 
 
 def _reason(ending: Ending, recorded: str) -> str:

@@ -69,8 +69,8 @@ def show_failure(console: Console, seen: Facts) -> None:
     culprit = seen.status.lastFailure.pod if seen.status.lastFailure else None
     for pod in seen.pods:
         if pod.name == culprit:
-            _, failure = read_termination(pod)
-            for line in failure.get("lastLines", ()):
+            failure = read_termination(pod).failure
+            for line in failure.last_lines:
                 _say(console, f"  {line}")
 
 

@@ -6,7 +6,6 @@ for good and what completes is the same here as in a cluster.
 
 from __future__ import annotations
 
-import json
 import signal
 import urllib.request
 import uuid
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -26,7 +26,7 @@ from kubedet_operator.api import conditions, names, validation
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 from kubedet_operator.api.status import DetectionJobStatus
-from kubedet_operator.decision import decide, facts
+from kubedet_operator.decision import decide, facts, reports
 from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import ApplyChild, DeletePod
 from kubedet_operator.local import outcome, places
@@ -201,9 +201,11 @@ def _ask(ports: Iterable[int]) -> contract.ProgressRecord | None:
     for port in ports:
         try:
             with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/progress", timeout=1) as answer:
-                return facts.parse_progress(json.load(answer))
-        except (OSError, ValueError):
+                record = reports.read_progress(answer.read(reports.MAX_BYTES + 1))
+        except (OSError, HTTPException):
             continue
+        if record is not None:
+            return record
     return None
 
 

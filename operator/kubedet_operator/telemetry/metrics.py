@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from kubedet_operator.api import types
 from kubedet_operator.api.conditions import Phase
 from kubedet_operator.decision.policies import accounting
+from kubedet_operator.telemetry.health import EVENTS, PROGRESS, RECONCILIATION, ZOOS
 from kubedet_trainer.contract import FailureClass
 from kubedet_trainer.contract.metrics import Definition
 from kubedet_trainer.contract.times import parse_time
@@ -88,6 +89,20 @@ TABLE: Mapping[str, Definition] = {
         kind="counter",
         name="kubedet_operator_events_dropped_total",
         help="Events that were not written, because there were too many or the API server refused them.",
+    ),
+    "task_restarts": Definition(
+        kind="counter",
+        name="kubedet_operator_task_restarts_total",
+        help="Background tasks that a bug has ended and that were started again, by task. Must stay 0.",
+        labels=("task",),
+        known=("watches", "gauges", "election", "orphans", PROGRESS, EVENTS, RECONCILIATION, ZOOS),
+    ),
+    "unreadable": Definition(
+        kind="counter",
+        name="kubedet_operator_unreadable_objects_total",
+        help="Objects that could not be read and were passed over, by kind. The log names each once.",
+        labels=("resource",),
+        known=("detectionjobs", "modelzoos", "pods", "services", "status"),
     ),
     "time_to_running": Definition(
         kind="histogram",
@@ -227,14 +242,18 @@ class Metrics:
 
     def expose_jobs(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
         """Expose figures of the jobs whose manifests `jobs` returns, whenever they are asked for."""
-        self.registry.register(JobCollector(jobs))
+        self.registry.register(JobCollector(jobs, unreadable=self["unreadable"].labels("status").inc))
 
 
 class JobCollector(Collector):
     """Reads the figures of every job out of its status, at the moment of a scrape."""
 
-    def __init__(self, jobs: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, jobs: Callable[[], Iterable[Mapping[str, Any]]], *, unreadable: Callable[[], None]
+    ) -> None:
+        """`unreadable` is called for each job whose status gives no figures."""
         self._jobs = jobs
+        self._unreadable = unreadable
 
     def collect(self) -> Iterator[Metric]:
         """The families, filled with the jobs of now."""
@@ -245,10 +264,17 @@ class JobCollector(Collector):
         totals = dict.fromkeys((phase.value for phase in Phase), 0)
         now = datetime.now(UTC)
         for job in self._jobs():
-            phase = (job.get("status") or {}).get("phase", Phase.PENDING.value)
-            totals[phase] = totals.get(phase, 0) + 1
+            phase = (job.get("status") or {}).get("phase")
+            if phase not in totals:  # another controller's word
+                phase = Phase.PENDING.value
+            totals[phase] += 1
             whose = (job["metadata"]["namespace"], job["metadata"]["name"])
-            for key, labels, value in _figures(job, phase, now):
+            try:
+                figures = [(key, labels, float(value)) for key, labels, value in _figures(job, phase, now)]
+            except Exception:  # others write statuses, too: one job must not keep all from a scrape
+                self._unreadable()
+                continue
+            for key, labels, value in figures:
                 families[key].add_metric((*whose, *labels), value)
         for phase, total in totals.items():
             families["jobs"].add_metric([phase], total)

@@ -33,8 +33,15 @@ ZOO_TABLE: Mapping[str, Definition] = {
 class ZooCollector(Collector):
     """Reads the figures of every zoo out of its status, at the moment of a scrape."""
 
-    def __init__(self, zoos: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        zoos: Callable[[], Iterable[Mapping[str, Any]]],
+        *,
+        unreadable: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`unreadable` is called for each zoo whose status gives no figures."""
         self._zoos = zoos
+        self._unreadable = unreadable
 
     def collect(self) -> Iterator[Metric]:
         """The families, filled with the zoos of now."""
@@ -43,9 +50,20 @@ class ZooCollector(Collector):
             for key, definition in ZOO_TABLE.items()
         }
         for zoo in self._zoos():
-            status, whose = zoo.get("status") or {}, (zoo["metadata"]["namespace"], zoo["metadata"]["name"])
-            for phase in _PHASES:
-                families["rows"].add_metric((*whose, phase), (status.get("counts") or {}).get(phase, 0))
-            for metric, found in (status.get("differences") or {}).items():
-                families["difference"].add_metric((*whose, metric), found["mean"])
+            whose = (zoo["metadata"]["namespace"], zoo["metadata"]["name"])
+            try:
+                figures = list(_figures(zoo.get("status") or {}))
+            except Exception:  # others write statuses, too: one zoo must not keep all from a scrape
+                self._unreadable()
+                continue
+            for key, label, value in figures:
+                families[key].add_metric((*whose, label), value)
         yield from families.values()
+
+
+def _figures(status: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """The figures of one zoo: key in `ZOO_TABLE`, the last label, value."""
+    for phase in _PHASES:
+        yield "rows", phase, float((status.get("counts") or {}).get(phase, 0))
+    for metric, found in (status.get("differences") or {}).items():
+        yield "difference", metric, float(found["mean"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,24 @@ def test_a_broken_rule_is_refused_with_its_meaning(api: Any, spec: dict[str, Any
     assert violation.rule in said
     (rule,) = [rule for rule in validation.RULES if rule.meaning == violation.rule]
     if rule.field:
-        assert f"{path}: Invalid value" in said
+        assert f"{rule.scope.replace('[]', '[0]')}{rule.field}: Invalid value" in said
+    if rule.got:
+        assert re.search(rf"got \S.*, {re.escape(rule.meaning)}", said)
 
 
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"recipe": "Mask RCNN"}, "must be a name that `kubedet recipes` lists"),
+        ({"recipe": "Mask RCNN"}, "got 'Mask RCNN', must be a name that `kubedet recipes` lists"),
+        (
+            {"weightsMirror": "https://ann:pw@host"},
+            "got a text with @, must be https://host/path without a user",
+        ),
+        ({"worker": {"template": {"spec": {"tolerationz": []}}}}, "spec.worker.template.spec.tolerationz"),
+        (
+            {"worker": {"template": {"spec": "text"}}},
+            "spec.worker.template.spec in body must be of type object",
+        ),
         ({"dataset": {"storageUri": "http://x"}}, "must be s3://bucket/prefix"),
         ({"worker": {"replicas": 0}}, "spec.worker.replicas in body should be greater than or equal to 1"),
         ({"worker": {"sharedMemory": "lots"}}, "spec.worker.sharedMemory"),

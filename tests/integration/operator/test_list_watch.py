@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import builders
+from kubedet_operator.api import schema
 from kubedet_operator.children.service import build_service
 from kubedet_operator.cluster import client as client_module
 from kubedet_operator.cluster.cache import Cache
@@ -18,6 +19,7 @@ from kubedet_operator.cluster.list_watch import ListWatch, Pace
 from kubedet_operator.cluster.outages import Outages
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
+from throwaway import await_definition
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -77,16 +79,27 @@ async def following(
 ) -> AsyncIterator[Following]:
     kubeconfig = str(account("kubedet-operator"))
     monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
-    cluster.apply(*(service(index) for index in range(3)))
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=schema.dump_crd())
+    await_definition(cluster.kubectl)
+    cluster.apply(*(owner(index) for index in range(4)))
+    cluster.apply(*(service(cluster, index) for index in range(3)))
     following = Following()
     yield following
     await following.end()
-    cluster.kubectl("delete", "service", "-n", NAMESPACE, "-l", "kubedet.dev/job-name", "--ignore-not-found")
+    jobs = (f"listed-{index}" for index in range(4))
+    cluster.kubectl("delete", "dj", "-n", NAMESPACE, *jobs, "--ignore-not-found")
 
 
-def service(index: int) -> dict[str, Any]:
-    """The Service of a job that nobody knows, and that no garbage collector looks for."""
-    return build_service(builders.make_job(name=f"listed-{index}", namespace=NAMESPACE, uid=None))
+def owner(index: int) -> dict[str, Any]:
+    """A job that no operator of ours looks after."""
+    name = f"listed-{index}"
+    return builders.make_manifest(name=name, namespace=NAMESPACE, managedBy="example.com/nobody")
+
+
+def service(cluster: Any, index: int) -> dict[str, Any]:
+    """The Service of such a job."""
+    uid = cluster.get("dj", f"listed-{index}")["metadata"]["uid"]
+    return build_service(builders.make_job(name=f"listed-{index}", namespace=NAMESPACE, uid=uid))
 
 
 async def test_a_list_in_chunks_and_watches_that_are_renewed_show_everything(
@@ -97,7 +110,7 @@ async def test_a_list_in_chunks_and_watches_that_are_renewed_show_everything(
     await following.until(lambda: following.lists)
     assert following.known() == {"listed-0", "listed-1", "listed-2"}
     await following.until(lambda: following.watches() >= 3)
-    await asyncio.to_thread(cluster.apply, service(3))
+    await asyncio.to_thread(cluster.apply, service(cluster, 3))
     await following.until(lambda: "listed-3" in following.known())
     watches = following.watches()
     await following.until(lambda: following.watches() > watches)

@@ -208,17 +208,19 @@ def test_a_job_of_one_worker_gets_a_service_only_with_its_second_worker(
     assert cluster.get("pod", "growing-rendezvous") is not None
 
 
-def test_children_of_a_job_that_was_lost_are_swept(
+def test_children_that_were_orphaned_on_purpose_are_nobody_s_and_stay(
     make_job: Callable[..., Any], cluster: Any, operator: Any, wait: Callable[..., Any]
 ) -> None:
-    job = make_job("lost", worker={"replicas": 2})
-    job.wait_for_pod()
-    assert operator.stop() == 0
-    cluster.kubectl("delete", "dj", "lost", "-n", NAMESPACE, "--cascade=orphan")
-    operator.start()
-    operator.wait_until_ready()
-    selector = "kubedet.dev/job-name=lost"
-    wait(lambda: not cluster.get("pods,services", "-l", selector), "nothing left", seconds=60)
+    job = make_job("orphaned", worker={"replicas": 2})
+    uids = {job.wait_for_pod(index) for index in (0, 1)}
+    cluster.kubectl("delete", "dj", "orphaned", "-n", NAMESPACE, "--cascade=orphan")
+    again = make_job("orphaned")
+    said = again.wait_for_condition("Initialized", "False", "ChildRejected")["message"]
+    assert "orphaned-worker-0 exists and belongs to no DetectionJob; delete it" in said
+    assert {job.wait_for_pod(index) for index in (0, 1)} == uids
+    selector = "kubedet.dev/job-name=orphaned"
+    cluster.kubectl("delete", "pods,services", "-l", selector, "-n", NAMESPACE, "--grace-period=0", "--force")
+    again.wait_for_pod()
 
 
 @pytest.mark.parametrize(

@@ -21,5 +21,10 @@ def format_now(*, timespec: str = "seconds") -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """The aware datetime that `format_time` or the Kubernetes API wrote."""
-    return datetime.fromisoformat(text)
+    """The aware datetime that `format_time` or the Kubernetes API wrote; without a zone, it is UTC.
+
+    Raises:
+        ValueError: the text is no time.
+    """
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

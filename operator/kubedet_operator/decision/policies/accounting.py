@@ -80,7 +80,8 @@ def seconds_by_phase(manifest: Mapping[str, Any], *, now: datetime) -> dict[str,
         return {}
     # All of them, so that Prometheus sees what the first booking of each adds.
     seconds = {**dict.fromkeys(map(str, TimePhase), 0.0), **(account.get("seconds") or {})}
-    phase, created = account["phase"], manifest["metadata"]["creationTimestamp"]
+    phase = account.get("phase", TimePhase.PENDING.value)
+    created = manifest["metadata"]["creationTimestamp"]
     if phase not in (RUNNING, ENDED):
         seconds[phase] = seconds.get(phase, 0.0) + _left(seconds, created=created, now=now)
     return seconds

@@ -20,7 +20,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
         return draft
     succeeded = [pod for pod in facts.workers if pod.phase == "Succeeded"]
     for pod in succeeded:
-        results, _ = read_termination(pod)
+        results = read_termination(pod).results
         if results is not None:
             return _complete(facts, draft, pod, results)
     if not draft.indices or not set(draft.indices) <= {pod.index for pod in succeeded}:

@@ -52,7 +52,7 @@ def test_null_counts_as_absent() -> None:
             "spec.overrides.optimizer.lr: got 0.01, must be a string; put it in quotes",
         ),
         ({"dataset": {"format": "KITTI"}}, "spec.dataset.format: got 'KITTI', must be COCO or VOC or YOLO"),
-        ({"worker": {"env": {"A": "b"}}}, "spec.worker.env: got {'A': 'b'}, must be a list"),
+        ({"worker": {"env": {"A": "b"}}}, "spec.worker.env: got a value that may be secret, must be a list"),
         (
             {"worker": {"env": [{"name": 3}]}},
             "spec.worker.env[0].name: got 3, must be a string; put it in quotes",

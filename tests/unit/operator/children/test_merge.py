@@ -48,6 +48,10 @@ def test_none_removes_a_field() -> None:
     assert "tolerations" not in _over({"tolerations": None})
 
 
+def test_what_no_pod_can_be_without_is_not_removed() -> None:
+    assert _over({"containers": None}) == POD["spec"]
+
+
 def test_the_pod_itself_is_left_alone() -> None:
     before = repr(POD)
     _over({"containers": [{"name": "trainer", "env": [{"name": "X", "value": "9"}]}], "volumes": []})

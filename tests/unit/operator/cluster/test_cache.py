@@ -94,11 +94,87 @@ def test_a_sweep_drops_what_a_list_did_not_show_but_nothing_that_came_meanwhile(
     assert changed[-1] == KEY
 
 
-def test_pods_that_belong_to_no_job_are_left_alone(cache: Cache, changed: list[Key]) -> None:
+def test_pods_that_no_job_owns_are_left_alone_whatever_their_labels(cache: Cache, changed: list[Key]) -> None:
     stranger = pod(6)
-    stranger["metadata"]["labels"] = {}
-    cache.store_pod(stranger)
+    for owners in ([], [{"kind": "ReplicaSet", "apiVersion": "apps/v1", "name": "demo", "controller": True}]):
+        stranger["metadata"]["ownerReferences"] = owners
+        cache.store_pod(stranger)
+    owned = pod(7, uid="pod-2")
+    owned["metadata"]["name"] = "something-else"
+    cache.store_pod(owned)
     assert changed == []
+    assert cache.lost_children() == []
+
+
+def test_a_pod_that_leaves_the_selector_comes_back_with_its_label(cache: Cache) -> None:
+    cache.store("pods", pod(6))
+    cache.drop("pods", pod(8))
+    cache.store("pods", pod(7))
+    assert not cache.pods(KEY)
+    cache.store("pods", pod(9))
+    assert [found.uid for found in cache.pods(KEY)] == ["pod-1"]
+
+
+def test_a_list_without_a_pod_does_not_bury_it_for_ever(cache: Cache) -> None:
+    cache.store("pods", pod(6))
+    cache.sweep("pods", None, listed=set(), known_before=cache.uids(), version="8")
+    cache.store("pods", pod(8))
+    assert not cache.pods(KEY)
+    cache.store("pods", pod(9))
+    assert cache.pods(KEY)
+
+
+def test_a_child_whose_owner_is_taken_away_is_no_child_any_more(cache: Cache, changed: list[Key]) -> None:
+    cache.store("pods", pod(6))
+    cache.store("services", service(7))
+    for plural, orphan in (("pods", pod(8)), ("services", service(9))):
+        del orphan["metadata"]["ownerReferences"]
+        cache.store(plural, orphan)
+    assert not cache.pods(KEY)
+    assert cache.service(KEY) is None
+    assert changed == [KEY] * 4
+
+
+def test_a_foreign_service_of_a_job_s_name_and_labels_is_none_of_the_job_s(cache: Cache) -> None:
+    foreign = service(3)
+    foreign["metadata"]["name"] = "other"
+    cache.store_service(foreign)
+    nobody_s = service(4, uid="service-2")
+    del nobody_s["metadata"]["ownerReferences"]
+    cache.store_service(nobody_s)
+    assert cache.service(KEY) is None
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        {"annotations": {names.GENERATION: "9" * 5000}},
+        {"labels": {names.ATTEMPT: "9" * 63}},
+        {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 2**62},
+        {"deletionTimestamp": "292277026596-12-04T15:30:07Z"},
+        {"resourceVersion": "9" * 5000},
+    ],
+)
+def test_a_pod_with_odd_metadata_is_read_like_any_other(cache: Cache, oddity: dict[str, Any]) -> None:
+    odd = pod(6)
+    odd["metadata"] |= oddity
+    cache.store_pod(odd)
+    assert [found.uid for found in cache.pods(KEY)] == ["pod-1"]
+
+
+def test_an_object_that_cannot_be_read_is_counted_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    unreadable: list[str] = []
+    cache = Cache(lambda _: None, lambda _: None, unreadable=unreadable.append)
+    broken = {**pod(6), "status": {"conditions": 5}}
+    cache.store("pods", broken)
+    cache.store("pods", broken)
+    cache.store("pods", pod(7, uid="pod-2"))
+    assert unreadable == ["pods", "pods"]
+    assert [line for line in caplog.messages if "cannot be read" in line] == [
+        "pods default/demo-worker-0 cannot be read and is ignored: "
+        "TypeError(\"'int' object is not iterable\")"
+    ]
+    assert [found.uid for found in cache.pods(KEY)] == ["pod-2"]
 
 
 def test_what_the_operator_writes_itself_is_no_news_however_it_is_heard_of(

@@ -11,6 +11,7 @@ import aiohttp.web
 import pytest
 
 import api_server
+import builders
 from builders import make_manifest
 from kubedet_operator.api import names
 from kubedet_operator.cluster import errors
@@ -37,9 +38,20 @@ class Server:
         return aiohttp.web.json_response(self.body, status=self.code, headers=self.headers)
 
 
+class Found(Server):
+    """An API server that has an object already."""
+
+    found: dict[str, Any]
+
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
+        self.code = 409 if request.method == "POST" else 200
+        self.body = {"message": "already exists"} if request.method == "POST" else self.found
+        return await super().answer(request)
+
+
 @pytest.fixture
-def server() -> Server:
-    return Server()
+def server(request: pytest.FixtureRequest) -> Server:
+    return getattr(request, "param", Server)()
 
 
 @pytest.fixture
@@ -78,6 +90,8 @@ async def cluster(kubeconfig: Path) -> AsyncIterator[Cluster]:
         (422, "spec: Invalid value", errors.Rejected),
         (429, "too many requests", errors.ApiBusy),
         (500, "etcd is down", errors.ApiUnreachable),
+        (500, 'Internal error occurred: failed calling webhook "a": timeout', errors.Rejected),
+        (500, "resourceVersion should not be set on objects to be created", errors.Rejected),
         (503, "starting", errors.ApiUnreachable),
     ],
 )
@@ -87,7 +101,7 @@ async def test_every_refusal_has_its_meaning_and_keeps_the_server_s_words(
     server.code, server.body = code, {"kind": "Status", "message": message}
     server.headers = {"Retry-After": "7"}
     with pytest.raises(expected) as raised:
-        await cluster.apply({"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}})
+        await cluster.read_job("n", "a")
     assert type(raised.value) is expected
     assert message in str(raised.value)
     if isinstance(raised.value, errors.ApiBusy):
@@ -98,19 +112,6 @@ async def test_an_unknown_kind_names_the_missing_definition(cluster: Cluster, se
     server.code, server.body = 404, {"message": "the server could not find the requested resource"}
     with pytest.raises(errors.DefinitionMissing, match="manifests/crds"):
         await anext(cluster.list_pages(ALL_JOBS, None))
-
-
-async def test_a_child_is_applied_server_side_by_our_field_manager(cluster: Cluster, server: Server) -> None:
-    manifest = {"kind": "Service", "metadata": {"namespace": "n", "name": "a"}}
-    await cluster.apply(manifest)
-    assert server.requests == [
-        (
-            "PATCH",
-            "/api/v1/namespaces/n/services/a?fieldManager=kubedet-operator&force=true",
-            "application/apply-patch+yaml",
-            manifest,
-        )
-    ]
 
 
 async def test_the_status_is_written_only_over_the_version_that_was_read(
@@ -161,7 +162,7 @@ async def test_of_what_was_just_sent_only_the_metadata_is_asked_back(
 ) -> None:
     server.body = {"kind": "PartialObjectMetadata", "metadata": {"namespace": "n", "uid": "u"}}
     pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}, "spec": {"nodeName": "b"}}
-    assert await cluster.create(pod) == {**pod, "metadata": server.body["metadata"]}
+    assert await cluster.ensure(pod) == {**pod, "metadata": server.body["metadata"]}
     assert "as=PartialObjectMetadata" in server.accepted[0]
 
 
@@ -186,18 +187,80 @@ async def test_a_deletion_that_met_another_write_has_not_happened(cluster: Clust
         await cluster.delete("pods", "n", "a", uid="u")
 
 
-async def test_a_missing_child_is_created_and_one_that_is_there_is_repaired(
+def child(kind: str, **metadata: Any) -> dict[str, Any]:
+    owners = [builders.make_owner()]
+    known = {
+        "namespace": "n",
+        "name": "a",
+        "labels": {names.ATTEMPT: "2", "x": "y"},
+        "ownerReferences": owners,
+    }
+    return {"apiVersion": "v1", "kind": kind, "metadata": {**known, **metadata}}
+
+
+async def test_a_missing_child_is_created_and_unknown_fields_are_refused(
     cluster: Cluster, server: Server
 ) -> None:
     group = {"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup"}
-    await cluster.create({**group, "metadata": {"namespace": "n", "name": "a"}})
-    method, path, _, _ = server.requests[0]
-    assert method == "POST"
-    assert path.startswith("/apis/scheduling.volcano.sh/v1beta1/namespaces/n/podgroups?")
-    server.code = 409
-    with pytest.raises(errors.Conflict):
-        await cluster.create({"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}})
-    assert [request[0] for request in server.requests] == ["POST", "POST", "PATCH"]
+    await cluster.ensure({**group, "metadata": {"namespace": "n", "name": "a"}})
+    assert server.requests[0][:2] == (
+        "POST",
+        "/apis/scheduling.volcano.sh/v1beta1/namespaces/n/podgroups"
+        "?fieldManager=kubedet-operator&fieldValidation=Strict",
+    )
+
+
+@pytest.mark.parametrize("server", [Found], indirect=True)
+async def test_the_job_s_own_service_is_made_what_it_should_be(cluster: Cluster, server: Found) -> None:
+    server.found = child("Service", uid="u", resourceVersion="7")
+    await cluster.ensure(child("Service"))
+    assert server.requests[-1] == (
+        "PATCH",
+        "/api/v1/namespaces/n/services/a?fieldManager=kubedet-operator&fieldValidation=Strict&force=true",
+        "application/apply-patch+yaml",
+        child("Service", uid="u"),
+    )
+
+
+@pytest.mark.parametrize("server", [Found], indirect=True)
+async def test_the_job_s_own_pod_gets_its_labels_back_but_stays_of_its_attempt(
+    cluster: Cluster, server: Found
+) -> None:
+    server.found = child("Pod", uid="u", resourceVersion="7", labels={names.ATTEMPT: "1"})
+    await cluster.ensure(child("Pod"))
+    method, _, kind, body = server.requests[-1]
+    assert (method, kind) == ("PATCH", "application/merge-patch+json")
+    labels = {names.ATTEMPT: "1", "x": "y"}
+    assert body == {"metadata": {"uid": "u", "resourceVersion": "7", "labels": labels}}
+
+
+@pytest.mark.parametrize("kind", ["Pod", "Service", "PodGroup"])
+@pytest.mark.parametrize(
+    ("owners", "whose"),
+    [
+        ([], "belongs to no DetectionJob"),
+        ([builders.make_owner("other")], "belongs to the DetectionJob other"),
+        ([{**builders.make_owner(), "controller": False}], "belongs to no DetectionJob"),
+        ([{**builders.make_owner(), "apiVersion": "evil.dev/v1"}], "belongs to no DetectionJob"),
+    ],
+)
+@pytest.mark.parametrize("server", [Found], indirect=True)
+async def test_what_is_not_the_job_s_is_neither_changed_nor_taken_over(
+    cluster: Cluster, server: Found, kind: str, owners: list[dict[str, Any]], whose: str
+) -> None:
+    server.found = child(kind, uid="u", ownerReferences=owners)
+    with pytest.raises(
+        errors.Rejected, match=f"a exists and {whose}; delete it, or give the job another name"
+    ):
+        await cluster.ensure(child(kind))
+    assert [request[0] for request in server.requests] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("server", [Found], indirect=True)
+async def test_the_child_of_an_earlier_job_is_waited_for(cluster: Cluster, server: Found) -> None:
+    server.found = child("Service", ownerReferences=[builders.make_owner(uid="earlier")])
+    with pytest.raises(errors.Conflict, match="of an earlier job of this name is not gone yet"):
+        await cluster.ensure(child("Service"))
 
 
 async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
@@ -216,7 +279,7 @@ async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
 async def test_a_standby_reads_and_campaigns_but_writes_nothing(kubeconfig: Path, server: Server) -> None:
     cluster = Cluster(Metrics(), may_write=lambda: False)
     pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}}
-    for write in (cluster.apply(pod), cluster.create(pod), cluster.delete("pods", "n", "a", uid="u")):
+    for write in (cluster.ensure(pod), cluster.delete("pods", "n", "a", uid="u")):
         with pytest.raises(errors.NotLeading):
             await write
     await cluster.read_job("n", "a")

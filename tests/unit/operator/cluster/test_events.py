@@ -11,6 +11,7 @@ import pytest
 from kubedet_operator.cluster import errors, events
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events, Occurrence, compare_statuses
+from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 
 JOB = {
@@ -72,7 +73,7 @@ def test_a_change_is_told_by_what_matters_most_of_it(
 async def _record(recorder: Recorder, times: int, until: int, monkeypatch: pytest.MonkeyPatch) -> Metrics:
     monkeypatch.setattr(events, "PER_SECOND", 10_000.0)
     metrics = Metrics()
-    found = Events(cast(Cluster, recorder), metrics=metrics)
+    found = Events(cast(Cluster, recorder), metrics=metrics, health=Health())
     for _ in range(times):
         found.record(JOB, STARTED)
     running = asyncio.create_task(found.run())

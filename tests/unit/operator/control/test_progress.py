@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,8 @@ import builders
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.control.progress import ProgressPoller
 from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.decision import reports
+from kubedet_operator.telemetry.health import Health
 from kubedet_trainer import contract
 
 KEY = ("default", "demo")
@@ -28,9 +31,37 @@ class Workers:
         """Answers of pods at other addresses."""
         self.asked = 0
         self.port = 0
+        self.encodings: set[str] = set()
+        self.misbehave: Callable[[aiohttp.web.Request], Awaitable[aiohttp.web.StreamResponse]] | None = None
+        self.elsewhere = 0
+        self.sent = 0
 
-    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
+    async def lead_astray(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        raise aiohttp.web.HTTPFound("/elsewhere")
+
+    async def answer_elsewhere(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        self.elsewhere += 1
+        return await self.answer(request)
+
+    async def say(self, text: str) -> aiohttp.web.StreamResponse:
+        return aiohttp.web.Response(text=text)
+
+    async def explode(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        bomb = gzip.compress(b'{"progress": "' + b"x" * 10_000_000 + b'"}')
+        return aiohttp.web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+
+    async def never_end(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        response = aiohttp.web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65536)
+            self.sent += 65536
+
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         self.asked += 1
+        self.encodings.add(request.headers.get("Accept-Encoding", ""))
+        if self.misbehave is not None:
+            return await self.misbehave(request)
         record = self.stale.get(request.url.host or "", self.record)
         if record is None:
             return aiohttp.web.json_response({}, status=404)
@@ -52,6 +83,7 @@ async def workers() -> AsyncIterator[Workers]:
     workers = Workers()
     application = aiohttp.web.Application()
     application.router.add_get("/progress", workers.answer)
+    application.router.add_get("/elsewhere", workers.answer_elsewhere)
     runner = aiohttp.web.AppRunner(application)
     await runner.setup()
     await aiohttp.web.TCPSite(runner, "0.0.0.0", 0).start()
@@ -78,7 +110,8 @@ async def cache(workers: Workers, queue: WorkQueue[Key]) -> AsyncIterator[Cache]
     cache.store_pod(pod)
     leading = asyncio.Event()
     leading.set()
-    asking = asyncio.create_task(ProgressPoller(cache, queue, interval_seconds=0.01).run(leading))
+    poller = ProgressPoller(cache, queue, health=Health(), interval_seconds=0.01)
+    asking = asyncio.create_task(poller.run(leading))
     yield cache
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -131,6 +164,66 @@ async def test_no_answer_and_nonsense_are_no_progress(
     await _asked(workers, 3)
     assert KEY not in cache.progress
     assert len(queue) == 0
+
+
+@pytest.mark.parametrize("bomb", ["[" * 60_000, '{"progress": ' + "9" * 20_000 + "}", "{}", "null", ""])
+async def test_a_hostile_answer_ends_no_poll(
+    workers: Workers, cache: Cache, queue: WorkQueue[Key], bomb: str
+) -> None:
+    workers.misbehave = lambda _: workers.say(bomb)
+    await _asked(workers, 3)
+    assert KEY not in cache.progress
+    workers.misbehave = None
+    await _publish_first(workers, queue)
+
+
+async def test_redirects_are_not_followed(workers: Workers, cache: Cache) -> None:
+    workers.report(1, 0)
+    workers.misbehave = workers.lead_astray
+    await _asked(workers, 3)
+    assert workers.elsewhere == 0
+    assert KEY not in cache.progress
+
+
+async def test_nothing_is_decompressed(
+    workers: Workers, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(reports, "read_progress", lambda answer: read.append(len(answer)))
+    workers.misbehave = workers.explode
+    await _asked(workers, 3)
+    assert workers.encodings == {"identity"}
+    assert read
+    assert max(read) < 20_000
+
+
+async def test_an_answer_without_end_is_read_up_to_the_limit(
+    workers: Workers, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(reports, "read_progress", lambda answer: read.append(len(answer)))
+    workers.misbehave = workers.never_end
+    await _asked(workers, 3)
+    assert read
+    assert reports.MAX_BYTES < max(read) < 10 * reports.MAX_BYTES
+
+
+async def test_a_bug_about_one_answer_ends_no_poll(
+    workers: Workers,
+    cache: Cache,
+    queue: WorkQueue[Key],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(answer: bytes) -> None:
+        raise LookupError("a bug")
+
+    workers.report(1, 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(reports, "read_progress", fail)
+        await _asked(workers, 3)
+    assert "default/demo: this is a bug in the operator" in caplog.text
+    await _publish_first(workers, queue)
 
 
 async def test_a_finished_job_is_not_asked(workers: Workers, cache: Cache) -> None:

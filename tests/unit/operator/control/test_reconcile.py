@@ -17,6 +17,7 @@ from kubedet_operator.cluster.events import Events, Occurrence
 from kubedet_operator.control.reconcile import COMPANY_SECONDS, MINOR_SECONDS, Reconciler
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.settings import OperatorSettings
+from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 
 KEY = ("default", "demo")
@@ -35,12 +36,10 @@ class FakeCluster:
         self._ask("status", job["metadata"]["name"])
         return {**job, "metadata": {**job["metadata"], **self._next()}, "status": dict(status)}
 
-    async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        self._ask("apply", manifest["metadata"]["name"])
+    async def ensure(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        self._ask("ensure", manifest["metadata"]["name"])
         created = {"uid": f"uid-{self._version}", "creationTimestamp": "2026-01-01T01:00:00Z"}
         return {**manifest, "metadata": {**manifest["metadata"], **created, **self._next()}}
-
-    create = apply
 
     async def delete(self, plural: str, namespace: str, name: str, *, uid: str, force: bool = False) -> None:
         self._ask("delete", name)
@@ -94,7 +93,8 @@ class World:
             self.cache,
             self.queue,
             metrics=self.metrics,
-            settings=OperatorSettings(),
+            health=Health(),
+            settings=OperatorSettings(service_account="default/kubedet-operator"),
             events=self.events,
             clock=lambda: NOW,
         )
@@ -122,7 +122,7 @@ async def test_the_status_is_written_before_anything_is_done_and_only_when_it_ch
     world.cache.store_job(make_job())
     await world.settle()
     assert world.cluster.asked[0] == ("status", "demo")
-    assert ("apply", "demo-worker-0") in world.cluster.asked
+    assert ("ensure", "demo-worker-0") in world.cluster.asked
     writes = world.cluster.asked.count(("status", "demo"))
     world.queue.add(KEY)
     await world.settle()
@@ -163,7 +163,7 @@ async def test_the_end_of_a_job_starts_the_one_that_takes_its_proposals(world: W
     }
     world.cache.store_job(rpn)
     await world.settle()
-    assert ("apply", "demo-worker-0") in world.cluster.asked
+    assert ("ensure", "demo-worker-0") in world.cluster.asked
     status = (world.cache.job(KEY) or {})["status"]
     assert status["proposals"] == {"storageUri": "s3://state/rpn/proposals"}
 
@@ -184,16 +184,46 @@ async def test_a_job_that_is_being_deleted_gets_no_new_pods(world: World) -> Non
 
 
 async def test_a_refused_pod_is_told_of_in_the_status_until_it_is_accepted(world: World) -> None:
-    world.cluster.failures["apply"] = errors.Rejected("exceeded quota")
+    world.cluster.failures["ensure"] = errors.Rejected("exceeded quota")
     world.cache.store_job(make_job())
     for _ in range(2):
         with pytest.raises(errors.Rejected):
             await world.reconciler.reconcile(KEY)
     assert _reason(world) == "ChildRejected"
-    del world.cluster.failures["apply"]
+    del world.cluster.failures["ensure"]
     await world.reconciler.reconcile(KEY)
     await world.settle()
     assert _reason(world) == "WaitingForPods"
+
+
+async def test_a_job_whose_workers_would_run_as_the_operator_fails_without_any_pod(world: World) -> None:
+    job = make_job()
+    job["spec"]["worker"]["template"] = {"spec": {"serviceAccountName": "kubedet-operator"}}
+    world.cache.store_job(job)
+    await world.settle()
+    assert _reason(world, "Failed") == "InvalidSpec"
+    assert [verb for verb, _ in world.cluster.asked] == ["status"]
+
+
+async def test_a_bug_about_one_job_is_told_of_in_its_status_and_once_in_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise LookupError("a bug")
+
+    world.cache.store_job(make_job())
+    await world.settle()
+    with monkeypatch.context() as broken:
+        broken.setattr("kubedet_operator.control.reconcile.decide", fail)
+        for _ in range(3):
+            await world.reconciler._attempts._attempt(KEY)
+    assert _reason(world, "Degraded") == "NotReconciled"
+    assert _reason(world) == "WaitingForPods"
+    assert len([line for line in caplog.messages if "this is a bug in the operator" in line]) == 1
+    assert world.count("kubedet_operator_reconcile_errors_total", reason="Unexpected") == 3
+    world.queue.add(KEY)
+    await world.settle()
+    assert _reason(world, "Degraded") == "AsExpected"
 
 
 async def test_failures_are_counted_by_reason_and_tried_again(world: World) -> None:
@@ -306,10 +336,10 @@ async def test_a_service_that_is_gone_is_applied_again(world: World) -> None:
     job["spec"]["worker"] = {"replicas": 2}
     world.cache.store_job(job)
     await world.settle()
-    service = world.cluster.asked.count(("apply", "demo-workers"))
+    service = world.cluster.asked.count(("ensure", "demo-workers"))
     world.cache.drop_service(KEY, uid=world.service_uid())
     await world.settle()
-    assert world.cluster.asked.count(("apply", "demo-workers")) == service + 1
+    assert world.cluster.asked.count(("ensure", "demo-workers")) == service + 1
 
 
 async def test_a_replica_that_does_not_lead_keeps_its_work_for_later(

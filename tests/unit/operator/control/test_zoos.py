@@ -15,6 +15,7 @@ from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events, Occurrence
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.control.zoos import ZooReconciler
+from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 from zoo_simulation import make_zoo, turn
 
@@ -91,6 +92,7 @@ class World:
             self.cache,
             self.queue,
             metrics=Metrics(),
+            health=Health(),
             events=self.events,
             clock=lambda: NOW,
         )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kubedet_operator.telemetry.health import LONGEST_SILENCE_SECONDS, Health
+from kubedet_operator.telemetry.health import (
+    LONGEST_SILENCE_SECONDS,
+    LONGEST_WORK_SECONDS,
+    MOST_ENDS,
+    PROGRESS,
+    Health,
+)
 
 PODS = ("pods", "quiet")
 
@@ -60,3 +66,25 @@ def test_nothing_is_expected_while_no_watch_is_supposed_to_run(health: Health, c
     assert health.complaint() is None
     assert health.ages() == {}
     assert not health.ready
+
+
+def test_a_task_with_work_that_finishes_none_is_complained_about(health: Health, clock: Clock) -> None:
+    health.expect_work(PROGRESS)
+    clock.now = LONGEST_WORK_SECONDS
+    health.expect_work(PROGRESS)
+    clock.now += 1
+    assert health.complaint() == f"progress has work to do and has finished none for {clock.now:.0f} s"
+    health.note_work(PROGRESS)
+    assert health.complaint() is None
+    health.rest(PROGRESS)
+    clock.now += LONGEST_WORK_SECONDS + 1
+    assert health.complaint() is None
+
+
+def test_a_task_that_ends_again_and_again_is_complained_about(health: Health, clock: Clock) -> None:
+    health.note_end(PROGRESS, MOST_ENDS - 1)
+    assert health.complaint() is None
+    health.note_end(PROGRESS, MOST_ENDS)
+    assert health.complaint() == "progress has ended 5 times in a row"
+    clock.now = 600
+    assert health.complaint() is None

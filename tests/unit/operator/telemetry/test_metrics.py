@@ -155,3 +155,25 @@ def test_a_replica_is_ready_once_it_knows_the_world(port: int, health: Health) -
     health.ready = True
     assert get(port, "/readyz") == (200, "ok")
     assert get(port, "/nowhere")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"time": {}},
+        {"time": {"phase": "pending", "seconds": {"training": "x"}}},
+        {"restarts": {"application": "many"}},
+        {"lastFailure": {}},
+        {"progress": []},
+        {"phase": "Enchanted"},
+    ],
+)
+def test_an_odd_status_of_another_controller_costs_no_other_job_its_figures(
+    port: int, jobs: list[dict[str, Any]], status: dict[str, Any]
+) -> None:
+    metadata = {"namespace": "team-a", "name": "odd", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    jobs.insert(0, {"metadata": metadata, "spec": {"managedBy": "other.dev/controller"}, "status": status})
+    found = samples(port)
+    assert found["kubedet_job_progress_ratio[('name', 'mask'), ('namespace', 'team-a')]"] == 0.8
+    assert found["kubedet_operator_jobs[('phase', 'Pending')]"] == 1
+    assert not any("Enchanted" in name for name in found)

@@ -29,3 +29,15 @@ def test_rows_by_phase_and_the_difference_of_the_table_are_exposed_and_go_with_t
     assert registry.get_sample_value("kubedet_zoo_rows", new) == 0
     zoos.clear()
     assert registry.get_sample_value("kubedet_zoo_rows", {**ZOO, "phase": "running"}) is None
+
+
+def test_an_odd_status_costs_no_other_zoo_its_figures() -> None:
+    odd = {"metadata": {"namespace": "default", "name": "odd"}, "status": {"differences": {"boxAP": {}}}}
+    fine = {"metadata": {"namespace": "default", "name": "fine"}, "status": {"counts": {"running": 2}}}
+    unreadable: list[None] = []
+    collector = ZooCollector(lambda: [odd, fine], unreadable=lambda: unreadable.append(None))
+    values = {
+        sample.labels["name"]: sample.value for family in collector.collect() for sample in family.samples
+    }
+    assert set(values) == {"fine"}
+    assert unreadable == [None]
