@@ -24,6 +24,7 @@ from kubedet_operator.decision.zoo.plan import CreateJob, DeleteRowJob, ZooActio
 from kubedet_operator.local.container import Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Quiet
+from kubedet_operator.local.places import resolve_paths
 from kubedet_operator.local.pods import LocalPods
 from kubedet_operator.local.run import (
     POLL_SECONDS,
@@ -106,9 +107,10 @@ def _read(given: Mapping[str, Any], output: Path) -> tuple[ParsedZoo, dict[str, 
         raise InvalidManifest(unknown_here)
     template = spec.get("template")
     job = template.get("spec") if isinstance(template, Mapping) else None
-    if isinstance(job, Mapping) and not job.get("checkpoint"):
-        place = {"storageUri": f"file://{output}/checkpoints"}
-        spec["template"] = {**(template or {}), "spec": {**job, "checkpoint": place}}
+    if isinstance(job, Mapping):
+        place = {"storageUri": (output / "checkpoints").as_uri()}
+        local = {**resolve_paths(job), **({} if job.get("checkpoint") else {"checkpoint": place})}
+        spec["template"] = {**(template or {}), "spec": local}
     metadata = {"namespace": "default", **(given.get("metadata") or {}), "uid": "local", "generation": 1}
     file = output / STATUS_FILE
     status = json.loads(file.read_text()) if file.exists() else {}

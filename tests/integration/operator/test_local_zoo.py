@@ -67,6 +67,18 @@ def test_a_table_is_trained_in_order_and_again_only_where_it_changed(tmp_path: P
     assert _starts(tmp_path) == 8, "both repeats of the row that changed"
 
 
+def test_paths_of_this_machine_become_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest = _manifest()
+    manifest["spec"]["template"]["spec"]["dataset"] = {"storageUri": "./my parts"}
+    output = tmp_path / "a #1 table"
+    code, _, said = _run(output, manifest)
+    assert code == 0, said
+    logs = [path.read_text() for path in output.glob("*/logs/*.log")]
+    assert logs
+    assert all(f"dataset {(tmp_path / 'my parts').as_uri()}," in log for log in logs)
+
+
 def test_a_row_that_fails_is_told_and_ends_the_command_with_1(tmp_path: Path) -> None:
     env = [{"name": "STUB_EXIT", "value": "65"}]
     template = _manifest()["spec"]["template"]["spec"]["worker"]
