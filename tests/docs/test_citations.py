@@ -34,7 +34,9 @@ _FORMULAS = tuple(
 _WITHOUT_FORMULAS = {
     "trainer/kubedet_trainer/evaluation/evaluate.py",
     "trainer/kubedet_trainer/evaluation/loss.py",
+    "trainer/kubedet_trainer/evaluation/propose.py",
     "trainer/kubedet_trainer/models/detector.py",
+    "trainer/kubedet_trainer/models/host.py",
     "trainer/kubedet_trainer/models/options/detectors.py",
 }
 

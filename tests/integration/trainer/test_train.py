@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -319,6 +321,13 @@ def test_checkpoints_in_an_object_store_serve_a_resume(make_job: MakeJob, s3_ser
         "job/step-00000020/manifest.json",
         "job/step-00000020/state.pt",
     }
+
+    before = s3_server.client().get_object("training", "job/report.html").read()
+    s3_server.client().remove_object("training", "job/report.html")
+    command = [sys.executable, "-m", "kubedet_trainer.commands.kubedet", "report", "s3://training/job"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "s3://training/job/report.html\n"), done.stderr
+    assert s3_server.client().get_object("training", "job/report.html").read() == before
 
     refused = make_job("refused", environment={**environment, "KUBEDET_CHECKPOINT_SECRET_KEY": "wrong"})
     assert refused.run() == [77]

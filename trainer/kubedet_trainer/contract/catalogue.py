@@ -117,7 +117,7 @@ def proposal_recipe(recipe: str) -> str | None:
     """The recipe whose proposals a Fast R-CNN of the zoo was trained on; None for any other recipe.
 
     It is the RPN of the same backbone and style, and of schedule 1x whatever the schedule of the detector is
-    (`docs/zoo.md`).
+    (`docs/zoo.md`, 1.4).
     """
     facets = read_facets(recipe)
     if facets is None or facets.method not in ("fast_rcnn", "fast_mask_rcnn"):
