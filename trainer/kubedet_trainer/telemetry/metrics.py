@@ -96,7 +96,7 @@ TABLE: dict[str, Definition] = {
     "evaluation": Definition(
         name="kubedet_trainer_evaluation",
         kind="gauge",
-        help="Figures of the last evaluation, in percent, and validationLoss, the loss of some validation images.",
+        help="Figures of the last evaluation, in percent, and validationLoss, a mean loss.",
         labels=("metric",),
     ),
     "reference": Definition(
