@@ -55,15 +55,20 @@ def build_optimizer(model: nn.Module, *, config: OptimizerConfig) -> torch.optim
     """SGD over all parameters in one group, weight decay on each (`docs/zoo.md`, 9.1).
 
     Frozen parameters take part without a gradient. The fused kernels also let a gradient scaler skip a step
-    without asking the device.
+    without asking the device. They begin from memory that nobody has written if the first step is one of
+    those, so the momentum begins as zeros here.
     """
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         fused=True,
     )
+    if config.momentum:
+        for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def learning_rate(

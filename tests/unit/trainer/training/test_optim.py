@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -99,3 +102,41 @@ def test_gradients_are_clipped_by_their_common_norm(max_norm: float | None, afte
     norm = optim.clip_gradients([first, second, unused], max_norm=max_norm)
     assert norm.item() == pytest.approx(5.0)
     assert torch.hypot(first.grad, second.grad).item() == pytest.approx(after, rel=1e-5)
+
+
+@pytest.fixture
+def unwritten_memory_is_nan() -> Iterator[None]:
+    """What nobody has written reads as NaN, and not as the zeros that it mostly holds on a CPU."""
+    torch.use_deterministic_algorithms(True)
+    deterministic: Any = torch.utils.deterministic
+    before = deterministic.fill_uninitialized_memory
+    deterministic.fill_uninitialized_memory = True
+    yield
+    deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("unwritten_memory_is_nan")
+def test_a_first_step_that_overflows_leaves_no_trace() -> None:
+    """A scaler skips such a step, as the first ones in fp16 often are; the next begins from nothing."""
+    model = nn.Linear(2, 1)
+    config = OptimizerConfig(lr=0.5, momentum=0.9, weight_decay=0.0)
+    optimizer = optim.build_optimizer(model, config=config)
+    scaler = torch.amp.GradScaler("cpu")
+    weight = model.weight.detach().clone()
+    for inputs in (torch.full((1, 2), float("inf")), torch.ones(1, 2)):
+        optimizer.zero_grad()
+        scaler.scale(model(inputs).sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.isfinite(model.weight).all()
+    torch.testing.assert_close(model.weight.detach(), weight - 0.5)
+
+
+def test_without_momentum_and_for_frozen_weights_there_is_no_buffer() -> None:
+    frozen, free = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1)
+    model = nn.Sequential(frozen, free)
+    with_momentum = optim.build_optimizer(model, config=OptimizerConfig(momentum=0.9))
+    assert set(with_momentum.state) == set(free.parameters())
+    assert not optim.build_optimizer(model, config=OptimizerConfig(momentum=0.0)).state
