@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +42,9 @@ class Fpn(nn.Module):
         merged = [lateral(stage) for lateral, stage in zip(self.lateral_convs, used, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
             finer = merged[level - 1]
-            merged[level - 1] = finer + F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
+            with torch.autocast(finer.device.type, enabled=False):  # it would return float32 maps
+                coarser = F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
+            merged[level - 1] = finer + coarser
         levels = [conv(feature) for conv, feature in zip(self.fpn_convs, merged, strict=False)]
         extra = used[-1]
         for conv in self.fpn_convs[len(used) :]:

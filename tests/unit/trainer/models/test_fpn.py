@@ -55,3 +55,13 @@ def test_group_normalisation_replaces_the_bias_of_every_convolution() -> None:
     assert {name.split(".", 2)[2] for name in neck.state_dict()} == {"conv.weight", "gn.weight", "gn.bias"}
     finest = neck(_stages())[0].view(2, 4, -1)
     torch.testing.assert_close(finest.mean(dim=(1, 2)), torch.zeros(2), atol=1e-5, rtol=0)
+
+
+def test_maps_keep_the_lower_precision_on_their_way_down() -> None:
+    neck = _pyramid(start_stage=0, extra_levels="pool")
+    seen: list[torch.dtype] = []
+    for conv in neck.fpn_convs:
+        conv.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        neck(_stages())
+    assert set(seen) == {torch.bfloat16}

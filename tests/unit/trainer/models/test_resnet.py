@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from kubedet_trainer.config.fields import check
@@ -91,3 +92,31 @@ def test_offsets_are_pairs_of_dy_and_dx_a_tap_and_modulation_comes_last() -> Non
 
     shifted = F.pad(entering.sum(dim=1), (0, 1, 0, 1))[:, 1::2, 1::2]
     torch.testing.assert_close(leaving[0, 0], shifted[0][: leaving.shape[2], : leaving.shape[3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("deformable", ["offsets", "modulated"])
+def test_deformable_convolution_computes_in_float32_under_autocast(
+    deformable: str, dtype: torch.dtype
+) -> None:
+    backbone = _backbone(deformable=deformable)
+    block = _first_block(backbone, "layer2")
+    images = torch.randn(1, block.conv2.in_channels, 16, 24)
+    with torch.autocast("cpu", dtype):
+        rounded = images.to(dtype)
+        out = block._convolve(rounded)
+        offsets = block.get_submodule("conv2_offset")(rounded)
+    assert out.dtype == dtype
+    block.conv2_offset = _Says(offsets.float())
+    torch.testing.assert_close(out, block._convolve(rounded.float()).to(dtype), rtol=0, atol=0)
+
+
+class _Says(nn.Conv2d):
+    """A layer with one answer to everything."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__(1, 1, 1)
+        self.answer = answer
+
+    def forward(self, _images: torch.Tensor) -> torch.Tensor:
+        return self.answer

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
@@ -78,14 +79,16 @@ class Bottleneck(nn.Module):
         else:
             predicted = self.conv2_offset(x)
             modulation = predicted[:, 2 * _TAPS :]
-            out = deform_conv2d(
-                x,
-                predicted[:, : 2 * _TAPS],
-                self.conv2.weight,
-                stride=self.conv2.stride,
-                padding=self.conv2.padding,
-                mask=modulation.sigmoid() if modulation.shape[1] else None,
-            )
+            # torchvision computes it in float32 under autocast, but knows no autocast on CPUs.
+            with torch.autocast(x.device.type, enabled=False):
+                out = deform_conv2d(
+                    x.float(),
+                    predicted[:, : 2 * _TAPS].float(),
+                    self.conv2.weight.float(),
+                    stride=self.conv2.stride,
+                    padding=self.conv2.padding,
+                    mask=modulation.float().sigmoid() if modulation.shape[1] else None,
+                ).to(x.dtype)
         return out
 
 
