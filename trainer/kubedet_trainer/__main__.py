@@ -15,11 +15,9 @@ import traceback
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
 from kubedet_trainer import config, contract, recipes
 from kubedet_trainer.contract import Environment, ExitCode, Failure, FailureClass
-from kubedet_trainer.errors import TrainerError
+from kubedet_trainer.errors import TrainerError, native
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import read_settings
 from kubedet_trainer.storage.files import write_json
@@ -33,9 +31,6 @@ _SECONDS_TO_BE_ENDED = 30
 _KILLED_LOADER = re.compile(
     r"DataLoader worker .*(exited unexpectedly|killed by signal: (?P<signal>\w+( \w+)?))"
 )
-
-_BROKEN_GPU = re.compile(r"uncorrectable (ECC|NVLink) error|GPU is lost|fallen off the bus", re.IGNORECASE)
-"""What CUDA and its driver say of hardware (`cudaGetErrorString`, NVIDIA's Xid 48, 74 and 79)."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,22 +47,18 @@ def main() -> int:
 def describe(error: BaseException) -> Failure:
     """What `error` means for the run.
 
-    Running out of GPU memory, a broken GPU and a killed loader worker have codes of their own; any other
-    exception that is no `TrainerError` is unexpected.
+    Errors of CUDA and its libraries and a killed loader worker have codes of their own; any other exception
+    that is no `TrainerError` is unexpected.
     """
     if isinstance(error, TrainerError):  # its message says what to do; where it was raised does not matter
         return endings.failure_of(error)
     lines = traceback.format_exception(error)[-5:]
     failure = endings.failure_of(error, last_lines="".join(lines).splitlines()[-20:])
-    if isinstance(error, torch.OutOfMemoryError):
-        return replace(
-            failure,
-            exitCode=ExitCode.OUT_OF_GPU_MEMORY,
-            message=f"out of GPU memory: {error}; lower data.images_per_process or data.scale, or use bf16",
-        )
-    if isinstance(error, RuntimeError) and _BROKEN_GPU.search(str(error)):
-        return replace(failure, exitCode=ExitCode.GPU_HARDWARE, message=f"a GPU is broken: {error}")
-    if isinstance(error, RuntimeError) and _KILLED_LOADER.search(str(error)):
+    if not isinstance(error, RuntimeError):
+        return failure
+    if (verdict := native.judge(str(error))) is not None:
+        return replace(failure, exitCode=verdict.exit_code, message=verdict.explain(str(error)))
+    if _KILLED_LOADER.search(str(error)):
         return replace(
             failure,
             exitCode=ExitCode.KILLED,

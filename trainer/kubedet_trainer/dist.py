@@ -8,7 +8,6 @@ CPUs; objects and flags always over a gloo group of their own, so that they neve
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,17 +18,11 @@ import torch.distributed as c10d
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kubedet_trainer.errors import InvalidInput, PeerFailed
+from kubedet_trainer.errors import InvalidInput, PeerFailed, native
 
 _Value = TypeVar("_Value")
 
 _host_group: c10d.ProcessGroup | None = None
-
-_LOST_PEER = re.compile(
-    r"gloo/|connection (was )?(closed|reset|refused|aborted)|broken pipe|socket (closed|timeout|error)"
-    r"|nccl.*(abort|remote process|peer|connection|timed? ?out)",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +167,8 @@ def is_lost_peer(error: BaseException) -> bool:
     """Whether `error` is how gloo or NCCL report that another rank went away."""
     if isinstance(error, c10d.DistNetworkError | c10d.DistStoreError):
         return True
-    return isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
+    verdict = native.judge(str(error)) if isinstance(error, RuntimeError) else None
+    return verdict is not None and verdict.exit_code == PeerFailed.exit_code
 
 
 @contextmanager

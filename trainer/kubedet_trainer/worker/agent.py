@@ -67,8 +67,8 @@ checkpoint."""
 _SAVE_MARGIN_SECONDS = 15
 """What the launcher and the agent need of the grace period after the ranks have saved their state."""
 
-_LAST_LINES = 20
-_LAST_BYTES = 8192
+_LAST_BYTES = 65536
+"""What is read of a rank's standard error: stacks of all threads may follow the reason of an abort."""
 
 
 class _RanksFailed(Exception):
@@ -220,11 +220,11 @@ class _Agent(SimpleElasticAgent):
 
     def _judge(self, result: RunProcsResult, worker_group: WorkerGroup) -> None:
         """Raise `_RanksFailed` unless another start may help."""
-        codes = [failure.exitcode for failure in result.failures.values()]
         self._failed_at = {
             worker_group.workers[local_rank].global_rank: float(failure.timestamp)
             for local_rank, failure in result.failures.items()
         }
+        codes = [ending.exit_code for ending in self.rank_endings() if ending.rank in self._failed_at]
         self._count_crash(codes)
         hopeful = endings.is_worth_a_restart(codes, crashes_in_a_row=self._crashes_in_a_row)
         if self.has_permanent_failure() or not hopeful:
@@ -264,11 +264,11 @@ class _Agent(SimpleElasticAgent):
                 continue
             rank = self.get_worker_group().workers[local_rank].global_rank
             ended.append(
-                RankEnding(
-                    rank=rank,
+                endings.rank_ending(
+                    rank,
                     exit_code=code,
                     time=self._failed_at.get(rank, time.time()),
-                    last_lines=_last_lines(Path(self._ranks.stderrs[local_rank])) if code else [],
+                    output=_tail(Path(self._ranks.stderrs[local_rank])),
                 )
             )
         return ended
@@ -277,13 +277,13 @@ class _Agent(SimpleElasticAgent):
         return self._work_directory / contract.FAILURES_DIRECTORY
 
 
-def _last_lines(path: Path) -> list[str]:
+def _tail(path: Path) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LAST_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+            return file.read().decode(errors="replace")
     except OSError:
-        return []
+        return ""
 
 
 def _raise_signal(number: int, frame: FrameType | None) -> None:

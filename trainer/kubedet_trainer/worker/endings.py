@@ -18,7 +18,7 @@ from typing import Any
 
 from kubedet_trainer.contract import ExitCode, Failure, FailureClass, failure_class
 from kubedet_trainer.contract.times import format_unix_time, parse_time
-from kubedet_trainer.errors import TrainerError
+from kubedet_trainer.errors import TrainerError, native
 
 AGENT_MODULE = "kubedet_trainer.worker.agent"
 """The module that ``python -m`` runs to start the ranks of one worker."""
@@ -37,6 +37,9 @@ PREPARATION_FILE = "preparation.json"
 
 RANK_CRASHES_IN_A_ROW = 4
 """After so many crashes soon after a start, the worker gives up its pod."""
+
+_LAST_LINES = 20
+"""How many lines of a rank's standard error are kept."""
 
 _STACK_LINES = 20
 """How many lines of a hung rank's stacks the termination message has. Innermost frames come first."""
@@ -77,6 +80,8 @@ class RankEnding:
     """UNIX time at which the agent noticed it."""
     last_lines: list[str] = field(default_factory=list)
     """The end of its standard error."""
+    abort: str = ""
+    """Why a library aborted it, where `exit_code` says what that means; empty unless one did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,21 @@ class AgentEnding:
     """The exit code of the agent's process; set only with `Outcome.CRASHED`."""
     message: str = ""
     """torch's message, if nothing more exact is known."""
+
+
+def rank_ending(rank: int, *, exit_code: int, time: float, output: str) -> RankEnding:
+    """How a rank ended, from its exit code and the end of its standard error.
+
+    NCCL's watchdog and its like abort the process themselves, mostly because a peer is gone.
+    """
+    aborted = native.judge_abort(output) if exit_code == -signal.SIGABRT else None
+    return RankEnding(
+        rank=rank,
+        exit_code=exit_code if aborted is None else aborted[0].exit_code,
+        time=time,
+        last_lines=output.splitlines()[-_LAST_LINES:] if exit_code else [],
+        abort="" if aborted is None else aborted[0].explain(aborted[1]),
+    )
 
 
 def parse_agent_ending(text: str) -> AgentEnding:
@@ -250,6 +270,7 @@ def _failure(
 
 def _rank_failure(ending: RankEnding, memory_limit_hit: bool) -> Failure:
     code, reason, message = _describe(ending.exit_code, memory_limit_hit)
+    message = ending.abort or message
     return _failure(code, message, reason=reason, rank=ending, last_lines=ending.last_lines)
 
 

@@ -165,6 +165,36 @@ def test_root_cause_is_a_permanent_record_even_when_a_crash_came_first() -> None
     assert failure.exitCode == 65
 
 
+_ABORT = (
+    "terminate called after throwing an instance of 'c10::DistBackendError'\n"
+    "  what():  [PG ID 0 Rank 1] Process group watchdog thread terminated with exception: "
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "words"),
+    [
+        ("NCCL error: remote process exited or there was a network error", 151, "another rank went away"),
+        ("CUDA error: uncorrectable NVLink error detected during the execution", 153, "a GPU is broken"),
+        ("CUDA error: unspecified launch failure", 134, "the GPU or one of its libraries failed"),
+        ("std::bad_alloc", 134, "aborted in native code"),
+    ],
+)
+def test_a_watchdogs_abort_is_what_the_watchdog_says(said: str, expected: int, words: str) -> None:
+    ending = endings.rank_ending(1, exit_code=-signal.SIGABRT, time=100.0, output=_ABORT + said)
+    failure = endings.translate(failed(ending))
+    assert failure is not None
+    assert failure.exitCode == expected
+    assert failure.message.startswith(f"rank 1: {words}")
+
+
+def test_an_abort_for_a_lost_peer_is_no_crash_of_this_worker() -> None:
+    said = _ABORT + "NCCL error: remote process exited or there was a network error"
+    ending = endings.rank_ending(0, exit_code=-signal.SIGABRT, time=100.0, output=said)
+    assert not endings.is_crash(ending.exit_code)
+    assert endings.is_worth_a_restart([ending.exit_code], crashes_in_a_row=0)
+
+
 def test_last_lines_of_a_crashed_rank_are_kept() -> None:
     failure = endings.translate(failed(rank(-signal.SIGSEGV, number=3)))
     assert failure is not None

@@ -65,3 +65,9 @@ class StorageUnreachable(TrainerError):
     """The object store did not answer, however often it was asked."""
 
     exit_code = ExitCode.STORAGE_UNREACHABLE
+
+
+class GpuBroken(TrainerError):
+    """A GPU that this pod was given cannot be used."""
+
+    exit_code = ExitCode.GPU_HARDWARE
