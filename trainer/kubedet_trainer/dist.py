@@ -8,9 +8,11 @@ CPUs; objects and flags always over a gloo group of their own, so that they neve
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +25,12 @@ from kubedet_trainer.errors import InvalidInput, PeerFailed, native
 _Value = TypeVar("_Value")
 
 _host_group: c10d.ProcessGroup | None = None
+
+_HOST_TIMEOUT = timedelta(days=1)
+"""How long a rank waits for others on the host: the launcher ends what hangs, long before this does."""
+
+_POLL_SECONDS = 0.01
+_CALL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +74,7 @@ def initialise(*, gpus: int) -> World:
         global _host_group
         with peer_failures():
             c10d.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-            _host_group = cast(c10d.ProcessGroup, c10d.new_group(backend="gloo"))
+            _host_group = cast(c10d.ProcessGroup, c10d.new_group(backend="gloo", timeout=_HOST_TIMEOUT))
     return world
 
 
@@ -88,10 +96,18 @@ def world_size() -> int:
     return c10d.get_world_size() if c10d.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if c10d.is_initialized():
-        c10d.barrier(group=_host_group)
+def barrier(*, waiting: Callable[[], None] = lambda: None) -> None:
+    """Wait until every rank is here, and call `waiting` about every second until then."""
+    if not c10d.is_initialized():
+        return
+    arrival = c10d.barrier(group=_host_group, async_op=True)
+    called = time.monotonic()
+    while not arrival.is_completed():
+        time.sleep(_POLL_SECONDS)
+        if time.monotonic() - called > _CALL_SECONDS:
+            called = time.monotonic()
+            waiting()
+    arrival.wait()
 
 
 def gather(value: _Value) -> list[_Value]:

@@ -11,10 +11,11 @@ import faulthandler
 import os
 import signal
 import statistics
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,12 @@ MIN_STEP_SECONDS = 60.0
 
 _STEPS = 100
 """How many of the last steps the median is taken over."""
+
+COMPUTING_SECONDS = 5.0
+"""How often `Heartbeat.computing` looks whether the process has used CPU time."""
+
+_COMPUTING_SHARE = 0.1
+"""The least share of a core that counts as computing: threads that only poll use less."""
 
 _TOUCHED = "touched"
 _STACKS = "stacks"
@@ -60,6 +67,29 @@ class Heartbeat:
     def beat(self) -> None:
         """Show that this rank has made progress, and that its present work is not a step."""
         self._file.write_text("")
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Beat within the block as long as this process computes, for work without steps of its own.
+
+        A process that waits for something that never comes uses no CPU time, so its hang is still found.
+        """
+        ended = threading.Event()
+        watcher = threading.Thread(target=self._beat_while_computing, args=(ended,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def _beat_while_computing(self, ended: threading.Event) -> None:
+        before = time.process_time()
+        while not ended.wait(COMPUTING_SECONDS):
+            now = time.process_time()
+            if now - before > COMPUTING_SECONDS * _COMPUTING_SHARE:
+                self.beat()
+            before = now
 
     def beat_step(self, seconds: float) -> None:
         """Show that this rank has completed a step in `seconds`, and now works on the next one."""

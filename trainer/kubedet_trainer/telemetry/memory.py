@@ -54,3 +54,13 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
         "gradients": sum(parameter.nbytes for parameter in trained),
         "optimizer": sum(tensor.nbytes for tensor in kept),
     }
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_bytes` count from now on, on a GPU; the kernel never forgets the peak of a process.
+
+    What the allocator keeps of work that is over would count as reserved, so it is given back.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

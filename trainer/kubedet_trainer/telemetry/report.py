@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -121,6 +121,10 @@ class Reporter:
     def beat(self) -> None:
         """Show that this rank makes progress outside of iterations, as each image of an evaluation does."""
         self._heartbeat.beat()
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Show progress within the block as long as this rank computes: for work that nothing divides."""
+        return self._heartbeat.computing()
 
     def set_stage(self, stage: Stage) -> None:
         """Set the stage of the run from now on."""

@@ -19,6 +19,7 @@ from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, T
 from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
+from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
@@ -164,7 +165,14 @@ def _await_device(run: Run) -> None:
         torch.cuda.synchronize(run.world.device)
 
 
+def _note_memory(run: Run) -> None:
+    """Keep the peak of the training, before other work can raise it."""
+    peak = memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind)
+    run.state.history.peak_bytes = max(run.state.history.peak_bytes, peak)
+
+
 def _log_interval(run: Run) -> None:
+    _note_memory(run)
     lap, forward_seconds = run.timer.close_interval(), run.forwards.close_interval()
     rate = run.state.optimizer.param_groups[0]["lr"]
     is_last = run.state.iteration == run.length.total_iterations
@@ -248,6 +256,7 @@ def _evaluate_if_due(run: Run) -> None:
     is_due = is_last or (rest == 0 and epoch > 0 and every > 0 and epoch % every == 0)
     if not is_due or run.state.history.was_evaluated(done):
         return
+    _note_memory(run)
     with run.reporter.stage(Stage.EVALUATING):
         evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
         loss = results.validation_loss(run)
@@ -260,7 +269,10 @@ def _evaluate_if_due(run: Run) -> None:
         if evaluation is not None:
             run.reporter.record_evaluation(done, metrics=metrics)
             run.saver.add_metrics(done, metrics)
-            results.publish_evaluation(run, evaluation)
+            with run.reporter.computing():
+                results.publish_evaluation(run, evaluation)
+        dist.barrier(waiting=run.reporter.beat)
+    memory.forget_peak(run.world.device)
     run.timer.resume()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -17,13 +17,16 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.dist import World
 from kubedet_trainer.evaluation import analysis, evaluate, loss, speed
 from kubedet_trainer.evaluation.coco import Scorer
+from kubedet_trainer.evaluation.detections import DetectionTable
 from kubedet_trainer.evaluation.evaluate import Evaluation
+from kubedet_trainer.evaluation.scores import Scores
 from kubedet_trainer.reports import document, examples, files
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
+from kubedet_trainer.telemetry.report import Reporter
 from kubedet_trainer.training import reported, reporting, saving, setup
 from kubedet_trainer.training.proposals import write_proposals
 from kubedet_trainer.training.reported import Reported
@@ -33,6 +36,18 @@ _ROW = ("boxAP", "maskAP", "ar1000")
 """Figures of an evaluation with a field of their own in `Results`, with one digit as in the zoo."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _WatchedScorer:
+    """A scorer whose rank makes progress for the launcher while it computes, however long that takes."""
+
+    scorer: Scorer
+    reporter: Reporter
+
+    def score(self, detections: DetectionTable) -> Scores:
+        with self.reporter.computing():
+            return self.scorer.score(detections)
 
 
 def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None:
@@ -45,14 +60,16 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
         TerminatedSaved, TerminatedUnsaved, PeerFailed: as `saving.end` does, when a rank was asked to stop.
     """
     with saving.stoppable(run) as should_stop:
-        return evaluate.evaluate(
+        evaluation = evaluate.evaluate(
             run.detector,
             _val_loader(run, split, world=run.world),
             num_images=len(split),
-            scorer=scorer,
+            scorer=_WatchedScorer(scorer, run.reporter),
             device=run.world.device,
             should_stop=should_stop,
         )
+    dist.barrier(waiting=run.reporter.beat)  # in a step, ranks that wait for rank 0 would seem to hang
+    return evaluation
 
 
 def validation_loss(run: Run) -> float | None:
@@ -77,7 +94,7 @@ def _beating(run: Run, batches: Loader) -> Iterator[Batch]:
 def write_row(run: Run) -> Results | None:
     """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
     saving.make_durable(run)
-    [peak] = dist.maximum([float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))])
+    [peak] = dist.maximum([_training_peak(run)])
     with run.reporter.stage(Stage.EVALUATING):
         figures = reported.load_reported(run)
     test_metrics = _evaluate_test(run)
@@ -98,8 +115,14 @@ def write_row(run: Run) -> Results | None:
                 proposals_uri=proposals_uri,
             )
             _publish(run, row, peak_bytes=peak)
-    dist.barrier()
+    dist.barrier(waiting=run.reporter.beat)
     return row
+
+
+def _training_peak(run: Run) -> float:
+    """The most bytes that training held on this rank; of one that only measures what it has held so far."""
+    noted = run.state.history.peak_bytes
+    return float(noted or memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))
 
 
 def _evaluate_test(run: Run) -> dict[str, float]:
@@ -144,7 +167,7 @@ def publish_evaluation(run: Run, evaluation: Evaluation) -> None:
             verdicts=verdicts,
             classes=run.data.classes,
         )
-    peak = float(memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))
+    peak = _training_peak(run)
     row = _row(run, reported.last(run), fps=None, fps_batch8=None, peak_bytes=peak, test_metrics={})
     report = reporting.build_report(run, row, peak_bytes=peak, is_finished=False)
     files.write_report(_store(run), document.dump(report), pictures=pictures)

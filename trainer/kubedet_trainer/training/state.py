@@ -31,6 +31,9 @@ class History:
     """Each time that rank 0 began, and where its time went, see `training.reporting.note_start`."""
     spent: list[dict[str, float]] = field(default_factory=list)
     """What had been spent at each evaluation, see `training.reporting.note_spent`."""
+    peak_bytes: int = 0
+    """The most memory that training has held, by `telemetry.memory.peak_bytes`; 0 if nothing was noted."""
+
     pretrained: dict[str, Any] = field(default_factory=dict)
     """Which tensors the first weights took from a file, as `weights.start.Origins.record`; empty without."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from kubedet_trainer.telemetry import heartbeat as heartbeats
 from kubedet_trainer.telemetry.heartbeat import HangWatch, Heartbeat
 
 
@@ -93,3 +95,22 @@ def test_rank_that_has_ended_does_not_hang(tmp_path: Path, clock: Clock) -> None
     assert watch.find_hung() is None
     clock.now += 1000
     assert watch.find_hung() is None
+
+
+def test_long_work_counts_as_progress_while_it_computes_and_not_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "COMPUTING_SECONDS", 0.05)
+    heartbeat = Heartbeat(tmp_path, rank=0)
+    (touched,) = (tmp_path / heartbeats.DIRECTORY).glob("touched")
+    with heartbeat.computing():
+        end = time.process_time() + 0.5
+        while time.process_time() < end:
+            pass
+    beats = [file.stat().st_mtime_ns for file in touched.iterdir()]
+    assert len(beats) == 1
+    with heartbeat.computing():
+        time.sleep(0.1)  # what was computed last counts once more
+        before = next(touched.iterdir()).stat().st_mtime_ns
+        time.sleep(0.4)
+    assert next(touched.iterdir()).stat().st_mtime_ns == before

@@ -10,7 +10,8 @@ import torch
 
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
-from kubedet_trainer.training import loop, optim, results, setup
+from kubedet_trainer.telemetry import memory
+from kubedet_trainer.training import loop, optim, reporting, results, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.state import chunk_seed
 from trainer_builders import forbid_host_synchronisation
@@ -120,3 +121,24 @@ def test_evaluation_is_due_at_the_end_of_epochs_and_of_the_run(
     monkeypatch.setattr(results, "evaluate_run", lambda run, *_, **__: calls.append(run))
     loop._evaluate_if_due(run)
     assert bool(calls) is due
+
+
+def test_memory_of_training_is_read_before_an_evaluation_raises_its_peak(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, peak = make_run(), 5
+    monkeypatch.setattr(memory, "peak_bytes", lambda *_, **__: peak)
+    forgotten: list[int] = []
+    monkeypatch.setattr(memory, "forget_peak", lambda _: forgotten.append(peak))
+
+    def evaluate(*_: Any, **__: Any) -> None:
+        nonlocal peak
+        peak = 9
+
+    monkeypatch.setattr(results, "evaluate_run", evaluate)
+    run.state.iteration = 2
+    loop._evaluate_if_due(run)
+    assert (run.state.history.peak_bytes, forgotten) == (5, [9])
+    peak = 6
+    loop._log_interval(run)
+    assert run.state.history.peak_bytes == 6
