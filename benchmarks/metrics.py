@@ -118,7 +118,7 @@ def measure_steps(folder: Path, *, steps: int) -> dict[str, float]:
             work_directory=folder,
         ),
         recipe,
-        world=initialise(gpus=0),
+        world=initialise(torch.device("cpu")),
         stop=StopRequest(),
         metrics=Metrics(),
     )

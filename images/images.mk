@@ -17,7 +17,8 @@ build.podman = podman build --format docker
 build.buildah = buildah build --format docker --layers
 build.kit = $(KIT)
 # With an empty TORCH_PACKAGES the image has no torch. Mount torch instead.
-flags.trainer = $(if $(filter-out undefined,$(origin TORCH_PACKAGES)),--build-arg TORCH_PACKAGES="$(TORCH_PACKAGES)")
+flags.trainer = $(if $(filter-out undefined,$(origin TORCH_PACKAGES)),--build-arg TORCH_PACKAGES="$(TORCH_PACKAGES)") \
+	$(if $(TORCH_INDEX),--build-arg TORCH_INDEX="$(TORCH_INDEX)")
 build = $(or $(build.$(IMAGE_BUILDER)),$(error IMAGE_BUILDER: got '$(IMAGE_BUILDER)', must be docker, podman or buildah)) \
 	--file images/$(1)/Dockerfile --tag $(call image,$(1)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \

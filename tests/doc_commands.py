@@ -88,6 +88,7 @@ INSTEAD = {
     "make test": f"{_MAKE} test TESTS=tests/contract/test_packages.py",
     # tests/e2e runs this target with the builder of the test cluster.
     "make images": "make --dry-run IMAGE_BUILDER=docker images",
+    "make image-trainer": "make --dry-run IMAGE_BUILDER=docker image-trainer",
     # It measures for many minutes.
     "make bench-operator": "make --dry-run bench-operator",
     # Fake nodes have no logs: the pods must exist.

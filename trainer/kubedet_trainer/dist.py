@@ -20,7 +20,7 @@ import torch.distributed as c10d
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kubedet_trainer.errors import InvalidInput, PeerFailed, native
+from kubedet_trainer.errors import PeerFailed, native
 
 _Value = TypeVar("_Value")
 
@@ -46,34 +46,28 @@ class World:
     """How often torchrun has restarted this worker's ranks in the same pod."""
 
 
-def initialise(*, gpus: int) -> World:
-    """Join the other ranks that torchrun started; alone where there is no torchrun.
+def local_rank() -> int:
+    """The number of this process among the ranks of its replica, 0 and up."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
-    Args:
-        gpus: GPUs of this replica; 0 trains on the CPU.
+
+def initialise(device: torch.device) -> World:
+    """Join the other ranks that torchrun started, with the device of this one; alone without torchrun.
 
     Raises:
-        InvalidInput: GPUs are asked for and CUDA sees too few.
         PeerFailed: another rank went away while joining.
     """
     world = World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=(local_rank := int(os.environ.get("LOCAL_RANK", "0"))),
-        device=torch.device("cuda", local_rank) if gpus else torch.device("cpu"),
+        local_rank=local_rank(),
+        device=device,
         restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )
-    if gpus:
-        if (seen := torch.cuda.device_count()) <= local_rank:
-            raise InvalidInput(
-                f"spec.worker.gpus: got {gpus}, but CUDA sees {seen} device(s); check the driver, "
-                "gpuResource, and that procsPerReplica is not above gpus"
-            )
-        torch.cuda.set_device(world.device)
     if world.size > 1:
         global _host_group
         with peer_failures():
-            c10d.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+            c10d.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             _host_group = cast(c10d.ProcessGroup, c10d.new_group(backend="gloo", timeout=_HOST_TIMEOUT))
     return world
 

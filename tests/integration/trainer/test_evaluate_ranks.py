@@ -56,7 +56,7 @@ def evaluate_on(rank: int, port: int, annotations: Path, truth: Truth, stop_afte
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    dist.initialise(gpus=0)
+    dist.initialise(torch.device("cpu"))
     asked = 0
 
     def should_stop() -> bool:

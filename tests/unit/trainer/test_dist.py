@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from kubedet_trainer import dist
-from kubedet_trainer.errors import InvalidInput, PeerFailed
+from kubedet_trainer.errors import PeerFailed
 
 
 def test_alone_every_exchange_is_with_oneself() -> None:
-    world = dist.initialise(gpus=0)
+    world = dist.initialise(torch.device("cpu"))
     assert (world.rank, world.size, world.device.type) == (0, 1, "cpu")
     assert (dist.rank(), dist.world_size()) == (0, 1)
     assert dist.gather({"a": 1}) == [{"a": 1}]
@@ -61,9 +61,3 @@ def test_other_errors_pass(message: str) -> None:
 
     with pytest.raises(RuntimeError, match=message):
         fail()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpus_that_are_not_there_are_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"spec.worker.gpus: got 8, but CUDA sees 0 device"):
-        dist.initialise(gpus=8)

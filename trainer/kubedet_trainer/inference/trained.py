@@ -20,6 +20,7 @@ from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.recipes import published_files
 from kubedet_trainer.settings import DatasetSettings, StoreCredentials
+from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.source import Source, read_source
 from kubedet_trainer.weights.load import load_weights
 
@@ -104,6 +105,7 @@ def build_detector(
     Raises:
         InvalidInput: they are not those of such a detector.
     """
+    set_arithmetic(recipe, device=device)
     model = recipe.build(num_classes=len(classes) + 1)
     load_weights(model, weights=source.weights, file=source.name)
     return TrainedDetector(model=model.to(device).eval(), recipe=recipe, classes=classes, device=device)

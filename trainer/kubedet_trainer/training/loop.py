@@ -23,12 +23,13 @@ from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
+from kubedet_trainer.training.device import open_device
 from kubedet_trainer.training.proposals import check_proposals
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.state import chunk_seed
 
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _UNTIMED_ITERATIONS = 50
 """The zoo's record: it took the mean of all but the first (`docs/zoo.md`, 10), so the first iterations of a
 process do not count; of a run of less than two records its first half does not."""
@@ -47,7 +48,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
     run: Run | None = None
     try:
         with dist.peer_failures():
-            world = dist.initialise(gpus=settings.gpus)
+            world = dist.initialise(open_device(gpus=settings.gpus, local_rank=dist.local_rank()))
             # Not before: a rank that waits for others to come takes no signal, and has nothing to save.
             stop.listen()
             run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics)

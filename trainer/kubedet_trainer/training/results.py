@@ -28,6 +28,7 @@ from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.report import Reporter
 from kubedet_trainer.training import reported, reporting, saving, setup
+from kubedet_trainer.training.device import effective_precision
 from kubedet_trainer.training.proposals import write_proposals
 from kubedet_trainer.training.reported import Reported
 from kubedet_trainer.training.setup import Run
@@ -200,7 +201,7 @@ def _row(
         hardware={
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,
-            "precision": run.recipe.precision,
+            "precision": effective_precision(run.recipe.precision, device=world.device),
             "memoryKind": memory.peak_kind(world.device, kind=run.recipe.memory_kind),
             "timedIterations": history.timed_iterations,
             "globalBatch": batch.global_batch,

@@ -28,6 +28,7 @@ from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTim
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
 from kubedet_trainer.training import best, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
+from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.manifest import Located
 from kubedet_trainer.training.optim import BatchPlan
 from kubedet_trainer.training.saver import Saver
@@ -124,6 +125,7 @@ def prepare(
         metrics=metrics,
         hang_median_steps=settings.hang_median_steps,
     )
+    set_arithmetic(recipe, device=world.device)
     data = _prepare_data(settings, recipe, world=world)
     detector = _build_detector(recipe, data=data, device=world.device)
     state = TrainState(

@@ -80,7 +80,7 @@ def test_values_that_fit_only_each_other_can_be_given_in_any_order() -> None:
         ({"data.normalisation.to_rgb": "yes"}, "must be true or false"),
         (
             {"precision": "bf61"},
-            "precision: got 'bf61', must be one of fp32, bf16, fp16. Did you mean 'bf16'",
+            "precision: got 'bf61', must be one of fp32, tf32, bf16, fp16. Did you mean 'bf16'",
         ),
         ({"optimizer.lr": "-1"}, "optimizer.lr: got -1.0, must be > 0"),
         ({"optimizer.momentum": "1"}, "optimizer.momentum: got 1.0, must be >= 0 and < 1"),

@@ -11,7 +11,7 @@ import torch
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.training import loop, optim, reporting, results, setup
+from kubedet_trainer.training import loop, optim, results, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.state import chunk_seed
 from trainer_builders import forbid_host_synchronisation
