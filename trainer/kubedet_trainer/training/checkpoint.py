@@ -76,7 +76,7 @@ class Checkpointer:
 
     def save(self, snapshot: Snapshot) -> CheckpointStatus:
         """Write and commit `snapshot`, then delete what `keepLast` and `keepBest` do not keep."""
-        stall_seconds = snapshot.wait()
+        snapshot.wait()
         snapshot.require_sound()
         started = time.perf_counter()
         prefix = _prefix(snapshot.iteration)
@@ -105,7 +105,7 @@ class Checkpointer:
             time=manifest.time,
             sizeBytes=size,
             saveSeconds=round(seconds, 3),
-            stallSeconds=round(stall_seconds, 3),
+            stallSeconds=round(snapshot.total_stall_seconds(), 3),
         )
 
     def require_writable(self) -> None:

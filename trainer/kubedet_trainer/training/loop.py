@@ -117,6 +117,7 @@ def _step(run: Run, batches: Iterator[Batch]) -> None:
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     scaler.unscale_(optimizer)
     norm = optim.clip_gradients(state.model.parameters(), max_norm=recipe.optimizer.clip_norm)
+    run.saver.release()
     scaler.step(optimizer)
     scaler.update()
     state.iteration += 1

@@ -66,6 +66,7 @@ class Saver:
         self._is_urgent = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._unreleased: Snapshot | None = None
 
     def is_idle(self) -> bool:
         """Whether everything is written."""
@@ -83,10 +84,10 @@ class Saver:
         self._append(_Task(name="the memory of copies", write=allocate, buffer=buffer))
 
     def save(self, state: TrainState, *, epoch: int, require_sound: Callable[[], None]) -> None:
-        """Copy `state` and have it written; returns after the copy. Waits if both buffers are being written.
+        """Begin to copy `state` and have it written. Waits if both buffers are being written.
 
         Args:
-            state: stands still until this returns.
+            state: `release` must be called before it is updated.
             epoch: epochs finished.
             require_sound: raises, in the thread, where the state is not worth keeping.
         """
@@ -98,9 +99,21 @@ class Saver:
             buffer = self._free.pop()
         waited = time.perf_counter() - started
         snapshot = take_snapshot(
-            state, epoch=epoch, buffer=buffer, require_sound=require_sound, waited_seconds=waited
+            state,
+            epoch=epoch,
+            buffer=buffer,
+            require_sound=require_sound,
+            waited_seconds=waited,
+            is_released_later=True,
         )
+        self._unreleased = snapshot
         self._append(_snapshot_task(self._checkpointer, snapshot, buffer=buffer))
+
+    def release(self) -> None:
+        """Let the training update its state from now on. Call it before each update; it costs little."""
+        if self._unreleased is not None:
+            self._unreleased.release()
+            self._unreleased = None
 
     def add_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Have the figures of an evaluation noted in the checkpoint of `iteration`."""

@@ -16,6 +16,7 @@ from kubedet_trainer.errors import LossNotFinite, StorageUnreachable
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.storage.folder import _FolderStore
 from kubedet_trainer.training import saver as saver_module
+from kubedet_trainer.training import snapshot
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.state import TrainState
@@ -66,6 +67,7 @@ class Run:
         return Checkpointer(self._settings, origin=ORIGIN)
 
     def train_to(self, iteration: int) -> None:
+        self.saver.release()
         self.state.iteration = iteration
         with torch.no_grad():
             for value in self.state.model.parameters():
@@ -108,6 +110,26 @@ def test_the_training_goes_on_while_its_state_is_written(run: Run) -> None:
     assert run.saved() == {10: {10.0}}
     assert status.saveSeconds > 0
     assert status.stallSeconds >= 0
+
+
+def test_an_update_waits_for_the_copy_that_is_under_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, may_copy = snapshot._copy, threading.Event()
+
+    def held_up(source: torch.Tensor, target: torch.Tensor) -> None:
+        assert may_copy.wait(WAIT_SECONDS)
+        copy(source, target)
+
+    monkeypatch.setattr(snapshot, "_copy", held_up)
+    run.save(10)
+    update = threading.Thread(target=run.train_to, args=(11,))
+    update.start()
+    update.join(0.1)
+    assert update.is_alive()
+    may_copy.set()
+    update.join(WAIT_SECONDS)
+    assert run.saver.wait(WAIT_SECONDS)
+    assert run.saved() == {10: {10.0}}
+    assert run.saver.collect()[0].stallSeconds >= 0.1
 
 
 def test_prepared_memory_is_used_for_the_first_copy(run: Run) -> None:

@@ -45,7 +45,7 @@ def test_a_copy_has_the_values_types_and_strides_of_its_tensors() -> None:
         "count": torch.tensor(7),
         "part": torch.arange(10)[::2],
     }
-    copied = HostBuffer().copy(value)
+    copied, _ = HostBuffer().copy(value)
     assert copied["a"][1:] == [1, None]
     pairs = [(copied["a"][0], value["a"][0])]  # type: ignore[index]
     pairs += [(copied["b"][name], value["b"][name]) for name in ("half", "flags", "image")]  # type: ignore[index]
@@ -57,20 +57,30 @@ def test_a_copy_has_the_values_types_and_strides_of_its_tensors() -> None:
     assert copied["b"]["image"].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_what_an_update_changes_may_be_copied_until_then() -> None:
+    value = {"weight": torch.ones(3), "buffer": torch.ones(3)}
+    copied, copy_rest = HostBuffer().copy(value, later={value["weight"].data_ptr()})
+    value["buffer"] += 1  # as a forward pass does
+    value["weight"] += 4
+    copy_rest()
+    assert copied["buffer"].tolist() == [1, 1, 1]
+    assert copied["weight"].tolist() == [5, 5, 5]
+
+
 def test_a_second_copy_uses_the_memory_of_the_first() -> None:
     buffer = HostBuffer()
     value = {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.int64)}
     buffer.prepare(value)
-    first = buffer.copy(value)["a"].data_ptr()
+    first = buffer.copy(value)[0]["a"].data_ptr()
     value["a"] += 1
-    again = buffer.copy(value)
+    again, _ = buffer.copy(value)
     assert again["a"].data_ptr() == first
     assert again["a"].tolist() == [2, 2, 2]
-    assert buffer.copy({"a": torch.ones(4)})["a"].tolist() == [1, 1, 1, 1]
+    assert buffer.copy({"a": torch.ones(4)})[0]["a"].tolist() == [1, 1, 1, 1]
 
 
 def test_a_tensor_is_saved_without_its_neighbours() -> None:
-    copied = HostBuffer().copy({"small": torch.ones(2), "large": torch.zeros(1 << 18)})
+    copied, _ = HostBuffer().copy({"small": torch.ones(2), "large": torch.zeros(1 << 18)})
     file = io.BytesIO()
     torch.save({"small": copied["small"]}, file)
     assert len(file.getvalue()) < 1 << 14
