@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from kubedet_operator.cluster.connection import Call, Connection, Credentials
 from kubedet_operator.decision.objects import read_owner
 from kubedet_operator.telemetry.metrics import Metrics
 
+logger = logging.getLogger(__name__)
+
 JOBS = f"apis/{names.API_VERSION}"
 CORE = "api/v1"
 LEASES = "apis/coordination.k8s.io/v1"
@@ -27,6 +30,7 @@ Event = Mapping[str, Any]
 """An event of a watch: `type` (ADDED, MODIFIED, DELETED or BOOKMARK) and `object`."""
 
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _OURS = urlencode({"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"})
 _BRIEF = {Call("update", names.PLURAL), Call("update", names.ZOO_PLURAL), Call("create", "pods")}
 """Writes whose answer tells no more than was sent, but for the metadata: the rest is not asked for."""
@@ -59,6 +63,7 @@ class Cluster:
 
     def __init__(self, metrics: Metrics, *, may_write: Callable[[], bool] = lambda: True) -> None:
         """`may_write` is asked before every write, but for that of the Lease: whether this process acts."""
+        self._unreadable = metrics["unreadable"]
         self._connection = Connection(metrics, may_write=may_write)
 
     async def credentials(self) -> Credentials:
@@ -78,7 +83,10 @@ class Cluster:
         path, call = _path(collection.api, namespace, collection.plural), Call("list", collection.plural)
         query = {"limit": str(CHUNK)} | _select(collection)
         while True:
-            answer = await self._connection.request("GET", f"{path}?{urlencode(query)}", call)
+            try:
+                answer = await self._connection.request("GET", f"{path}?{urlencode(query)}", call)
+            except errors.Unreadable:
+                answer = await self._list_one_by_one(f"{path}?{urlencode(query)}", collection, call)
             items, metadata = answer.get("items") or [], answer["metadata"]
             for item in items:  # those of a typed list do not say what they are
                 item.setdefault("apiVersion", answer["apiVersion"])
@@ -109,7 +117,41 @@ class Cluster:
         } | _select(collection)
         call = Call("watch", collection.plural)
         async with self._connection.open("GET", f"{path}?{urlencode(query)}", call) as response:
-            yield _read_events(response, call)
+            yield self._read_events(response, call)
+
+    async def _list_one_by_one(self, address: str, collection: Collection, call: Call) -> dict[str, Any]:
+        """A page of a list without the objects that cannot be read, and without which it could be."""
+        answer = await self._connection.request("GET", address, call, accept=_METADATA_LIST)
+        items: list[dict[str, Any]] = []
+        for item in answer["items"]:
+            metadata = item["metadata"]
+            path = _path(collection.api, metadata["namespace"], collection.plural, metadata["name"])
+            try:
+                items.append(await self._connection.request("GET", path, Call("get", collection.plural)))
+            except errors.Unreadable as error:
+                self._pass_over(collection.plural, f"{metadata['namespace']}/{metadata['name']}: {error}")
+            except errors.NotFound:
+                pass
+        return {**answer, "items": items}
+
+    async def _read_events(self, response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Event]:
+        buffer = b""
+        async for chunk in response.content.iter_any():
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            for line in lines:
+                try:
+                    event: Event = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    self._pass_over(call.resource, f"an event: {error}")
+                    continue
+                if event["type"] == "ERROR":  # client-go lists again after any error, too
+                    raise errors.Gone(f"{call}: {event['object'].get('message')}")
+                yield event
+
+    def _pass_over(self, plural: str, problem: str) -> None:
+        """Tell of an object that cannot be read: whatever is in it, the others can be."""
+        self._unreadable.labels(plural).inc()
+        logger.error("%s: an object is ignored: %s", plural, problem)
 
     async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
         """One DetectionJob, as it is now."""
@@ -267,17 +309,6 @@ class Cluster:
             return await self._connection.request(method, path, call, body)
         answer = await self._connection.request(method, path, call, body, accept=_METADATA_ONLY)
         return {**body, "metadata": answer["metadata"]}
-
-
-async def _read_events(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Event]:
-    buffer = b""
-    async for chunk in response.content.iter_any():
-        *lines, buffer = (buffer + chunk).split(b"\n")
-        for line in lines:
-            event: Event = orjson.loads(line)
-            if event["type"] == "ERROR":  # client-go lists again after any error, too
-                raise errors.Gone(f"{call}: {event['object'].get('message')}")
-            yield event
 
 
 def _require_ours(found: Mapping[str, Any], manifest: Mapping[str, Any], plural: str) -> None:

@@ -133,7 +133,10 @@ class Connection:
         """
         async with self.open(method, path, call, body, accept=accept) as response:
             answer = await response.read()
-        document: dict[str, Any] = orjson.loads(answer)
+        try:
+            document: dict[str, Any] = orjson.loads(answer)
+        except orjson.JSONDecodeError as error:
+            raise errors.Unreadable(f"{call}: the API server's answer cannot be read: {error}") from None
         return document
 
     @asynccontextmanager

@@ -48,6 +48,12 @@ class DefinitionMissing(OperatorError):
     reason = "DefinitionMissing"
 
 
+class Unreadable(OperatorError):
+    """The answer is no JSON that can be read: some object in it is nested too deeply."""
+
+    reason = "Unreadable"
+
+
 class NotFound(OperatorError):
     """The object is gone."""
 

@@ -15,7 +15,7 @@ import builders
 from builders import make_manifest
 from kubedet_operator.api import names
 from kubedet_operator.cluster import errors
-from kubedet_operator.cluster.client import ALL_JOBS, Cluster
+from kubedet_operator.cluster.client import ALL_JOBS, PODS, Cluster
 from kubedet_operator.telemetry.metrics import Metrics
 from zoo_simulation import make_zoo
 
@@ -185,6 +185,43 @@ async def test_a_deletion_that_met_another_write_has_not_happened(cluster: Clust
     server.code, server.body = 409, {"message": "the object has been modified"}
     with pytest.raises(errors.Conflict):
         await cluster.delete("pods", "n", "a", uid="u")
+
+
+class Deep(Server):
+    """An API server with two objects, of which one is nested too deeply for its readers."""
+
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
+        self.requests.append((request.method, request.path, "", None))
+        deep = '{"metadata":{"namespace":"n","name":"deep"},"spec":' + "[" * 3000 + "]" * 3000 + "}"
+        metadata = {name: {"metadata": {"namespace": "n", "name": name}} for name in ("deep", "fine")}
+        fine = json.dumps(metadata["fine"] | {"spec": {}})
+        kind = '"apiVersion":"v1","kind":"PodList","metadata":{"resourceVersion":"7"}'
+        if request.path.endswith("/deep"):
+            return aiohttp.web.Response(text=deep)
+        if request.path.endswith("/fine"):
+            return aiohttp.web.Response(text=fine)
+        if "watch" in request.query:
+            events = "".join(f'{{"type":"ADDED","object":{found}}}\n' for found in (deep, fine))
+            return aiohttp.web.Response(text=events)
+        if "PartialObjectMetadataList" in request.headers["Accept"]:
+            return aiohttp.web.Response(text=f'{{{kind},"items":{json.dumps(list(metadata.values()))}}}')
+        return aiohttp.web.Response(text=f'{{{kind},"items":[{deep},{fine}]}}')
+
+
+@pytest.mark.parametrize("server", [Deep], indirect=True)
+async def test_an_object_that_no_reader_takes_hides_no_other(
+    kubeconfig: Path, server: Deep, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics()
+    cluster = Cluster(metrics)
+    pages = [page async for page in cluster.list_pages(PODS, "n")]
+    assert [item["metadata"]["name"] for page in pages for item in page.items] == ["fine"]
+    async with cluster.watch(PODS, "n", version="7", seconds=1) as events:
+        assert [event["object"]["metadata"]["name"] async for event in events] == ["fine"]
+    await cluster.close()
+    assert "n/deep" in caplog.text
+    name = "kubedet_operator_unreadable_objects_total"
+    assert metrics.registry.get_sample_value(name, {"resource": "pods"}) == 2
 
 
 def child(kind: str, **metadata: Any) -> dict[str, Any]:
