@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -57,7 +58,8 @@ def look(page: Path, *, width: int, script: str = "null", dark: bool = False) ->
 
 
 async def _look(page: Path, *, width: int, script: str, dark: bool) -> Seen:
-    with tempfile.TemporaryDirectory() as profile:
+    # Its children may still write while the folder is removed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             chromium(),
             "--headless",
@@ -70,13 +72,14 @@ async def _look(page: Path, *, width: int, script: str, dark: bool) -> Seen:
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             async with asyncio.timeout(_SECONDS):
                 port = await _read_port(Path(profile, _PORT_FILE))
                 return await _visit(port, page, Seen(width=width), script=script, dark=dark)
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 
