@@ -22,6 +22,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ from kubedet_trainer.storage import s3 as s3_store
 from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.training import checkpoint, manifest, saver
-from kubedet_trainer.training.checkpoint import Checkpointer, Origin
+from kubedet_trainer.training.checkpoint import STORE_FAILURES, Checkpointer, Origin
 from kubedet_trainer.training.manifest import MANIFEST_FILE, parse_manifest
 from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.state import TrainState
@@ -115,8 +116,10 @@ class _Life:
                 try:
                     _train(self, Path(journal.name), stale_keys=stale)
                     code = 0
-                except (StorageUnreachable, InvalidInput):  # as the exit codes 154 and 65 of a rank
+                except (*STORE_FAILURES, InvalidInput):  # as a rank ends, with the code of its error
                     code = 2
+                except BaseException:
+                    traceback.print_exc()
                 finally:
                     os._exit(code)
             _, status = os.waitpid(pid, 0)
@@ -140,6 +143,7 @@ class _Life:
     def judge(self, when: str) -> None:
         """Compare the store, as a process without faults sees it, with what was committed."""
         where = f"life {self._seed}, process {self._processes}, {when}"
+        self._note_untold()
         needed = self._needed()
         self._verdict.losses += [
             f"{where}: {iteration} is lost" for iteration in sorted(needed) if not self._is_intact(iteration)
@@ -153,6 +157,12 @@ class _Life:
             self._verdict.pruned_last.append(f"{where}: nothing to resume from, {sorted(needed)} expected")
         elif found is not None and (not found[1] or found[0] < max(needed, default=0)):
             self._verdict.bad_resumes.append(f"{where}: resumed from {found}, {sorted(needed)} expected")
+
+    def _note_untold(self) -> None:
+        """Count what is intact as committed, though its process was killed before it told so."""
+        keys = [item.key for item in self._store.list("step-") if item.key.endswith(MANIFEST_FILE)]
+        intact = {step for key in keys if self._is_intact(step := int(key.split("/")[0][5:]))}
+        self._committed |= intact - self._damaged
 
     def _needed(self) -> set[int]:
         """What may not have been pruned and was not damaged."""
