@@ -85,8 +85,8 @@ bench-operator: $(VENV)/dev.stamp ## Measure the operator with 100, 1000 and 300
 	$(BIN)/python benchmarks/operator_load.py
 
 .PHONY: bench-gpu
-bench-gpu: $(VENV)/dev.stamp ## Measure training steps of the zoo on this machine's GPU
-	$(BIN)/python benchmarks/gpu.py
+bench-gpu: $(VENV)/dev.stamp ## Measure training steps of the zoo on this machine's GPU, and check them against its CPU
+	$(BIN)/python benchmarks/gpu.py --output build/gpu.json
 
 .PHONY: clean
 clean: ## Remove build results, but not the virtual environment

@@ -1,28 +1,52 @@
-"""What a training step of zoo recipes costs on a GPU, beside what the zoo's page reports, as JSON.
+"""What kubedet does on this machine's GPU, in under four minutes and without network: figures, then a table.
 
-Seconds an iteration and peak memory are those of one GPU with the recipe's own batch of made-up images of the
-usual size, without a loader or other ranks; the page's are of eight V100. Synchronisations are the places of
-a step at which the host waits: non-maximum suppression, and nothing else. Where no GPU is there it says so.
+Speed: the loop's own step (copies, forward, backward, clipping, fused update, DDP of one rank) of six recipes
+on generated images in each precision: seconds, images a second, peak memory, and how often the host waits,
+beside the zoo's page, whose figures are of eight V100. Checks: small detectors of all architectures stay
+finite in every precision; losses and gradient norm are those of the CPU; a deterministic run that resumes is
+the run that did not stop, twice; detections are those of the CPU; an evaluation ends with figures.
 
-    python benchmarks/gpu.py [--steps 50] [--precision fp32] [RECIPE ...]
+    python benchmarks/gpu.py [--device cuda] [--steps 20] [--output gpu.json] [RECIPE ...]
+
+With ``--device cpu`` it rehearses the same on small detectors; CI does so.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
-import sys
+import os
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
-from torch import nn
+import torch.distributed as c10d
+from prometheus_client import CollectorRegistry
+from torch import Tensor
 
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.recipes import read_recipe
-from kubedet_trainer.structures import Batch, Proposals, Targets
+from kubedet_trainer.config.recipe import Precision
+from kubedet_trainer.contract import BatchPolicy
+from kubedet_trainer.dist import World
+from kubedet_trainer.evaluation.evaluate import detect
+from kubedet_trainer.models.box_head import BoxHead
+from kubedet_trainer.models.rpn import RpnHead
+from kubedet_trainer.recipes import read_recipe, smoke
+from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
+from kubedet_trainer.structures import Batch
+from kubedet_trainer.telemetry import memory
+from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.training import device as devices
+from kubedet_trainer.training import loop, results, setup
+from kubedet_trainer.training.setup import Run
+from kubedet_trainer.training.signals import StopRequest
 
 RECIPES = (
     "faster_rcnn_r50_fpn_1x",
@@ -32,120 +56,254 @@ RECIPES = (
     "faster_rcnn_mdpool_r50_fpn_1x",
     "ssd300_coco",
 )
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-_WARM_UP_STEPS = 10
-_PYRAMID_SIZE = (800, 1344)
-_SLOTS = _OBJECTS = 8
-_GIGABYTE = 1e9
+SMALL = tuple(name for name in smoke.RECIPES if "fast_" not in name)
+"""Those that need no proposals of another detector."""
+
+_SPEED_PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+_WARM_UP_STEPS = 5
+_FULL = "synthetic://shapes?images=16&val_images=4&size=1333x800&classes=80"
+_TINY = "synthetic://shapes?images=16&val_images=8&size=320x240"
+_RESUME_AFTER, _RESUME_STEPS = 3, 6
 
 
-def main() -> None:
-    """Measure every recipe and print it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE", help="of the zoo")
-    parser.add_argument("--steps", type=int, default=50, help="training steps of each recipe to time")
-    parser.add_argument("--precision", choices=_DTYPES, default="fp32", help="of the forward pass")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("benchmarks/gpu.py: no GPU is here, so nothing is measured", file=sys.stderr)
-        return
-    dtype = _DTYPES[arguments.precision]
-    figures = {name: measure(read_recipe(name), arguments.steps, dtype) for name in arguments.recipes}
-    device = torch.cuda.get_device_name()
-    print(json.dumps({"benchmark": "gpu", "device": device, **vars(arguments), "figures": figures}, indent=2))
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where and how long everything is measured."""
+
+    device: torch.device
+    folder: Path
+    steps: int
+
+    def prepare(self, recipe: Recipe, *, dataset: str = _TINY) -> Run:
+        """A run of `recipe` from fresh weights, a chunk a step, prepared as the trainer does."""
+        recipe = replace(recipe, pretrained=None, data=replace(recipe.data, num_workers=0))
+        settings = RunSettings(
+            recipe=recipe.name,
+            dataset=DatasetSettings(uri=dataset),
+            checkpoint=CheckpointSettings(uri=(self.folder / "checkpoints").as_uri(), resume="Never"),
+            batch_policy=BatchPolicy.SCALE_LEARNING_RATE,
+            work_directory=self.folder / ("full" if dataset == _FULL else "tiny"),
+        )
+        return setup.prepare(
+            settings,
+            recipe,
+            world=World(device=self.device),
+            stop=StopRequest(),
+            metrics=Metrics(CollectorRegistry()),
+        )
+
+    def wait(self) -> None:
+        """Wait until the device has done everything."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
-def measure(recipe: Recipe, steps: int, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The figures of one recipe beside those of its row."""
-    torch.manual_seed(0)
-    device = torch.device("cuda")
-    model = recipe.build(num_classes=81)
-    step = make_step(model.to(device).train(), recipe, make_batch(recipe).to(device), dtype)
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(_WARM_UP_STEPS):
-        step()
-    torch.cuda.synchronize()
+# --------------------------------------------------------------------------- speed
+
+
+def measure_speed(bench: Bench, recipe: Recipe, precision: Precision, *, dataset: str) -> dict[str, Any]:
+    """Seconds, memory and waits of a step."""
+    run = bench.prepare(replace(recipe, precision=precision), dataset=dataset)
+    batches = itertools.repeat(_first_batch(run))
+    for _ in range(_WARM_UP_STEPS if bench.device.type == "cuda" else 1):
+        loop._step(run, batches)
+    memory.forget_peak(bench.device)
+    bench.wait()
     started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    torch.cuda.synchronize()
-    seconds = (time.perf_counter() - started) / steps
-    figures = {
+    for _ in range(bench.steps):
+        loop._step(run, batches)
+    bench.wait()
+    seconds = (time.perf_counter() - started) / bench.steps
+    peaks = {kind: memory.peak_bytes(bench.device, kind=kind) for kind in ("allocated", "reserved")}
+    return {
+        "recipe": recipe.name,
+        "precision": precision,
         "seconds_per_iteration": round(seconds, 4),
-        "memory_reserved_gb": round(torch.cuda.max_memory_reserved() / _GIGABYTE, 2),
-        "memory_allocated_gb": round(torch.cuda.max_memory_allocated() / _GIGABYTE, 2),
-        "synchronisations": count_synchronisations(step),
+        "images_per_second": round(recipe.data.images_per_process / seconds, 2),
+        **{f"peak_{kind}_gib": round(peak / 2**30, 2) for kind, peak in peaks.items()},
+        "synchronisations": _count_synchronisations(run, batches),
+        "finite": run.monitor.check() == 0,
         "page": dict(recipe.reference),
     }
-    del model, step
-    torch.cuda.empty_cache()
-    return figures
 
 
-def count_synchronisations(step: Callable[[], None]) -> int:
-    """How often the host waits for the GPU in one step."""
+def _first_batch(run: Run) -> Batch:
+    return next(iter(run.batches(end_iteration=run.length.total_iterations)))
+
+
+def _count_synchronisations(run: Run, batches: Iterator[Batch]) -> int | None:
+    """How often the host waits for the device in a step; None on a CPU, which cannot tell."""
+    if run.world.device.type != "cuda":
+        loop._step(run, batches)
+        return None
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            step()
+            loop._step(run, batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def make_step(
-    model: nn.Module, recipe: Recipe, batch: Batch, dtype: torch.dtype | None
-) -> Callable[[], None]:
-    """Forward, backward and update on the same batch again and again."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
-    generator = torch.Generator(batch.pixels.device).manual_seed(0)
-
-    def step() -> None:
-        with torch.autocast(batch.pixels.device.type, dtype=dtype, enabled=dtype is not None):
-            terms = model(batch.images, batch.targets, generator)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(list(terms.values())).sum())
-        optimizer.step()
-
-    return step
+# --------------------------------------------------------------------------- checks
 
 
-def make_batch(recipe: Recipe) -> Batch:
-    """Noise with some objects, as many images as the recipe has for a process."""
-    data = recipe.data
-    count = data.images_per_process
-    height, width = _PYRAMID_SIZE if data.keep_aspect else data.scale
-    sizes = torch.tensor([[height, width]] * count)
-    proposals = None
-    if data.num_proposals is not None:
-        boxes = _make_boxes(count, data.num_proposals, height, width)
-        scores = torch.ones(boxes.shape[:2])
-        proposals = Proposals(boxes=boxes, scores=scores, valid=scores > 0)
-    masks = torch.randint(0, 256, (count, _SLOTS, height, -(-width // 8)), dtype=torch.uint8)
-    return Batch(
-        pixels=torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8),
-        sizes=sizes,
-        original_sizes=sizes,
-        scale_factors=torch.ones(count, 4),
-        image_ids=torch.arange(count),
-        targets=Targets(
-            boxes=_make_boxes(count, _SLOTS, height, width),
-            labels=torch.randint(1, 21, (count, _SLOTS)),
-            valid=(torch.arange(_SLOTS) < _OBJECTS).expand(count, _SLOTS),
-            masks=masks if data.masks else None,
-        ),
-        proposals=proposals,
+def check_finite(bench: Bench, name: str, precision: Precision) -> dict[str, Any]:
+    """Whether a small detector's losses and weights stay finite over some steps."""
+    run = bench.prepare(replace(read_recipe(name), precision=precision))
+    batches = itertools.repeat(_first_batch(run))
+    for _ in range(3):
+        loop._step(run, batches)
+    weights = all(bool(torch.isfinite(weight).all()) for weight in run.detector.parameters())
+    return {"check": f"finite {name} {precision}", "passed": weights and run.monitor.check() == 0}
+
+
+def check_against_cpu(bench: Bench, name: str) -> dict[str, Any]:
+    """The losses and the gradient norm of a first step in float32 beside those of the CPU."""
+    recipe = replace(read_recipe(name), precision="fp32")
+    ours, theirs = (
+        _first_losses(replace(bench, device=device), recipe) for device in (bench.device, torch.device("cpu"))
     )
+    error = max(abs(ours[term] - value) / max(abs(value), 1e-6) for term, value in theirs.items())
+    return {"check": f"as on the CPU {name}", "passed": error < 1e-3, "relative_error": error}
 
 
-def _make_boxes(count: int, slots: int, height: int, width: int) -> torch.Tensor:
-    extent = torch.tensor([width, height])
-    begins = torch.rand(count, slots, 2) * extent * 0.6
-    return torch.cat([begins, begins + 16 + torch.rand(count, slots, 2) * extent * 0.3], dim=-1)
+def _first_losses(bench: Bench, recipe: Recipe) -> dict[str, float]:
+    run = bench.prepare(recipe)
+    for module in run.detector.modules():  # generators of two devices draw different numbers
+        if isinstance(module, RpnHead):
+            module.sampler = replace(module.sampler, priority=_first_come)
+        if isinstance(module, BoxHead):
+            sampler = replace(module.region_sampler.sampler, priority=_first_come)
+            module.region_sampler = replace(module.region_sampler, sampler=sampler)
+    loop._step(run, itertools.repeat(_first_batch(run)))
+    (interval,) = run.monitor.close_interval(1, is_last=True)
+    return interval.means
+
+
+def _first_come(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.arange(shape[1], 0, -1, dtype=torch.float32, device=generator.device).expand(shape)
+
+
+def check_resume(bench: Bench, name: str) -> dict[str, Any]:
+    """Whether a deterministic run that resumes has the bits of the one that did not stop."""
+    recipe = replace(read_recipe(name), deterministic=True)
+    straight = bench.prepare(recipe)
+    batches = list(itertools.islice(straight.batches(end_iteration=_RESUME_STEPS), _RESUME_STEPS))
+    for batch in batches[:_RESUME_AFTER]:
+        loop._step(straight, iter([batch]))
+    saved = copy.deepcopy(straight.state.state_dict())
+    resumed = bench.prepare(recipe)
+    resumed.state.load_state_dict(saved)
+    for run in (straight, resumed):
+        for batch in batches[_RESUME_AFTER:]:
+            loop._step(run, iter([batch]))
+    weights = zip(straight.detector.parameters(), resumed.detector.parameters(), strict=True)
+    return {"check": f"resume {name}", "passed": all(torch.equal(ours, theirs) for ours, theirs in weights)}
+
+
+def check_use(bench: Bench, name: str) -> list[dict[str, Any]]:
+    """Train a little, evaluate, and detect on both devices: the same boxes, as far as scores decide them."""
+    run = bench.prepare(replace(read_recipe(name), precision="fp32"))
+    batches = itertools.repeat(_first_batch(run))
+    for _ in range(bench.steps):
+        loop._step(run, batches)
+    assert run.data.val is not None, "generated data have a validation split"
+    assert run.scorer is not None
+    evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
+    assert evaluation is not None, "this is rank 0"
+    batch = next(iter(results._val_loader(run, run.data.val, world=run.world)))
+    on_device, on_cpu = (_best_scores(run, batch, device) for device in (bench.device, torch.device("cpu")))
+    count = min(len(on_device), len(on_cpu))
+    error = float((on_device[:count] - on_cpu[:count]).abs().max()) if count else 0.0
+    return [
+        {"check": f"evaluation {name}", "passed": "boxAP" in evaluation.metrics, **evaluation.metrics},
+        {"check": f"detections {name}", "passed": error < 1e-3, "score_error": error, "count": count},
+    ]
+
+
+def _best_scores(run: Run, batch: Batch, device: torch.device) -> Tensor:
+    detector = run.detector.to(device).eval()
+    with torch.inference_mode():
+        (table,) = detect(detector, batch, device=device)
+    return torch.from_numpy(table.scores[:20].copy())
+
+
+# --------------------------------------------------------------------------- all of it
+
+
+def run_all(bench: Bench, names: Sequence[str]) -> dict[str, Any]:
+    """Every figure and every check."""
+    on_gpu = bench.device.type == "cuda"
+    speed = [
+        measure_speed(bench, read_recipe(name), precision, dataset=_FULL if on_gpu else _TINY)
+        for name in names
+        for precision in (_SPEED_PRECISIONS if on_gpu else ("fp32",))
+    ]
+    precisions: Sequence[Precision] = get_args(Precision) if on_gpu else ("fp16",)
+    small = SMALL if on_gpu else SMALL[:2]
+    checks = [check_finite(bench, name, precision) for name in small for precision in precisions]
+    checks += [check_against_cpu(bench, name) for name in small]
+    checks += [check_resume(bench, "smoke_mask_rcnn") for _ in range(2 if on_gpu else 1)]
+    checks += check_use(bench, "smoke_faster_rcnn")
+    return {
+        "benchmark": "gpu",
+        "device": torch.cuda.get_device_name(bench.device) if on_gpu else "cpu",
+        "driver": devices.driver_version(),
+        "torch": torch.__version__,
+        "speed": speed,
+        "checks": checks,
+    }
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """The figures for a person, and what failed."""
+    print(f"\n{figures['device']}, driver {figures['driver']}, torch {figures['torch']}")
+    columns = f"{'recipe':34} {'':5} {'s/iter':>8} {'img/s':>8} {'alloc':>6} {'reserv':>6} {'waits':>6}"
+    print(f"{columns} {'2019 s':>7} {'2019 GB':>8}")
+    for row in figures["speed"]:
+        page = row["page"]
+        theirs = f"{page.get('secondsPerIteration', '-'):>7} {page.get('memoryGB', '-'):>8}"
+        waits = "-" if row["synchronisations"] is None else row["synchronisations"]
+        print(
+            f"{row['recipe']:34} {row['precision']:5} {row['seconds_per_iteration']:8.4f} "
+            f"{row['images_per_second']:8.2f} {row['peak_allocated_gib']:6.2f} "
+            f"{row['peak_reserved_gib']:6.2f} {waits:>6} {theirs}"
+        )
+    failed = [check for check in figures["checks"] if not check["passed"]]
+    print(f"checks: {len(figures['checks']) - len(failed)} passed, {len(failed)} failed")
+    for check in failed:
+        print(f"  {check}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and check everything. Returns 1 if a check failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="whose speed is measured")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses")
+    parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="file for the figures")
+    given = parser.parse_args(arguments)
+    on_gpu = given.device == "cuda"
+    device = devices.open_device(gpus=int(on_gpu), local_rank=0)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS starts, for the resumes
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    with tempfile.TemporaryDirectory(prefix="kubedet-gpu-") as folder:
+        group = Path(folder, "group").as_uri()
+        c10d.init_process_group(backend, init_method=group, rank=0, world_size=1)
+        try:
+            bench = Bench(device=device, folder=Path(folder), steps=given.steps)
+            figures = run_all(bench, given.recipes or (RECIPES if on_gpu else SMALL[:1]))
+        finally:
+            c10d.destroy_process_group()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(figures, indent=2))
+    print_table(figures)
+    return int(not all(check["passed"] for check in figures["checks"]))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

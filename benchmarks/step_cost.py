@@ -21,14 +21,15 @@ from typing import Any
 from unittest import mock
 
 import torch
-from gpu import make_batch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kubedet_trainer.config import Recipe
 from kubedet_trainer.models import host, nms
 from kubedet_trainer.recipes import read_recipe
+from kubedet_trainer.structures import Batch, Proposals, Targets
 from kubedet_trainer.training import optim
 
 RECIPES = (
@@ -44,6 +45,8 @@ RECIPES = (
     "faster_rcnn_mdpool_r50_fpn_1x",
     "ssd300_coco",
 )
+_PYRAMID_SIZE = (800, 1344)
+_SLOTS = _OBJECTS = 8
 _BLOCK = 512
 """The caching allocator of CUDA rounds each allocation up to a multiple of this."""
 
@@ -170,6 +173,40 @@ def _calling_function() -> str:
 
 def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def make_batch(recipe: Recipe) -> Batch:
+    """Noise with some objects, as many images as the recipe has for a process."""
+    data = recipe.data
+    count = data.images_per_process
+    height, width = _PYRAMID_SIZE if data.keep_aspect else data.scale
+    sizes = torch.tensor([[height, width]] * count)
+    proposals = None
+    if data.num_proposals is not None:
+        boxes = _make_boxes(count, data.num_proposals, height, width)
+        scores = torch.ones(boxes.shape[:2])
+        proposals = Proposals(boxes=boxes, scores=scores, valid=scores > 0)
+    masks = torch.randint(0, 256, (count, _SLOTS, height, -(-width // 8)), dtype=torch.uint8)
+    return Batch(
+        pixels=torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8),
+        sizes=sizes,
+        original_sizes=sizes,
+        scale_factors=torch.ones(count, 4),
+        image_ids=torch.arange(count),
+        targets=Targets(
+            boxes=_make_boxes(count, _SLOTS, height, width),
+            labels=torch.randint(1, 21, (count, _SLOTS)),
+            valid=(torch.arange(_SLOTS) < _OBJECTS).expand(count, _SLOTS),
+            masks=masks if data.masks else None,
+        ),
+        proposals=proposals,
+    )
+
+
+def _make_boxes(count: int, slots: int, height: int, width: int) -> torch.Tensor:
+    extent = torch.tensor([width, height])
+    begins = torch.rand(count, slots, 2) * extent * 0.6
+    return torch.cat([begins, begins + 16 + torch.rand(count, slots, 2) * extent * 0.3], dim=-1)
 
 
 if __name__ == "__main__":
