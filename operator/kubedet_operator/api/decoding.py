@@ -90,7 +90,8 @@ def _fields(target: type) -> Mapping[str, _Field]:
     for field in dataclasses.fields(target):
         hint = without_optional(field_types(target)[field.name])
         name, plain = api_name(field.name), hint in (bool, int, float, str)
-        accepts = SCALARS[hint][0] if plain else None
+        # A whole number may be written as 1.0, which is not taken unchanged.
+        accepts = (_is_integer if hint is int else SCALARS[hint][0]) if plain else None
         described[name] = _Field(name, field.name, hint, is_required(field), accepts)
     return described
 
@@ -167,6 +168,8 @@ class _Decoder:
         accepts, rule = SCALARS[hint]
         if not accepts(value):
             return self._wrong(path, value, rule)
+        if hint is int:
+            return int(value)
         return str(value) if hint is Quantity else value
 
     def _list(self, origin: type, item: Any, value: Any, path: str) -> Any:
@@ -213,9 +216,14 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
+def _is_whole(value: Any) -> bool:
+    """Whether the API server takes `value` for an integer; so it does 1.0."""
+    return _is_integer(value) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
+
+
 SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "must be true or false"),
-    int: (_is_integer, "must be a whole number"),
+    int: (_is_whole, "must be a whole number"),
     float: (lambda value: _is_integer(value) or isinstance(value, float), "must be a number"),
     str: (lambda value: isinstance(value, str), "must be a string; put it in quotes"),
     Quantity: (

@@ -113,3 +113,11 @@ def test_a_status_survives_the_way_to_the_api_and_back() -> None:
     again = decoding.decode(DetectionJobStatus, document, path="status", found=found)
     assert not found
     assert again == status
+
+
+def test_a_whole_number_may_be_written_as_a_float_as_the_api_server_allows() -> None:
+    replicas = types.parse_job(make_manifest(worker={"replicas": 2.0})).spec.worker.replicas
+    assert (replicas, type(replicas)) == (2, int)
+    assert _violations(make_manifest(worker={"replicas": 2.5})) == [
+        "spec.worker.replicas: got 2.5, must be a whole number"
+    ]
