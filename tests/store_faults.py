@@ -70,6 +70,10 @@ class FaultyStore:
                     content[len(content) // 2] ^= 1
                 target.write_bytes(content)
 
+    def sha256(self, key: str) -> str:
+        with self._call():
+            return self._store.sha256(key)
+
     def exists(self, key: str) -> bool:
         with self._call():
             return self._store.exists(key)

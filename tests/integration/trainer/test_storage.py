@@ -44,6 +44,7 @@ def test_what_was_put_is_got_listed_and_deleted(store: Store, tmp_path: Path) ->
     store.put_bytes("other", data=b"")
 
     assert store.get_bytes("step-1/state.pt") == b"from a file"
+    assert store.sha256("step-1/state.pt") == hashlib.sha256(b"from a file").hexdigest()
     store.get_file("step-1/state.pt", target=tmp_path / "new" / "copy")
     assert (tmp_path / "new" / "copy").read_bytes() == b"from a file"
     assert list(store.list("step-")) == [

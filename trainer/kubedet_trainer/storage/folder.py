@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -55,6 +56,10 @@ class _FolderStore:
     def get_file(self, key: str, *, target: Path) -> None:
         with self._explained(key), self._path(key).open("rb") as content, replacing(target) as file:
             shutil.copyfileobj(content, file)
+
+    def sha256(self, key: str) -> str:
+        with self._explained(key), self._path(key).open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
 
     def exists(self, key: str) -> bool:
         with self._explained(key):

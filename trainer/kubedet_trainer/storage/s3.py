@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import ssl
 from collections.abc import Callable, Iterable, Iterator
@@ -107,6 +108,15 @@ class _S3Store:
                     file.write(chunk)
 
         self._get(key, read=save)
+
+    def sha256(self, key: str) -> str:
+        def read(response: urllib3.BaseHTTPResponse) -> str:
+            digest = hashlib.sha256()
+            for chunk in response.stream(_CHUNK_BYTES):
+                digest.update(chunk)
+            return digest.hexdigest()
+
+        return self._get(key, read=read)
 
     def exists(self, key: str) -> bool:
         try:

@@ -60,6 +60,9 @@ class Store(Protocol):
     def get_file(self, key: str, *, target: Path) -> None:
         """Write the object to `target`, making its folder; `target` is never seen half-written."""
 
+    def sha256(self, key: str) -> str:
+        """The hash of the object as the store gives it back, in hexadecimal."""
+
     def exists(self, key: str) -> bool:
         """Whether there is an object under exactly this key."""
 

@@ -254,12 +254,15 @@ class Checkpointer:
         return STATE_FILE
 
     def _write(self, key: str, state: Mapping[str, Any]) -> tuple[int, str]:
-        """Store `state` while it is serialised; returns its size and its SHA-256."""
+        """Store `state` while it is serialised and read it back; returns its size and its SHA-256."""
         with self._store.writing(key) as sink:
             hashed = _Hashed(sink)
             torch.save(dict(state), hashed)  # type: ignore[arg-type]  # of a file it needs no more
             hashed.raise_failure()
-        return hashed.size, hashed.sha256.hexdigest()
+        digest = hashed.sha256.hexdigest()
+        if self._store.sha256(key) != digest:  # SeaweedFS does not check the hash of what it receives
+            raise StorageUnreachable(f"{self._store.uri}/{key}: the store did not keep what was written")
+        return hashed.size, digest
 
     def _commit(self, manifest: Manifest) -> None:
         key = f"{_prefix(manifest.iteration)}/{MANIFEST_FILE}"

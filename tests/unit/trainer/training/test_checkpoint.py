@@ -242,6 +242,17 @@ def test_the_only_valid_checkpoint_outlives_a_save_that_fails(
     assert _restored(_checkpointer(tmp_path), tmp_path) == 10
 
 
+def test_a_state_that_the_store_did_not_keep_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = _checkpointer(tmp_path, keep_last=1)
+    checkpointer.save(_snapshot(10))
+    monkeypatch.setattr(folder_store._FolderStore, "sha256", lambda *_: "0" * 64)
+    with pytest.raises(StorageUnreachable, match="did not keep what was written"):
+        checkpointer.save(_snapshot(20))
+    assert _restored(_checkpointer(tmp_path), tmp_path) == 10
+
+
 def test_manifests_are_deleted_before_what_they_vouch_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
