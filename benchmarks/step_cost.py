@@ -41,7 +41,7 @@ RECIPES = (
     "cascade_rcnn_r50_fpn_1x",
     "cascade_mask_rcnn_r50_fpn_1x",
     "mask_rcnn_r50_fpn_gn_2x",
-    "faster_rcnn_mdconv_c3-c5_r50_fpn_1x",
+    "faster_rcnn_mdconv_c3_c5_r50_fpn_1x",
     "faster_rcnn_mdpool_r50_fpn_1x",
     "ssd300_coco",
 )
