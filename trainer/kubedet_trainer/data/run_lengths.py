@@ -78,7 +78,7 @@ def area(segmentation: Any) -> float:
         if isinstance(segmentation, Mapping):
             counts = segmentation["counts"]
             runs = _decompress(counts.encode("ascii")) if isinstance(counts, str) else np.array(counts)
-            return 0.0 if runs is None else float(runs[1::2].sum())
+            return 0.0 if runs is None else _finite(float(sum(runs[1::2].tolist())))
         return sum(map(_polygon_area, segmentation))
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
         return 0.0
@@ -89,7 +89,10 @@ def _polygon_area(polygon: Any) -> float:
         return 0.0
     x, y = np.array(polygon, np.float64).reshape(-1, 2).T
     with np.errstate(invalid="ignore", over="ignore"):  # the file may hold any number
-        area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+        return _finite(float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2))
+
+
+def _finite(area: float) -> float:
     return area if math.isfinite(area) else 0.0
 
 

@@ -12,6 +12,10 @@ class TrainerError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
+    def __init__(self, message: str) -> None:
+        # What a library says may have several lines.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class UsageError(TrainerError):
     """The command or its environment is wrong."""

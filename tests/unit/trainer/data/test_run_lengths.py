@@ -79,3 +79,8 @@ def test_parts_of_an_object_make_one_mask_and_parts_without_area_none(extra: lis
 @pytest.mark.parametrize("corner", [math.inf, -math.inf, math.nan, 1e308])
 def test_outline_without_a_finite_area_has_none(corner: float) -> None:
     assert run_lengths.area([[4, 5, 24, corner, 24, 15, -24, 1e308]]) == 0
+
+
+@pytest.mark.parametrize("runs", [[1e308, 1e308, 1e308, 1e308], [0, 10**400], [0, math.nan]])
+def test_counts_without_a_finite_area_have_none(runs: list[float]) -> None:
+    assert run_lengths.area({"size": [48, 64], "counts": runs}) == 0
