@@ -60,9 +60,15 @@ class Zoo:
 
     def end(self, recipe: str, code: int = 0, **figures: Any) -> None:
         """The worker of a row's job ends, as the trainer would end it."""
-        name = self._wait(lambda: self.jobs().get(recipe), f"the job of {recipe}")["metadata"]["name"]
-        job = self._find_job(name)
-        job.wait_for_pod()
+        metadata = self._wait(lambda: self.jobs().get(recipe), f"the job of {recipe}")["metadata"]
+        job = self._find_job(metadata["name"])
+
+        def has_pod() -> bool:
+            # A deleted job of the same name leaves its pod to the garbage collector, which takes its time.
+            labels = ((job.pod() or {}).get("metadata") or {}).get("labels") or {}
+            return bool(labels.get("kubedet.dev/job-uid") == metadata["uid"])
+
+        self._wait(has_pod, f"the pod of {recipe}", seconds=60)
         job.run()
         if code:
             record = contract.Failure(exitCode=code, reason="LossNotFinite", message="loss is NaN", rank=0)
