@@ -1,7 +1,7 @@
 """Saves next to the training: a thread serialises, writes and commits what the training only copies.
 
-A thread is enough: serialising, hashing and sending leave the interpreter to the training, as
-`benchmarks/saves.py` measures. A process of its own would have to import torch and to receive the state.
+Serialising, hashing and sending release the interpreter most of the time; `benchmarks/saves.py` measures what
+the training keeps of its speed. A process of its own would have to import torch and to receive the state.
 """
 
 from __future__ import annotations
