@@ -111,6 +111,15 @@ class ZooSimulation:
                 return
         raise AssertionError(f"does not settle: {self.status}")
 
+    def condition(self, kind: str) -> tuple[str, str]:
+        """Status and reason of the condition of this type."""
+        found = next(item for item in self.status["conditions"] if item["type"] == kind)
+        return found["status"], found["reason"]
+
+    def phases(self) -> dict[str, str]:
+        """The phase of each row by its recipe."""
+        return {row["recipe"]: row["phase"] for row in self.status["rows"]}
+
     def carry_out(self, action: ZooAction) -> None:
         """What the API server does about one action; one that comes too late does nothing."""
         if isinstance(action, CreateJob):
@@ -249,3 +258,10 @@ def has_ended(job: Mapping[str, Any]) -> bool:
         item["type"] in ("Complete", "Failed") and item["status"] == "True"
         for item in job["status"].get("conditions", [])
     )
+
+
+def settled(**spec: Any) -> ZooSimulation:
+    """A zoo of which everything that can be done at once is done."""
+    zoo = ZooSimulation(**spec)
+    zoo.settle()
+    return zoo
