@@ -22,8 +22,8 @@ from kubedet_operator.settings import OperatorSettings
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "charts" / "kubedet"
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
-POD_NAMESPACE = "lease_namespace"
-"""The one setting that is no value: in a pod its default is right, the pod's own namespace."""
+OF_THE_POD = {"lease_namespace", "service_account"}
+"""Settings that are no values: a pod knows its own."""
 
 typos = pytest.mark.parametrize(
     ("values", "complaint"),
@@ -105,7 +105,7 @@ def test_the_version_is_that_of_the_project() -> None:
 def test_every_setting_of_the_operator_is_a_value(chart: helm_python.Chart) -> None:
     deployment = chart.render(name="kubedet")["kubedet/templates/operator/deployment.yaml"]
     container = yaml.safe_load(deployment)["spec"]["template"]["spec"]["containers"][0]
-    fields = {field.name for field in dataclasses.fields(OperatorSettings)} - {POD_NAMESPACE}
+    fields = {field.name for field in dataclasses.fields(OperatorSettings)} - OF_THE_POD
     variables = {f"KUBEDET_OPERATOR_{name.upper()}" for name in fields}
     assert {item["name"] for item in container["env"]} == variables
     described = (CHART / "README.md").read_text()
