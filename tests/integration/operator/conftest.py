@@ -74,6 +74,11 @@ class Cluster:
         text = self.kubectl("get", "-n", NAMESPACE, "-o", "json", "--ignore-not-found", *arguments)
         return json.loads(text) if text else None
 
+    def items(self, *arguments: str) -> list[dict[str, Any]]:
+        """Those of `get`: of an empty list kubectl prints nothing."""
+        found: dict[str, Any] = self.get(*arguments) or {"items": []}
+        return list(found["items"])
+
 
 @dataclass
 class Job:

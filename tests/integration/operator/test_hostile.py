@@ -214,7 +214,7 @@ def test_odd_jobs_that_are_accepted_are_all_judged_and_harm_none(
         made.append(document["metadata"]["name"])
 
     def unjudged() -> list[str]:
-        items = cluster.get("dj")["items"]
+        items = cluster.items("dj")
         return [
             item["metadata"]["name"]
             for item in items

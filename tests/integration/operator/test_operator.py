@@ -146,8 +146,8 @@ def test_a_wrong_recipe_has_no_pod_and_trains_once_it_is_corrected(
 
 def _created_pods(cluster: Any) -> list[str]:
     """The names of all worker pods that there are, or of which an Event tells."""
-    pods = [pod["metadata"]["name"] for pod in cluster.get("pods")["items"]]
-    told = [event["involvedObject"] for event in cluster.get("events")["items"]]
+    pods = [pod["metadata"]["name"] for pod in cluster.items("pods")]
+    told = [event["involvedObject"] for event in cluster.items("events")]
     return pods + [found["name"] for found in told if found["kind"] == "Pod"]
 
 

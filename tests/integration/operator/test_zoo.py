@@ -55,8 +55,8 @@ class Zoo:
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """Recipe to job."""
-        found = self.cluster.get("dj", "-l", f"kubedet.dev/zoo={self.name}") or {"items": []}
-        return {job["spec"]["recipe"]: job for job in found["items"]}
+        found = self.cluster.items("dj", "-l", f"kubedet.dev/zoo={self.name}")
+        return {job["spec"]["recipe"]: job for job in found}
 
     def end(self, recipe: str, code: int = 0, **figures: Any) -> None:
         """The worker of a row's job ends, as the trainer would end it."""
@@ -130,7 +130,7 @@ def test_a_table_is_trained_to_its_end_with_proposals_as_its_only_edge(
     wait(
         lambda: (
             {"RowSucceeded", "RowsComplete"}
-            <= {event["reason"] for event in cluster.get("events", "--field-selector", fields)["items"]}
+            <= {event["reason"] for event in cluster.items("events", "--field-selector", fields)}
         ),
         "Events of the rows and of the end",
         seconds=40,
