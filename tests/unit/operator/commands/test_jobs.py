@@ -276,7 +276,7 @@ def test_explain_lists_every_field_of_every_recipe() -> None:
     known = {leaf.path for name in RECIPES for leaf in list_leaves(read_recipe(name))}
     assert listed == known
     assert "  data.scale <list of 2 whole numbers>  default: 1333,800; 300,300; 512,512; >= 1\n" in shown
-    assert "  precision <fp32 | bf16 | fp16>  default: fp32\n" in shown
+    assert "  precision <fp32 | tf32 | bf16 | fp16>  default: tf32\n" in shown
 
 
 def test_explain_describes_one_field_of_recipes_and_its_detectors() -> None:

@@ -40,6 +40,10 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 
 from kubedet_trainer.worker import peers
 
+# The thread of torch's keep-alive timer may itself drop the last reference to it, and cannot join itself.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <finalize object:pytest.PytestUnraisableExceptionWarning"
+)
 _Arguments = ParamSpec("_Arguments")
 
 
