@@ -136,7 +136,7 @@ def test_killed_and_crashed_ranks_start_again_in_the_same_worker(start_worker: C
     assert "kubedet_trainer_images_total 10.0" in metrics_of(worker)
     worker.mark("finish")
     assert worker.end() == 0, worker.output()
-    empty = {"metrics": [], "hardware": {}, "reference": {}, "leftOut": {}}
+    empty: dict[str, Any] = {"metrics": [], "hardware": {}, "reference": {}, "leftOut": {}}
     assert worker.message()["results"] == {"boxAP": 12.5, **empty}
     assert '"message": "hello"' in worker.output()
     assert '"message": "quiet"' not in worker.output()
