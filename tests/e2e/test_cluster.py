@@ -174,5 +174,5 @@ def _check_checkpoints(object_store: Any, name: str) -> None:
     for key in manifests:
         manifest = json.loads(client.get_object("checkpoints", key).read())
         assert keys[f"{key.rpartition('/')[0]}/state.pt"] == manifest["sizeBytes"]
-    assert f"{name}/results.json" in keys
-    assert any(key.endswith(".png") for key in keys)
+    assert {f"{name}/results.json", f"{name}/report.html"} <= keys.keys()
+    assert any(key.startswith(f"{name}/pictures/") for key in keys)
