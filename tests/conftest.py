@@ -6,7 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("any-machine", deadline=None)
+if "CI" not in os.environ:  # there hypothesis has a profile of its own
+    hypothesis.settings.load_profile("any-machine")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

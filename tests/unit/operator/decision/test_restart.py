@@ -233,7 +233,7 @@ ENDINGS = st.sampled_from(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(ENDINGS, ENDINGS), min_size=1, max_size=12))
 def test_whatever_happens_restarts_only_grow_and_every_failure_is_charged_at_most_once(
     history: list[tuple[Any, Any]],
