@@ -32,6 +32,7 @@ from kubedet_trainer.contract.environment import (
     failure_file,
 )
 from kubedet_trainer.contract.records import (
+    COMPARABLE_PRECISIONS,
     TERMINATION_MESSAGE_BYTES,
     CheckpointStatus,
     Failure,
@@ -47,6 +48,7 @@ from kubedet_trainer.contract.records import (
 
 __all__ = [
     "CACHE_DIRECTORY",
+    "COMPARABLE_PRECISIONS",
     "DATASET_DIRECTORY",
     "FAILURES_DIRECTORY",
     "LAUNCH_MODULE",

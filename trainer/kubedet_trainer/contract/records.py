@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+COMPARABLE_PRECISIONS = frozenset({"fp32", "tf32"})
+"""Values of ``hardware.precision`` whose figures compare with the zoo's, which are of float32.
+
+Every recipe has TF32 by default, which GPUs before 2020 do not know.
+"""
+
 TERMINATION_MESSAGE_BYTES = 4096
 """The most of a termination message that a kubelet keeps for one container."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubedet_trainer import contract
 from kubedet_trainer.config.published import PublishedRow
 from kubedet_trainer.recipes.published import PUBLISHED
 
@@ -68,7 +69,7 @@ def _obstacles(document: Mapping[str, Any], row: PublishedRow, *, figure: str) -
     obstacles = []
     if changed := [change["field"] for change in run.get("changes", ())]:
         obstacles.append(f"the recipe is changed: {', '.join(changed)}")
-    if hardware.get("precision", "fp32") != "fp32":
+    if hardware.get("precision", "fp32") not in contract.COMPARABLE_PRECISIONS:
         obstacles.append(f"trained in {hardware['precision']}, not fp32")
     batch = hardware.get("globalBatch")
     if batch not in (None, row.images_per_step):

@@ -193,6 +193,7 @@ def test_queues_pass_through_the_template() -> None:
         ({}, {"boxAP": 36.2}, "Above", None),
         ({"tolerance": {"boxAP": 1}}, {"boxAP": 35.0}, "Equal", None),
         ({}, {"boxAP": 35.6, "hardware": {"precision": "bf16"}}, "NotComparable", "another precision: bf16"),
+        ({}, {"boxAP": 36.2, "hardware": {"precision": "tf32"}}, "Above", None),
         ({}, {"boxAP": 35.6, "reference": {}}, "NotComparable", "nothing is published for this recipe"),
         (
             {"template": {"spec": {"dataset": {"storageUri": "synthetic://shapes"}}}},

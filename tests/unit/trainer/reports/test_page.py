@@ -185,9 +185,9 @@ def test_runs_are_named_by_what_their_places_differ_in(places: list[str], names:
 def test_a_row_is_compared_with_the_published_one_only_where_it_can_be() -> None:
     report = report_builders.as_document(report_builders.make_report())
     compared = {item.figure: item for item in published.compare(report)}
-    precision = compared["boxAP"]
-    assert precision.difference == pytest.approx(report["boxAP"] - report["reference"]["boxAP"])
-    assert precision.obstacles == [
+    box_ap = compared["boxAP"]
+    assert box_ap.difference == pytest.approx(report["boxAP"] - report["reference"]["boxAP"])
+    assert box_ap.obstacles == [
         "the recipe is changed: optimizer.lr",
         "40 validation images, not the 5000 of COCO",
     ]
@@ -195,7 +195,11 @@ def test_a_row_is_compared_with_the_published_one_only_where_it_can_be() -> None
     report["run"]["changes"] = []
     report["data"]["splits"][1]["images"] = 5000
     report["hardware"]["accelerator"] = "Tesla V100-SXM2-16GB"
-    assert [item.obstacles for item in published.compare(report)] == [[]] * len(compared)
+    for precision in ("fp32", "tf32"):
+        report["hardware"]["precision"] = precision
+        assert [item.obstacles for item in published.compare(report)] == [[]] * len(compared)
+    report["hardware"]["precision"] = "bf16"
+    assert {item.obstacles[0] for item in published.compare(report)} == {"trained in bf16, not fp32"}
 
 
 def test_the_history_is_a_table_with_a_row_for_each_iteration() -> None:

@@ -18,6 +18,7 @@ from kubedet_operator.api.zoo_status import (
 from kubedet_operator.children.rows import RowPlan
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import ZooDraft
+from kubedet_trainer import contract
 from kubedet_trainer.contract import catalogue
 
 COMPARED = ("boxAP", "maskAP", "ar1000")
@@ -125,7 +126,7 @@ def _obstacle(row: RowPlan, runs: Iterable[Run], published: Mapping[str, float])
     if row.spec.get("pretrained"):
         return "other weights: pretrained is set"
     precisions = {run.results.precision for run in runs if run.results and run.results.precision}
-    if precisions - {"fp32"}:
+    if precisions - contract.COMPARABLE_PRECISIONS:
         return f"another precision: {', '.join(sorted(precisions))}"
     return None
 
