@@ -4,7 +4,7 @@ The step runs on fake tensors at full size: forward, backward, clipping where th
 update. An operation is one dispatch, views and empty allocations excepted; on a GPU each is at least one
 kernel. Bytes are those of the inputs and outputs of every operation. The peak is that of live storages in
 blocks of 512 bytes; buckets of DDP, workspaces and fragmentation come on top. A wait is a call of
-non-maximum suppression, whose result has a size that only the data decide. Batches have `OBJECTS` objects an
+non-maximum suppression, whose result has a size that only the data decide. Batches have eight objects an
 image, as is usual on COCO.
 
     python benchmarks/step_cost.py [--only mask_rcnn_r50_fpn_1x ...] [--by-function]
@@ -46,7 +46,7 @@ RECIPES = (
     "ssd300_coco",
 )
 _PYRAMID_SIZE = (800, 1344)
-_SLOTS = _OBJECTS = 8
+_OBJECTS = 8
 _BLOCK = 512
 """The caching allocator of CUDA rounds each allocation up to a multiple of this."""
 
@@ -116,14 +116,14 @@ def measure(name: str, *, by_function: bool) -> dict[str, Any]:
     recipe = read_recipe(name)
     waits: list[int] = []
 
-    def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    def half_of(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         waits.append(len(boxes))
         return torch.arange(len(boxes) // 2, device=boxes.device)
 
     host.constant.cache_clear()  # fake tensors belong to one mode
     cost = StepCost()
     with (
-        mock.patch.object(nms, "nms", survivors),
+        mock.patch.object(nms, "nms", half_of),
         mock.patch.object(host, "counts_are_free", return_value=False),
         FakeTensorMode(),
     ):
@@ -186,7 +186,7 @@ def make_batch(recipe: Recipe) -> Batch:
         boxes = _make_boxes(count, data.num_proposals, height, width)
         scores = torch.ones(boxes.shape[:2])
         proposals = Proposals(boxes=boxes, scores=scores, valid=scores > 0)
-    masks = torch.randint(0, 256, (count, _SLOTS, height, -(-width // 8)), dtype=torch.uint8)
+    masks = torch.randint(0, 256, (count, _OBJECTS, height, -(-width // 8)), dtype=torch.uint8)
     return Batch(
         pixels=torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8),
         sizes=sizes,
@@ -194,9 +194,9 @@ def make_batch(recipe: Recipe) -> Batch:
         scale_factors=torch.ones(count, 4),
         image_ids=torch.arange(count),
         targets=Targets(
-            boxes=_make_boxes(count, _SLOTS, height, width),
-            labels=torch.randint(1, 21, (count, _SLOTS)),
-            valid=(torch.arange(_SLOTS) < _OBJECTS).expand(count, _SLOTS),
+            boxes=_make_boxes(count, _OBJECTS, height, width),
+            labels=torch.randint(1, 21, (count, _OBJECTS)),
+            valid=torch.ones(count, _OBJECTS, dtype=torch.bool),
             masks=masks if data.masks else None,
         ),
         proposals=proposals,

@@ -78,12 +78,6 @@ PLACES = (
         operators=frozenset({"aten::nonzero"}),
         why="detection alone: each level's layers see the regions of their level",
     ),
-    Place(
-        file="models/host.py",
-        function="constant",
-        operators=frozenset({"aten::_to_copy", "aten::lift_fresh"}),
-        why="constants, each once in the life of a process",
-    ),
 )
 
 _COPIES = frozenset({"aten::_to_copy", "aten::copy_", "aten::lift_fresh"})

@@ -13,9 +13,13 @@ def counts_are_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def constant(
     values: tuple[float, ...], device: torch.device, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """`values` as (N,) of `dtype`, copied to `device` once. Callers share the tensor: never write to it."""
-    return torch.tensor(values, dtype=dtype, device=device)
+    """`values` as (N,) of `dtype` on `device`. Callers share the tensor: never write to it.
+
+    Batches come in hundreds of sizes, each with constants of its own. They are made on the device, value by
+    value: a copy from the host would wait for all that the device has begun.
+    """
+    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])

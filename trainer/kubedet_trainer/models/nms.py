@@ -6,8 +6,6 @@ be strictly above the threshold to suppress (`docs/zoo.md`, 5.4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
@@ -19,7 +17,7 @@ from kubedet_trainer.structures import Detections
 
 
 def survivors(
-    boxes: Tensor, scores: Tensor, *, sections: Sequence[int], iou_threshold: float, most: int, extent: int
+    boxes: Tensor, scores: Tensor, *, sections: list[int], iou_threshold: float, most: int, extent: int
 ) -> Tensor:
     """Which of (B, N, 4) `boxes` with (B, N) `scores` no better one of their section suppresses: (B, N) bool.
 
@@ -27,43 +25,40 @@ def survivors(
     best `most`. No box reaches `extent` pixels. On a GPU all sections of all images are one call, so that the
     host waits once.
     """
-    parts = torch.split(boxes, list(sections), dim=1)
-    suppress = _one_by_one if host.counts_are_free(boxes.device) else _all_at_once
-    kept = suppress(
-        parts, torch.split(scores, list(sections), dim=1), iou_threshold=iou_threshold, extent=extent
-    )
+    if host.counts_are_free(boxes.device):
+        kept = _one_by_one(boxes, scores, sections=sections, iou_threshold=iou_threshold)
+    else:
+        kept = _all_at_once(boxes, scores, sections=sections, iou_threshold=iou_threshold, extent=extent)
     if most >= max(sections):
         return kept
-    return torch.cat(
-        [part & (part.cumsum(dim=1) <= most) for part in torch.split(kept, list(sections), dim=1)], dim=1
-    )
+    parts = torch.split(kept, sections, dim=1)
+    return torch.cat([part & (part.cumsum(dim=1) <= most) for part in parts], dim=1)
 
 
-def _one_by_one(
-    boxes: Sequence[Tensor], scores: Sequence[Tensor], *, iou_threshold: float, extent: int
-) -> Tensor:
-    """Quadratic in the boxes of one section, and exact in the order of `scores`."""
-    kept = [torch.zeros_like(section, dtype=torch.bool) for section in scores]
-    for own_boxes, own_scores, own_kept in zip(boxes, scores, kept, strict=True):
-        for image_boxes, image_scores, image_kept in zip(own_boxes, own_scores, own_kept, strict=True):
+def _one_by_one(boxes: Tensor, scores: Tensor, *, sections: list[int], iou_threshold: float) -> Tensor:
+    """As many calls as there are sections and images: the time of one grows with the square of its boxes."""
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    parts = (torch.split(values, sections, dim=1) for values in (boxes, scores, kept))
+    for section in zip(*parts, strict=True):
+        for image_boxes, image_scores, image_kept in zip(*section, strict=True):
             image_kept[nms(box_ops.exclusive_corners(image_boxes), image_scores, iou_threshold)] = True
-    return torch.cat(kept, dim=1)
+    return kept
 
 
 def _all_at_once(
-    boxes: Sequence[Tensor], scores: Sequence[Tensor], *, iou_threshold: float, extent: int
+    boxes: Tensor, scores: Tensor, *, sections: list[int], iou_threshold: float, extent: int
 ) -> Tensor:
-    """Sections lie apart: each is shifted along x, in double precision, which leaves every IoU as it is."""
-    width = extent + 1
-    shifted = torch.cat(
-        [part + width * index for index, part in enumerate(part.double() for part in boxes)], 1
-    )
-    images = torch.arange(len(shifted), device=shifted.device)[:, None, None] * (width * len(boxes))
-    every = torch.cat(list(scores), dim=1)
-    found = nms(
-        box_ops.exclusive_corners(shifted + images).flatten(0, 1), every.double().flatten(), iou_threshold
-    )
-    return torch.zeros_like(every, dtype=torch.bool).view(-1).index_fill(0, found, True).view_as(every)
+    """One call, in which the boxes of each section and image are shifted to where no others are.
+
+    Coordinates are in double precision, so that the shifted ones are as far apart as they were.
+    """
+    parts = torch.split(boxes.double(), sections, dim=1)
+    step = extent + 1
+    shifted = torch.cat([part + step * index for index, part in enumerate(parts)], dim=1)
+    images = torch.arange(len(boxes), device=boxes.device)[:, None, None] * (step * len(sections))
+    corners = box_ops.exclusive_corners(shifted + images).flatten(0, 1)
+    found = nms(corners, scores.double().flatten(), iou_threshold)
+    return torch.zeros_like(scores, dtype=torch.bool).view(-1).index_fill(0, found, True).view_as(scores)
 
 
 def detections(boxes: Tensor, scores: Tensor, *, options: DetectionOptions) -> list[Detections]:

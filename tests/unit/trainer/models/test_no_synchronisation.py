@@ -34,7 +34,6 @@ def _train_step(detector: nn.Module, recipe: Recipe) -> None:
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
         optimizer.step()
 
-    step()  # the first step of a shape may make constants
     with trainer_builders.forbid_host_synchronisation():
         step()
 
