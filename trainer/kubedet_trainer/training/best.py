@@ -1,11 +1,13 @@
 """Which evaluation of a run is its best, and how long ago that was.
 
 All of it follows from the evaluations in the history of the state. They are saved with each checkpoint and
-are the same on every rank, so a run that resumes decides as if nothing had happened.
+are the same on every rank, so a run that resumes decides as if nothing had happened. Pruning takes the same
+order, of what the manifests say.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,8 +42,11 @@ def keeping_best(settings: RunSettings, kind: EvaluationKind) -> CheckpointSetti
 
 
 def best_first(evaluations: Evaluations, *, metric: str) -> list[Mapping[str, Any]]:
-    """The evaluations that have the metric, best first; of equal ones the earlier is the better."""
-    found = [point for point in evaluations if metric in point["metrics"]]
+    """The evaluations with a finite value of the metric, best first.
+
+    Of equal ones the earlier comes first: the later one is no improvement.
+    """
+    found = [point for point in evaluations if math.isfinite(point["metrics"].get(metric, math.nan))]
     return sorted(found, key=lambda point: (rank(metric, point["metrics"][metric]), point["iteration"]))
 
 

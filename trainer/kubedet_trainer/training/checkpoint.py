@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
 import secrets
 import time
@@ -25,10 +24,10 @@ from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.contract.times import format_now
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
-from kubedet_trainer.evaluation.scores import rank
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.storage.store import Sink
 from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.training import best
 from kubedet_trainer.training.manifest import (
     MANIFEST_FILE,
     STATE_FILE,
@@ -306,15 +305,13 @@ class Checkpointer:
     def _best(self, iterations: list[int]) -> list[int]:
         if (metric := self._settings.keep_best_metric) is None:
             return []
-        values = {
-            iteration: manifest.metrics[metric]
+        evaluations = [
+            {"iteration": iteration, "metrics": manifest.metrics}
             for iteration in iterations
-            if (manifest := self._read(iteration)) is not None and metric in manifest.metrics
-        }
-        finite = [iteration for iteration in values if math.isfinite(values[iteration])]
-        # Of equal ones the earlier is the better: what follows it is no improvement.
-        best_first = sorted(finite, key=lambda iteration: (rank(metric, values[iteration]), iteration))
-        return best_first[: self._settings.keep_best_count]
+            if (manifest := self._read(iteration)) is not None
+        ]
+        order = [point["iteration"] for point in best.best_first(evaluations, metric=metric)]
+        return order[: self._settings.keep_best_count]
 
 
 class _Hashed:

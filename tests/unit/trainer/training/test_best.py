@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,9 @@ def evaluations(*values: float | None, metric: str = "boxAP") -> list[dict[str, 
         ([10.0, 10.0, 10.0], 2),
         ([None, 10.0, None, 9.0], 1),
         ([None, None], 0),
+        ([math.nan, 10.0, 9.0], 1),
+        ([10.0, math.nan, 9.0], 2),
+        ([math.nan, math.nan], 0),
     ],
 )
 def test_only_a_greater_value_is_better(values: Sequence[float | None], since: int) -> None:
@@ -61,6 +65,12 @@ def test_only_a_greater_value_is_better(values: Sequence[float | None], since: i
 def test_of_equal_evaluations_the_earlier_is_the_better() -> None:
     found = best.best_first(evaluations(9.0, 10.0, 10.0, None), metric="boxAP")
     assert [point["iteration"] for point in found] == [2, 3, 1]
+
+
+@pytest.mark.parametrize("values", [(math.nan, 1.5, 1.0), (1.5, math.nan, 1.0), (1.5, math.inf, 1.0)])
+def test_an_evaluation_whose_figure_is_not_finite_is_never_the_best(values: Sequence[float]) -> None:
+    found = best.best_first(evaluations(*values, metric="validationLoss"), metric="validationLoss")
+    assert [point["metrics"]["validationLoss"] for point in found] == [1.0, 1.5]
 
 
 def test_evaluations_are_compared_by_the_metric_that_checkpoints_are_kept_by() -> None:
