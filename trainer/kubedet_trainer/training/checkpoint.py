@@ -112,6 +112,10 @@ class Checkpointer:
         self._store.put_bytes(_PROBE, data=b"may be deleted")
         self._store.delete([_PROBE])
 
+    def is_own(self, uri: str) -> bool:
+        """Whether `uri` is that of one of this run's checkpoints."""
+        return uri.startswith(f"{self._store.uri}/")
+
     def state_uri(self, iteration: int) -> str | None:
         """Where the state of one of this run's checkpoints lies; None where there is no such checkpoint."""
         manifest = self._read(iteration)
@@ -146,8 +150,7 @@ class Checkpointer:
         resume = self._settings.resume.rstrip("/")
         if resume == "Never":
             return None
-        goes_back = resume.startswith(f"{self._store.uri}/")
-        if not goes_back and (own := self._fetch_newest(target=target)) is not None:
+        if not self.is_own(resume) and (own := self._fetch_newest(target=target)) is not None:
             return own
         if resume == "Auto":
             return None

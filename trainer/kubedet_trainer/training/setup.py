@@ -286,7 +286,7 @@ def _restore_or_initialise(
         return
     state.load_state_dict(restored.state)
     located = restored.located
-    if not located.uri.startswith(settings.checkpoint.uri.rstrip("/")):  # what another run has cost
+    if not checkpointer.is_own(located.uri):  # what another run has cost
         state.history.starts.clear()
         state.history.spent.clear()
     if located.manifest.metrics and located.manifest.iteration == state.iteration:

@@ -35,12 +35,12 @@ TINY = {
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
-    def make(**overrides: str) -> Run:
+    def make(*, name: str = "checkpoints", resume: str = "Auto", **overrides: str) -> Run:
         recipe = config.apply_overrides(recipes.read_recipe("smoke_faster_rcnn"), {**TINY, **overrides})
         settings = RunSettings(
             recipe=recipe.name,
             dataset=DatasetSettings(uri="synthetic://shapes?images=8&val_images=2&size=96x64"),
-            checkpoint=CheckpointSettings(uri=(tmp_path / "checkpoints").as_uri()),
+            checkpoint=CheckpointSettings(uri=(tmp_path / name).as_uri(), resume=resume),
             work_directory=tmp_path / "work",
         )
         return _prepare(settings, recipe)
