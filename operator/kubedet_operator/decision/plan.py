@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from kubedet_operator.api import conditions
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_operator.decision.draft import StatusDraft
 from kubedet_operator.decision.facts import PodFacts
 from kubedet_trainer.contract.times import parse_time
 
@@ -58,36 +58,21 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A plan in the making, which every policy takes and returns."""
+class Draft(StatusDraft[DetectionJobStatus]):
+    """The plan for a job in the making."""
 
-    status: DetectionJobStatus
-    now: str
-    """RFC 3339."""
-    generation: int
     indices: tuple[int, ...] = ()
     """Indices of the workers that should exist."""
     deletions: tuple[DeletePod | DeleteJob, ...] = ()
     """In addition to the pods whose end is recorded (`status.chargedPods`), which are all deleted."""
     create_from: datetime | None = None
     """Missing pods are created from then on. None: now."""
-    check_at: datetime | None = None
-    """The earliest time at which a policy wants to be asked again."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the job has ended, well or not."""
-        return self.holds(ConditionType.COMPLETE) or self.holds(ConditionType.FAILED)
 
     @property
     def has_trained(self) -> bool:
         """Whether a worker of this job has trained, as `transitions.TRAINED` tells the API server."""
         progress = self.status.progress
         return self.status.checkpoint is not None or (progress is not None and progress.iteration > 0)
-
-    def holds(self, condition_type: ConditionType) -> bool:
-        """Whether a condition is true in this draft."""
-        return conditions.is_true(self.status.conditions, condition_type)
 
     def counts_on(self, pod: PodFacts) -> bool:
         """Whether `pod` works or will work, and is not being stopped."""
@@ -101,23 +86,6 @@ class Draft:
     def renew(self, workers: Iterable[PodFacts]) -> Self:
         """The draft in which a new attempt begins, with new workers in place of `workers`."""
         return self.retire(workers).change(attempt=self.status.attempt + 1)
-
-    def change(self, **fields: Any) -> Self:
-        """The draft with fields of its status replaced."""
-        return replace(self, status=replace(self.status, **fields))
-
-    def turn(self, condition_type: ConditionType, holds: bool, *, reason: str, message: str) -> Self:
-        """The draft with one condition turned."""
-        turned = conditions.set_condition(
-            self.status.conditions,
-            condition_type,
-            holds,
-            reason=reason,
-            message=message,
-            generation=self.generation,
-            now=self.now,
-        )
-        return self if turned == self.status.conditions else self.change(conditions=turned)
 
     def end(self, condition_type: ConditionType, *, reason: Reason, message: str) -> Self:
         """The draft of a job that ends now, Complete or Failed."""
@@ -138,7 +106,3 @@ class Draft:
             return self
         seconds = (parse_time(self.now) - parse_time(status.activeSince)).total_seconds()
         return self.change(activeSince=None, activeSeconds=status.activeSeconds + max(0, int(seconds)))
-
-    def check(self, at: datetime) -> Self:
-        """The draft that is looked at again at `at`, or earlier if it is to be already."""
-        return replace(self, check_at=min(self.check_at, at) if self.check_at else at)

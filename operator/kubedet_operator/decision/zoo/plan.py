@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Self
 
-from kubedet_operator.api import conditions
-from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.zoo_status import ModelZooStatus, Run, RunPhase
+from kubedet_operator.decision.draft import StatusDraft
 from kubedet_operator.decision.zoo.facts import RunKey
 
 
@@ -60,29 +58,14 @@ class ZooPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZooDraft:
-    """A plan in the making, which every policy takes and returns."""
+class ZooDraft(StatusDraft[ModelZooStatus]):
+    """The plan for a zoo in the making."""
 
-    status: ModelZooStatus
-    now: str
-    """RFC 3339."""
-    generation: int
     runs: Mapping[RunKey, Run]
     """Every training of the table, in the order in which jobs are created."""
     may_create: bool = True
     """Whether a training may begin now."""
     actions: tuple[ZooAction, ...] = ()
-    check_at: datetime | None = None
-    """The earliest time at which a policy wants to be asked again."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to be trained."""
-        return self.holds(ConditionType.COMPLETE) or self.holds(ConditionType.FAILED)
-
-    def holds(self, condition_type: ConditionType) -> bool:
-        """Whether a condition is true in this draft."""
-        return conditions.is_true(self.status.conditions, condition_type)
 
     def phases(self) -> set[RunPhase]:
         """The phases that trainings are in."""
@@ -91,24 +74,3 @@ class ZooDraft:
     def act(self, *actions: ZooAction) -> Self:
         """The draft with further actions."""
         return replace(self, actions=(*self.actions, *actions))
-
-    def change(self, **fields: Any) -> Self:
-        """The draft with fields of its status replaced."""
-        return replace(self, status=replace(self.status, **fields))
-
-    def turn(self, condition_type: ConditionType, holds: bool, *, reason: str, message: str) -> Self:
-        """The draft with one condition turned."""
-        turned = conditions.set_condition(
-            self.status.conditions,
-            condition_type,
-            holds,
-            reason=reason,
-            message=message,
-            generation=self.generation,
-            now=self.now,
-        )
-        return self if turned == self.status.conditions else self.change(conditions=turned)
-
-    def check(self, at: datetime) -> Self:
-        """The draft that is looked at again at `at`, or earlier if it is to be already."""
-        return replace(self, check_at=min(self.check_at, at) if self.check_at else at)
