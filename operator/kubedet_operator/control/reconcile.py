@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events
 from kubedet_operator.control.attempts import Attempts
 from kubedet_operator.control.report import Reporter
+from kubedet_operator.control.rounds import ParsedSpecs, carry_out_all, find_rejection
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import facts
 from kubedet_operator.decision.decide import confess, decide
@@ -92,7 +92,9 @@ class Reconciler:
         self._reporter = Reporter(metrics, events, clock)
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
-        self._parsed: OrderedDict[Key, tuple[tuple[str, int], facts.Parsed]] = OrderedDict()
+        self._specs = ParsedSpecs(
+            lambda manifest: recipes.parse_spec(manifest, settings), size=REMEMBERED_SPECS
+        )
 
     async def work(self, leading: asyncio.Event) -> None:
         """Reconcile one job after the other while `leading` is set, for ever; run several of these."""
@@ -129,7 +131,7 @@ class Reconciler:
         await self._act(key, plan)
 
     def _decide(self, key: Key, manifest: Mapping[str, Any]) -> Plan:
-        parsed = self._parse(key, manifest)
+        parsed = self._specs.read(key, manifest)
         seen = facts.observe(
             manifest,
             parsed=parsed,
@@ -148,17 +150,6 @@ class Reconciler:
         if memory.confessed != problem:
             memory.confessed = problem
             await self._write_status(key, manifest, confess(manifest, problem=problem, now=self._clock()))
-
-    def _parse(self, key: Key, manifest: Mapping[str, Any]) -> facts.Parsed:
-        """The spec, read once for each generation while there is something going on with the job."""
-        version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
-        known, parsed = self._parsed.pop(key, (None, None))
-        if parsed is None or known != version:
-            parsed = recipes.parse_spec(manifest, self._settings)
-        self._parsed[key] = (version, parsed)
-        if len(self._parsed) > REMEMBERED_SPECS:
-            self._parsed.popitem(last=False)
-        return parsed
 
     def _find_source(self, key: Key, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The job whose proposals a job takes."""
@@ -214,22 +205,15 @@ class Reconciler:
 
     async def _act(self, key: Key, plan: Plan) -> None:
         """Carry out what comes first, then the rest at once; of several errors a rejection is the last."""
-        failures = await self._carry_out_all(key, plan.preparations)
+        failures = await carry_out_all(self._carry_out(key, action) for action in plan.preparations)
         if not failures:
-            failures = await self._carry_out_all(key, plan.actions)
-        rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
+            failures = await carry_out_all(self._carry_out(key, action) for action in plan.actions)
         memory = self._remember(key)
-        was_rejected, memory.rejection = memory.rejection, next(iter(rejections), None)
+        was_rejected, memory.rejection = memory.rejection, find_rejection(failures)
         if was_rejected and not failures:
             self._queue.add(key)  # the condition that told of it is to be turned
-        for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
+        for failure in failures:
             raise failure
-
-    async def _carry_out_all(self, key: Key, actions: tuple[Action, ...]) -> list[BaseException]:
-        outcomes = await asyncio.gather(
-            *(self._carry_out(key, action) for action in actions), return_exceptions=True
-        )
-        return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
     async def _carry_out(self, key: Key, action: Action) -> None:
         if isinstance(action, DeletePod):
@@ -249,7 +233,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._attempts.forget(key)
         self._memories.pop(key, None)
-        self._parsed.pop(key, None)
+        self._specs.forget(key)
 
 
 def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:

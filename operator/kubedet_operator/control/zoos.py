@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -16,6 +15,7 @@ from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events, Occurrence, compare_statuses
 from kubedet_operator.control.attempts import Attempts
 from kubedet_operator.control.reconcile import utc_now
+from kubedet_operator.control.rounds import ParsedSpecs, carry_out_all, find_rejection
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, parse_zoo
@@ -48,7 +48,7 @@ class ZooReconciler:
         self._clock = clock
         self._attempts = Attempts(self.reconcile, queue, metrics, health=health, task=ZOOS)
         self._rejections: dict[Key, str] = {}
-        self._parsed: OrderedDict[Key, tuple[tuple[str, int], ParsedZoo]] = OrderedDict()
+        self._specs = ParsedSpecs(parse_zoo, size=REMEMBERED_SPECS)
 
     async def work(self, leading: asyncio.Event) -> None:
         """Reconcile one zoo after the other while `leading` is set, for ever."""
@@ -66,7 +66,7 @@ class ZooReconciler:
             return
         if "deletionTimestamp" in manifest["metadata"]:
             return  # its jobs go with it
-        parsed = self._parse(key, manifest)
+        parsed = self._specs.read(key, manifest)
         seen = observe_zoo(
             manifest,
             jobs=self._find_jobs(manifest, parsed),
@@ -80,17 +80,6 @@ class ZooReconciler:
         if plan.next_check_seconds is not None:
             self._queue.add_after(key, plan.next_check_seconds)
         await self._act(key, plan.actions)
-
-    def _parse(self, key: Key, manifest: Mapping[str, Any]) -> ParsedZoo:
-        """The rows, read once for each generation."""
-        version = (manifest["metadata"]["uid"], manifest["metadata"]["generation"])
-        known, parsed = self._parsed.pop(key, (None, None))
-        if parsed is None or known != version:
-            parsed = parse_zoo(manifest)
-        self._parsed[key] = (version, parsed)
-        if len(self._parsed) > REMEMBERED_SPECS:
-            self._parsed.popitem(last=False)
-        return parsed
 
     def _find_jobs(self, manifest: Mapping[str, Any], parsed: ParsedZoo) -> Iterator[Mapping[str, Any]]:
         """The zoo's own jobs, and those of others that have the name of a row's job."""
@@ -128,17 +117,13 @@ class ZooReconciler:
 
     async def _act(self, key: Key, actions: tuple[ZooAction, ...]) -> None:
         """Carry out all actions at once; of several errors a rejection is the last."""
-        outcomes = await asyncio.gather(
-            *(self._carry_out(key, action) for action in actions), return_exceptions=True
-        )
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        rejections = [str(failure) for failure in failures if isinstance(failure, errors.Rejected)]
+        failures = await carry_out_all(self._carry_out(key, action) for action in actions)
         was_rejected = self._rejections.pop(key, None)
-        if rejections:
-            self._rejections[key] = rejections[0]
+        if (rejection := find_rejection(failures)) is not None:
+            self._rejections[key] = rejection
         if was_rejected and not failures:
             self._queue.add(key)  # the condition that told of it is to be turned
-        for failure in sorted(failures, key=lambda failure: isinstance(failure, errors.Rejected)):
+        for failure in failures:
             raise failure
 
     async def _carry_out(self, key: Key, action: ZooAction) -> None:
@@ -169,7 +154,7 @@ class ZooReconciler:
     def _forget(self, key: Key) -> None:
         self._attempts.forget(key)
         self._rejections.pop(key, None)
-        self._parsed.pop(key, None)
+        self._specs.forget(key)
 
 
 _TOLD = {RunPhase.SUCCEEDED: ("RowSucceeded", False), RunPhase.FAILED: ("RowFailed", True)}
