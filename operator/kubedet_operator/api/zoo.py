@@ -11,32 +11,7 @@ from kubedet_operator.api.fields import JobSpec, bounded
 from kubedet_operator.api.policies import MAX_SECONDS
 from kubedet_operator.api.types import CONTROLLER, RECIPE, Metadata
 from kubedet_operator.api.zoo_status import MAX_REPEATS, MAX_ROWS, ModelZooStatus
-
-Method = Literal[
-    "rpn",
-    "fast_rcnn",
-    "fast_mask_rcnn",
-    "faster_rcnn",
-    "mask_rcnn",
-    "cascade_rcnn",
-    "cascade_mask_rcnn",
-    "retinanet",
-    "ssd",
-]
-Section = Literal[
-    "rpn",
-    "faster_rcnn",
-    "mask_rcnn",
-    "fast_rcnn",
-    "retinanet",
-    "cascade_rcnn",
-    "cascade_mask_rcnn",
-    "ssd",
-    "ssd_voc",
-    "gn",
-    "dcn",
-    "smoke",
-]
+from kubedet_trainer.contract.catalogue import Method, Section
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The recipes of the zoo by name, in the order of its page, and what each name says.
 
-The trainer defines the recipes, and a test compares both. The operator imports none, but must know what a
-table of recipes holds, and which network makes the proposals of which detector.
+The trainer defines the recipes, and a test compares both. The pure rooms of the operator import no recipe,
+but must know what a table of recipes holds, and which network makes the proposals of which detector.
 """
 
 from __future__ import annotations
@@ -9,9 +9,38 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, get_args
 
 SMOKE = "smoke"
 """Prefix of the small recipes, and the section that lists them."""
+
+Method = Literal[
+    "rpn",
+    "fast_rcnn",
+    "fast_mask_rcnn",
+    "faster_rcnn",
+    "mask_rcnn",
+    "cascade_rcnn",
+    "cascade_mask_rcnn",
+    "retinanet",
+    "ssd",
+]
+"""Detectors of the zoo."""
+Section = Literal[
+    "rpn",
+    "faster_rcnn",
+    "mask_rcnn",
+    "fast_rcnn",
+    "retinanet",
+    "cascade_rcnn",
+    "cascade_mask_rcnn",
+    "ssd",
+    "ssd_voc",
+    "gn",
+    "dcn",
+    "smoke",
+]
+"""Tables of the zoo's page, and the small recipes."""
 
 _R50_R101 = tuple(
     f"{backbone}_{rest}" for backbone in ("r50", "r101") for rest in ("caffe_fpn_1x", "fpn_1x", "fpn_2x")
@@ -45,25 +74,14 @@ _TABLES = (
     ("cascade_rcnn_dconv_c3_c5", ("r50_fpn_1x", "r101_fpn_1x")),
     ("cascade_mask_rcnn_dconv_c3_c5", ("r50_fpn_1x", "r101_fpn_1x")),
 )
-_METHODS = (
-    "rpn",
-    "fast_rcnn",
-    "fast_mask_rcnn",
-    "faster_rcnn",
-    "mask_rcnn",
-    "cascade_rcnn",
-    "cascade_mask_rcnn",
-    "retinanet",
-    "ssd",
-)
-
 NAMES = tuple(f"{method}_{rest}" for method, rests in _TABLES for rest in rests)
 """The 95 rows of the zoo's page, in its order."""
-SMOKE_NAMES = tuple(f"{SMOKE}_{method}" for method in _METHODS)
+SMOKE_NAMES = tuple(f"{SMOKE}_{method}" for method in get_args(Method))
 """The small recipes, for which nothing is published."""
 
+_LONGEST_FIRST = "|".join(sorted(get_args(Method), key=len, reverse=True))
 _FACETS = re.compile(
-    rf"(?P<smoke>{SMOKE}_)?(?P<method>{'|'.join(sorted(_METHODS, key=len, reverse=True))})(?P<size>\d+)?"
+    rf"(?P<smoke>{SMOKE}_)?(?P<method>{_LONGEST_FIRST})(?P<size>\d+)?"
     r"(?P<dcn>_m?(dconv_c3_c5|dpool))?(_(?P<backbone>r50|r101|x101_(32|64)x4d))?(_(?P<style>caffe))?"
     r"(_fpn)?(?P<gn>_gn(_contrib)?)?(_(?P<dataset>coco|voc))?(_(?P<schedule>\d+(x|e)))?"
 )
