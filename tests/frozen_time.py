@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from clockwork import BEGINNING
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.control.workqueue import Timer, WorkQueue
 from kubedet_trainer.contract.times import format_time
-from simulation import BEGINNING
 
 
 class Clock:

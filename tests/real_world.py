@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import builders
+from clockwork import ROUNDS
 from frozen_time import Clock, TimelessCache, WatchfulQueue
 from kube import Refused
 from kubedet_operator.api import names
@@ -24,7 +25,7 @@ from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 from kubedet_trainer.contract.times import format_now, format_time
 from shared_cluster import SECONDS, SharedCluster
-from simulation import ROUNDS, make_progress
+from simulation import make_progress
 
 NAME = "demo"
 NODES = ("node-0", "node-1", "node-2", "node-3", "gpu-3", "gpu-7", "lost")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import jsonschema
 
 import builders
+from clockwork import BEGINNING, Clockwork
 from kubedet_operator import recipes
 from kubedet_operator.api import names, schema
 from kubedet_operator.children.placement import POD_GROUP
@@ -28,18 +29,16 @@ from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
 from kubedet_trainer.contract.times import format_time, parse_time
 
-BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
-ROUNDS = 40
 """More rounds than that without anything new means that decisions go in circles."""
 
 _STATUS = jsonschema.Draft202012Validator(schema.build_schema()["properties"]["status"])
 
 
-class Simulation:
+class Simulation(Clockwork):
     """One job in a cluster of its own."""
 
     def __init__(self, spec: Mapping[str, Any], *, name: str = "demo") -> None:
-        self.now = BEGINNING
+        super().__init__()
         self.name = name
         self.job: dict[str, Any] | None = builders.make_manifest(name=name, **spec)
         self.job["metadata"] |= {"uid": builders.UID, "generation": 1, "creationTimestamp": self._time()}
@@ -53,7 +52,6 @@ class Simulation:
         """What the operator has been told so."""
         self.failures = 0
         """What happened to pods that the operator had not told to end."""
-        self.timer: datetime | None = None
         self.writes = 0
         self._held: set[str] = set()
         self._created: Counter[str] = Counter()
@@ -75,18 +73,13 @@ class Simulation:
 
     # What decisions do
 
-    def settle(self, cut: Callable[[int], int | None] = lambda _: None) -> None:
-        """Decide and act until nothing changes; `cut` may say after how many actions the operator dies."""
-        for round_number in range(ROUNDS):
-            before = self._snapshot()
-            self.reconcile(cut(round_number))
-            self._kubelet()
-            after = self._snapshot()
-            if after == before and cut(round_number) is None:
-                return
-        raise AssertionError(f"does not settle: {self.status}")
+    def play_round(self, survives: int | None) -> None:
+        """The operator and then the kubelets act."""
+        self.reconcile(survives)
+        self._kubelet()
 
-    def _snapshot(self) -> str:
+    def snapshot(self) -> str:
+        """The job, its children, and what the operator has been told."""
         return json.dumps([self.job, self.pods, self.others, self.refusal], sort_keys=True)
 
     def reconcile(self, survives: int | None = None) -> None:
@@ -95,11 +88,7 @@ class Simulation:
             return
         self._check_time()
         plan = self._decide()
-        self.timer = (
-            self.now + timedelta(seconds=plan.next_check_seconds)
-            if plan.next_check_seconds is not None
-            else None
-        )
+        self.set_timer(plan.next_check_seconds)
         if plan.status != self.status:
             self.job["status"] = json.loads(json.dumps(plan.status))
             self.writes += 1
@@ -110,16 +99,6 @@ class Simulation:
         if self.rejection is None:
             self.refusal = None
         self._check_charges()
-
-    def wait(self, seconds: float) -> None:
-        """Let time go by; the operator looks only when it wanted to."""
-        end = self.now + timedelta(seconds=seconds)
-        while self.timer is not None and self.timer <= end:
-            self.now = max(self.now, self.timer)
-            self.settle()
-            if self.timer is not None and self.timer <= self.now:
-                raise AssertionError("wants to be asked again at once, for ever")
-        self.now = end
 
     def _decide(self) -> Plan:
         assert self.job is not None

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jsonschema
 
 import builders
+from clockwork import Clockwork
 from kubedet_operator.api import names, schema, types, validation
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import observe_zoo
@@ -29,8 +29,6 @@ from kubedet_operator.decision.zoo.plan import (
 from kubedet_trainer import contract
 from kubedet_trainer.contract.times import format_time
 
-BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
-ROUNDS = 60
 _ZOO = jsonschema.Draft202012Validator(schema.build_schema(schema.ZOO))
 _JOB = jsonschema.Draft202012Validator(schema.build_schema())
 SPEC: dict[str, Any] = {
@@ -49,11 +47,13 @@ def make_zoo(*, name: str = "zoo", namespace: str = "default", **spec: Any) -> d
     }
 
 
-class ZooSimulation:
+class ZooSimulation(Clockwork):
     """One zoo in a cluster of its own."""
 
+    rounds = 60
+
     def __init__(self, **spec: Any) -> None:
-        self.now = BEGINNING
+        super().__init__()
         self.zoo: dict[str, Any] | None = make_zoo(**spec)
         self.zoo["metadata"] |= {"uid": "zoo-1", "generation": 1, "creationTimestamp": self._time()}
         _ZOO.validate(self.zoo)
@@ -65,7 +65,6 @@ class ZooSimulation:
         self.trained: Counter[str] = Counter()
         """Job name to the number of trainings of it that came to their end."""
         self.writes = 0
-        self.timer: datetime | None = None
         self._created = 0
         self._results: dict[tuple[str, int, str], dict[str, Any]] = {}
 
@@ -87,11 +86,7 @@ class ZooSimulation:
         if self.zoo is None:
             return
         plan = self.plan()
-        self.timer = (
-            self.now + timedelta(seconds=plan.next_check_seconds)
-            if plan.next_check_seconds is not None
-            else None
-        )
+        self.set_timer(plan.next_check_seconds)
         if plan.status != self.status:
             self.zoo["status"] = json.loads(json.dumps(plan.status))
             self.writes += 1
@@ -101,15 +96,6 @@ class ZooSimulation:
         if self.rejection is None:
             self.refusal = None
         self.check_rules()
-
-    def settle(self, cut: Callable[[int], int | None] = lambda _: None) -> None:
-        """Decide and act until nothing changes; `cut` may say after how many actions the operator dies."""
-        for number in range(ROUNDS):
-            before = self._snapshot()
-            self.reconcile(cut(number))
-            if self._snapshot() == before and cut(number) is None:
-                return
-        raise AssertionError(f"does not settle: {self.status}")
 
     def condition(self, kind: str) -> tuple[str, str]:
         """Status and reason of the condition of this type."""
@@ -143,16 +129,6 @@ class ZooSimulation:
                 turn(job, "Suspended", "True")
             else:
                 turn(job, "Suspended", "False")
-
-    def wait(self, seconds: float) -> None:
-        """Let time go by; the operator looks only when it wanted to."""
-        end = self.now + timedelta(seconds=seconds)
-        while self.timer is not None and self.timer <= end:
-            self.now = max(self.now, self.timer)
-            self.settle()
-            if self.timer is not None and self.timer <= self.now:
-                raise AssertionError("wants to be asked again at once, for ever")
-        self.now = end
 
     def _create(self, manifest: dict[str, Any]) -> None:
         name = manifest["metadata"]["name"]
@@ -239,7 +215,12 @@ class ZooSimulation:
         turn(job, "Suspended", "False")
         turn(job, kind, "True", message)
 
-    def _snapshot(self) -> str:
+    def play_round(self, survives: int | None) -> None:
+        """The operator acts."""
+        self.reconcile(survives)
+
+    def snapshot(self) -> str:
+        """The zoo, its jobs, and what the operator has been told."""
         return json.dumps([self.zoo, self.jobs, self.refusal], sort_keys=True)
 
     def _time(self) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from clockwork import BEGINNING
 from kubedet_operator.decision.policies import accounting
 from kubedet_trainer.contract import Progress, ProgressRecord, Stage, TimePhase, TimeSpent
 from scenario import ELASTIC, NO_GPU, RESULTS, STATE, THREE, TWO
-from simulation import BEGINNING, Simulation, make_progress
+from simulation import Simulation, make_progress
 
 
 class Rank0:
