@@ -27,10 +27,17 @@ _PRIVATE = re.compile(r"_[a-zA-Z]\w*")
 _PRIVATE_MODULE = re.compile(r"[a-z]\w*(\.\w+)*\._[a-z]\w*(\.\w+)*")
 
 _AGENT = "tests/unit/trainer/worker/test_agent_seam.py"
+_FOLDING = (
+    "tests/unit/trainer/models/test_folding.py::"
+    "test_outputs_and_all_gradients_are_those_of_convolution_and_normalisation"
+)
 _PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
 
 SEAMS: dict[str, dict[str, str]] = {
     "kubedet_trainer.data.proposal_pickle": {"numpy._core.multiarray": _PICKLES},
+    "kubedet_trainer.models.backbones.folding": {
+        f"_foreach_{name}": _FOLDING for name in ("add", "addcmul", "mul", "rsqrt")
+    },
     "kubedet_trainer.worker.agent": {
         "_monitor_workers": f"{_AGENT}::test_an_agent_is_made_by_exactly_four_methods",
         "_shutdown": f"{_AGENT}::test_signal_exception_shuts_the_ranks_down_with_that_signal",

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
+from kubedet_trainer.models.backbones import folding
+from kubedet_trainer.models.backbones.folding import Folded, Pair
 from kubedet_trainer.models.options.backbones import Deformable, ResNetOptions
 
 EXPANSION = 4
@@ -63,33 +65,47 @@ class Bottleneck(nn.Module):
             shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
             self.downsample = nn.Sequential(shortcut, norm.build(out_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, h, w) to (B, 4 * planes, h / stride, w / stride)."""
-        norm1, norm2, norm3 = (self.get_submodule(name) for name in self.norm_names)
-        out = F.relu(norm1(self.conv1(x)), inplace=True)
-        out = F.relu(norm2(self._convolve(out)), inplace=True)
-        out = norm3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
+    def pairs(self) -> list[Pair]:
+        """The three convolutions with their normalisations, then that of the shortcut if it has any."""
+        norms = [self.get_submodule(name) for name in self.norm_names]
+        found = list(zip((self.conv1, self.conv2, self.conv3), norms, strict=True))
+        if self.downsample is not None:
+            conv, norm = self.downsample.children()
+            assert isinstance(conv, nn.Conv2d)
+            found.append((conv, norm))
+        return found
+
+    def forward(self, x: Tensor, folded: Folded) -> Tensor:
+        """(B, in_channels, h, w) to (B, 4 * planes, h / stride, w / stride); `folded` as of `pairs`."""
+        first, second, third, *shortcut = self.pairs()
+        out = F.relu(folding.convolve(x, *first, folded), inplace=True)
+        if self.conv2_offset is None:
+            out = folding.convolve(out, *second, folded)
+        elif self.conv2 in folded:
+            out = self._convolve_deformably(out, *folded[self.conv2])
+        else:
+            out = second[1](self._convolve_deformably(out, self.conv2.weight, None))
+        out = folding.convolve(F.relu(out, inplace=True), *third, folded)
+        out += folding.convolve(x, *shortcut[0], folded) if shortcut else x
         return F.relu(out, inplace=True)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        """The 3x3 convolution, at shifted places if there is a sibling that says where."""
-        if self.conv2_offset is None:
-            out: Tensor = self.conv2(x)
-        else:
-            predicted = self.conv2_offset(x)
-            modulation = predicted[:, 2 * _TAPS :]
-            # torchvision computes it in float32 under autocast, but knows no autocast on CPUs.
-            with torch.autocast(x.device.type, enabled=False):
-                out = deform_conv2d(
-                    x.float(),
-                    predicted[:, : 2 * _TAPS].float(),
-                    self.conv2.weight.float(),
-                    stride=self.conv2.stride,
-                    padding=self.conv2.padding,
-                    mask=modulation.float().sigmoid() if modulation.shape[1] else None,
-                ).to(x.dtype)
-        return out
+    def _convolve_deformably(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The 3x3 convolution, at places shifted as its sibling says."""
+        assert self.conv2_offset is not None
+        predicted = self.conv2_offset(x)
+        modulation = predicted[:, 2 * _TAPS :]
+        # torchvision computes it in float32 under autocast, but knows no autocast on CPUs.
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = deform_conv2d(
+                x.float(),
+                predicted[:, : 2 * _TAPS].float(),
+                weight.float(),
+                bias=None if bias is None else bias.float(),
+                stride=self.conv2.stride,
+                padding=self.conv2.padding,
+                mask=modulation.float().sigmoid() if modulation.shape[1] else None,
+            )
+        return out.to(x.dtype)
 
 
 class ResNet(nn.Module):
@@ -127,11 +143,15 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the outputs of the four stages, finest first."""
-        x = F.relu(self.get_submodule(self.stem_norm)(self.conv1(pixels)), inplace=True)
+        stem = self.conv1, self.get_submodule(self.stem_norm)
+        x = F.relu(folding.convolve(pixels, *stem, folding.fold([stem])), inplace=True)
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         outputs = []
         for name in self.stages:
-            x = self.get_submodule(name)(x)
+            blocks = [block for block in self.get_submodule(name).children() if isinstance(block, Bottleneck)]
+            folded = folding.fold([pair for block in blocks for pair in block.pairs()])
+            for block in blocks:
+                x = block(x, folded)
             outputs.append(x)
         return outputs
 
