@@ -205,7 +205,7 @@ class Connection:
             raise errors.NotLeading("another replica leads")
         wait = self._busy_until - time.monotonic()
         if wait > 0:
-            raise errors.ApiBusy(
+            raise errors.Paused(
                 f"the API server asks to wait {wait:.1f} s before the next request", retry_after_seconds=wait
             )
 

@@ -12,16 +12,19 @@ class OperatorError(Exception):
     """Base of everything that the operator knows how to go on after."""
 
     reason: ClassVar[str] = "Unknown"
+    longest_retry_seconds: ClassVar[float] = 60.0
+    """The longest pause between two attempts at the same thing."""
 
 
 class ApiUnreachable(OperatorError):
     """The API server does not answer, or answers that it cannot serve now."""
 
     reason = "ApiUnreachable"
+    longest_retry_seconds = 10.0
 
 
 class ApiBusy(OperatorError):
-    """The API server asks to come back later."""
+    """The API server asks to come back later. That is nobody's failure."""
 
     reason = "ApiBusy"
 
@@ -54,6 +57,10 @@ class Unreadable(OperatorError):
     reason = "Unreadable"
 
 
+class Paused(ApiBusy):
+    """A request was not sent, because the API server has asked to wait."""
+
+
 class NotFound(OperatorError):
     """The object is gone."""
 
@@ -70,6 +77,7 @@ class Conflict(OperatorError):
     """Somebody has changed the object since it was read; read it again."""
 
     reason = "Conflict"
+    longest_retry_seconds = 10.0
 
 
 class Rejected(OperatorError):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Key
-from kubedet_operator.control.workqueue import WorkQueue
+from kubedet_operator.control.workqueue import FIRST_RETRY_SECONDS, WorkQueue
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 
@@ -62,13 +62,18 @@ class Attempts:
                 await self._reconcile(key)
         except errors.NotLeading:
             self._queue.add(key)  # for the time when this replica leads again
+        except errors.ApiBusy as error:
+            # Not the key's failure: its next delay must not grow by it, nor a line be logged for each key.
+            self._queue.add_after(key, max(error.retry_after_seconds, FIRST_RETRY_SECONDS))
+            self._metrics["reconcile_errors"].labels(error.reason).inc()
+            if not isinstance(error, errors.Paused):
+                logger.warning("%s; retrying in %.1f s", error, error.retry_after_seconds)
         except errors.OperatorError as error:
-            at_least = error.retry_after_seconds if isinstance(error, errors.ApiBusy) else 0.0
-            delay = self._queue.retry(key, at_least_seconds=at_least)
+            delay = self._queue.retry(key, longest_seconds=error.longest_retry_seconds)
             self._metrics["reconcile_errors"].labels(error.reason).inc()
             self._complain(key, str(error), delay)
         except Exception as error:
-            delay = self._queue.retry(key)
+            delay = self._queue.retry(key, longest_seconds=errors.OperatorError.longest_retry_seconds)
             self._metrics["reconcile_errors"].labels("Unexpected").inc()
             self._complain(key, f"this is a bug in the operator: {error!r}", delay, traceback=error)
         else:

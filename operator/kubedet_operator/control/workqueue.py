@@ -15,7 +15,6 @@ from typing import Generic, Protocol, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 FIRST_RETRY_SECONDS = 0.25
-LONGEST_RETRY_SECONDS = 60.0
 
 
 class Timer(Protocol):
@@ -84,12 +83,11 @@ class WorkQueue(Generic[Key]):
         heapq.heappush(self._heap, (due, self._order, key))
         self._set_timer()
 
-    def retry(self, key: Key, *, at_least_seconds: float = 0.0) -> float:
+    def retry(self, key: Key, *, longest_seconds: float) -> float:
         """Have `key` worked on after a delay that doubles with every failure; returns its seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 20), LONGEST_RETRY_SECONDS)
-        delay = max(delay, at_least_seconds)
+        delay = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 20), longest_seconds)
         self.add_after(key, delay)
         return delay
 

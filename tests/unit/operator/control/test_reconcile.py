@@ -240,6 +240,33 @@ async def test_failures_are_counted_by_reason_and_tried_again(world: World) -> N
     assert len(world.queue) == 0
 
 
+async def test_a_pause_that_the_api_server_asks_for_makes_no_later_delay_longer(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.cache.store_job(make_job())
+    for _ in range(8):
+        world.cluster.failures["status"] = errors.Paused("wait", retry_after_seconds=1)
+        await world.reconciler._attempts._attempt(KEY)
+    assert world.count("kubedet_operator_reconcile_errors_total", reason="ApiBusy") == 8
+    assert not caplog.messages
+    assert world.queue.retry(KEY, longest_seconds=60) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("failure", "longest"),
+    [(errors.ApiUnreachable("away"), 10), (errors.Conflict("changed"), 10), (errors.Rejected("quota"), 60)],
+)
+async def test_only_what_somebody_has_to_change_is_tried_at_long_intervals(
+    world: World, failure: errors.OperatorError, longest: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.cache.store_job(make_job())
+    for _ in range(12):
+        world.queue.retry(KEY, longest_seconds=60)
+    world.cluster.failures["ensure"] = failure
+    await world.reconciler._attempts._attempt(KEY)
+    assert f"retrying in {longest}.0 s" in caplog.text
+
+
 async def test_restarts_and_endings_are_counted_once(world: World) -> None:
     world.cache.store_pod(builders.make_pod(phase="Failed", exit_code=137))
     world.cache.store_job(make_job())
