@@ -29,6 +29,8 @@ class Onlooker:
         self._told: dict[str, Counts] = {}
         self._late_since: dict[str, float] = {}
         self._worst = (0.0, "")
+        self._history: defaultdict[str, list[str]] = defaultdict(list)
+        self._began = time.monotonic()
         self._stopped = False
         self._watches: dict[str, subprocess.Popen[str]] = {}
         self._threads: list[threading.Thread] = []
@@ -43,7 +45,7 @@ class Onlooker:
             thread.start()
 
     def worst(self) -> tuple[float, str]:
-        """The longest that a status was behind so far, in seconds, and whose."""
+        """The longest that a status was behind so far, in seconds, and whose, with all that was seen."""
         with self._lock:
             for job in self._late_since:
                 self._note(job)
@@ -89,12 +91,14 @@ class Onlooker:
         if state not in ("Succeeded", "Failed"):
             state = "Ready" if ready and "deletionTimestamp" not in metadata else "Other"
         self._pods[job][metadata["name"]] = state
+        self._tell(job, f"{change} {metadata['name']} {state}")
         if change == "DELETED":
             del self._pods[job][metadata["name"]]
         return str(job)
 
     def _see_job(self, change: str, job: dict[str, Any]) -> str | None:
         name = str(job["metadata"]["name"])
+        self._tell(name, f"{change} {job.get('status')}")
         if change == "DELETED":
             for memory in (self._told, self._pods, self._late_since):
                 memory.pop(name, None)
@@ -118,4 +122,9 @@ class Onlooker:
 
     def _note(self, job: str) -> None:
         since, now = self._late_since[job], time.monotonic()
-        self._worst = max(self._worst, (now - since - self._excused(since, now), job))
+        late = now - since - self._excused(since, now)
+        if late > self._worst[0]:
+            self._worst = late, f"{job} since {since - self._began:.1f}: " + "\n".join(self._history[job])
+
+    def _tell(self, job: str, what: str) -> None:
+        self._history[job].append(f"{time.monotonic() - self._began:.1f} {what}")
