@@ -44,9 +44,6 @@ SEAMS: dict[str, dict[str, str]] = {
         "_start_workers": f"{_AGENT}::test_a_group_knows_its_ranks_and_where_they_meet_before_it_starts",
         "_stop_workers": f"{_AGENT}::test_loop_restarts_a_failed_group_and_ends_with_a_finished_one",
     },
-    "kubedet_trainer.worker.peers": {
-        "_state_holder": f"{_AGENT}::test_state_of_the_rendezvous_shows_who_met_and_who_is_silent",
-    },
 }
 """By module, each private name and the test that holds its seam."""
 

@@ -121,6 +121,7 @@ def clean_progress(progress: contract.Progress) -> contract.Progress:
         lastProgressTime=progress.lastProgressTime if read_time(progress.lastProgressTime) else None,
         goodputPercent=None if goodput is None else _within(goodput, 100),
         time=_clean_spent(progress.time) if progress.time else None,
+        recovery=_clean_recovery(progress.recovery) if progress.recovery else None,
     )
 
 
@@ -221,8 +222,17 @@ def _clean_spent(spent: contract.TimeSpent) -> contract.TimeSpent:
     return replace(spent, iterations=max(spent.iterations, 0), seconds=_clean_seconds(spent.seconds))
 
 
-def _clean_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    phases = [phase.value for phase in contract.TimePhase if phase in seconds]
+def _clean_recovery(recovery: contract.Recovery) -> contract.Recovery | None:
+    if read_time(recovery.time) is None:
+        return None
+    return replace(recovery, seconds=_clean_seconds(recovery.seconds, contract.RecoveryPhase))
+
+
+def _clean_seconds(
+    seconds: Mapping[str, float],
+    known: type[contract.TimePhase | contract.RecoveryPhase] = contract.TimePhase,
+) -> dict[str, float]:
+    phases = [phase.value for phase in known if phase in seconds]
     return {phase: _within(seconds[phase], MAX_SECONDS) for phase in phases}
 
 

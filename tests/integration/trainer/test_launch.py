@@ -253,6 +253,14 @@ def await_new_steps(*workers: Worker) -> None:
         assert worker.process.poll() is None, worker.output()
 
 
+def await_more_steps(*workers: Worker) -> None:
+    """Wait until every worker has trained on."""
+    for worker in workers:
+        before = len(steps(worker))
+        await_true(lambda worker=worker, before=before: len(steps(worker)) > before + 10)  # type: ignore[misc]
+        assert worker.process.poll() is None, worker.output()
+
+
 def start_peer(
     start_worker: Callable[..., Worker],
     index: int,
@@ -292,13 +300,71 @@ def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Call
         second.kill_all()
         second.start()
         await_new_steps(first, second)
+    ranks = [steps(worker)[-1] for worker in (first, second)]
+    await_more_steps(first, second)  # without a store
     with Store(port) as store:
-        await_new_steps(first, second)
+        await_more_steps(first, second)
+        assert [steps(worker)[-1] for worker in (first, second)] == ranks
         for worker in (first, second):
             worker.mark("finish")
         assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
         store.process.send_signal(signal.SIGTERM)
         assert store.process.wait(timeout=60) == 0
+
+
+def test_store_that_replaces_another_ends_a_round_whose_workers_are_lost(
+    start_worker: Callable[..., Worker],
+) -> None:
+    port = free_port()
+    first, second = (start_peer(start_worker, index, port=port) for index in range(2))
+    with Store(port):
+        await_new_steps(first, second)
+    second.kill_all()
+    with Store(port):
+        second.start()
+        await_new_steps(first, second)
+        for worker in (first, second):
+            worker.mark("finish")
+        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+
+
+def processes_of(worker: Worker) -> list[int]:
+    """The agent of a worker and its ranks, without the launcher and the standby."""
+    (standby,) = descendants(worker.process.pid)[:1]
+    return descendants(standby)
+
+
+def test_killed_agent_starts_again_in_its_worker_and_takes_its_ranks_along(
+    start_worker: Callable[..., Worker],
+) -> None:
+    port = free_port()
+    with Store(port):
+        first, second = (start_peer(start_worker, index, port=port) for index in range(2))
+        await_new_steps(first, second)
+        agent, rank = processes_of(second)
+        assert str(rank) == steps(second)[-1]
+        os.kill(agent, signal.SIGKILL)
+        await_new_steps(first, second)
+        assert agent not in processes_of(second)
+        assert rank not in processes_of(second)
+        for worker in (first, second):
+            worker.mark("finish")
+        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+    assert "the agent was killed and restarts" in second.output()
+    assert "a rank of another worker is lost" in first.output()
+
+
+def test_worker_starts_its_programs_the_cold_way_once_its_standby_is_lost(
+    start_worker: Callable[..., Worker],
+) -> None:
+    worker = start_worker({"*": ["reduce"]})
+    await_new_steps(worker)
+    (standby,) = descendants(worker.process.pid)[:1]
+    os.kill(standby, signal.SIGKILL)
+    await_new_steps(worker)
+    worker.mark("finish")
+    assert worker.end() == 0, worker.output()
+    assert "the warm standby is lost" in worker.output()
 
 
 def test_elastic_worker_admits_a_second_one_and_continues_without_it(

@@ -34,6 +34,12 @@ REPORT_FILE = "report.html"
 FAILURES_DIRECTORY = "failures"
 """In the work directory: one `Failure` as JSON for every rank that failed, named by `failure_file`."""
 
+SAVING_FILE = "saving"
+"""In the work directory while rank 0 is writing a checkpoint that a restart of the ranks would lose."""
+
+RECOVERY_FILE = "recovery.json"
+"""In the work directory: UNIX times at which the agent had ended phases of the newest recovery, by phase."""
+
 METRICS_DIRECTORY = "metrics"
 """In the work directory: the metrics of this worker's ranks, as prometheus_client's multiprocess files."""
 

@@ -65,6 +65,39 @@ class TimeSpent:
     """Seconds by phase, as in the status. Phases that did not occur are left out."""
 
 
+class RecoveryPhase(StrEnum):
+    """Phases of a recovery within a worker, in their order."""
+
+    NOTICE = "notice"
+    """From the last completed iteration until the agent of rank 0 noticed that a rank was lost."""
+    STOP = "stop"
+    """The ranks that still ran ended."""
+    RENDEZVOUS = "rendezvous"
+    """The agents of all workers met."""
+    START = "start"
+    """The process of rank 0 started."""
+    IMPORT = "import"
+    """It imported torch and the trainer, unless it was forked from a standby that had."""
+    JOIN = "join"
+    """The ranks opened their process group."""
+    PREPARE = "prepare"
+    """Data, model and optimiser were put together."""
+    RESTORE = "restore"
+    """The checkpoint was found, verified and loaded."""
+    STEP = "step"
+    """The first iteration ran."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """How the ranks of a worker came back after a loss, as its rank 0 saw it."""
+
+    time: str
+    """Time at which the first iteration afterwards ended: UTC, RFC 3339."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase: notice, stop, rendezvous, start, import, join, prepare, restore and step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """`status.progress` of a DetectionJob, as rank 0 reports it."""
@@ -87,6 +120,8 @@ class Progress:
     """Training time in percent of all time: of the job's life in its status, elsewhere of `time`."""
     time: TimeSpent | None = None
     """Where the time of rank 0's worker went. None before rank 0 runs."""
+    recovery: Recovery | None = None
+    """The newest recovery within rank 0's worker, phase by phase. None before there was one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,12 @@ TABLE: dict[str, Definition] = {
         kind="gauge",
         help="Seconds to find, verify and load the checkpoint that this run resumed from.",
     ),
+    "recovery_seconds": Definition(
+        name="kubedet_trainer_recovery_seconds",
+        kind="gauge",
+        help="Seconds of each phase of the newest recovery within the worker of rank 0.",
+        labels=("phase",),
+    ),
     "checkpoint_bytes": Definition(
         name="kubedet_trainer_checkpoint_bytes", kind="gauge", help="Size of the last checkpoint in bytes."
     ),

@@ -20,16 +20,18 @@ from kubedet_trainer.contract import (
     CheckpointStatus,
     Progress,
     ProgressRecord,
+    Recovery,
     Stage,
     TimePhase,
     TimeSpent,
 )
-from kubedet_trainer.contract.times import format_unix_time
+from kubedet_trainer.contract.times import format_unix_time, parse_time
 from kubedet_trainer.dist import World
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.heartbeat import Heartbeat
 from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.timesheet import Timesheet
 
 _PHASES = {
@@ -79,9 +81,17 @@ class Reporter:
     """Reports what one rank does."""
 
     def __init__(
-        self, *, world: World, work_directory: Path, metrics: Metrics, hang_median_steps: int = 0
+        self,
+        *,
+        world: World,
+        work_directory: Path,
+        metrics: Metrics,
+        hang_median_steps: int = 0,
+        start: RankTimes | None = None,
     ) -> None:
         self._world = world
+        self._start = start
+        self._recovery: Recovery | None = None
         self._is_first = world.rank == 0
         self._progress_file = work_directory / contract.PROGRESS_FILE
         self._heartbeat = Heartbeat(work_directory, rank=world.rank, median_steps=hang_median_steps)
@@ -94,6 +104,7 @@ class Reporter:
         self._iteration_seconds: float | None = None
         self._evaluation_seconds = 0.0
         self._last_step: float | None = None
+        self._step_before = _last_step(self._progress_file)
         self._written = 0.0
         self._write_progress()
 
@@ -146,6 +157,7 @@ class Reporter:
             is_first_rank=self._is_first,
         )
         if self._is_first:
+            self._note_recovery(step_seconds=seconds)
             self._iteration, self._last_step = iteration, now
             before = self._iteration_seconds
             self._iteration_seconds = (
@@ -155,6 +167,17 @@ class Reporter:
             self._time.count_iteration(now=elapsed, wait_seconds=data_wait_seconds)
             if elapsed - self._written > _PROGRESS_SECONDS:
                 self._write_progress()
+
+    def _note_recovery(self, *, step_seconds: float) -> None:
+        """Report the recovery that this iteration ends, if it does."""
+        if self._start is None:
+            return
+        self._recovery = self._start.finish(step_seconds=step_seconds, last_step=self._step_before)
+        self._start = None
+        if self._recovery is not None:
+            self._metrics.set_all("recovery_seconds", self._recovery.seconds)
+            total = sum(self._recovery.seconds.values())
+            _log.info("training again after %.1f s", total, extra={"recovery": asdict(self._recovery)})
 
     def record_interval(self, interval: Interval) -> None:
         """Log one line for a log interval, and set its gauges."""
@@ -227,6 +250,8 @@ class Reporter:
         """Report the checkpoint that this run resumed from."""
         self._checkpoint = status
         self._time.book(time.monotonic(), {TimePhase.RESTORING: seconds})
+        if self._start is not None:
+            self._start.note_restore(seconds)
         self._metrics.set("checkpoint_restore_seconds", seconds)
         _log.info(
             "resumed from %s at iteration %d",
@@ -276,12 +301,21 @@ class Reporter:
                 lastProgressTime=format_unix_time(self._last_step) if self._last_step else None,
                 goodputPercent=round(100 * self._time.goodput()) if self._last_step else None,
                 time=self._time.spent(),
+                recovery=self._recovery,
             ),
             checkpoint=self._checkpoint,
             worldSize=self._world.size,
             processRestarts=self._world.restarts,
         )
         write_json(self._progress_file, contract.without_none(asdict(record)))
+
+
+def _last_step(file: Path) -> float | None:
+    """The UNIX time of the last iteration in the progress record `file`, or None if there is none."""
+    try:
+        return parse_time(json.loads(file.read_text())["progress"]["lastProgressTime"]).timestamp()
+    except (FileNotFoundError, KeyError):
+        return None
 
 
 def _read_time(file: Path) -> TimeSpent | None:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.contract import Results, Stage
+from kubedet_trainer.contract import RecoveryPhase, Results, Stage
 from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, TerminatedUnsaved
 from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
 from kubedet_trainer.training.device import open_device
@@ -44,14 +45,16 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
         TrainerError: one of its kinds for every ending that is understood; `TerminatedSaved` after a stop.
     """
     check_proposals(settings, recipe)
+    start = RankTimes(settings.work_directory)
     stop = StopRequest()
     run: Run | None = None
     try:
         with dist.peer_failures():
             world = dist.initialise(open_device(gpus=settings.gpus, local_rank=dist.local_rank()))
+            start.note(RecoveryPhase.JOIN)
             # Not before: a rank that waits for others to come takes no signal, and has nothing to save.
             stop.listen()
-            run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics)
+            run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics, start=start)
             reporting.note_start(run)
             _fit(run)
             row = results.write_row(run)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.training.checkpoint import STORE_FAILURES, Checkpointer
@@ -44,7 +45,12 @@ class Saver:
     """
 
     def __init__(
-        self, checkpointer: Checkpointer, *, patience_seconds: float, on_failure: Callable[[], None]
+        self,
+        checkpointer: Checkpointer,
+        *,
+        patience_seconds: float,
+        on_failure: Callable[[], None],
+        mark: Path | None = None,
     ) -> None:
         """Start nothing yet: only rank 0 saves.
 
@@ -52,10 +58,12 @@ class Saver:
             checkpointer: used by the thread alone while it has something to write.
             patience_seconds: how long saves may fail.
             on_failure: is called in the thread after each attempt that failed.
+            mark: exists while something is being written, for processes that would end this one.
         """
         self._checkpointer = checkpointer
         self._patience_seconds = patience_seconds
         self._on_failure = on_failure
+        self._mark = mark
         self._free = [HostBuffer(), HostBuffer()]
         self._tasks: deque[_Task] = deque()
         self._committed: deque[CheckpointStatus] = deque()
@@ -148,6 +156,8 @@ class Saver:
                 self._is_urgent = False
 
     def _append(self, task: _Task) -> None:
+        if self._mark is not None and task.buffer is not None:
+            self._mark.touch()
         with self._changed:
             self._tasks.append(task)
             self._changed.notify_all()
@@ -165,6 +175,8 @@ class Saver:
                 self._tasks.popleft()
                 if task.buffer is not None:
                     self._free.append(task.buffer)
+                if self._mark is not None and not self._tasks:
+                    self._mark.unlink(missing_ok=True)
                 self._changed.notify_all()
 
     def _finish(self, task: _Task) -> None:

@@ -25,6 +25,7 @@ from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
+from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
 from kubedet_trainer.training import best, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
@@ -112,19 +113,20 @@ class Run:
 
 
 def prepare(
-    settings: RunSettings, recipe: Recipe, *, world: dist.World, stop: StopRequest, metrics: Metrics
+    settings: RunSettings,
+    recipe: Recipe,
+    *,
+    world: dist.World,
+    stop: StopRequest,
+    metrics: Metrics,
+    start: RankTimes | None = None,
 ) -> Run:
     """Open the data, build the model and restore the newest state.
 
     Raises:
         TrainerError: the data, the weights or the checkpoints are not what they must be.
     """
-    reporter = Reporter(
-        world=world,
-        work_directory=settings.work_directory,
-        metrics=metrics,
-        hang_median_steps=settings.hang_median_steps,
-    )
+    reporter = _build_reporter(settings, world=world, metrics=metrics, start=start)
     set_arithmetic(recipe, device=world.device)
     data = _prepare_data(settings, recipe, world=world)
     detector = _build_detector(recipe, data=data, device=world.device)
@@ -167,6 +169,18 @@ def prepare(
         first_iteration=state.iteration,
         saved_iteration=state.iteration or -1,
         copied_iteration=state.iteration or -1,
+    )
+
+
+def _build_reporter(
+    settings: RunSettings, *, world: dist.World, metrics: Metrics, start: RankTimes | None
+) -> Reporter:
+    return Reporter(
+        world=world,
+        work_directory=settings.work_directory,
+        metrics=metrics,
+        hang_median_steps=settings.hang_median_steps,
+        start=start,
     )
 
 
@@ -260,6 +274,7 @@ def _build_saver(checkpointer: Checkpointer, *, settings: RunSettings, reporter:
         checkpointer,
         patience_seconds=settings.checkpoint.save_deadline_seconds,
         on_failure=reporter.record_checkpoint_failure,
+        mark=settings.work_directory / contract.SAVING_FILE,
     )
 
 

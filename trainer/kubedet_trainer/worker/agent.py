@@ -1,12 +1,12 @@
 """The elastic agent of a worker: ``python -m kubedet_trainer.worker.agent``, started by `launch`.
 
 It starts the ranks of this worker, starts them again after a failure or when workers come and go, and leaves
-an `AgentEnding` that says what it saw. torchrun itself ends with 1 in every case. This agent is made of the
-same parts of torch: its rendezvous, its processes, and the loop of `SimpleElasticAgent`. torch documents that
-class for extension by the four methods below; ``test_agent_seam.py`` checks them.
+an `AgentEnding` that says what it saw. torchrun itself ends with 1 in every case. This agent has torchrun's
+loop, that of `SimpleElasticAgent`, which torch documents for extension by the four methods below;
+``test_agent_seam.py`` checks them.
 
-The agent differs from torchrun's in two ways: it stops when another start cannot help, and it restarts its
-ranks when a worker disappears.
+The agent differs from torchrun's in three ways: it stops when another start cannot help, it restarts its
+ranks as soon as a worker is lost, and its ranks are forked from a warm standby.
 """
 
 from __future__ import annotations
@@ -32,40 +32,34 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerSpec,
     WorkerState,
 )
-from torch.distributed.elastic.multiprocessing import (
-    DefaultLogsSpecs,
-    RunProcsResult,
-    SignalException,
-    Std,
-    SubprocessContext,
-    start_processes,
-)
-from torch.distributed.elastic.rendezvous import (
-    RendezvousClosedError,
-    RendezvousConnectionError,
-    RendezvousStateError,
-    RendezvousTimeoutError,
-)
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousTimeoutError
 
 from kubedet_trainer import contract
-from kubedet_trainer.contract import FailureClass, failure_class
+from kubedet_trainer.contract import FailureClass, RecoveryPhase, failure_class
 from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import RunSettings, read_settings
 from kubedet_trainer.storage.files import write_json
-from kubedet_trainer.worker import endings, peers, processes
+from kubedet_trainer.telemetry.recovery import AgentTimes
+from kubedet_trainer.worker import endings, peers, processes, warm
 from kubedet_trainer.worker.endings import AgentEnding, Outcome, RankEnding
+from kubedet_trainer.worker.peers import Rendezvous
+from kubedet_trainer.worker.ranks import Ranks
 
 _MAX_RESTARTS = 100
 """Restarts of the group for any cause. `endings.is_worth_a_restart` limits those that this worker causes."""
 
 _KILL_SECONDS = 5
 _RESTART_SECONDS = 30
-"""How long ranks have to end before a restart. They have nothing to save: the group starts from its newest
-checkpoint."""
+"""How long ranks have to end before a restart that nothing has gone wrong for: they save their state."""
+
+_LOSS_SECONDS = 8
+"""How long a save that is under way may take after the loss of a rank, before all ranks restart."""
 
 _SAVE_MARGIN_SECONDS = 15
 """What the launcher and the agent need of the grace period after the ranks have saved their state."""
+
+_POLL_SECONDS = 0.05
 
 _LAST_BYTES = 65536
 """What is read of a rank's standard error: stacks of all threads may follow the reason of an abort."""
@@ -78,8 +72,6 @@ class _RanksFailed(Exception):
 _OUTCOMES: dict[type[BaseException], Outcome] = {
     _RanksFailed: Outcome.RANK_FAILED,
     SignalException: Outcome.TERMINATED,
-    RendezvousConnectionError: Outcome.RENDEZVOUS_LOST,
-    RendezvousStateError: Outcome.RENDEZVOUS_LOST,
     dist.DistError: Outcome.RENDEZVOUS_LOST,
     RendezvousTimeoutError: Outcome.RENDEZVOUS_INCOMPLETE,
     RendezvousClosedError: Outcome.RENDEZVOUS_CLOSED,
@@ -92,26 +84,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the ranks of this worker until they are done or cannot continue. Returns 0 or 1."""
     parser = argparse.ArgumentParser(prog="python -m kubedet_trainer.worker.agent")
     parser.add_argument("--module", default=endings.RANK_MODULE, help="Python module to run as a rank")
-    module = parser.parse_args(arguments).module
+    parser.add_argument("--restarts", type=int, default=0, help="how often ranks were started before")
+    parser.add_argument(
+        "--noticed", type=float, help="UNIX time at which the loss of an agent before was noticed"
+    )
+    options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):  # torch installs its handlers only when ranks start
         signal.signal(number, _raise_signal)
-    processes.end_with_parent()
+    if warm.inherited is None:  # a standby does that for what it forked
+        processes.end_with_parent()
     configure_logging()
-    # It says which process got which signal or code. The agent and the launcher log the cause of an ending.
-    logging.getLogger(SubprocessContext.__module__).setLevel(logging.CRITICAL)
     settings = read_settings(os.environ)
-    ending = run(settings, module=module)
+    ending = run(settings, module=options.module, restarts=options.restarts, noticed=options.noticed)
     write_json(settings.work_directory / endings.ENDING_FILE, asdict(ending))
     return 0 if ending.outcome is Outcome.FINISHED else 1
 
 
-def run(settings: RunSettings, *, module: str = endings.RANK_MODULE) -> AgentEnding:
+def run(
+    settings: RunSettings,
+    *,
+    module: str = endings.RANK_MODULE,
+    restarts: int = 0,
+    noticed: float | None = None,
+) -> AgentEnding:
     """Start the ranks, restart them while that can help, and say how they ended."""
     agent: _Agent | None = None
     message = ""
     try:
         handler = peers.build_rendezvous(settings)
-        agent = _Agent(settings, module=module, handler=handler)
+        agent = _Agent(settings, module=module, handler=handler, restarts=restarts, noticed=noticed)
         result = agent.run()
     except tuple(_OUTCOMES) as error:
         outcome = next(value for kind, value in _OUTCOMES.items() if isinstance(error, kind))
@@ -133,7 +134,9 @@ def run(settings: RunSettings, *, module: str = endings.RANK_MODULE) -> AgentEnd
 class _Agent(SimpleElasticAgent):
     """Starts, watches and stops the ranks of this worker; torch's loop decides when to restart them."""
 
-    def __init__(self, settings: RunSettings, *, module: str, handler: DynamicRendezvousHandler) -> None:
+    def __init__(
+        self, settings: RunSettings, *, module: str, handler: Rendezvous, restarts: int, noticed: float | None
+    ) -> None:
         super().__init__(
             WorkerSpec(
                 role="trainer",
@@ -145,44 +148,38 @@ class _Agent(SimpleElasticAgent):
             )
         )
         self.joined = False
-        self._roster = peers.Roster(handler)
+        self._module = module
+        self._peers = handler
         self._work_directory = settings.work_directory
         self._save_seconds = max(_KILL_SECONDS, settings.grace_seconds - _SAVE_MARGIN_SECONDS)
-        self._logs = DefaultLogsSpecs(
-            log_dir=str(settings.work_directory / contract.LOGS_DIRECTORY),
-            tee=Std.ALL,
-            local_ranks_filter={0},
-        )
-        self._ranks: SubprocessContext | None = None
-        self._restarts = 0
+        self._ranks: Ranks | None = None
+        self._restarts = restarts
         self._crashes_in_a_row = 0
         self._started = 0.0
-        self._failed_at: dict[int, float] = {}
+        self._has_lost = False
+        self._times = AgentTimes(settings.work_directory)
+        if noticed is not None:
+            self._times.note(RecoveryPhase.NOTICE, at=noticed)
+            self._times.note(RecoveryPhase.STOP, at=noticed)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.joined = True
         self._started = time.monotonic()
-        self._roster.note()
-        self._failed_at.clear()
+        self._has_lost = False
+        self._times.note(RecoveryPhase.RENDEZVOUS)
+        self._times.write()
         for record in self._failures().iterdir():  # of an earlier group
             record.unlink()
+        (self._work_directory / contract.SAVING_FILE).unlink(missing_ok=True)
         if all(worker.global_rank != 0 for worker in worker_group.workers):
             (self._work_directory / contract.PROGRESS_FILE).unlink(missing_ok=True)
-        local_ranks = range(len(worker_group.workers))
-        ranks = start_processes(
-            name=worker_group.spec.role,
-            entrypoint=sys.executable,
-            args=dict.fromkeys(local_ranks, worker_group.spec.args),
-            envs={
-                worker.local_rank: self._rank_environment(worker, worker_group)
-                for worker in worker_group.workers
-            },
-            logs_specs=self._logs,
-            log_line_prefixes=dict.fromkeys(local_ranks, ""),  # lines of JSON stay lines of JSON
+        self._ranks = Ranks(
+            self._module,
+            [self._rank_environment(worker, worker_group) for worker in worker_group.workers],
+            logs=self._work_directory / contract.LOGS_DIRECTORY,
+            using=warm.inherited,
         )
-        assert isinstance(ranks, SubprocessContext)  # the entry point is a program, not a function
-        self._ranks = ranks
-        return ranks.pids()
+        return dict.fromkeys(range(len(worker_group.workers)))
 
     def _rank_environment(self, worker: Worker, group: WorkerGroup) -> dict[str, str]:
         """The variables that torchrun documents and the ranks or torch read, on top of the agent's own."""
@@ -204,41 +201,62 @@ class _Agent(SimpleElasticAgent):
             self.has_permanent_failure()
         ):  # the failed rank waits for this, and no other rank can save anything now
             self._ranks.close(signal.SIGKILL, _KILL_SECONDS)
-        result = self._ranks.wait(0)
-        if result is None:
-            if not self._roster.has_lost_any():
-                return RunResult(state=WorkerState.HEALTHY)
-            _logger.warning("a worker has disappeared; the ranks restart without it")
+        codes = self._ranks.poll()
+        if any(codes):
+            self._note_loss()
+            self._peers.report_loss()
+            self._judge([code for code in codes if code])
             self._restarts += 1
-            return RunResult(state=WorkerState.UNHEALTHY)
-        if not result.is_failed():
+            return RunResult(state=WorkerState.FAILED)
+        if None not in codes:
             done = {worker.global_rank: None for worker in worker_group.workers}
             return RunResult(state=WorkerState.SUCCEEDED, return_values=done)
-        self._judge(result, worker_group)
+        if not self._peers.has_lost_any():
+            return RunResult(state=WorkerState.HEALTHY)
+        _logger.warning("a rank of another worker is lost; the ranks restart")
+        self._note_loss()
         self._restarts += 1
-        return RunResult(state=WorkerState.FAILED)
+        return RunResult(state=WorkerState.UNHEALTHY)
 
-    def _judge(self, result: RunProcsResult, worker_group: WorkerGroup) -> None:
+    def _note_loss(self) -> None:
+        self._has_lost = True
+        self._times.note(RecoveryPhase.NOTICE)
+
+    def _judge(self, exit_codes: list[int]) -> None:
         """Raise `_RanksFailed` unless another start may help."""
-        self._failed_at = {
-            worker_group.workers[local_rank].global_rank: float(failure.timestamp)
-            for local_rank, failure in result.failures.items()
-        }
-        codes = [ending.exit_code for ending in self.rank_endings() if ending.rank in self._failed_at]
-        self._count_crash(codes)
-        hopeful = endings.is_worth_a_restart(codes, crashes_in_a_row=self._crashes_in_a_row)
+        self._count_crash(exit_codes)
+        hopeful = endings.is_worth_a_restart(exit_codes, crashes_in_a_row=self._crashes_in_a_row)
         if self.has_permanent_failure() or not hopeful:
-            raise _RanksFailed(f"the ranks ended with {codes}")
-        _logger.warning("the ranks of this worker restart", extra={"exitCodes": codes})
+            raise _RanksFailed(f"the ranks ended with {exit_codes}")
+        _logger.warning("the ranks of this worker restart", extra={"exitCodes": exit_codes})
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
-        if self._ranks is not None:
-            self._ranks.close(signal.SIGTERM, _RESTART_SECONDS)
+        self._end_ranks(signal.SIGTERM, _RESTART_SECONDS)
+
+    def _end_ranks(self, number: signal.Signals, seconds: float) -> None:
+        """End the ranks by a signal, on which they save their state, unless they have lost another one.
+
+        Then they have nothing to save, and may wait for the lost one in vain.
+        """
+        if self._ranks is None:
+            return
+        if not self._has_lost:
+            self._ranks.close(number, seconds)
+            return
+        deadline = time.monotonic() + _LOSS_SECONDS
+        while self._is_saving() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        self._ranks.close(signal.SIGKILL, _KILL_SECONDS)
+        self._times.note(RecoveryPhase.STOP)
+
+    def _is_saving(self) -> bool:
+        """Whether a rank of this worker that still runs is writing a checkpoint."""
+        assert self._ranks is not None
+        return (self._work_directory / contract.SAVING_FILE).exists() and None in self._ranks.poll()
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int | None = None) -> None:
         # torch's own time-out, which some versions pass, knows nothing of the grace period of the pod.
-        if self._ranks is not None:
-            self._ranks.close(death_sig, self._save_seconds)
+        self._end_ranks(death_sig, self._save_seconds)
 
     def _count_crash(self, exit_codes: list[int]) -> None:
         if not any(map(endings.is_crash, exit_codes)):
@@ -255,35 +273,22 @@ class _Agent(SimpleElasticAgent):
         )
 
     def rank_endings(self) -> list[RankEnding]:
-        """How the ranks of the newest group ended. Ranks that still run are left out."""
+        """How the ranks of the newest group ended, without those that still run or that the agent killed."""
         if self._ranks is None:
             return []
-        ended = []
-        for local_rank, handler in self._ranks.subprocess_handlers.items():
-            if (code := handler.proc.poll()) is None:
-                continue
-            rank = self.get_worker_group().workers[local_rank].global_rank
-            ended.append(
-                endings.rank_ending(
-                    rank,
-                    exit_code=code,
-                    time=self._failed_at.get(rank, time.time()),
-                    output=_tail(Path(self._ranks.stderrs[local_rank])),
-                )
+        workers = self.get_worker_group().workers
+        return [
+            endings.rank_ending(
+                workers[index].global_rank,
+                exit_code=code,
+                time=self._ranks.ended_at(index),
+                output=self._ranks.last_output(index, num_bytes=_LAST_BYTES),
             )
-        return ended
+            for index, code in self._ranks.own_endings()
+        ]
 
     def _failures(self) -> Path:
         return self._work_directory / contract.FAILURES_DIRECTORY
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LAST_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _raise_signal(number: int, frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ from kubedet_trainer.logs import configure_logging
 from kubedet_trainer.settings import RunSettings, read_settings
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry import heartbeat
-from kubedet_trainer.worker import endings, exposition, processes, programs
+from kubedet_trainer.worker import endings, exposition, processes, programs, warm
 from kubedet_trainer.worker.endings import AgentEnding, Outcome
 from kubedet_trainer.worker.programs import Options, StopRequest
 from kubedet_trainer.worker.rendezvous import parse_endpoint
@@ -83,11 +83,12 @@ def _run(settings: RunSettings, environment: Mapping[str, str], options: Options
     with (
         programs.stop_requests() as stop,
         exposition.serve(settings.work_directory, port=settings.metrics_port) as port,
+        warm.standby(programs.agent_environment(settings, environment)) as standby,
     ):
         _logger.info("the worker serves metrics", extra={"port": port, "attempt": settings.attempt})
         return programs.prepare_data(
             settings, environment, options, stop, with_proposals=with_proposals
-        ) or _train(settings, environment, options, stop)
+        ) or _train(settings, environment, options, stop, standby)
 
 
 def _clean_work_directory(settings: RunSettings) -> None:
@@ -104,10 +105,17 @@ def _clean_work_directory(settings: RunSettings) -> None:
 
 
 def _train(
-    settings: RunSettings, environment: Mapping[str, str], options: Options, stop: StopRequest
+    settings: RunSettings,
+    environment: Mapping[str, str],
+    options: Options,
+    stop: StopRequest,
+    standby: warm.Standby | None,
 ) -> Failure | None:
-    """Run agents until one ends for another reason than an absence of the rendezvous store."""
+    """Run agents until one ends for another reason than a crash or an absence of the rendezvous store."""
     memory_kills = processes.count_memory_kills()
+    restarts = crashes = 0
+    noticed = None
+    started = time.monotonic()
     deadline = time.monotonic() + RENDEZVOUS_PATIENCE_SECONDS
     while True:
         if not _await_store(settings, stop, deadline=deadline):
@@ -115,7 +123,10 @@ def _train(
         elif stop.requested:
             ending = AgentEnding(outcome=Outcome.TERMINATED)
         else:
-            ending = programs.run_agent(settings, environment, options, stop)
+            started = time.monotonic()
+            ending = programs.run_agent(
+                settings, environment, options, stop, standby=standby, restarts=restarts, noticed=noticed
+            )
         failure = endings.translate(
             ending,
             records=endings.read_failures(settings.work_directory / contract.FAILURES_DIRECTORY),
@@ -124,10 +135,26 @@ def _train(
         )
         if ending.joined:
             deadline = time.monotonic() + RENDEZVOUS_PATIENCE_SECONDS
+        if ending.outcome is Outcome.CRASHED and not stop.requested:
+            if time.monotonic() - started > endings.CRASH_MEMORY_SECONDS:
+                crashes = 0
+            crashes += 1
+            if not endings.is_worth_a_restart([ending.exit_code], crashes_in_a_row=crashes):
+                return failure
+            noticed = time.time()
+            restarts = max(restarts, _num_restarts(settings)) + 1
+            _logger.warning("the agent was killed and restarts", extra={"exitCode": ending.exit_code})
+            continue
         lost = failure is not None and failure.exitCode == ExitCode.RENDEZVOUS_LOST
         if not lost or ending.outcome is not Outcome.RENDEZVOUS_LOST or time.monotonic() > deadline:
             return failure
         _logger.warning("the rendezvous store is unreachable; the agent restarts when it answers")
+
+
+def _num_restarts(settings: RunSettings) -> int:
+    """How often rank 0 of this worker was started again, as far as it has told."""
+    progress = programs.read_json(settings.work_directory / contract.PROGRESS_FILE) or {}
+    return int(progress.get("processRestarts", 0))
 
 
 def _await_store(settings: RunSettings, stop: StopRequest, *, deadline: float) -> bool:

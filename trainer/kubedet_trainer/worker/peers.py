@@ -1,82 +1,249 @@
-"""How a worker's agent meets the agents of the other workers, and notices that one is lost."""
+"""How a worker's agent meets the agents of the other workers, and notices that one is lost.
+
+torch documents `RendezvousHandler` for rendezvous of one's own. This one leaves the counting to the store
+(`meeting`), which sees agents end. torch's polls a shared state about once a second, and drops a dead worker
+only after several missed keep-alives.
+"""
 
 from __future__ import annotations
 
+import secrets
+import socket
+import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
-from torch.distributed import HashStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, create_handler
+from torch.distributed import DistNetworkError, HashStore, PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousStoreInfo,
+    RendezvousTimeoutError,
+)
 
 from kubedet_trainer.settings import RunSettings
-from kubedet_trainer.worker.store_client import StoreClient
+from kubedet_trainer.worker.meeting import Round, Ticket, View
+from kubedet_trainer.worker.store_client import Connection, StoreClient
 
-_RENDEZVOUS_OPTIONS: dict[str, Any] = {
-    "join_timeout": 600,
-    "keep_alive_interval": 1,
-    "keep_alive_max_attempt": 3,
-}
+_JOIN_SECONDS = 600
+"""How long an agent waits for the others."""
 
 _STORE_SECONDS = 60
-"""The longest wait for an answer of the rendezvous store."""
+"""The longest wait for an answer of the rendezvous store to a request for a value."""
+
+_LOOK_SECONDS = 0.1
+_RECONNECT_SECONDS = 0.5
+_CONNECT_SECONDS = 5
 
 _LAST_CALL_SECONDS = 10
 """How long an elastic run that could begin waits for more workers. A later worker restarts all ranks."""
 
-_LOST_SECONDS = 10
-"""How long a worker may send no keep-alive. Ranks notice most losses immediately. They do not notice the
-loss of a peer whose node was cut off, or of one that left before the ranks had met."""
 
+class Rendezvous(RendezvousHandler):
+    """The rendezvous of a worker that is alone."""
 
-class Roster:
-    """The workers of the current group, and whether all of them still send keep-alives.
+    def __init__(self, settings: RunSettings) -> None:
+        self._run_id = settings.rendezvous_id
+        self._alone = HashStore()
 
-    torch drops a silent worker from the state of its rendezvous, but it does not inform the other agents.
-    """
+    def get_backend(self) -> str:
+        """A name for torch's log."""
+        return "kubedet"
 
-    def __init__(self, handler: DynamicRendezvousHandler) -> None:
-        self._holder = handler._state_holder  # the one private name: no public call shows the keep-alives
-        self._known: frozenset[Any] = frozenset()
-        self._missed_since: float | None = None
+    @property
+    def use_agent_store(self) -> bool:
+        """The ranks have a store of their own: a shared one would keep the addresses of dead ranks."""
+        return False
 
-    def note(self) -> None:
-        """Remember the workers whose ranks start now."""
-        self._known = frozenset(self._holder.state.participants)
-        self._missed_since = None
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Wait for the next round. See `RendezvousHandler`."""
+        address = RendezvousStoreInfo(master_addr="127.0.0.1", master_port=_free_port())
+        return RendezvousInfo(self._alone, 0, 1, address)
+
+    def is_closed(self) -> bool:
+        """Whether an agent has ended the run for all agents, as far as this one knows."""
+        return False
+
+    def set_closed(self) -> None:
+        """End the run for all agents: one that joins later learns that it is over."""
+
+    def num_nodes_waiting(self) -> int:
+        """How many agents wait for the next round."""
+        return 0
+
+    def get_run_id(self) -> str:
+        """The id of the run, which all its agents share."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """End the run for all agents, and leave. Returns whether the store knows."""
+        return True
 
     def has_lost_any(self) -> bool:
-        """Whether a worker has been silent for too long. torch's loop keeps the state current."""
-        state = self._holder.state
-        if state.closed or self._known <= state.last_heartbeats.keys():  # closed: the run is over
-            self._missed_since = None
+        """Whether the present round is over, because an agent or a rank of another one is lost."""
+        return False
+
+    def report_loss(self) -> None:
+        """Tell the other agents that a rank of this one is lost, before they notice."""
+
+
+class SharedRendezvous(Rendezvous):
+    """The rendezvous of several workers, in the store of their job.
+
+    While the store is away the ranks continue. Once it is back, empty, the agent takes its place again.
+    """
+
+    def __init__(self, settings: RunSettings, *, endpoint: str) -> None:
+        """Connect to the store.
+
+        Raises:
+            UsageError: `endpoint` is not ``host:port``.
+            DistNetworkError: nothing listens there.
+        """
+        super().__init__(settings)
+        self._settings = settings
+        self._endpoint = endpoint
+        self._name = f"{settings.replica_index}-{secrets.token_hex(4)}"
+        self._round: Round | None = None
+        self._view = View()
+        self._ended = threading.Event()
+        self._values: StoreClient | None = None
+        self._connection: Connection | None = self._connect()
+        self._watcher = threading.Thread(target=self._watch, name="rendezvous", daemon=True)
+        self._watcher.start()
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Wait for the next round.
+
+        Raises:
+            RendezvousClosedError: the run is over.
+            RendezvousTimeoutError: too few agents came.
+            DistNetworkError: the store is away.
+        """
+        elastic = self._settings.min_replicas < self._settings.max_replicas
+        ticket = Ticket(
+            name=self._name,
+            index=self._settings.replica_index,
+            address=self._settings.local_address or socket.getfqdn(),
+            port=_free_port(),
+            min_agents=self._settings.min_replicas,
+            max_agents=self._settings.max_replicas,
+            last_call_seconds=_LAST_CALL_SECONDS if elastic else 0,
+        )
+        connection = self._connection or self._connect()
+        began = time.monotonic()
+        try:
+            answer = self._ask(connection, "join", asdict(ticket), timeout_seconds=_JOIN_SECONDS)
+        except DistNetworkError as error:
+            if time.monotonic() - began < _JOIN_SECONDS:
+                raise
+            raise RendezvousTimeoutError(f"too few workers joined within {_JOIN_SECONDS} s") from error
+        if answer is None:
+            raise RendezvousClosedError
+        self._round, self._view, self._connection = Round(**answer), View(), connection
+        if self._values is not None:
+            self._values.close()
+        self._values = StoreClient(self._endpoint, timeout_seconds=_STORE_SECONDS)
+        return RendezvousInfo(
+            PrefixStore(f"{self._run_id}/{self._round.number}", self._values),
+            self._round.rank,
+            self._round.size,
+            RendezvousStoreInfo(master_addr=self._round.address, master_port=self._round.port),
+        )
+
+    def is_closed(self) -> bool:
+        """Whether an agent has ended the run for all agents, as far as this one knows."""
+        return self._view.isClosed
+
+    def set_closed(self) -> None:
+        """End the run for all agents: one that joins later learns that it is over."""
+        self._tell("close")
+
+    def num_nodes_waiting(self) -> int:
+        """How many agents wait for the next round and have a place in it."""
+        return self._view.waiting
+
+    def shutdown(self) -> bool:
+        """End the run for all agents, and leave. Returns whether the store knows."""
+        is_told = self._tell("close")
+        self.leave()
+        return is_told
+
+    def leave(self) -> None:
+        """Leave the others, who notice."""
+        self._ended.set()
+        self._watcher.join()
+        for connection in (self._connection, self._values):
+            if connection is not None:
+                connection.close()
+
+    def has_lost_any(self) -> bool:
+        """Whether the present round is over, because an agent or a rank of another one is lost."""
+        return self._view.isLost and not self._view.isClosed  # closed: the run is over for all
+
+    def report_loss(self) -> None:
+        """Tell the other agents that a rank of this one is lost, before they notice."""
+        self._tell("break_up", self._name)
+
+    def _tell(self, operation: str, *arguments: Any) -> bool:
+        """Ask for something whose answer is not needed. Returns False while the store is away."""
+        if (connection := self._connection) is None:
             return False
-        if self._missed_since is None:
-            self._missed_since = time.monotonic()
-        return time.monotonic() - self._missed_since > _LOST_SECONDS
+        try:
+            self._ask(connection, operation, *arguments, timeout_seconds=_CONNECT_SECONDS)
+        except DistNetworkError:
+            return False
+        return True
+
+    def _watch(self) -> None:
+        """Look at the round again and again, which also shows the store that this agent is there."""
+        while not self._ended.is_set():
+            try:
+                if self._connection is None:
+                    self._connection = self._return()
+                known = self._round
+                answer = self._ask(self._connection, "look", self._name, timeout_seconds=_CONNECT_SECONDS)
+                if known is not None and self._round is known:
+                    self._view = View(**answer)
+            except DistNetworkError:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection, self._view = None, View()
+                self._ended.wait(_RECONNECT_SECONDS)
+            else:
+                self._ended.wait(_LOOK_SECONDS)
+
+    def _return(self) -> Connection:
+        """Connect to a store that was away, and take the place in the round that it may have forgotten."""
+        connection = self._connect()
+        if (place := self._round) is not None:
+            arguments = (self._name, place.number, place.rank, place.size, self._settings.max_replicas)
+            self._ask(connection, "attach", *arguments, timeout_seconds=_CONNECT_SECONDS)
+        return connection
+
+    def _connect(self) -> Connection:
+        return Connection(self._endpoint, timeout_seconds=_CONNECT_SECONDS)
+
+    def _ask(self, connection: Connection, operation: str, *arguments: Any, timeout_seconds: float) -> Any:
+        return connection.request(
+            "meet", self._run_id, operation, *arguments, timeout_seconds=timeout_seconds
+        )
 
 
-def build_rendezvous(settings: RunSettings) -> DynamicRendezvousHandler:
+def build_rendezvous(settings: RunSettings) -> Rendezvous:
     """The rendezvous of this worker with the others, or with itself if there are no others.
 
     Raises:
-        DistNetworkError: the rendezvous store does not accept connections.
-        RendezvousConnectionError: the store does not answer.
+        UsageError: the endpoint of the store is not ``host:port``.
+        DistNetworkError: the store does not accept connections.
     """
     endpoint = settings.rendezvous_endpoint
-    store = StoreClient(endpoint, timeout_seconds=_STORE_SECONDS) if endpoint else HashStore()
-    return create_handler(
-        store,
-        C10dRendezvousBackend(store, settings.rendezvous_id),
-        RendezvousParameters(
-            backend="c10d",
-            endpoint=endpoint or "",
-            run_id=settings.rendezvous_id,
-            min_nodes=settings.min_replicas,
-            max_nodes=settings.max_replicas,
-            local_addr=settings.local_address if endpoint else "127.0.0.1",
-            last_call_timeout=_LAST_CALL_SECONDS if settings.min_replicas < settings.max_replicas else 1,
-            **_RENDEZVOUS_OPTIONS,
-        ),
-    )
+    return SharedRendezvous(settings, endpoint=endpoint) if endpoint else Rendezvous(settings)
+
+
+def _free_port() -> int:
+    """A port that is free now; rank 0 binds it a moment later."""
+    with socket.create_server(("", 0)) as server:
+        return int(server.getsockname()[1])

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from kubedet_trainer.worker.warm import Program
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -66,7 +68,7 @@ def children() -> set[int]:
         return set()
 
 
-def reap_orphans(*, except_for: subprocess.Popen[bytes]) -> None:
+def reap_orphans(*, except_for: Program) -> None:
     """Reap adopted children that have ended, but not `except_for`, whose own `poll` does that."""
     if sys.platform != "linux":
         return

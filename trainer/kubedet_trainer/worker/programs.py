@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ from kubedet_trainer.contract import ExitCode, Failure
 from kubedet_trainer.errors import TerminatedSaved
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.telemetry import heartbeat
-from kubedet_trainer.worker import endings, processes
+from kubedet_trainer.worker import endings, processes, warm
 from kubedet_trainer.worker.endings import AgentEnding, Outcome, RankEnding
+from kubedet_trainer.worker.warm import Program
 
 POLL_SECONDS = 0.2
 
@@ -97,20 +97,42 @@ def prepare_data(
 
 
 def run_agent(
-    settings: RunSettings, environment: Mapping[str, str], options: Options, stop: StopRequest
+    settings: RunSettings,
+    environment: Mapping[str, str],
+    options: Options,
+    stop: StopRequest,
+    *,
+    standby: warm.Standby | None,
+    restarts: int,
+    noticed: float | None,
 ) -> AgentEnding:
-    """Run one agent to its end. None of its processes outlives it."""
+    """Run one agent to its end. None of its processes outlives it.
+
+    Args:
+        settings: of the worker.
+        environment: the contract's variables, and whatever else the ranks need.
+        options: how the launch differs from that of a container.
+        stop: ends the agent when requested.
+        standby: forks the agent and its ranks, if there is one.
+        restarts: how often ranks of this worker have been started again before.
+        noticed: UNIX time at which the loss of the agent before was noticed, if one was lost.
+    """
     record = settings.work_directory / endings.ENDING_FILE
     record.unlink(missing_ok=True)
     watch = heartbeat.HangWatch(settings.work_directory, patience_seconds=settings.hang_timeout_seconds)
     hung = None
     processes.adopt_orphans()
     others = processes.children()
-    agent = processes.start_module(
+    arguments = ["--module", options.rank_module, "--restarts", str(restarts)]
+    if noticed is not None:
+        arguments += ["--noticed", str(noticed)]
+    agent = warm.start(
         endings.AGENT_MODULE,
-        arguments=["--module", options.rank_module],
+        arguments=arguments,
         environment=agent_environment(settings, environment),
-        output=options.output,
+        changes={},
+        output=(1, 2) if options.output is None else (options.output.fileno(), options.output.fileno()),
+        using=standby,
     )
     grace_seconds = max(0, settings.grace_seconds - _KILL_MARGIN_SECONDS)
     for _ in _polls(agent, stop=stop, grace_seconds=grace_seconds):
@@ -125,10 +147,10 @@ def run_agent(
     try:
         return endings.parse_agent_ending(record.read_text())
     except FileNotFoundError:
-        return AgentEnding(outcome=Outcome.CRASHED, exit_code=agent.returncode)
+        return AgentEnding(outcome=Outcome.CRASHED, exit_code=agent.wait())
 
 
-def _polls(program: subprocess.Popen[bytes], *, stop: StopRequest, grace_seconds: float) -> Iterator[None]:
+def _polls(program: Program, *, stop: StopRequest, grace_seconds: float) -> Iterator[None]:
     """Yield a few times a second until `program` has ended.
 
     After a stop request `program` gets SIGTERM, and SIGKILL when it still runs after `grace_seconds`.
@@ -158,8 +180,7 @@ def agent_environment(settings: RunSettings, environment: Mapping[str, str]) -> 
         **environment,
         "PROMETHEUS_MULTIPROC_DIR": str(settings.work_directory / contract.METRICS_DIRECTORY),
         "PYTHONUNBUFFERED": "1",
-        # A shared store would keep the addresses of dead ranks, and the next group would try to reach them.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's threads; the standby that ranks are forked from must have one
     }
 
 

@@ -4,8 +4,8 @@ The store runs in a pod of its own, so the loss of any worker costs one new rend
 its values in memory. After a restart it is empty, and the agents of the workers meet again by themselves.
 
 A client sends one JSON array a line, the name of an operation and its arguments, and reads one JSON value
-a line in return. `store_client` is the client. This process imports no torch: torch's own store would take
-280 MB of memory for a few kilobytes of values.
+a line in return. `store_client` is the client for values, `peers` that for meetings. This process imports no
+torch: torch's own store would take 280 MB of memory for a few kilobytes of values.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ import json
 import logging
 import os
 import signal
+import socket
 import socketserver
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubedet_trainer.contract import RENDEZVOUS_MODULE, RENDEZVOUS_PORT, Environment
 from kubedet_trainer.errors import TrainerError, UsageError
 from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.worker.meeting import Meeting
 from kubedet_trainer.worker.server import Server
 
 MAX_REQUEST_BYTES = 2**24
 """The store closes a connection that sends a longer line."""
+
+SILENCE_SECONDS = 10.0
+"""How long an agent may send nothing before it counts as lost: its node may be cut off, or it is stopped."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -115,6 +121,10 @@ class StoreServer(Server):
 
     def __init__(self, port: int) -> None:
         self.store = Store()
+        self.meetings: defaultdict[str, Meeting] = defaultdict(Meeting)
+        """By the id of the run."""
+        self.seats: dict[str, object] = {}
+        """The connection by which each agent is there, by its name: an older one may end later."""
         super().__init__(port, _Connection, variable=Environment.RENDEZVOUS_ENDPOINT)
 
 
@@ -122,17 +132,68 @@ class _Connection(socketserver.StreamRequestHandler):
     server: StoreServer
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        """Belong to no agent at first."""
+        super().setup()
+        self._agent: tuple[Meeting, str] | None = None
+
     def handle(self) -> None:
         """Answer requests until the client leaves or sends something that is none."""
         try:
             while line := self.rfile.readline(MAX_REQUEST_BYTES):
                 name, *arguments = json.loads(line)
-                answer = _OPERATIONS[name](self.server.store, *arguments)
+                if name == "meet":
+                    answer = self._meet(*arguments)
+                else:
+                    answer = _OPERATIONS[name](self.server.store, *arguments)
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
+        except TimeoutError:
+            _logger.warning("an agent has been silent for %d s", SILENCE_SECONDS)
         except ConnectionError:
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             _logger.warning("closed a connection: its request is invalid", extra={"error": repr(error)})
+        finally:
+            self._leave()
+
+    def _meet(self, run: str, operation: str, *arguments: Any) -> Any:
+        meeting = self.server.meetings[run]
+        if operation == "close":
+            meeting.close()
+            return None
+        if operation == "look":
+            return meeting.look(*arguments)
+        if operation == "break_up":
+            return meeting.break_up(*arguments)
+        name = arguments[0]["name"] if operation == "join" else arguments[0]
+        self._agent = (meeting, name)
+        self.server.seats[name] = self
+        self.connection.settimeout(SILENCE_SECONDS)
+        if operation == "join":
+            return meeting.join(*arguments, is_there=self._is_there)
+        if operation == "attach":
+            return meeting.attach(*arguments)
+        raise ValueError(f"no operation {operation}")
+
+    def _leave(self) -> None:
+        if self._agent is None:
+            return
+        meeting, name = self._agent
+        if self.server.seats.get(name) is self:
+            del self.server.seats[name]
+            meeting.leave(name)
+
+    def _is_there(self) -> bool:
+        """Whether the client, which waits for an answer, has its end of the connection open."""
+        self.connection.settimeout(0)
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            self.connection.settimeout(SILENCE_SECONDS)
 
 
 if __name__ == "__main__":

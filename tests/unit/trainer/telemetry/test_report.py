@@ -17,6 +17,7 @@ from kubedet_trainer.contract import CheckpointStatus, Stage
 from kubedet_trainer.dist import World
 from kubedet_trainer.telemetry import memory, report
 from kubedet_trainer.telemetry.metrics import TABLE, Metrics
+from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval, Reporter, TrainingLength
 
 CHECKPOINT = CheckpointStatus(
@@ -203,7 +204,10 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
 ) -> None:
     monkeypatch.setattr(memory, "gpu_bytes", lambda _: {"allocated": 7.0})
     world = World(rank=0, size=1, local_rank=0, device=torch.device("cuda", 0))
-    reporter = Reporter(world=world, work_directory=tmp_path, metrics=Metrics(registry))
+    (tmp_path / contract.RECOVERY_FILE).write_text('{"notice": 1.0, "stop": 2.0, "rendezvous": 3.0}')
+    reporter = Reporter(
+        world=world, work_directory=tmp_path, metrics=Metrics(registry), start=RankTimes(tmp_path)
+    )
     monkeypatch.setattr(memory, "peak_bytes", lambda _: 2**30)
     reporter.record_iteration(1, images=16, seconds=0.25, data_wait_seconds=0.125)
     reporter.record_interval(
@@ -234,6 +238,7 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
         ("checkpoint_restore_seconds", None): 3,
         ("checkpoint_bytes", None): 5,
         ("checkpoint_failures_total", None): 1,
+        ("recovery_seconds", ("phase", "step")): 0.25,
         ("forward_seconds", ("local_rank", "0")): 0.0625,
         ("reference", ("metric", "imagesPerSecond")): 30,
         ("evaluation", ("metric", "boxAP")): 37.5,
@@ -242,6 +247,8 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
         labels = dict([label]) if label else {}
         assert registry.get_sample_value(f"kubedet_trainer_{name}", labels) == value, name
     assert (registry.get_sample_value("kubedet_trainer_last_step_timestamp_seconds") or 0) > 1.7e9
+    recovery = _progress(tmp_path)["progress"]["recovery"]["seconds"]
+    assert (recovery["notice"], recovery["rendezvous"], recovery["step"]) == (0.0, 1.0, 0.25)
     recorded = {name.removesuffix("_total").removesuffix("_sum") for name, _ in expected}
     assert recorded | {"last_step_timestamp_seconds"} == set(TABLE)
 

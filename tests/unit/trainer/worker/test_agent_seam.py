@@ -7,19 +7,12 @@ torch" in ARCHITECTURE.md.
 from __future__ import annotations
 
 import functools
-import gc
 import signal
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import pytest
 import torch
-from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
@@ -27,23 +20,12 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerSpec,
     WorkerState,
 )
-from torch.distributed.elastic.multiprocessing import (
-    DefaultLogsSpecs,
-    SignalException,
-    Std,
-    SubprocessContext,
-    start_processes,
-)
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, create_handler
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousHandler
 
+from kubedet_trainer.settings import read_settings
 from kubedet_trainer.worker import peers
 
-# The thread of torch's keep-alive timer may itself drop the last reference to it, and cannot join itself.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <finalize object:pytest.PytestUnraisableExceptionWarning"
-)
 _Arguments = ParamSpec("_Arguments")
 
 
@@ -66,22 +48,11 @@ def relied_on_by(part: str) -> Callable[[Callable[_Arguments, None]], Callable[_
     return decorate
 
 
-def handler(store: Store, *, workers: int = 1) -> DynamicRendezvousHandler:
-    return create_handler(
-        store,
-        C10dRendezvousBackend(store, "run"),
-        RendezvousParameters(
-            backend="c10d",
-            endpoint="",
-            run_id="run",
-            min_nodes=workers,
-            max_nodes=workers,
-            local_addr="127.0.0.1",
-            keep_alive_interval=1,
-            keep_alive_max_attempt=3,
-            last_call_timeout=1,
-        ),
-    )
+ALONE = {
+    "KUBEDET_RECIPE": "smoke_faster_rcnn",
+    "KUBEDET_DATASET_URI": "synthetic://shapes",
+    "KUBEDET_CHECKPOINT_URI": "file:///nowhere",
+}
 
 
 class ScriptedAgent(SimpleElasticAgent):
@@ -92,7 +63,7 @@ class ScriptedAgent(SimpleElasticAgent):
             role="trainer",
             local_world_size=2,
             entrypoint="python",
-            rdzv_handler=handler(HashStore()),
+            rdzv_handler=peers.build_rendezvous(read_settings(ALONE)),
             max_restarts=5,
         )
         super().__init__(spec)
@@ -173,104 +144,14 @@ def test_signal_exception_shuts_the_ranks_down_with_that_signal() -> None:
     assert agent.calls == ["start", "shut down by SIGINT"]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., SubprocessContext]]:
-    """Starts a process for each piece of code, in a thread, where torch installs no signal handlers."""
-    started: list[SubprocessContext] = []
-
-    def begin(*codes: str) -> SubprocessContext:
-        ranks = range(len(codes))
-        with ThreadPoolExecutor(1) as thread:
-            context = thread.submit(
-                start_processes,
-                name="trainer",
-                entrypoint=sys.executable,
-                args={rank: ("-c", codes[rank]) for rank in ranks},
-                envs={rank: {"RANK": str(rank)} for rank in ranks},
-                logs_specs=DefaultLogsSpecs(
-                    log_dir=str(tmp_path / "logs"), tee=Std.ALL, local_ranks_filter={0}
-                ),
-                log_line_prefixes=dict.fromkeys(ranks, ""),
-            ).result()
-        assert isinstance(context, SubprocessContext)
-        started.append(context)
-        return context
-
-    yield begin
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # torch leaves the files of their output open
-        while started:
-            started.pop().close(signal.SIGKILL, 5)
-        gc.collect()
-
-
-@relied_on_by("agent._Agent.rank_endings")
-def test_processes_report_their_endings_and_keep_their_last_lines(
-    start: Callable[..., SubprocessContext],
-) -> None:
-    context = start(
-        "import time; time.sleep(300)",
-        "import os, sys; print(os.environ['RANK'], file=sys.stderr); sys.exit(7)",
-    )
-    assert context.pids().keys() == {0, 1}
-    while (result := context.wait(0)) is None:
-        time.sleep(0.05)
-    assert result.is_failed()
-    assert result.failures[1].exitcode == 7
-    assert abs(result.failures[1].timestamp - time.time()) < 60
-    assert context.subprocess_handlers[1].proc.poll() == 7
-    assert context.subprocess_handlers[0].proc.poll() == -signal.SIGTERM
-    assert Path(context.stderrs[1]).read_text() == "1\n"
-
-
-@relied_on_by("agent._Agent._monitor_workers")
-def test_running_processes_give_no_result_and_close_ends_them_by_the_signal(
-    start: Callable[..., SubprocessContext],
-) -> None:
-    context = start("import time; time.sleep(300)")
-    assert context.wait(0) is None
-    context.close(signal.SIGKILL, 5)
-    assert context.subprocess_handlers[0].proc.poll() == -signal.SIGKILL
-
-
-@relied_on_by("agent._Agent._start_workers")
-def test_lines_of_the_first_rank_are_passed_on_as_they_are(
-    start: Callable[..., SubprocessContext], capfd: pytest.CaptureFixture[str]
-) -> None:
-    context = start("print('{\"rank\": 0}')", "print('{\"rank\": 1}')")
-    while (result := context.wait(0)) is None:
-        time.sleep(0.05)
-    assert not result.is_failed()
-    assert capfd.readouterr().out.splitlines() == ['{"rank": 0}']
-
-
-@relied_on_by("peers.Roster")
-def test_state_of_the_rendezvous_shows_who_met_and_who_is_silent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(peers, "_LOST_SECONDS", 0)
-    store = HashStore()
-    first, second = handler(store, workers=2), handler(store, workers=2)
-    with ThreadPoolExecutor(2) as threads:
-        met = [threads.submit(each.next_rendezvous) for each in (first, second)]
-        assert {each.result().rank for each in met} == {0, 1}
-    roster = peers.Roster(first)
-    roster.note()
-    assert not roster.has_lost_any()
-    del second, met
-    gc.collect()  # ends its keep-alives
-    while not roster.has_lost_any():
-        first.num_nodes_waiting()
-        time.sleep(0.1)
-
-
-@relied_on_by("peers.Roster")
-def test_worker_that_closes_the_rendezvous_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_LOST_SECONDS", -1)
-    only = handler(HashStore())
-    only.next_rendezvous()
-    roster = peers.Roster(only)
-    roster.note()
-    only.shutdown()
-    roster._known |= {"gone"}
-    assert not roster.has_lost_any()
+@relied_on_by("peers.Rendezvous")
+def test_a_rendezvous_of_ones_own_is_complete_without_private_names() -> None:
+    assert RendezvousHandler.__abstractmethods__ == {
+        "get_backend",
+        "get_run_id",
+        "is_closed",
+        "next_rendezvous",
+        "num_nodes_waiting",
+        "set_closed",
+        "shutdown",
+    }

@@ -48,7 +48,7 @@ def no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
 def agents(monkeypatch: pytest.MonkeyPatch) -> list[AgentEnding]:
     """Endings that stand in for agents. A test that starts more agents than it lists fails."""
     listed: list[AgentEnding] = []
-    monkeypatch.setattr(programs, "run_agent", lambda *_: listed.pop(0))
+    monkeypatch.setattr(programs, "run_agent", lambda *_, **__: listed.pop(0))
     return listed
 
 
@@ -144,7 +144,7 @@ def test_progress_says_initializing_and_earlier_records_are_gone(
 def test_results_become_the_termination_message(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def finish(*_: object) -> AgentEnding:
+    def finish(*_: object, **__: object) -> AgentEnding:
         (tmp_path / "work" / "results.json").write_text('{"boxAP": 36.4}')
         return AgentEnding(outcome=Outcome.FINISHED)
 
@@ -186,6 +186,29 @@ def test_lost_store_starts_the_agent_again_until_it_is_done(
         store_environment["KUBEDET_RENDEZVOUS_ENDPOINT"] = f"localhost:{store.getsockname()[1]}"
         assert launch.run(store_environment) == 0
     assert agents == []
+
+
+@pytest.mark.usefixtures("no_preparation")
+def test_killed_agent_starts_again_until_it_is_killed_too_often(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts: list[int] = []
+
+    def crash(*_: object, restarts_so_far: list[int] = restarts, **named: Any) -> AgentEnding:
+        restarts_so_far.append(named["restarts"])
+        return AgentEnding(outcome=Outcome.CRASHED, exit_code=-signal.SIGKILL)
+
+    monkeypatch.setattr(programs, "run_agent", crash)
+    assert launch.run(environment) == 137
+    assert restarts == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("no_preparation")
+def test_agent_that_fails_by_itself_is_not_started_again(
+    environment: dict[str, str], agents: list[AgentEnding]
+) -> None:
+    agents.append(AgentEnding(outcome=Outcome.CRASHED, exit_code=1))
+    assert launch.run(environment) == 1
 
 
 def test_store_that_answers_and_fails_is_given_up_after_the_patience(
