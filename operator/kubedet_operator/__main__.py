@@ -40,7 +40,6 @@ from kubedet_operator.settings import InvalidSetting, OperatorSettings, read_set
 from kubedet_operator.telemetry import endpoint
 from kubedet_operator.telemetry.health import EVENTS, PROGRESS, RECONCILIATION, ZOOS, Health
 from kubedet_operator.telemetry.metrics import Metrics
-from kubedet_operator.telemetry.zoo_metrics import ZooCollector
 
 logger = logging.getLogger("kubedet_operator")
 
@@ -131,10 +130,10 @@ class Operator:
         """
         # A standby knows the same jobs: they must not be counted twice.
         leads = self._leadership.held.is_set
-        self._metrics.expose_jobs(lambda: self._cache.jobs() if leads() else ())
-        unreadable = self._metrics["unreadable"].labels("status").inc
-        zoos = ZooCollector(lambda: self._cache.zoos.zoos() if leads() else (), unreadable=unreadable)
-        self._metrics.registry.register(zoos)
+        self._metrics.expose(
+            jobs=lambda: self._cache.jobs() if leads() else (),
+            zoos=lambda: self._cache.zoos.zoos() if leads() else (),
+        )
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
         logger.info("metrics on port %d, health on port %d", server.server_port, self._settings.health_port)
         try:

@@ -14,10 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kubedet_operator.telemetry import endpoint
 from kubedet_operator.telemetry.health import Health
-from kubedet_operator.telemetry.metrics import JOB_TABLE, TABLE, Metrics
+from kubedet_operator.telemetry.job_metrics import JOB_TABLE
+from kubedet_operator.telemetry.metrics import TABLE, Metrics
 
 JOB: dict[str, Any] = {
-    "metadata": {"namespace": "team-a", "name": "mask"},
+    "metadata": {
+        "namespace": "team-a",
+        "name": "mask",
+        "creationTimestamp": "2026-01-01T00:00:05Z",
+        "labels": {"kubedet.dev/zoo": "nightly"},
+    },
     "spec": {
         "recipe": "mask_rcnn_r50_fpn_1x",
         "worker": {"gpus": 4},
@@ -31,7 +37,9 @@ JOB: dict[str, Any] = {
         "restarts": {"application": 1, "infrastructure": 2, "process": 3},
         "lastFailure": {"time": "2026-01-01T00:00:10Z", "class": "Application", "reason": "Hang"},
         "checkpoint": {"time": "2026-01-01T00:00:00Z"},
-        "results": {"boxAP": 37.4},
+        "results": {"boxAP": 37.4, "reference": {"boxAP": 37.3, "imagesPerSecond": 9}},
+        "gpuSeconds": 7200.5,
+        "reason": "RowComplete",
     },
 }
 NEW_YEAR = 1767225600
@@ -50,7 +58,7 @@ def health() -> Health:
 @pytest.fixture
 def port(jobs: list[dict[str, Any]], health: Health) -> Iterator[int]:
     metrics = Metrics()
-    metrics.expose_jobs(lambda: jobs)
+    metrics.expose(jobs=lambda: jobs, zoos=list)
     server = endpoint.serve(0, metrics=metrics, health=health)
     yield server.server_port
     server.shutdown()
@@ -91,10 +99,35 @@ def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[d
         assert found[f"kubedet_job_restarts_total{[('class', charged), *whose]}"] == count
     failed = [("class", "Application"), *whose, ("reason", "Hang")]
     assert found[f"kubedet_job_last_failure_timestamp_seconds{failed}"] == NEW_YEAR + 10
-    info = [*whose, ("queue", "vision"), ("recipe", "mask_rcnn_r50_fpn_1x")]
+    assert found[f"kubedet_job_published{[('metric', 'boxAP'), *whose]}"] == 37.3
+    assert not any("imagesPerSecond" in name for name in found), "no column of the row"
+    assert found[f"kubedet_job_gpu_seconds_total{whose}"] == 7200.5
+    assert found[f"kubedet_job_created_timestamp_seconds{whose}"] == NEW_YEAR + 5
+    assert found[f"kubedet_job_status_reason{[*whose, ('reason', 'RowComplete')]}"] == 1
+    info = [*whose, ("queue", "vision"), ("recipe", "mask_rcnn_r50_fpn_1x"), ("zoo", "nightly")]
     assert found[f"kubedet_job_info{info}"] == 1
     jobs.clear()
     assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
+
+
+def test_jobs_that_avoid_a_node_are_counted_as_long_as_they_do(
+    port: int, jobs: list[dict[str, Any]]
+) -> None:
+    def avoid(name: str, until: str, phase: str = "Running") -> dict[str, Any]:
+        node = {"name": "gpu-7", "mode": "Required", "reason": "GpuLost", "until": until}
+        metadata = {"namespace": "team-a", "name": name}
+        return {"metadata": metadata, "spec": {}, "status": {"phase": phase, "excludedNodes": [node]}}
+
+    later = "2999-01-01T00:00:00Z"
+    jobs[:] = [
+        avoid("a", later),
+        avoid("b", later),
+        avoid("over", "2026-01-01T00:00:00Z"),
+        avoid("ended", later, "Failed"),
+    ]
+    labels = [("mode", "Required"), ("node", "gpu-7"), ("reason", "GpuLost")]
+    found = {name: value for name, value in samples(port).items() if "excluded_nodes" in name}
+    assert found == {f"kubedet_operator_excluded_nodes{labels}": 2}
 
 
 def test_time_is_carried_on_where_it_is_certain_what_it_goes_into(
@@ -122,10 +155,10 @@ def test_time_is_carried_on_where_it_is_certain_what_it_goes_into(
 
 
 def test_a_job_that_has_only_been_created_is_told_too(port: int, jobs: list[dict[str, Any]]) -> None:
-    jobs[:] = [{"metadata": JOB["metadata"], "spec": {"recipe": "ssd300_coco"}}]
+    jobs[:] = [{"metadata": {"namespace": "team-a", "name": "mask"}, "spec": {"recipe": "ssd300_coco"}}]
     whose = [("name", "mask"), ("namespace", "team-a")]
     found = samples(port)
-    assert found[f"kubedet_job_info{[*whose, ('queue', ''), ('recipe', 'ssd300_coco')]}"] == 1
+    assert found[f"kubedet_job_info{[*whose, ('queue', ''), ('recipe', 'ssd300_coco'), ('zoo', '')]}"] == 1
     assert found[f"kubedet_job_gpus{whose}"] == 0
     assert found[f"kubedet_job_restarts_total{[('class', 'Process'), *whose]}"] == 0
     assert not [name for name in found if name.startswith(("kubedet_job_last_failure", "kubedet_job_stage"))]
@@ -166,6 +199,8 @@ def test_a_replica_is_ready_once_it_knows_the_world(port: int, health: Health) -
         {"lastFailure": {}},
         {"progress": []},
         {"phase": "Enchanted"},
+        {"excludedNodes": ["gpu-7"]},
+        {"gpuSeconds": "many"},
     ],
 )
 def test_an_odd_status_of_another_controller_costs_no_other_job_its_figures(
