@@ -13,7 +13,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
-from kubedet_operator.telemetry.metrics import JOB_TABLE
+import dcgm_exporter
+import fleet_zoos
+from dcgm_exporter import Gpu
+from kubedet_operator.api import names
+from kubedet_operator.telemetry.job_metrics import JOB_TABLE
 from kubedet_operator.telemetry.metrics import Metrics as OperatorMetrics
 from kubedet_trainer.contract.times import format_unix_time
 from kubedet_trainer.telemetry.metrics import LAUNCHER_TABLE
@@ -32,6 +36,15 @@ _OPERATOR = {
     "pod": "operator-a",
 }
 _FAILED_AT = 5400
+ENDED = "mask-done"
+"""A job that has ended."""
+RESULTS = {
+    "boxAP": 37.4,
+    "maskAP": 34.0,
+    "memoryGB": 3.4,
+    "secondsPerIteration": 0.41,
+    "reference": {"boxAP": 37.3, "maskAP": 34.2, "memoryGB": 3.8, "secondsPerIteration": 0.43},
+}
 _TIME_PHASES = ("pending", "starting", "restoring", "training", "data_wait", "checkpoint_stall", "evaluating")
 
 
@@ -44,10 +57,12 @@ class Fleet:
     workers: list[CollectorRegistry] = field(
         default_factory=lambda: [CollectorRegistry(), CollectorRegistry()]
     )
+    gpus: list[list[Gpu]] = field(default_factory=lambda: [_machine(number) for number in range(3)])
+    """Of each machine."""
     elapsed: float = 0
 
     def __post_init__(self) -> None:
-        self.operator.expose_jobs(self.jobs)
+        self.operator.expose(jobs=self.jobs, zoos=self.zoos)
         self._trainers = [TrainerMetrics(registry) for registry in self.workers]
         for trainer in self._trainers[:1]:
             trainer.set_all("reference", {"boxAP": 37.3, "imagesPerSecond": 40.0, "secondsPerIteration": 0.4})
@@ -55,16 +70,26 @@ class Fleet:
             registry.register(_Launcher())
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The manifests of now: one trains, one waits in a queue, one came late, one has ended."""
+        """The manifests of now: one trains, one waits in a queue, one came late, some are of a zoo."""
         late = {"phase": "Running" if self.elapsed > 6000 else "Initializing", "workers": {"active": 1}}
+        of_zoo: dict[str, Any] = {
+            "phase": "Running",
+            "workers": {"active": 1},
+            "gpuSeconds": GPUS * self.elapsed,
+            "reason": "WorkerMissing",
+            "progress": {"stage": "Training", "percentage": 12, "estimatedRemainingSeconds": 9000},
+        }
         return [
-            _manifest(NAMESPACE, JOB, self._training()),
-            _manifest(NAMESPACE, "retina-r101", {"phase": "Queued"}),
-            _manifest("robots", "ssd300", late),
-            _manifest(
-                "robots", "rpn-r50", {"phase": "Succeeded", "results": {"boxAP": 37.4, "memoryGB": 3.4}}
-            ),
+            self._manifest(NAMESPACE, JOB, self._training()),
+            self._manifest(NAMESPACE, "retina-r101", {"phase": "Queued", "reason": "Unschedulable"}),
+            self._manifest("robots", "ssd300", late),
+            self._manifest("robots", ENDED, {"phase": "Succeeded", "results": RESULTS}),
+            self._manifest(NAMESPACE, "nightly-retinanet-r50", of_zoo, zoo=fleet_zoos.NAME),
         ]
+
+    def zoos(self) -> list[dict[str, Any]]:
+        """The manifests of now: one zoo, of which all rows but the last have ended in the end."""
+        return [fleet_zoos.build_zoo(NAMESPACE, share=self.elapsed / SECONDS)]
 
     def advance(self) -> None:
         """Let a minute pass."""
@@ -99,6 +124,12 @@ class Fleet:
                 "name": JOB,
             }
             yield from _lines(registry, target, self.start + self.elapsed)
+        for number, machine in enumerate(self.gpus):
+            for line in dcgm_exporter.expose(machine):
+                if not line.startswith("#"):
+                    labels, value = line.rsplit(" ", 1)
+                    address = f'job="dcgm",instance="10.0.2.{number}:9400"'
+                    yield f"{labels.replace('{', '{' + address + ',')} {value} {self.start + self.elapsed}"
         # Fed by hand: the operator accounts for time over a job's real life.
         shares = dict(zip(_TIME_PHASES, (0, 0.02, 0.01, 0.8, 0.07, 0.03, 0.07), strict=True))
         for phase, share in shares.items():
@@ -112,6 +143,7 @@ class Fleet:
             "phase": "Restarting" if 0 <= self.elapsed - _FAILED_AT < 120 else "Running",
             "workers": {"active": 2},
             "restarts": {"infrastructure": int(self.elapsed >= _FAILED_AT)},
+            "gpuSeconds": 2 * GPUS * self.elapsed,
             "progress": {
                 "stage": "Evaluating" if self.elapsed % 3600 > 3300 else "Training",
                 "epoch": int(12 * share),
@@ -122,6 +154,9 @@ class Fleet:
         }
         if self.elapsed >= _FAILED_AT:
             failed = self._time(_FAILED_AT)
+            until = self._time(2 * SECONDS)
+            node = {"name": "gpu-node-1", "mode": "Required", "reason": "NodeLost", "until": until}
+            status["excludedNodes"] = [node]
             status["lastFailure"] = {"class": "Infrastructure", "reason": "NodeLost", "time": failed}
         return status
 
@@ -152,10 +187,32 @@ class Fleet:
             "loss", {term: math.exp(-2 * share) / n for n, term in enumerate(("loss_cls", "loss_mask"), 1)}
         )
         trainer.set("learning_rate", 0.02 if share < 0.7 else 0.002)
-        trainer.set_all("evaluation", {"boxAP": 37 * share, "maskAP": 34 * share})
+        boxes = {"": 37.0, "50": 59.0, "75": 40.0, "s": 21.0, "m": 41.0, "l": 49.0}
+        figures = {f"boxAP{part}": value * share for part, value in boxes.items()}
+        masks = {f"maskAP{part}": 0.92 * value * share for part, value in boxes.items()}
+        trainer.set_all("evaluation", {**figures, **masks, "validationLoss": 1.4 - share / 2})
         for name, value in (("save", 9.0), ("stall", 1.5), ("restore", 12.0)):
             trainer.set(f"checkpoint_{name}_seconds", value)
         trainer.set("checkpoint_bytes", 355e6)
+
+    def _manifest(
+        self, namespace: str, name: str, status: dict[str, Any], *, zoo: str = ""
+    ) -> dict[str, Any]:
+        return {
+            "metadata": {
+                "namespace": namespace,
+                "name": name,
+                "creationTimestamp": self._time(0),
+                "labels": {names.ZOO: zoo} if zoo else {},
+            },
+            "spec": {
+                "recipe": "mask_rcnn_r50_fpn_1x",
+                "worker": {"gpus": GPUS},
+                "checkpoint": {"intervalSeconds": 600},
+                "schedulingPolicy": {"queue": f"{namespace}-queue"},
+            },
+            "status": status,
+        }
 
     def _time(self, elapsed: float) -> str:
         return format_unix_time(self.start + elapsed)
@@ -184,17 +241,17 @@ def write_history(fleet: Fleet) -> Iterator[str]:
     yield "# EOF"
 
 
-def _manifest(namespace: str, name: str, status: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "metadata": {"namespace": namespace, "name": name},
-        "spec": {
-            "recipe": "mask_rcnn_r50_fpn_1x",
-            "worker": {"gpus": GPUS},
-            "checkpoint": {"intervalSeconds": 600},
-            "schedulingPolicy": {"queue": f"{namespace}-queue"},
-        },
-        "status": status,
-    }
+def _machine(number: int) -> list[Gpu]:
+    """Two machines with a worker of the job each, and one with a notebook and free GPUs."""
+    if number < 2:
+        held = {"namespace": NAMESPACE, "pod": f"{JOB}-worker-{number}"}
+        gpus = [Gpu(host=f"gpu-node-{number}", index=i, utilisation=90 + i, **held) for i in range(GPUS)]
+        if number:
+            gpus[3].utilisation = 2
+            gpus[5].xid, gpus[5].remapped = 63, 1
+        return gpus
+    notebook = Gpu(host="gpu-node-2", index=0, namespace="people", pod="notebook-0", utilisation=7)
+    return [notebook, *(Gpu(host="gpu-node-2", index=i) for i in range(1, GPUS))]
 
 
 def _lines(registry: CollectorRegistry, target: dict[str, str], moment: float) -> Iterable[str]:

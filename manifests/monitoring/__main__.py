@@ -39,6 +39,7 @@ def verify() -> None:
 @click.option("--minutes", default=60.0, show_default=True, help="Time range, up to now.")
 @click.option("--namespace", default=".+", help="Value of the variable namespace; default: all.")
 @click.option("--job", default=".+", help="Value of the variable job; default: all.")
+@click.option("--zoo", default=".+", help="Value of the variable zoo; default: all.")
 @click.option("--rate-seconds", default=60, show_default=True, help="Value of $__rate_interval.")
 def check_command(url: str, minutes: float, **choices: Any) -> None:
     """Send every query to the Prometheus at URL; fail where one has no data without a reason."""

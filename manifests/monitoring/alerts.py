@@ -37,6 +37,15 @@ _GPU = 'kind="peak_allocated"'
 _GPU_LIMIT = 'kind="capacity"'
 _WORKER = 'kind="working_set"'
 _WORKER_LIMIT = 'kind="limit"'
+_OPEN_ROWS = 'phase=~"pending|running"'
+_FAILED_ROWS = 'phase="failed"'
+_OPEN_ZOO = 'phase=~"Pending|Running"'
+_OF_A_ZOO = 'zoo!=""'
+_WRITABLE = 'reason!="NoPlace"'
+_TRAINING_ZOOS = (
+    f"label_replace(count by (namespace, zoo) ({series.job('info', _OF_A_ZOO)} and on ({_JOB})"
+    f' {series.job("status_phase", _IS_RUNNING)} == 1), "name", "$1", "zoo", "(.+)")'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +156,35 @@ ALERTS: tuple[Alert, ...] = (
         summary=f"{_WHO} has trained for only {{{{ $value | humanizePercentage }}}} of the last hour",
         description="The job holds its GPUs, but spends more than half of its time on something other than "
         "training.",
+    ),
+    Alert(
+        name="KubedetZooStalled",
+        expr=f"sum by ({_JOB}) ({series.zoo('rows', _OPEN_ROWS)}) > 0"
+        f" and on ({_JOB}) {series.zoo('status_phase', _OPEN_ZOO)} == 1"
+        f" unless on ({_JOB}) {_TRAINING_ZOOS}",
+        held="1h",
+        severity="warning",
+        summary=f"The zoo {_WHO} has {{{{ $value }}}} rows to train, and none of its jobs runs",
+        description="For an hour no job of the zoo has been Running, although rows are left and it is not "
+        "suspended.",
+    ),
+    Alert(
+        name="KubedetZooRowsFailed",
+        expr=f"max by ({_JOB}) ({series.zoo('rows', _FAILED_ROWS)}) > 0",
+        held="0m",
+        severity="warning",
+        summary=f"{{{{ $value }}}} rows of the zoo {_WHO} have failed",
+        description="The other rows are trained on, unless spec.failurePolicy is Stop. The zoo cannot be "
+        "complete.",
+    ),
+    Alert(
+        name="KubedetZooPageFailed",
+        expr=f"max by ({_JOB}, reason) ({series.zoo('page_written', _WRITABLE)}) == 0",
+        held="30m",
+        severity="warning",
+        summary=f"The page of the zoo {_WHO} cannot be written: {{{{ $labels.reason }}}}",
+        description="For half an hour the page has not shown all rows that have ended. The rows and their "
+        "results are safe in the status.",
     ),
     Alert(
         name="KubedetOperatorLost",

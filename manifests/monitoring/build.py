@@ -12,12 +12,13 @@ from monitoring.fleet import FLEET
 from monitoring.job import JOB
 from monitoring.panels import build_dashboard
 from monitoring.reference import build_reference
+from monitoring.zoo import ZOO
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 """Of the repository."""
 CHART_FILES = Path("charts/kubedet/files")
 """What the chart puts into ConfigMaps and the PrometheusRule, below the root."""
-DASHBOARDS = {"fleet": FLEET, "job": JOB}
+DASHBOARDS = {"fleet": FLEET, "job": JOB, "zoo": ZOO}
 _NOTICE = "# Written by `make generate` out of manifests/monitoring; do not edit.\n"
 
 

@@ -1,7 +1,8 @@
 """Asks a Prometheus every query of every panel and rule, and tells which get no data, and whether rightly.
 
 A query without an answer is right only where one of its selectors matched nothing, now or for a curve in the
-whole time range, and the metric is one that there need not be: `MAY_BE_EMPTY` says why.
+whole time range, and the metric is one that there need not be: `MAY_BE_EMPTY` says why. `MAY_JOIN_NOTHING` has
+the few queries that may find nothing although each of their selectors does.
 """
 
 from __future__ import annotations
@@ -15,12 +16,22 @@ from typing import Any, Literal
 
 import yaml
 
+from monitoring.panels import flatten
 from monitoring.prometheus import Prometheus, View
-from monitoring.queries import EVERY_JOB
+from monitoring.queries import ALERTS, EVERY_JOB
 
 series = EVERY_JOB
 MAY_BE_EMPTY: Mapping[str, str] = {
     series.job("status_phase"): "no job was in this phase",
+    series.job("status_reason"): "no job has a reason to tell",
+    series.job("excluded_nodes"): "no job avoids a node",
+    series.job("published"): "no job with a published row has ended",
+    series.zoo("status_phase"): "there is no zoo, or none in this phase",
+    series.zoo("difference"): "no row of a zoo can be compared",
+    series.zoo("row"): "no zoo has rows",
+    series.zoo("page_written"): "no row of a zoo has ended, or its page is written",
+    "DCGM_": "NVIDIA's DCGM exporter is not installed, or finds nothing of this",
+    ALERTS: "no alert fires",
     series.job("stage"): "no job was in this stage",
     series.job("remaining"): "no job trains, or not for long enough for an estimate",
     series.job("last_failure"): "no job has failed this way",
@@ -36,8 +47,17 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     series.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
 }
 """Metrics that need not have a series, and what that means."""
+OF_NO_ZOO = ('zoo!=""', "no job belongs to a zoo")
+"""The same for a matcher."""
+MAY_JOIN_NOTHING: Mapping[str, str] = {
+    "zoo: Jobs that have not ended": "no job of a zoo runs, or none has a reason to tell",
+    "zoo: Firing alerts": "no alert of a zoo fires",
+    "fleet: Errors of GPUs": "no GPU has an error",
+    "job: Errors of GPUs": "no GPU has an error",
+}
+"""Panels, and what their being empty means."""
 
-_SELECTOR = re.compile(r"\b((?:kubedet|process)_[a-z0-9_]+)(\{[^}]*\})?")
+_SELECTOR = re.compile(r"\b((?:kubedet|process)_[a-z0-9_]+|DCGM_[A-Z0-9_]+|ALERTS)(\{[^}]*\})?")
 Verdict = Literal["data", "rightly empty", "no data"]
 
 
@@ -64,8 +84,8 @@ def read_queries(files: Path) -> Iterator[Query]:
     """Every query of the generated files below the chart's ``files``."""
     for path in sorted(files.glob("dashboards/*.json")):
         dashboard = json.loads(path.read_text())
-        for panel in dashboard["panels"]:
-            for target in panel.get("targets", ()):
+        for panel in flatten(dashboard):
+            for target in panel["targets"]:
                 kind: Literal["range", "instant"] = "instant" if target["instant"] else "range"
                 yield Query(where=f"{path.stem}: {panel['title']}", expr=target["expr"], kind=kind)
         for annotation in dashboard["annotations"]["list"]:
@@ -95,14 +115,16 @@ def _check(prometheus: Prometheus, view: View, query: Query) -> Finding:
         for name, selector in find_selectors(query.expr)
         if not prometheus.has_series(selector, view, now=query.kind == "instant")
     ]
+    if not missing and query.where in MAY_JOIN_NOTHING:
+        return Finding(query=query, verdict="rightly empty", reason=MAY_JOIN_NOTHING[query.where])
     if not missing:  # a rule that is given all that it asks for is right not to fire
         verdict: Verdict = "data" if query.kind == "rule" else "no data"
         return Finding(query=query, verdict=verdict, series=series)
-    unexcused = [selector for name, selector in missing if not _excuse(name)]
+    unexcused = [selector for name, selector in missing if not _excuse(name, selector)]
     if unexcused:
         reason = f"no series of {', '.join(unexcused)}"
         return Finding(query=query, verdict="no data", series=series, reason=reason)
-    reason = "; ".join(dict.fromkeys(_excuse(name) for name, _ in missing))
+    reason = "; ".join(dict.fromkeys(_excuse(name, selector) for name, selector in missing))
     return Finding(query=query, verdict="rightly empty", series=series, reason=reason)
 
 
@@ -111,7 +133,9 @@ def find_selectors(expression: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys((match[1], match[0]) for match in _SELECTOR.finditer(expression)))
 
 
-def _excuse(name: str) -> str:
+def _excuse(name: str, selector: str) -> str:
+    if OF_NO_ZOO[0] in selector:
+        return OF_NO_ZOO[1]
     return next((why for metric, why in MAY_BE_EMPTY.items() if name.startswith(metric)), "")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from monitoring import job, times
-from monitoring.panels import Dashboard, Panel, Target, Variable
-from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
+from monitoring import gpus, health, job, times
+from monitoring.panels import Dashboard, Panel, Row, Target, Variable
+from monitoring.queries import ALERTS, CHOSEN_JOBS, EVERY_JOB, OF_NAMESPACE
+from monitoring.tables import build_alerts, round_events
 
 series = CHOSEN_JOBS
-_LEADS = f"{series.operator('leader')} == 1"
-_OPERATORS = series.operator("build_info")
 _RATE = "[$__rate_interval]"
-_OF_NAMESPACE = 'namespace=~"$namespace"'
 _WAITING = 'phase=~"Pending|Queued|Initializing"'
+_STARTING = 'phase=~"Initializing|Restarting"'
+_AP = 'metric=~"boxAP|ar1000"'
+_PENDING = 'phase="pending"'
+_WHOSE = "namespace, name"
+_FIRING = f'{ALERTS}{{alertstate="firing",alertname=~"Kubedet.+"}}'
 _PHASE_COLOURS = {
     "Running": "green",
     "Succeeded": "blue",
@@ -45,6 +48,7 @@ _JOBS = (
         title="Running",
         description="Jobs whose workers run at present.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=3,
         height=4,
@@ -55,6 +59,7 @@ _JOBS = (
         description="Jobs that wait in a queue, for nodes or for images. Bad: it stays high while GPUs are "
         "free.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=3,
         height=4,
@@ -64,6 +69,7 @@ _JOBS = (
         title="Restarting",
         description="Jobs that replace a failed worker. Bad: the same job for more than a few minutes.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=3,
         height=4,
@@ -73,6 +79,7 @@ _JOBS = (
         title="Failed",
         description="Failed jobs that still exist. `kubectl describe dj` says why they failed.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=3,
         height=4,
@@ -82,18 +89,72 @@ _JOBS = (
         title="GPUs held",
         description="GPUs that existing worker pods request, scheduled or not.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=3,
         height=4,
         targets=(Target(expr=f"sum({series.job('gpus')})", instant=True),),
     ),
     Panel(
+        title="Held while waiting",
+        description="GPUs that pods of jobs request that start or restart: those pods that have a node hold "
+        "them idle. Bad: for longer than images and data take; a gang scheduler avoids it.",
+        unit="short",
+        decimals=0,
+        kind="stat",
+        width=3,
+        height=4,
+        targets=(
+            Target(
+                expr=f"sum({series.job('gpus')} and on ({_WHOSE})"
+                f" {series.job('status_phase', _STARTING)} == 1) or vector(0)",
+                instant=True,
+            ),
+        ),
+    ),
+    Panel(
+        title="GPUs free",
+        description="GPUs of the cluster that no pod holds. Empty without NVIDIA's DCGM exporter. Bad: jobs "
+        "wait while GPUs are free.",
+        unit="short",
+        decimals=0,
+        kind="stat",
+        width=3,
+        height=4,
+        targets=(gpus.FREE,),
+    ),
+    Panel(
+        title="Alerts",
+        description="Alerts of kubedet that fire. Bad: any.",
+        unit="short",
+        decimals=0,
+        kind="stat",
+        width=3,
+        height=4,
+        targets=(Target(expr=f"count({_FIRING}) or vector(0)", instant=True),),
+    ),
+    build_alerts(_FIRING, width=8),
+    Panel(
+        title="Excluded nodes",
+        description="Nodes that new pods of jobs avoid, with the number of jobs. Bad: several jobs avoid the "
+        "same node, because it is broken then.",
+        unit="short",
+        decimals=0,
+        kind="table",
+        columns=("node", "mode", "reason", "Jobs"),
+        targets=(
+            Target(
+                expr=f"max by (node, mode, reason) ({EVERY_JOB.job('excluded_nodes')})",
+                legend="Jobs",
+            ),
+        ),
+    ),
+    Panel(
         title="GPU hours by namespace",
         description="GPUs held, summed over the selected time range: the cost of the jobs of a namespace.",
         unit="h",
         kind="bargauge",
-        width=9,
-        height=4,
+        width=8,
         targets=(
             Target(
                 expr=f"sum by (namespace) (sum_over_time({series.job('gpus')}[$__range:1m])) / 60",
@@ -106,6 +167,7 @@ _JOBS = (
         title="Jobs by phase",
         description="Number of jobs in each phase. Bad: Pending, Queued or Restarting grow, but not Running.",
         unit="short",
+        decimals=0,
         stacked=True,
         colours=_PHASE_COLOURS,
         targets=(Target(expr=f"sum by (phase) ({series.job('status_phase')})", legend="{{phase}}"),),
@@ -114,6 +176,7 @@ _JOBS = (
         title="Waiting jobs by queue",
         description="Jobs that do not run yet, by queue. Jobs without a queue have no name in the legend.",
         unit="short",
+        decimals=0,
         stacked=True,
         targets=(
             Target(
@@ -127,16 +190,24 @@ _JOBS = (
         title="GPUs held by namespace",
         description="GPUs that existing worker pods request. Bad: it falls to 0 while jobs wait.",
         unit="short",
+        decimals=0,
         stacked=True,
-        targets=(Target(expr=f"sum by (namespace) ({series.job('gpus')})", legend="{{namespace}}"),),
+        targets=(
+            Target(expr=f"sum by (namespace) ({series.job('gpus')})", legend="{{namespace}}"),
+            Target(expr=f"sum({series.job('gpus')})", legend="total", is_total=True),
+        ),
     ),
     Panel(
         title="Jobs ended",
         description="Jobs of all namespaces that ended, by result. Bad: more Failed than Complete.",
         unit="short",
+        decimals=0,
+        bars=True,
+        interval="5m",
         targets=(
             Target(
-                expr=f"sum by (result) (increase({series.operator('finished')}{_RATE}))", legend="{{result}}"
+                expr=round_events(f"sum by (result) (increase({series.operator('finished')}{_RATE}))"),
+                legend="{{result}}",
             ),
         ),
     ),
@@ -145,9 +216,13 @@ _JOBS = (
         description="Restarts in all namespaces, by class. Infrastructure: nodes, preemption, storage. "
         "Application: the training itself. Bad: a steady rate of either.",
         unit="short",
+        decimals=0,
+        bars=True,
+        interval="5m",
         targets=(
             Target(
-                expr=f"sum by (class) (increase({series.operator('restarts')}{_RATE}))", legend="{{class}}"
+                expr=round_events(f"sum by (class) (increase({series.operator('restarts')}{_RATE}))"),
+                legend="{{class}}",
             ),
         ),
     ),
@@ -161,31 +236,47 @@ _JOBS = (
     ),
     Panel(
         title="Jobs",
-        description="One row for each job. Click a row to open the job's dashboard.",
+        description="One row for each job. AP is the box AP in percent (of an RPN the AR of 1000 proposals): "
+        "of the newest evaluation, then of the result. Click a row to open the job's dashboard.",
         unit="short",
         kind="table",
         width=24,
-        link=f"/d/{job.UID}?var-namespace=${{__data.fields.namespace}}&var-job=${{__data.fields.name}}",
+        height=12,
+        link=job.LINK,
+        columns=("namespace", "name", "phase", "reason", "recipe", "queue", "zoo", "AP"),
         targets=(
             Target(
-                expr=f"max by (namespace, name, phase) ({series.job('status_phase')} == 1)"
-                f" * on (namespace, name) group_left (recipe) {series.job('info')}",
+                expr=f"max by ({_WHOSE}, phase) ({series.job('status_phase')} == 1)"
+                f" * on ({_WHOSE}) group_left (recipe, queue, zoo) {series.job('info')}",
                 legend="Jobs",
+                adds_labels=True,
             ),
             Target(
-                expr=f"max by (namespace, name) ({series.job('progress')})",
-                legend="Progress",
-                unit="percentunit",
+                expr=f"max by ({_WHOSE}, reason) ({series.job('status_reason')})",
+                legend="Reasons",
+                adds_labels=True,
             ),
             Target(
-                expr=f"max by (namespace, name) ({series.job('remaining')})", legend="Remaining", unit="s"
+                expr=f"max by ({_WHOSE}) ({series.job('result', _AP)})"
+                f" or max by ({_WHOSE}) ({series.trainer('evaluation', _AP)})",
+                legend="AP",
+                unit="none",
             ),
             Target(
-                expr=f"round(sum by (namespace, name) (increase({series.job('restarts')}[$__range])))"
-                f" and on (namespace, name) {series.job('info')}",
+                expr=f"max by ({_WHOSE}) ({series.job('progress')})", legend="Progress", unit="percentunit"
+            ),
+            Target(expr=f"max by ({_WHOSE}) ({series.job('remaining')})", legend="Remaining", unit="s"),
+            Target(expr=f"max by ({_WHOSE}) ({series.job('time', _PENDING)})", legend="Queue time", unit="s"),
+            Target(expr=f"time() - max by ({_WHOSE}) ({series.job('created')})", legend="Age", unit="s"),
+            Target(
+                expr=f"round(sum by ({_WHOSE}) (increase({series.job('restarts')}[$__range])))"
+                f" and on ({_WHOSE}) {series.job('info')}",
                 legend="Restarts",
             ),
-            Target(expr=f"max by (namespace, name) ({series.job('gpus')})", legend="GPUs"),
+            Target(expr=f"max by ({_WHOSE}) ({series.job('gpus')})", legend="GPUs"),
+            Target(
+                expr=f"max by ({_WHOSE}) ({series.job('gpu_seconds')}) / 3600", legend="GPU hours", unit="h"
+            ),
         ),
     ),
 )
@@ -212,155 +303,6 @@ _GOODPUT = (
     ),
 )
 
-_OPERATOR = (
-    Panel(
-        title="Leaders",
-        description="Replicas that lead: 1. Bad: 0, because then no job is processed.",
-        unit="short",
-        kind="stat",
-        width=4,
-        height=4,
-        targets=(Target(expr=f"sum({series.operator('leader')})", instant=True),),
-    ),
-    Panel(
-        title="Replicas by version",
-        description="Scraped replicas of the operator, by version. Bad: two versions outside an upgrade.",
-        unit="short",
-        kind="bargauge",
-        width=8,
-        height=4,
-        targets=(
-            Target(
-                expr=f"count by (version, python) ({series.operator('build_info')})",
-                legend="{{version}} on Python {{python}}",
-                instant=True,
-            ),
-        ),
-    ),
-    Panel(
-        title="Jobs known to the operator",
-        description="Jobs of all namespaces in the leader's cache, by phase.",
-        unit="short",
-        kind="bargauge",
-        width=12,
-        height=4,
-        targets=(
-            Target(expr=f"sum by (phase) ({EVERY_JOB.job('jobs')}) > 0", legend="{{phase}}", instant=True),
-        ),
-    ),
-    Panel(
-        title="Reconciliation",
-        description="Duration of a reconciliation of one job, including requests. Bad: the 99th percentile "
-        "is above 1 s, which means that the API server is slow.",
-        unit="s",
-        targets=tuple(
-            Target(
-                expr=f"histogram_quantile({quantile}, sum by (le)"
-                f" (rate({series.operator('reconcile_duration', part='_bucket')}{_RATE})))",
-                legend=word,
-            )
-            for quantile, word in ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))
-        ),
-    ),
-    Panel(
-        title="Reconciliations and errors",
-        description="Reconciliations per second, and those that failed and are retried, by reason. Bad: "
-        "errors that do not stop.",
-        unit="ops",
-        targets=(
-            Target(
-                expr=f"sum(rate({series.operator('reconcile_duration', part='_count')}{_RATE}))", legend="all"
-            ),
-            Target(
-                expr=f"sum by (reason) (rate({series.operator('reconcile_errors')}{_RATE}))",
-                legend="{{reason}}",
-            ),
-        ),
-    ),
-    Panel(
-        title="Jobs waiting for reconciliation",
-        description="Depth of the leader's work queue. Bad: it keeps growing, which means that the operator "
-        "is too slow.",
-        unit="short",
-        targets=(
-            Target(
-                expr=f"max({series.operator('queue_depth')} and on (instance) {_LEADS})",
-                legend="jobs",
-            ),
-        ),
-    ),
-    Panel(
-        title="Age of watches",
-        description="Time since a watch was last known to be current. Jobs: up to 60 s, after which they are "
-        "compared with a list. Bad: above 100 s.",
-        unit="s",
-        targets=(Target(expr=f"max by (resource) ({series.operator('watch_age')})", legend="{{resource}}"),),
-    ),
-    Panel(
-        title="Event loop lag",
-        description="Time by which the event loop woke up late. Bad: above 1 s, because something blocks it.",
-        unit="s",
-        targets=(Target(expr=f"max by (pod) ({series.operator('event_loop_lag')})", legend="{{pod}}"),),
-    ),
-    Panel(
-        title="Requests to the API server",
-        description="Requests per second without kopf's, by verb and code. Code 0: no answer. Bad: a "
-        "steady rate of 409 or 429, any 5xx.",
-        unit="reqps",
-        targets=(
-            Target(
-                expr=f"sum by (verb, code) (rate({series.operator('api_requests')}{_RATE}))",
-                legend="{{verb}} {{code}}",
-            ),
-        ),
-    ),
-    Panel(
-        title="Memory of the operator",
-        description="Resident memory of each replica. Bad: it keeps growing.",
-        unit="bytes",
-        targets=(
-            Target(
-                expr=f"process_resident_memory_bytes and on (instance) {series.operator('build_info')}",
-                legend="{{instance}}",
-            ),
-        ),
-    ),
-    Panel(
-        title="CPU of the operator",
-        description="CPU cores that each replica uses. Bad: near 1, because the operator runs on one core.",
-        unit="short",
-        targets=(
-            Target(
-                expr=f"rate(process_cpu_seconds_total{_RATE}) and on (instance) {_OPERATORS}",
-                legend="{{instance}}",
-            ),
-        ),
-    ),
-    Panel(
-        title="Events dropped",
-        description="Kubernetes Events that were not written. Bad: any, because `kubectl describe` lacks "
-        "them.",
-        unit="short",
-        targets=(Target(expr=f"sum(increase({series.operator('events_dropped')}{_RATE}))", legend="events"),),
-    ),
-    Panel(
-        title="Bugs of the operator",
-        description="Background tasks that were started again, and objects that could not be read. Bad: any. "
-        "The operator's log has the cause.",
-        unit="short",
-        targets=(
-            Target(
-                expr=f"sum by (task) (increase({series.operator('task_restarts')}{_RATE}))",
-                legend="task {{task}}",
-            ),
-            Target(
-                expr=f"sum by (resource) (increase({series.operator('unreadable')}{_RATE}))",
-                legend="unreadable {{resource}}",
-            ),
-        ),
-    ),
-)
-
 FLEET = Dashboard(
     uid="kubedet-fleet",
     title="kubedet / Fleet",
@@ -375,10 +317,16 @@ FLEET = Dashboard(
         Variable(
             name="job",
             label="Job",
-            query=f"label_values({EVERY_JOB.job('info', _OF_NAMESPACE)}, name)",
+            query=f"label_values({EVERY_JOB.job('info', OF_NAMESPACE)}, name)",
             several=True,
         ),
+        gpus.FLEET_VARIABLE,
     ),
-    rows=(("Jobs", _JOBS), ("Goodput", _GOODPUT), ("Operator", _OPERATOR)),
+    rows=(
+        Row(title="Jobs", panels=_JOBS),
+        Row(title="Goodput", panels=_GOODPUT),
+        gpus.FLEET_ROW,
+        health.ROW,
+    ),
     range="now-24h",
 )

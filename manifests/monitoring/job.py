@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from monitoring import times
-from monitoring.panels import Annotation, Dashboard, Panel, Target, Variable
-from monitoring.queries import CHOSEN_JOBS, EVERY_JOB
+from monitoring import gpus, learning, times
+from monitoring.panels import Annotation, Dashboard, Panel, Row, Target, Variable
+from monitoring.queries import ALERTS, CHOSEN_JOBS, EVERY_JOB, OF_NAMESPACE
+from monitoring.tables import COLUMNS_OF_A_ROW, build_alerts, round_events
 
 UID = "kubedet-job"
-"""Other dashboards link to this one by it."""
+LINK = f"/d/{UID}?var-namespace=${{__data.fields.namespace}}&var-job=${{__data.fields.name}}"
+"""Where a click on the row of a job leads to."""
 
 series = CHOSEN_JOBS
 _RATE = "[$__rate_interval]"
-_OF_NAMESPACE = 'namespace=~"$namespace"'
 _IS_RUNNING = 'phase="Running"'
 _IMAGES_PER_SECOND = 'metric="imagesPerSecond"'
 _SECONDS_PER_ITERATION = 'metric="secondsPerIteration"'
-_AVERAGE_PRECISION = 'metric=~"boxAP|maskAP|ar1000"'
+_PRECISION = 'metric=~"boxAP|maskAP|ar1000"'
+_PENDING = 'phase="pending"'
+_FIRING = f'{ALERTS}{{alertstate="firing",{OF_NAMESPACE},name=~"$job"}}'
 _BUCKETS = f"sum by (le) (rate({series.trainer('iteration_duration_seconds', part='_bucket')}{_RATE}))"
 _SUM = f"sum(rate({series.trainer('iteration_duration_seconds', part='_sum')}{_RATE}))"
 _COUNT = f"sum(rate({series.trainer('iteration_duration_seconds', part='_count')}{_RATE}))"
@@ -40,7 +43,7 @@ _PROGRESS = (
         description="Recipe of the job, and its queue if it has one.",
         unit="short",
         kind="stat",
-        width=7,
+        width=6,
         height=4,
         shows_name=True,
         targets=(
@@ -56,7 +59,7 @@ _PROGRESS = (
         description="Share of the iterations that are completed.",
         unit="percentunit",
         kind="stat",
-        width=3,
+        width=2,
         height=4,
         bounds=(0, 1),
         targets=(Target(expr=f"max({series.job('progress')})", instant=True),),
@@ -67,7 +70,7 @@ _PROGRESS = (
         "job. Bad: it grows.",
         unit="s",
         kind="stat",
-        width=3,
+        width=2,
         height=4,
         targets=(Target(expr=f"max({series.job('remaining')})", instant=True),),
     ),
@@ -75,6 +78,7 @@ _PROGRESS = (
         title="Restarts",
         description="Restarts of pods, and of ranks within pods, in the selected time range.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=2,
         height=4,
@@ -84,17 +88,36 @@ _PROGRESS = (
         title="GPUs",
         description="GPUs that the existing worker pods request. 0 for a job that trains on CPUs.",
         unit="short",
+        decimals=0,
         kind="stat",
         width=2,
         height=4,
         targets=(Target(expr=f"max({series.job('gpus')})", instant=True),),
     ),
     Panel(
+        title="Queue time",
+        description="Time in which the job has waited for quota or for free nodes, since its creation.",
+        unit="s",
+        kind="stat",
+        width=2,
+        height=4,
+        targets=(Target(expr=f"max({series.job('time', _PENDING)})", instant=True),),
+    ),
+    Panel(
+        title="GPU hours",
+        description="GPUs times the hours for which the job has had them, since its creation.",
+        unit="h",
+        kind="stat",
+        width=2,
+        height=4,
+        targets=(Target(expr=f"max({series.job('gpu_seconds')}) / 3600", instant=True),),
+    ),
+    Panel(
         title="Trainer",
         description="Versions of kubedet and torch in the workers. Bad: two at the same time.",
         unit="short",
         kind="stat",
-        width=4,
+        width=3,
         height=4,
         shows_name=True,
         targets=(
@@ -109,7 +132,7 @@ _PROGRESS = (
         description="What rank 0 is doing. Bad: Initializing, Evaluating or Checkpointing takes long.",
         unit="short",
         kind="state-timeline",
-        width=12,
+        width=8,
         height=6,
         targets=(Target(expr=f"max by (stage) ({series.job('stage')})", legend="{{stage}}"),),
     ),
@@ -117,44 +140,12 @@ _PROGRESS = (
         title="Progress over time",
         description="A straight line, except for restarts, which lose the work since the newest checkpoint.",
         unit="percentunit",
-        width=12,
+        width=8,
         height=6,
         bounds=(0, 1),
         targets=(Target(expr=f"max({series.job('progress')})", legend="progress"),),
     ),
-)
-
-_LEARNING = (
-    Panel(
-        title="Loss by term",
-        description="Mean of each term over rank 0's last log interval. Bad: a term keeps rising, or has "
-        "gaps, which mean that the loss was not finite.",
-        unit="short",
-        targets=(Target(expr=f"max by (term) ({series.trainer('loss')})", legend="{{term}}"),),
-    ),
-    Panel(
-        title="Learning rate",
-        description="Learning rate of the last step. It warms up, stays constant, and falls in steps.",
-        unit="sci",
-        targets=(Target(expr=f"max({series.trainer('learning_rate')}) > 0", legend="learning rate"),),
-    ),
-    Panel(
-        title="Average precision over epochs",
-        description="Figures of the evaluations in percent, with the published figures of the recipe. The "
-        "right axis shows finished epochs. Bad: precision falls, or stays below 1 after several epochs.",
-        unit="percent",
-        targets=(
-            Target(
-                expr=f"max by (metric) ({series.trainer('evaluation', _AVERAGE_PRECISION)})",
-                legend="{{metric}}",
-            ),
-            Target(
-                expr=f"max by (metric) ({series.trainer('reference', _AVERAGE_PRECISION)})",
-                legend="{{metric}} published",
-            ),
-            Target(expr=f"max({series.job('epoch')})", legend="epochs", unit="none"),
-        ),
-    ),
+    build_alerts(_FIRING, width=8, height=6),
 )
 
 _SPEED = (
@@ -162,7 +153,7 @@ _SPEED = (
         title="Images per second",
         description="Images of all workers, and the recipe's published figure on 8 V100. Bad: far below the "
         "published figure on newer hardware.",
-        unit="short",
+        unit="suffix: images/s",
         targets=(
             Target(expr=f"sum(rate({series.trainer('images')}{_RATE}))", legend="images/s"),
             Target(expr=f"max({series.trainer('reference', _IMAGES_PER_SECOND)})", legend="published"),
@@ -185,7 +176,7 @@ _SPEED = (
     Panel(
         title="Iterations per second",
         description="Optimiser steps of the job. Bad: 0 while the stage is Training.",
-        unit="ops",
+        unit="suffix: it/s",
         targets=(Target(expr=f"sum(rate({series.trainer('iterations')}{_RATE}))", legend="iterations/s"),),
     ),
     Panel(
@@ -283,10 +274,13 @@ _DURABILITY = (
         title="Failed checkpoints",
         description="Checkpoints that could not be saved. Bad: any.",
         unit="short",
+        decimals=0,
+        bars=True,
+        interval="5m",
         width=6,
         targets=(
             Target(
-                expr=f"sum by (pod) (increase({series.trainer('checkpoint_failures')}{_RATE}))",
+                expr=round_events(f"sum by (pod) (increase({series.trainer('checkpoint_failures')}{_RATE}))"),
                 legend="{{pod}}",
             ),
         ),
@@ -304,19 +298,34 @@ _LIFE = (
         description="Restarts by class: of the application, of the infrastructure, and of ranks within their "
         "pod (process). Bad: a steady rate.",
         unit="short",
+        decimals=0,
+        bars=True,
+        interval="5m",
         width=7,
         targets=(
-            Target(expr=f"sum by (class) (increase({series.job('restarts')}{_RATE}))", legend="{{class}}"),
+            Target(
+                expr=round_events(f"sum by (class) (increase({series.job('restarts')}{_RATE}))"),
+                legend="{{class}}",
+            ),
         ),
     ),
     Panel(
         title="Result",
-        description="The row of a completed job. Empty before.",
-        unit="short",
-        kind="bargauge",
+        description="The row of a completed job next to the published one. Empty before. Memory and speed "
+        "compare on the published hardware only, 8 V100. Bad: precision more than 0.5 below.",
+        unit="none",
+        kind="table",
         width=7,
+        words=COLUMNS_OF_A_ROW,
+        columns=("metric", "Ours", "Published", "Difference"),
         targets=(
-            Target(expr=f"max by (metric) ({series.job('result')})", legend="{{metric}}", instant=True),
+            Target(expr=f"max by (metric) ({series.job('result')})", legend="Ours"),
+            Target(expr=f"max by (metric) ({series.job('published')})", legend="Published"),
+            Target(
+                expr=f"max by (metric) ({series.job('result', _PRECISION)})"
+                f" - max by (metric) ({series.job('published', _PRECISION)})",
+                legend="Difference",
+            ),
         ),
     ),
 )
@@ -329,17 +338,17 @@ JOB = Dashboard(
         Variable(
             name="namespace", label="Namespace", query=f"label_values({EVERY_JOB.job('info')}, namespace)"
         ),
-        Variable(
-            name="job", label="Job", query=f"label_values({EVERY_JOB.job('info', _OF_NAMESPACE)}, name)"
-        ),
+        Variable(name="job", label="Job", query=f"label_values({EVERY_JOB.job('info', OF_NAMESPACE)}, name)"),
+        gpus.JOB_VARIABLE,
     ),
     rows=(
-        ("Progress", _PROGRESS),
-        ("Learning", _LEARNING),
-        ("Speed", _SPEED),
-        ("Memory", _MEMORY),
-        ("Checkpoints", _DURABILITY),
-        ("Life", _LIFE),
+        Row(title="Progress", panels=_PROGRESS),
+        learning.ROW,
+        Row(title="Speed", panels=_SPEED),
+        Row(title="Memory", panels=_MEMORY),
+        gpus.JOB_ROW,
+        Row(title="Checkpoints", panels=_DURABILITY),
+        Row(title="Life", panels=_LIFE),
     ),
     annotations=(
         Annotation(

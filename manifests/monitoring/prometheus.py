@@ -34,6 +34,7 @@ class View:
     seconds: float
     namespace: str = ".+"
     job: str = ".+"
+    zoo: str = ".+"
     rate_seconds: int = 60
     """Value of ``$__rate_interval``: at least four scrapes."""
 
@@ -49,6 +50,7 @@ class View:
             "__range": f"{math.ceil(self.seconds)}s",
             "namespace": self.namespace,
             "job": self.job,
+            "zoo": self.zoo,
         }
         return fill(expression, variables)
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kubedet_operator.telemetry import metrics
+from kubedet_operator.telemetry import job_metrics, metrics, zoo_metrics
 from kubedet_trainer.contract.metrics import Definition
 from kubedet_trainer.telemetry import metrics as trainer_metrics
 
-_NAME = re.compile(r"\b(?:kubedet|process)_[a-z0-9_]+\b")
+_NAME = re.compile(r"\b(?:(?:kubedet|process)_[a-z0-9_]+|DCGM_[A-Z0-9_]+|ALERTS)\b")
 
 PROCESS_METRICS = ("process_resident_memory_bytes", "process_cpu_seconds_total")
 """Of prometheus_client's own about the operator's process, those that are looked at."""
@@ -22,10 +22,11 @@ PROCESS_METRICS = ("process_resident_memory_bytes", "process_cpu_seconds_total")
 
 TABLES: Mapping[str, Mapping[str, Definition]] = {
     "operator": metrics.TABLE,
-    "job": metrics.JOB_TABLE,
+    "job": job_metrics.JOB_TABLE,
+    "zoo": zoo_metrics.ZOO_TABLE,
     "trainer": {**trainer_metrics.TABLE, **trainer_metrics.LAUNCHER_TABLE},
 }
-"""What is exposed: of the operator, of jobs by the operator, and of workers; the last by rank or launcher."""
+"""What is exposed: of the operator; of jobs and zoos by the operator; of workers by rank or launcher."""
 
 
 def exposed_metrics() -> list[Definition]:
@@ -33,11 +34,28 @@ def exposed_metrics() -> list[Definition]:
     return [definition for table in TABLES.values() for definition in table.values()]
 
 
+DCGM_METRICS: Mapping[str, str] = {
+    "DCGM_FI_DEV_GPU_UTIL": "percent of the time in which a kernel ran",
+    "DCGM_FI_DEV_FB_USED": "MiB of memory in use",
+    "DCGM_FI_DEV_FB_FREE": "MiB of free memory",
+    "DCGM_FI_DEV_POWER_USAGE": "W",
+    "DCGM_FI_DEV_GPU_TEMP": "degrees Celsius",
+    "DCGM_FI_DEV_XID_ERRORS": "number of the newest Xid error, 0 for none",
+    "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS": "rows of memory that ECC has replaced",
+    "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": "1000 KiB/s over NVLink, both directions. A gauge, although the "
+    "exporter calls it a counter",
+}
+"""Metrics of NVIDIA's DCGM exporter, of its default set, with what they mean."""
+ALERTS = "ALERTS"
+"""What Prometheus itself tells of its alerts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """Selectors that are narrowed to some jobs; the operator's own series belong to no job."""
+    """Selectors that are narrowed to some jobs or zoos; the operator's own series belong to none."""
 
     jobs: tuple[str, ...] = ()
+    zoos: tuple[str, ...] = ()
 
     def operator(self, key: str, *matchers: str, part: str = "") -> str:
         """Series of the operator itself, by the key in its `TABLE`."""
@@ -47,6 +65,10 @@ class Scope:
         """Series that the operator tells of a job, by the key in its `JOB_TABLE`."""
         return _select(TABLES["job"][key].name, (*self.jobs, *matchers))
 
+    def zoo(self, key: str, *matchers: str) -> str:
+        """Series that the operator tells of a zoo, by the key in its `ZOO_TABLE`."""
+        return _select(TABLES["zoo"][key].name, (*self.zoos, *matchers))
+
     def trainer(self, key: str, *matchers: str, part: str = "") -> str:
         """Series of workers, by the key in the trainer's `TABLE` or `LAUNCHER_TABLE`."""
         return _select(f"{TABLES['trainer'][key].name}{part}", (*self.jobs, *matchers))
@@ -54,8 +76,11 @@ class Scope:
 
 EVERY_JOB = Scope()
 """For rules."""
-CHOSEN_JOBS = Scope(jobs=('namespace=~"$namespace"', 'name=~"$job"'))
+OF_NAMESPACE = 'namespace=~"$namespace"'
+CHOSEN_JOBS = Scope(jobs=(OF_NAMESPACE, 'name=~"$job"'))
 """For dashboards: the variables may take one value or several."""
+CHOSEN_ZOOS = Scope(jobs=(OF_NAMESPACE,), zoos=(OF_NAMESPACE, 'name=~"$zoo"'))
+"""For the dashboard of zoos. Their jobs are told by the label ``zoo`` of `kubedet_job_info`."""
 
 
 def find_names(expression: str) -> set[str]:

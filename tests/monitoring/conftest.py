@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,26 @@ def prometheus(
     (folder / "history").write_text("\n".join([*fleet_history.write_history(fleet), ""]))
     promtool("tsdb", "create-blocks-from", "openmetrics", "history", "data", folder=folder)
     (folder / "prometheus.yml").write_text("{}")
+    # Without scrapes nothing marks a series as ended; it would last for the usual five minutes.
+    with _run(folder, f"--query.lookback-delta={fleet_history.STEP + 30}s") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def start_prometheus(promtool: Promtool) -> Callable[[Path], AbstractContextManager[Prometheus]]:
+    """Starts a Prometheus with the ``prometheus.yml`` of a folder."""
+    del promtool  # it has unpacked the program
+    return _run
+
+
+@contextmanager
+def _run(folder: Path, *options: str) -> Iterator[Prometheus]:
     home = os.environ.get("KUBEDET_CLUSTER_HOME") or Path.home() / ".cache" / "kubedet-cluster"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [Path(home, "prometheus/usr/bin/prometheus"), "--config.file=prometheus.yml"]
-    command += ["--storage.tsdb.path=data", f"--web.listen-address={address}"]
-    # Without scrapes nothing marks a series as ended; it would last for the usual five minutes.
-    command += [f"--query.lookback-delta={fleet_history.STEP + 30}s"]
+    command += ["--storage.tsdb.path=data", f"--web.listen-address={address}", *options]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([str(word) for word in command], cwd=folder, stdout=log, stderr=log)
     try:

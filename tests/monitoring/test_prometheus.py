@@ -26,6 +26,9 @@ def test_every_panel_gets_data_and_every_rule_all_that_it_asks_for(findings: lis
         if found.verdict == "no data"
     ]
     assert lacking == []
+    empty = {found.query.where for found in findings if found.verdict == "rightly empty"}
+    panels = {where for where in empty if not where.startswith("rule ")}
+    assert panels == {f"{name}: Firing alerts" for name in ("fleet", "job", "zoo")}, "all else has data here"
 
 
 def test_one_job_s_dashboard_gets_data_with_its_variables(prometheus: Prometheus, view: View) -> None:
@@ -50,7 +53,7 @@ def test_only_the_alerts_fire_that_the_history_gives_reason_for(
     prometheus: Prometheus, view: View, findings: list[Finding]
 ) -> None:
     firing = {found.query.where for found in findings if found.query.kind == "rule" and found.series}
-    assert firing == {"rule KubedetRankStraggled"}
+    assert firing == {f"rule Kubedet{name}" for name in ("RankStraggled", "ZooRowsFailed", "ZooPageFailed")}
     (rule,) = [query for query in check.read_queries(FILES) if query.where == "rule KubedetRankStraggled"]
     (slow,) = prometheus.query(rule.expr, view)
     assert (slow.labels["pod"], slow.labels["local_rank"]) == (f"{fleet_history.JOB}-worker-1", "7")

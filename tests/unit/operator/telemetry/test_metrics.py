@@ -110,9 +110,7 @@ def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[d
     assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
 
 
-def test_jobs_that_avoid_a_node_are_counted_as_long_as_they_do(
-    port: int, jobs: list[dict[str, Any]]
-) -> None:
+def test_jobs_that_avoid_a_node_are_counted_as_long_as_they_do(port: int, jobs: list[dict[str, Any]]) -> None:
     def avoid(name: str, until: str, phase: str = "Running") -> dict[str, Any]:
         node = {"name": "gpu-7", "mode": "Required", "reason": "GpuLost", "until": until}
         metadata = {"namespace": "team-a", "name": name}

@@ -38,7 +38,9 @@ def test_rows_by_phase_and_the_difference_of_the_table_are_exposed_and_go_with_t
     for figure, value in (("result", 36.0), ("published", 35.6), ("difference", 0.4)):
         found = registry.get_sample_value(f"kubedet_zoo_row_{figure}", {**row, "metric": "boxAP"})
         assert found == value, figure
-    assert registry.get_sample_value("kubedet_zoo_row", {**row, "phase": "Succeeded", "verdict": "Equal"}) == 1
+    assert (
+        registry.get_sample_value("kubedet_zoo_row", {**row, "phase": "Succeeded", "verdict": "Equal"}) == 1
+    )
     waiting = {**ZOO, "recipe": "ssd300_coco", "phase": "Running", "verdict": ""}
     assert registry.get_sample_value("kubedet_zoo_row", waiting) == 1
     assert registry.get_sample_value("kubedet_zoo_difference_rows", {**ZOO, "metric": "boxAP"}) == 1
@@ -63,7 +65,10 @@ def test_an_odd_status_costs_no_other_zoo_its_figures() -> None:
 
 def test_a_page_that_cannot_be_written_is_told_with_its_reason() -> None:
     page = {"type": "PageWritten", "status": "False", "reason": "PageFailed"}
-    zoo = {"metadata": ZOO, "status": {"conditions": [{"type": "Running", "status": "True", "reason": "JobsExist"}, page]}}
+    zoo = {
+        "metadata": ZOO,
+        "status": {"conditions": [{"type": "Running", "status": "True", "reason": "JobsExist"}, page]},
+    }
     registry = CollectorRegistry()
     registry.register(collect([zoo]))
     assert registry.get_sample_value("kubedet_zoo_page_written", {**ZOO, "reason": "PageFailed"}) == 0
