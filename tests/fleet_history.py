@@ -244,8 +244,11 @@ def write_history(fleet: Fleet) -> Iterator[str]:
 def _machine(number: int) -> list[Gpu]:
     """Two machines with a worker of the job each, and one with a notebook and free GPUs."""
     if number < 2:
-        held = {"namespace": NAMESPACE, "pod": f"{JOB}-worker-{number}"}
-        gpus = [Gpu(host=f"gpu-node-{number}", index=i, utilisation=90 + i, **held) for i in range(GPUS)]
+        pod = f"{JOB}-worker-{number}"
+        gpus = [
+            Gpu(host=f"gpu-node-{number}", index=i, utilisation=90 + i, namespace=NAMESPACE, pod=pod)
+            for i in range(GPUS)
+        ]
         if number:
             gpus[3].utilisation = 2
             gpus[5].xid, gpus[5].remapped = 63, 1

@@ -1,8 +1,8 @@
 """Asks a Prometheus every query of every panel and rule, and tells which get no data, and whether rightly.
 
 A query without an answer is right only where one of its selectors matched nothing, now or for a curve in the
-whole time range, and the metric is one that there need not be: `MAY_BE_EMPTY` says why. `MAY_JOIN_NOTHING` has
-the few queries that may find nothing although each of their selectors does.
+whole time range, and the metric is one that there need not be: `MAY_BE_EMPTY` says why.
+The panels in `MAY_JOIN_NOTHING` may be empty although each of their selectors matches something.
 """
 
 from __future__ import annotations

@@ -261,6 +261,7 @@ _JOBS = (
                 f" or max by ({_WHOSE}) ({series.trainer('evaluation', _AP)})",
                 legend="AP",
                 unit="none",
+                decimals=1,
             ),
             Target(
                 expr=f"max by ({_WHOSE}) ({series.job('progress')})", legend="Progress", unit="percentunit"
@@ -275,7 +276,10 @@ _JOBS = (
             ),
             Target(expr=f"max by ({_WHOSE}) ({series.job('gpus')})", legend="GPUs"),
             Target(
-                expr=f"max by ({_WHOSE}) ({series.job('gpu_seconds')}) / 3600", legend="GPU hours", unit="h"
+                expr=f"max by ({_WHOSE}) ({series.job('gpu_seconds')}) / 3600",
+                legend="GPU hours",
+                unit="h",
+                decimals=1,
             ),
         ),
     ),

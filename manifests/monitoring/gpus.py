@@ -107,6 +107,8 @@ def _errors(told: str, remapped: str) -> Panel:
         unit="none",
         kind="table",
         decimals=0,
+        width=24,
+        height=6,
         columns=("Hostname", "gpu", "modelName", "namespace", "pod", "Newest Xid", "Remapped rows"),
         targets=(
             Target(expr=told, legend="Newest Xid"),

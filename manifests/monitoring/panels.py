@@ -25,6 +25,8 @@ class Target:
     """The newest value only, instead of the whole time range."""
     unit: str | None = None
     """Where it differs from the panel's: of a column of a table, of a curve with an axis of its own."""
+    decimals: int | None = None
+    """The same of digits after the point."""
     is_total: bool = False
     """Of a stacked panel: a line on top of the stack, not a part of it."""
     adds_labels: bool = False
@@ -253,9 +255,12 @@ def _build_overrides(panel: Panel) -> list[dict[str, Any]]:
             stacking = {"id": "custom.stacking", "value": {"mode": "none", "group": "A"}}
             fill = {"id": "custom.fillOpacity", "value": 0}
             overrides.append(_override(target.legend, stacking, fill))
-        if target.unit is None:
+        given = {"unit": target.unit, "decimals": target.decimals}
+        properties: list[dict[str, Any]] = [
+            {"id": name, "value": value} for name, value in given.items() if value is not None
+        ]
+        if not properties:
             continue
-        properties: list[dict[str, Any]] = [{"id": "unit", "value": target.unit}]
         if panel.kind == "timeseries":
             properties.append({"id": "custom.axisPlacement", "value": "right"})
         overrides.append(_override(target.legend, *properties))

@@ -22,8 +22,13 @@ class Series:
     """One series that a query found."""
 
     labels: Mapping[str, str]
-    newest: float
-    """Its last value."""
+    points: tuple[tuple[float, float], ...]
+    """Time and value; one of a query that asks for the newest values."""
+
+    @property
+    def newest(self) -> float:
+        """Its last value."""
+        return self.points[-1][1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,5 +110,5 @@ class Prometheus:
 
 
 def _series(labels: Mapping[str, str], points: list[Any]) -> list[Series]:
-    known = [float(value) for _, value in points if not math.isnan(float(value))]
-    return [Series(labels=labels, newest=known[-1])] if known else []
+    known = tuple((float(time), float(value)) for time, value in points if not math.isnan(float(value)))
+    return [Series(labels=labels, points=known)] if known else []

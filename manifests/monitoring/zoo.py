@@ -132,7 +132,7 @@ _TABLE = (
             Target(
                 expr=f"max by ({_WHOSE}, metric) ({series.zoo('difference_rows')})",
                 legend="Rows",
-                unit="short",
+                decimals=0,
             ),
         ),
     ),
@@ -161,6 +161,7 @@ _TABLE = (
         "compared. The page of the zoo has memory, speed and the reasons. Bad: the verdict Below.",
         unit="none",
         kind="table",
+        decimals=2,
         width=24,
         height=14,
         columns=("namespace", "name", "recipe", "phase", "verdict"),

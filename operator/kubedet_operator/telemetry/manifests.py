@@ -54,7 +54,7 @@ class ManifestCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, filled with the objects of now."""
-        values = {
+        values: dict[tuple[str, tuple[str, ...]], float] = {
             (key, (label,)): 0.0 for key, definition in self._table.items() for label in definition.known
         }
         for manifest in self._manifests():
