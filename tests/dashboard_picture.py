@@ -6,7 +6,7 @@ It shows whether a dashboard can be read. It is no Grafana: colours, ticks and f
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -28,6 +28,8 @@ td, th { text-align: left; padding: 1px 10px 1px 0; border-bottom: 1px solid #ee
 .key { display: inline-block; width: 9px; height: 9px; margin: 0 3px 0 9px }
 """
 Panel = Mapping[str, Any]
+Answers = list[list[tuple[str, Series]]]
+"""Of each target, legends and series."""
 
 
 def draw(dashboard: Mapping[str, Any], prometheus: Prometheus, view: View) -> str:
@@ -97,6 +99,7 @@ def _write(panel: Panel, name: str, value: float) -> str:
     unit, decimals = _overrides(panel, name, "unit") or defaults["unit"], _overrides(panel, name, "decimals")
     decimals = defaults.get("decimals") if decimals is None else decimals
     digits = decimals if decimals is not None else 2
+    unit = str(unit)
     if unit == "percentunit":
         return f"{100 * value:.1f} %"
     if unit == "s":
@@ -134,7 +137,7 @@ def _empty() -> str:
     return "<span class=none>No data</span>"
 
 
-def _stat(panel: Panel, found: list[list[tuple[str, Series]]], *_: int) -> str:
+def _stat(panel: Panel, found: Answers, *_: int) -> str:
     shows_name = panel["options"]["textMode"] == "name"
     texts = [
         escape(name if shows_name else _write(panel, name, series.newest))
@@ -143,10 +146,10 @@ def _stat(panel: Panel, found: list[list[tuple[str, Series]]], *_: int) -> str:
     return "".join(f"<div class=number>{text}</div>" for text in texts) or _empty()
 
 
-def _bars(panel: Panel, found: list[list[tuple[str, Series]]], *_: int) -> str:
+def _bars(panel: Panel, found: Answers, *_: int) -> str:
     items = list(itertools.chain(*found))
-    most = max((series.newest for _, series in items), default=0) or 1
-    widths = [f"style='width:{150 * max(0, series.newest) / most:.0f}px'" for _, series in items]
+    most = max((series.newest for _legend, series in items), default=0) or 1
+    widths = [f"style='width:{150 * max(0, series.newest) / most:.0f}px'" for _legend, series in items]
     rows = [
         f"<tr><td>{escape(name)}<td><span class=bar {width}></span>"
         f"{escape(_write(panel, name, series.newest))}"
@@ -155,14 +158,14 @@ def _bars(panel: Panel, found: list[list[tuple[str, Series]]], *_: int) -> str:
     return f"<table>{''.join(rows)}</table>" if rows else _empty()
 
 
-def _table(panel: Panel, found: list[list[tuple[str, Series]]], *_: int) -> str:
+def _table(panel: Panel, found: Answers, *_: int) -> str:
     """Merged as Grafana does it: rows with the same labels are one."""
     organize = panel["transformations"][1]["options"]
     letters = [f"Value #{target['refId']}" for target in panel["targets"]]
     letters = ["Value"] if len(letters) == 1 else letters
     rows: list[dict[str, str | float]] = []
     for letter, answers in zip(letters, found, strict=True):
-        for _, series in answers:
+        for _legend, series in answers:
             labels = {key: value for key, value in series.labels.items() if key != "__name__"}
             same = [row for row in rows if all(row.get(key, value) == value for key, value in labels.items())]
             for row in same or [{}]:
@@ -189,7 +192,7 @@ def _table(panel: Panel, found: list[list[tuple[str, Series]]], *_: int) -> str:
     return f"<table><tr>{head}{body}</table>" if rows else _empty()
 
 
-def _curves(panel: Panel, found: list[list[tuple[str, Series]]], width: int, height: int) -> str:
+def _curves(panel: Panel, found: Answers, width: int, height: int) -> str:
     items = list(itertools.chain(*found))
     if not items:
         return _empty()
@@ -237,7 +240,7 @@ def _curves(panel: Panel, found: list[list[tuple[str, Series]]], width: int, hei
     return f"<svg width='{width}' height='{shown + 2}'>{''.join(marks)}</svg><div>{keys}</div>"
 
 
-_BODIES = {
+_BODIES: Mapping[str, Callable[[Panel, Answers, int, int], str]] = {
     "stat": _stat,
     "bargauge": _bars,
     "table": _table,

@@ -25,7 +25,7 @@ _SECTIONS = {
     "job": "Jobs\n\nOn the same port, but only of the leader. It reads them from the jobs' manifests at "
     "every scrape, so a deleted job leaves no series.",
     "zoo": "Zoos\n\nOn the port of the operator's leader, too. It reads them from the zoos' manifests at "
-    "every scrape. A zoo of 95 rows has about 450 series.",
+    "every scrape. A zoo of 95 rows has about 500 series.",
     "trainer": "Workers\n\nOn the port `spec.metrics.port` (9091) of each worker pod, for all of its ranks.",
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from monitoring.prometheus import Prometheus, View
 FILES = build.ROOT / build.CHART_FILES / "dashboards"
 PICTURES_KEPT = os.environ.get("KUBEDET_SCREENSHOTS")
 """Folder where the pictures go, to be looked at."""
-CHOSEN = {
+CHOSEN: dict[str, dict[str, Any]] = {
     "fleet": {},
     "job": {"namespace": fleet_history.NAMESPACE, "job": fleet_history.JOB},
     "job-done": {"namespace": "robots", "job": fleet_history.ENDED},
