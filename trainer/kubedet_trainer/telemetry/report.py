@@ -246,13 +246,20 @@ class Reporter:
         if self._is_first:
             self._metrics.set_all("reference", figures)
 
-    def record_restore(self, *, seconds: float, status: CheckpointStatus) -> None:
-        """Report the checkpoint that this run resumed from."""
+    def record_restore(
+        self, *, seconds: float, status: CheckpointStatus, evaluation: Mapping[str, float] | None = None
+    ) -> None:
+        """Report the checkpoint that this run resumed from, and the figures of the evaluation before it.
+
+        A new worker knows no figures: without these, their curves would have a gap until the next evaluation.
+        """
         self._checkpoint = status
         self._time.book(time.monotonic(), {TimePhase.RESTORING: seconds})
         if self._start is not None:
             self._start.note_restore(seconds)
         self._metrics.set("checkpoint_restore_seconds", seconds)
+        if self._is_first:
+            self._metrics.set_all("evaluation", evaluation or {})
         _log.info(
             "resumed from %s at iteration %d",
             status.latest,

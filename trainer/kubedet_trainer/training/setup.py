@@ -307,7 +307,9 @@ def _restore_or_initialise(
     if located.manifest.metrics and located.manifest.iteration == state.iteration:
         state.history.note_evaluation(state.iteration, located.manifest.metrics)
     if world.rank == 0:
-        reporter.record_restore(seconds=time.perf_counter() - started, status=_status(located))
+        seconds, evaluations = time.perf_counter() - started, state.history.evaluations
+        newest = evaluations[-1]["metrics"] if evaluations else None
+        reporter.record_restore(seconds=seconds, status=_status(located), evaluation=newest)
 
 
 def _load_pretrained(

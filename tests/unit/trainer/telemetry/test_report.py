@@ -223,7 +223,8 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
     reporter.record_checkpoint(CHECKPOINT)
     reporter.record_checkpoint_failure()
     reporter.record_reference({"imagesPerSecond": 30.0})
-    reporter.record_restore(seconds=3.0, status=CHECKPOINT)
+    before = {"boxAP": 36.0, "boxAPs": 21.0}
+    reporter.record_restore(seconds=3.0, status=CHECKPOINT, evaluation=before)
     reporter.record_evaluation(1, metrics={"boxAP": 37.5})
     expected = {
         ("iterations_total", None): 1,
@@ -242,6 +243,7 @@ def test_every_metric_of_the_api_is_recorded_under_its_name(
         ("forward_seconds", ("local_rank", "0")): 0.0625,
         ("reference", ("metric", "imagesPerSecond")): 30,
         ("evaluation", ("metric", "boxAP")): 37.5,
+        ("evaluation", ("metric", "boxAPs")): 21.0,
     }
     for (name, label), value in expected.items():
         labels = dict([label]) if label else {}
