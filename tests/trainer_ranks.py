@@ -105,10 +105,9 @@ class Job:
 
     def find_rank(self, rank: int, *, launcher: subprocess.Popen[bytes]) -> int:
         """The process id of a rank that `launcher` has started."""
-        for pid in _descendants(launcher.pid):
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if f"RANK={rank}".encode() in variables and b"kubedet_trainer" in command:
+        running = set(_descendants(launcher.pid))
+        for beats in (self.work / "heartbeats" / "touched").glob(f"{rank}.*"):
+            if (pid := int(beats.suffix[1:])) in running:
                 return pid
         raise AssertionError(f"rank {rank} does not run")
 

@@ -95,6 +95,14 @@ def hang() -> None:
     time.sleep(300)
 
 
+def stop() -> None:
+    """Show progress once, then stop as SIGSTOP does: no handler runs, and the process still lives."""
+    from kubedet_trainer.telemetry.heartbeat import Heartbeat
+
+    Heartbeat(WORK, rank=RANK).beat()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 ACTIONS = {
     action.__name__: action
     for action in (
@@ -109,6 +117,7 @@ ACTIONS = {
         say,
         reduce,
         hang,
+        stop,
     )
 }
 

@@ -200,6 +200,21 @@ def test_hung_rank_ends_the_worker_with_its_stacks(start_worker: Callable[..., W
     assert "in hang" in worker.output()
 
 
+def test_stopped_rank_is_noticed_within_its_limit_and_not_left_behind(
+    start_worker: Callable[..., Worker],
+) -> None:
+    worker = start_worker(
+        {"0": ["await_mark never"], "1": ["stop"]},
+        KUBEDET_PROCS_PER_REPLICA="2",
+        KUBEDET_HANG_TIMEOUT_SECONDS="2",
+    )
+    assert worker.end() == 152, worker.output()
+    failure = worker.message()["failure"]
+    assert (failure["reason"], failure["rank"]) == ("Hang", 1)
+    (beat,) = (worker.directory / "work" / "heartbeats" / "touched").glob("1.*")
+    assert not Path(f"/proc/{beat.suffix[1:]}").exists()
+
+
 def test_missing_data_set_ends_the_worker_before_any_rank(
     start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
