@@ -59,6 +59,11 @@ generate: $(VENV)/dev.stamp ## Write the generated files
 	$(BIN)/python charts/generate.py
 	$(BIN)/python docs/generate.py
 
+.PHONY: costs
+costs: $(VENV)/dev.stamp ## Count the cost of every recipe, after a change of a detector; takes some minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m kubedet_trainer.training.counting
+	$(BIN)/python docs/generate.py
+
 .PHONY: verify
 verify: $(VENV)/dev.stamp ## Fail if a generated file is out of date
 	$(MONITORING) verify

@@ -22,7 +22,7 @@ from kubedet_operator.api import names, schema
 from kubedet_operator.commands import explain, overrides
 from kubedet_operator.recipes import RecipeField
 from kubedet_trainer.contract import ExitCode, failure_class
-from kubedet_trainer.recipes import catalogue
+from kubedet_trainer.recipes import catalogue, estimate
 from kubedet_trainer.recipes.catalogue import Entry
 
 PAGES = Path(__file__).resolve().parent / "reference"
@@ -39,6 +39,8 @@ _FIGURES = {
     "maskAP": "mask AP",
     "ar1000": "AR 1000",
 }
+_ESTIMATED = ("parameters (M)", "needs (GiB)", "checkpoint (GiB)", "GPU hours")
+_GPU = "H100"
 _BUDGETS = {
     "Permanent": "never restarted",
     "Application": "`spec.backoffLimit`",
@@ -168,7 +170,10 @@ def _recipes() -> Iterator[str]:
         f"The {len(published)} rows of the model zoo of February 2019 with their published figures, and "
         "small recipes for tests and first steps. The figures were measured on 8 V100 with 16 images per "
         "step (SSD: more). Frames per second are for batch size 1, including loading and post-processing. "
-        "`kubedet recipes NAME` prints a recipe in full.\n"
+        "`kubedet recipes NAME` prints a recipe in full.\n\n"
+        "The last columns are [estimates](../users/memory.md) for 8 GPUs: parameters in millions, the memory "
+        f"that a GPU needs, the size of a checkpoint, and the GPU hours on {_GPU}, on paper at least. "
+        "`kubedet estimate NAME` prints them by part.\n"
     )
     for section in dict.fromkeys(entry.section for entry in entries):
         yield f"## {catalogue.section_title(section)}\n"
@@ -185,11 +190,22 @@ def _section(entries: Sequence[Entry]) -> Iterator[str]:
             f"`{entry.recipe.name}`",
             *(entry.facets[facet] or "" for facet in facets),
             *(_figure(entry, name) for name in figures),
+            *_estimated(entry),
         )
         for entry in entries
     ]
     headings = {name: _heading(name, entries) for name in figures}
-    yield from _table(("recipe", *facets, *(headings[name] for name in figures)), rows)
+    yield from _table(("recipe", *facets, *(headings[name] for name in figures), *_ESTIMATED), rows)
+
+
+def _estimated(entry: Entry) -> Iterator[str]:
+    """The cells of `_ESTIMATED`."""
+    found = estimate.known_estimate(entry.recipe)
+    assert found is not None, "costs.json has every recipe"
+    yield f"{found.cost.parameters / 1e6:.1f}"
+    yield f"{found.need.total / 2**30:.1f}"
+    yield f"{found.cost.checkpoint_bytes / 2**30:.2f}"
+    yield next((f"{on.gpu_hours:.1f}" for on in found.on if on.gpu.name == _GPU and on.gpu_hours), "")
 
 
 def _heading(name: str, entries: Sequence[Entry]) -> str:

@@ -30,6 +30,7 @@ of the chart, or also a running operator. The last page deletes the CRD."""
 LOCAL_PAGES = (
     ("README.md",),
     ("docs/users/own-data.md", "docs/users/own-recipe.md", "docs/users/fine-tune.md", "docs/users/report.md"),
+    ("docs/users/memory.md",),
     ("trainer/README.md",),
     ("CONTRIBUTING.md",),
 )

@@ -22,7 +22,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kubedet_trainer.config import Recipe
+from kubedet_trainer.config import Recipe, plan_batch
 from kubedet_trainer.dist import World
 from kubedet_trainer.models import host, nms
 from kubedet_trainer.models.box_head import BoxHead
@@ -326,7 +326,8 @@ def prepare_run(recipe: Recipe, detector: Detector) -> Run:
         if isinstance(module, BoxHead):
             sampler = replace(module.region_sampler.sampler, priority=_draw)
             module.region_sampler = replace(module.region_sampler, sampler=sampler)
-    batch = optim.BatchPlan(global_batch=recipe.data.images_per_process, accumulation_steps=1, lr_scale=1.0)
+    images = recipe.data.images_per_process
+    batch = plan_batch(global_batch=images, images_per_process=images, world_size=1)
     run = SimpleNamespace(
         recipe=recipe,
         world=World(device=DEVICE),

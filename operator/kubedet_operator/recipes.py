@@ -15,11 +15,13 @@ from kubedet_operator.api import types
 from kubedet_operator.decision import facts
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import recipes
+from kubedet_trainer.recipes.estimate import describe_known
 from kubedet_trainer.recipes.fields import RecipeField, list_fields
 
 __all__ = [
     "RecipeField",
     "WrongRecipe",
+    "estimate",
     "find_fault",
     "is_of_this_version",
     "is_own",
@@ -57,6 +59,18 @@ def find_fault(spec: types.DetectionJobSpec) -> str | None:
 def _find_fault(name: str, overrides: tuple[tuple[str, str], ...]) -> str | None:
     """Takes two milliseconds, and the jobs of a fleet have few different recipes."""
     return recipes.find_fault(name, dict(overrides))
+
+
+def estimate(spec: types.DetectionJobSpec) -> str | None:
+    """What the training of a job needs and takes, in one line; None on CPUs, or where nothing is known.
+
+    A recipe of the user's own is not looked at, nor one that this version refuses.
+    """
+    worker = spec.worker
+    if not worker.gpus or is_own(spec) or find_fault(spec) is not None:
+        return None
+    ranks = worker.replicas * (worker.procsPerReplica or worker.gpus)
+    return describe_known(spec.recipe, spec.overrides, gpus=ranks)
 
 
 def is_own(spec: types.DetectionJobSpec) -> bool:

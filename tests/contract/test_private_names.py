@@ -31,12 +31,19 @@ _FOLDING = (
     "tests/unit/trainer/models/test_folding.py::"
     "test_outputs_and_all_gradients_are_those_of_convolution_and_normalisation"
 )
+_COUNTING = "tests/unit/trainer/training/test_counting.py"
 _PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
 
 SEAMS: dict[str, dict[str, str]] = {
     "kubedet_trainer.data.proposal_pickle": {"numpy._core.multiarray": _PICKLES},
     "kubedet_trainer.models.backbones.folding": {
         f"_foreach_{name}": _FOLDING for name in ("add", "addcmul", "mul", "rsqrt")
+    },
+    "kubedet_trainer.training.counting": {
+        "_deform_conv2d_backward": f"{_COUNTING}::test_the_table_has_what_a_step_costs",
+        "torch._subclasses.fake_tensor": f"{_COUNTING}::test_parts_of_memory_are_those_of_the_tensors",
+        "torch.utils._python_dispatch": f"{_COUNTING}::test_flops_are_those_of_the_products",
+        "torch.utils._pytree": f"{_COUNTING}::test_flops_are_those_of_the_products",
     },
     "kubedet_trainer.worker.agent": {
         "_monitor_workers": f"{_AGENT}::test_an_agent_is_made_by_exactly_four_methods",

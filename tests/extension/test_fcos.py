@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import trainer_builders
+from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Images
+from kubedet_trainer.training.counting import count_step
 from my_detectors.fcos import Fcos, FcosHead, FcosOutput, FcosTargets, overlaps
 
 HEIGHT, WIDTH = 192, 256
@@ -99,3 +101,9 @@ def test_head_that_says_what_it_should_detects_the_object_and_has_no_loss_of_its
     assert losses["loss_reg"] == 0
     assert found.labels[0] == 1
     torch.testing.assert_close(found.boxes[0], torch.tensor(box))
+
+
+def test_its_cost_is_counted_without_values() -> None:
+    cost = count_step(read_recipe("my_detectors.recipes:smoke_fcos")).cost
+    assert cost.memory.activations > 0
+    assert cost.backward.flops > cost.forward.flops > 0

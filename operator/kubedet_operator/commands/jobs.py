@@ -85,7 +85,8 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
     KUBEDET_OPERATOR_TRAINER_IMAGE names the image of jobs that set none.
 
     Checks the recipe and its overrides, too. A warning says when only the worker can judge them: if the
-    recipe is in a module that is not on this machine, or if the image is of another version.
+    recipe is in a module that is not on this machine, or if the image is of another version. A line on
+    standard error says what the training of a job on GPUs needs; `kubedet estimate` says it in full.
     """
     try:
         documents = read_documents(files)
@@ -101,6 +102,7 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
     except InvalidSetting as error:
         _refuse([error], ExitCode.USAGE)
     from kubedet_operator.commands.recipe import check_recipe  # the recipes take a tenth of a second
+    from kubedet_operator.recipes import estimate
 
     for spec in specs:
         verdict = check_recipe(spec, settings, environment=os.environ)
@@ -108,6 +110,8 @@ def render(files: tuple[Path, ...], namespace: str | None, uid: str | None) -> N
             _refuse([verdict.line], ExitCode.INVALID_INPUT)
         if verdict.line:
             click.echo(f"Warning: {verdict.line}", err=True)
+        if not documents.is_zoo and (line := estimate(spec)):
+            click.echo(f"Estimate: {line}", err=True)
     click.echo(yaml.safe_dump_all(children, sort_keys=False, width=110), nl=False)
 
 

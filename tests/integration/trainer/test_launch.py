@@ -428,3 +428,52 @@ def test_worker_that_is_done_early_waits_without_a_restart_of_the_others(
         assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
         starts = [path for worker in (first, second) for path in worker.directory.glob("work/starts-*")]
         assert [path.read_text() for path in starts] == ["x", "x"]
+
+
+_GPU = """
+import sys
+if any(name.endswith("worker.fitting") for name in sys.orig_argv):
+    from types import SimpleNamespace
+    import torch
+    torch.cuda.device_count = lambda: 1
+    torch.cuda.get_device_properties = lambda number: SimpleNamespace(total_memory={size})
+"""
+"""Of a folder on Python's path: the check of memory sees a GPU, which only a driver could make."""
+
+
+def add_gpu(folder: Path, *, size: int) -> str:
+    """A PYTHONPATH on which there is a GPU of so many bytes."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_GPU.format(size=size))
+    return f"{folder}:{Path(__file__).parent}"
+
+
+def test_a_training_that_no_gpu_holds_ends_with_95_before_its_data_are_fetched(
+    start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    worker = start_worker(
+        KUBEDET_RECIPE="mask_rcnn_r50_fpn_1x",
+        KUBEDET_OVERRIDES='{"data.images_per_process": "16"}',
+        KUBEDET_GPUS="1",
+        KUBEDET_DATASET_URI=(tmp_path / "nowhere").as_uri(),
+        PYTHONPATH=add_gpu(tmp_path / "gpu", size=8 * 2**30),
+    )
+    assert worker.end() == 95, worker.output()
+    failure = worker.message()["failure"]
+    assert failure["reason"] == "GpuTooSmall"
+    assert failure["message"].startswith("data.images_per_process: got 16, must be at most ")
+
+
+def test_a_training_that_fits_goes_on_to_its_data(
+    start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    worker = start_worker(
+        KUBEDET_RECIPE="mask_rcnn_r50_fpn_1x",
+        KUBEDET_OVERRIDES='{"data.images_per_process": "auto"}',
+        KUBEDET_GPUS="1",
+        KUBEDET_DATASET_URI=(tmp_path / "nowhere").as_uri(),
+        PYTHONPATH=add_gpu(tmp_path / "gpu", size=80 * 2**30),
+    )
+    assert worker.end() == 66, worker.output()
+    noted = json.loads((worker.directory / "work" / "capacity.json").read_text())
+    assert noted == {"mostImages": 16}

@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kubedet_trainer.commands.benchmark:benchmark",
         "Measure a recipe's speed and memory on this machine.",
     ),
+    "estimate": (
+        "kubedet_trainer.commands.estimate:estimate",
+        "Foretell the memory, time and size of a training.",
+    ),
     "publish": (
         "kubedet_trainer.commands.publish:publish",
         "Write a checkpoint's weights to a file to share.",

@@ -1,5 +1,9 @@
 """What a recipe consists of: frozen dataclasses, their checks, strict overrides. Never imports torch."""
 
+from kubedet_trainer.config.batch import (
+    BatchPlan,
+    plan_batch,
+)
 from kubedet_trainer.config.detector import (
     DetectorOptions,
 )
@@ -21,6 +25,7 @@ from kubedet_trainer.config.recipe import (
 )
 
 __all__ = [
+    "BatchPlan",
     "ColourConfig",
     "DataConfig",
     "DetectorOptions",
@@ -29,6 +34,7 @@ __all__ = [
     "ScheduleConfig",
     "apply_overrides",
     "detection_limit",
+    "plan_batch",
     "recipe_changes",
     "recipe_to_dict",
     "restore_recipe",

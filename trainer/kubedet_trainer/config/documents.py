@@ -17,6 +17,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The whole recipe as what JSON can hold: nested dictionaries, tuples as lists."""
     document: dict[str, Any] = _plain(asdict(replace(recipe, published=None)))
     del document["published"]
+    if document["data"].pop("fills_memory"):
+        document["data"]["images_per_process"] = "auto"  # as an override says it
     return {**document, "reference": recipe.reference}
 
 

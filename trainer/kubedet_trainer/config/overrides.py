@@ -12,12 +12,17 @@ from kubedet_trainer.config.recipe import Recipe
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.errors import InvalidInput
 
+_AUTOMATIC = {"data.images_per_process": "data.fills_memory"}
+"""Fields that may be left to the machine, and what says so. The recipe's own value stays known."""
+_AUTO = "auto"
+
 
 def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     """`recipe` with every named field replaced by its value, given as text.
 
-    Lists are separated by commas, ``data.scale=320,240``; ``none`` empties an optional field. All fields of
-    one part are replaced together, so that values which fit only each other can be given in any order.
+    Lists are separated by commas, ``data.scale=320,240``; ``none`` empties an optional field, and ``auto``
+    leaves `data.images_per_process` to the machine. All fields of one part are replaced together, so that
+    values which fit only each other can be given in any order.
 
     Raises:
         InvalidInput: a name is unknown or fixed, a value is not of its type, or the result breaks a rule.
@@ -27,7 +32,13 @@ def apply_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
         if path not in types:
             remedy = did_you_mean(path, types) or " `kubedet explain spec.overrides` lists the fields."
             raise InvalidInput(f"{path}: got '{text}', must be a field of the recipe.{remedy}")
-    values = {path: _parse(path, text, types[path]) for path, text in overrides.items()}
+    values: dict[str, Any] = {}
+    for path, text in overrides.items():
+        is_left = path in _AUTOMATIC and text.strip().lower() == _AUTO
+        if path in _AUTOMATIC:
+            values[_AUTOMATIC[path]] = is_left
+        if not is_left:
+            values[path] = _parse(path, text, types[path])
     changed: Recipe = _replace(recipe, values, prefix="")
     return changed
 

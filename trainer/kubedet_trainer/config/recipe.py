@@ -89,7 +89,10 @@ class DataConfig:
     """Images of a class that is in a smaller share of the images are repeated in an epoch, sqrt(threshold /
     share) times on average (Gupta et al., 2019); None repeats none."""
     images_per_process: int = bounded(default=2, minimum=1)
-    """Images of one forward and backward pass of one process."""
+    """Images of one forward and backward pass of one process. `auto` as an override: as many of its share of
+    the global batch as the memory of a GPU is estimated to hold; without GPUs the recipe's number."""
+    fills_memory: bool = fixed(default=False)
+    """Whether `images_per_process` was overridden with `auto`."""
     num_workers: int = bounded(default=2, minimum=0)
     """Processes that decode images, per rank; 0 decodes in the rank itself."""
 

@@ -12,6 +12,7 @@ from kubedet_trainer.contract.codes import (
 )
 from kubedet_trainer.contract.environment import (
     CACHE_DIRECTORY,
+    CAPACITY_FILE,
     DATASET_DIRECTORY,
     FAILURES_DIRECTORY,
     LAUNCH_MODULE,
@@ -52,6 +53,7 @@ from kubedet_trainer.contract.records import (
 
 __all__ = [
     "CACHE_DIRECTORY",
+    "CAPACITY_FILE",
     "COMPARABLE_PRECISIONS",
     "DATASET_DIRECTORY",
     "FAILURES_DIRECTORY",

@@ -25,6 +25,8 @@ OWN_RECIPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-
 PROGRESS_FILE = "progress.json"
 """In the work directory: the `ProgressRecord` of rank 0, replaced atomically. Only rank 0's worker has it."""
 
+CAPACITY_FILE = "capacity.json"
+"""In the work directory: ``{"mostImages": 8}``, how many images at a time the GPUs of this worker hold."""
 RESULTS_FILE = "results.json"
 """In the work directory: the `Results` that rank 0 writes at the end. Next to the checkpoints: its report."""
 

@@ -85,11 +85,12 @@ def train_loader(
     plan: Plan,
     pipeline: Pipeline,
     world: World,
+    images_per_pass: int | None = None,
     start_iteration: int = 0,
     end_iteration: int,
     num_workers: int,
 ) -> Loader:
-    """This rank's chunks of the global iterations [start, end), `accumulation_steps` batches for each.
+    """This rank's images of the global iterations [start, end), `images_per_pass` a batch or else a chunk.
 
     One iterator serves all epochs, so the workers stay and read ahead across an epoch's end. An image without
     ground truth is replaced by another of its aspect group.
@@ -98,6 +99,7 @@ def train_loader(
         plan,
         rank=world.rank,
         world_size=world.size,
+        images_per_pass=images_per_pass,
         start_iteration=start_iteration,
         end_iteration=end_iteration,
     )

@@ -105,14 +105,22 @@ def _appear(chances: NDArray[np.float64], generator: torch.Generator) -> NDArray
 
 
 class ChunkSampler(Sampler[list[SampleKey]]):
-    """This rank's chunks, in order, from one global iteration up to another, across epochs.
+    """This rank's images, in order, from one global iteration up to another, across epochs.
 
-    Chunk c of a global batch belongs to rank c modulo the world size, so each rank accumulates gradients over
-    `accumulation_steps` chunks an iteration.
+    Chunk c of a global batch belongs to rank c modulo the world size. The rank's share of an iteration is the
+    same however many of its images it takes at a time: by default a chunk, else `images_per_pass`, those of
+    one aspect next to each other, so that few of them are padded to the shape of others.
     """
 
     def __init__(
-        self, plan: Plan, *, rank: int, world_size: int, start_iteration: int = 0, end_iteration: int
+        self,
+        plan: Plan,
+        *,
+        rank: int,
+        world_size: int,
+        images_per_pass: int | None = None,
+        start_iteration: int = 0,
+        end_iteration: int,
     ) -> None:
         if plan.chunks_per_iteration % world_size:
             raise InvalidInput(
@@ -122,12 +130,18 @@ class ChunkSampler(Sampler[list[SampleKey]]):
         self._plan = plan
         self._rank = rank
         self._world_size = world_size
+        self._images_per_pass = images_per_pass or plan.images_per_process
+        share = plan.global_batch // world_size
+        if share % self._images_per_pass:
+            raise InvalidInput(
+                f"images_per_pass: got {self._images_per_pass}, must divide the {share} images of a process"
+            )
         self._iterations = range(start_iteration, end_iteration)
 
     @property
     def accumulation_steps(self) -> int:
-        """Chunks of this rank in each iteration."""
-        return self._plan.chunks_per_iteration // self._world_size
+        """Passes of this rank in each iteration."""
+        return self._plan.global_batch // self._world_size // self._images_per_pass
 
     def __len__(self) -> int:
         return len(self._iterations) * self.accumulation_steps
@@ -136,5 +150,14 @@ class ChunkSampler(Sampler[list[SampleKey]]):
         epoch_of = lru_cache(maxsize=1)(lambda epoch: epoch_batches(self._plan, epoch=epoch))
         for iteration in self._iterations:
             epoch, step = divmod(iteration, self._plan.iterations_per_epoch)
-            for chunk in epoch_of(epoch)[step, self._rank :: self._world_size].tolist():
-                yield [SampleKey(epoch, position) for position in chunk]
+            chunks = epoch_of(epoch)[step, self._rank :: self._world_size]
+            for images in self._passes(chunks).tolist():
+                yield [SampleKey(epoch, position) for position in images]
+
+    def _passes(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(passes, images) of this rank's (chunks, images) of an iteration."""
+        if self._images_per_pass == self._plan.images_per_process:
+            return chunks
+        share = chunks.reshape(-1)
+        by_aspect = share[np.argsort(self._plan.aspect_groups[share], kind="stable")]
+        return by_aspect.reshape(-1, self._images_per_pass)

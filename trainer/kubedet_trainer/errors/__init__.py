@@ -41,6 +41,12 @@ class CredentialsRefused(TrainerError):
     exit_code = ExitCode.CREDENTIALS_REFUSED
 
 
+class GpuTooSmall(TrainerError):
+    """A GPU has less memory than the training is estimated to need."""
+
+    exit_code = ExitCode.OUT_OF_GPU_MEMORY
+
+
 class LossNotFinite(TrainerError):
     """A term of the loss became NaN or infinite."""
 

@@ -32,7 +32,8 @@ class Verdict:
 _OUT_OF_MEMORY = Verdict(
     exit_code=ExitCode.OUT_OF_GPU_MEMORY,
     meaning="out of GPU memory",
-    remedy="lower data.images_per_process, whose global batch accumulation keeps, or data.scale",
+    remedy="lower data.images_per_process or set it to auto: accumulation keeps the global batch; or lower "
+    "data.scale",
 )
 _BROKEN = Verdict(exit_code=ExitCode.GPU_HARDWARE, meaning="a GPU is broken")
 _BROKEN_NODE = Verdict(exit_code=ExitCode.GPU_HARDWARE, meaning="the GPU driver of the node is broken")

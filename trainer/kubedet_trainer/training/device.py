@@ -18,6 +18,14 @@ from kubedet_trainer.errors import GpuBroken, InvalidInput, native
 _FIRST_WITH_TF32 = (8, 0)
 """Compute capability of the first GPUs that have TF32, those of 2020 (A100)."""
 
+AUTOCAST: dict[Precision, torch.dtype | None] = {
+    "fp32": None,
+    "tf32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""By a recipe's precision, what its forward pass computes in where that is exact enough; None: in float32."""
+
 _DEVICES = Path("/dev")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _GIVEN = "NVIDIA_VISIBLE_DEVICES"

@@ -24,13 +24,12 @@ from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
-from kubedet_trainer.training.device import open_device
+from kubedet_trainer.training.device import AUTOCAST, open_device
 from kubedet_trainer.training.proposals import check_proposals
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.state import chunk_seed
 
-_AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _UNTIMED_ITERATIONS = 50
 """The zoo's record: it took the mean of all but the first (`docs/zoo.md`, 10), so the first iterations of a
 process do not count; of a run of less than two records its first half does not."""
@@ -127,12 +126,12 @@ def _step(run: Run, batches: Iterator[Batch]) -> None:
     if recipe.precision != "fp16":  # there a scaler skips steps whose gradients overflow
         sums["gradient norm"] = norm
     run.monitor.record(state.iteration, sums)
-    _record_time(run, images=steps * recipe.data.images_per_process)
+    _record_time(run, images=steps * run.data.batch.images_per_pass)
 
 
 def _forward(run: Run, batch: Batch) -> dict[str, Tensor]:
     """The losses of one chunk, each divided by the chunks that this rank accumulates."""
-    device, dtype = run.world.device, _AUTOCAST[run.recipe.precision]
+    device, dtype = run.world.device, AUTOCAST[run.recipe.precision]
     batch = batch.to(device)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
     with run.forwards.forward_pass(), autocast:

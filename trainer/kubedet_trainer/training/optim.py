@@ -1,54 +1,13 @@
-"""How weights move: the zoo's SGD, its learning-rate schedule, clipping, and the batch they belong to."""
+"""How weights move: the zoo's SGD, its learning-rate schedule, and clipping."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.config import OptimizerConfig, ScheduleConfig
-from kubedet_trainer.contract import BatchPolicy
-from kubedet_trainer.errors import InvalidInput
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """How one optimiser step is shared by the ranks."""
-
-    global_batch: int
-    """Images of a step over all ranks."""
-    accumulation_steps: int
-    """Forward and backward passes of each rank in a step."""
-    lr_scale: float
-    """1 where the recipe's global batch is kept, else the linear rule of Goyal et al., 2017."""
-
-
-def plan_batch(
-    *,
-    global_batch: int,
-    images_per_process: int,
-    world_size: int,
-    policy: BatchPolicy = BatchPolicy.KEEP_GLOBAL,
-) -> BatchPlan:
-    """Keep the global batch at this world size if its chunks divide, else take the nearest that does.
-
-    By the other policy every process takes one chunk a step, and nothing is accumulated.
-
-    Raises:
-        InvalidInput: `images_per_process` does not divide `global_batch`.
-    """
-    if global_batch % images_per_process:
-        raise InvalidInput(
-            f"global_batch: got {global_batch}, must be a multiple of data.images_per_process = "
-            f"{images_per_process}"
-        )
-    chunks = global_batch // images_per_process
-    is_kept = policy is BatchPolicy.KEEP_GLOBAL
-    steps = max(1, round(chunks / world_size)) if is_kept else 1
-    actual = steps * world_size * images_per_process
-    return BatchPlan(global_batch=actual, accumulation_steps=steps, lr_scale=actual / global_batch)
 
 
 def build_optimizer(model: nn.Module, *, config: OptimizerConfig) -> torch.optim.SGD:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kubedet_trainer import config, contract, dist
-from kubedet_trainer.config import Recipe
+from kubedet_trainer.config import BatchPlan, Recipe
 from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.data import loader, opening
 from kubedet_trainer.data.loader import Loader
@@ -27,11 +27,10 @@ from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
-from kubedet_trainer.training import best, optim, restore
+from kubedet_trainer.training import best, capacity, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.manifest import Located
-from kubedet_trainer.training.optim import BatchPlan
 from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.source import Source, read_source
@@ -106,6 +105,7 @@ class Run:
             plan=self.data.sampling,
             pipeline=self.data.pipeline,
             world=self.world,
+            images_per_pass=self.data.batch.images_per_pass,
             start_iteration=self.state.iteration,
             end_iteration=end_iteration,
             num_workers=self.recipe.data.num_workers,
@@ -214,12 +214,7 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
     left_out = dataset.left_out(recipe.data)
     if world.rank == 0:
         opening.log_findings(dataset, left_out)
-    batch = optim.plan_batch(
-        global_batch=recipe.global_batch,
-        images_per_process=recipe.data.images_per_process,
-        world_size=world.size,
-        policy=settings.batch_policy,
-    )
+    batch = _plan_batch(settings, recipe, world=world)
     if batch.lr_scale != 1:
         _log.warning(
             "%d processes use %d images per step, not %d; the learning rate becomes %.3g times the recipe's",
@@ -242,6 +237,28 @@ def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -
         ),
         pipeline=Pipeline.of_training(recipe.data),
     )
+
+
+def _plan_batch(settings: RunSettings, recipe: Recipe, *, world: dist.World) -> BatchPlan:
+    """How the ranks share a step, and as many images at a time as the smallest of their GPUs holds."""
+    batch = config.plan_batch(
+        global_batch=recipe.global_batch,
+        images_per_process=recipe.data.images_per_process,
+        world_size=world.size,
+        policy=settings.batch_policy,
+    )
+    most = capacity.read_most_images(settings.work_directory)
+    if not recipe.data.fills_memory or world.device.type == "cpu" or most is None:
+        return batch
+    [fewest] = dist.maximum([-most])
+    filled = batch.filling(round(-fewest))
+    _log.info(
+        "%d images at a time fit the GPUs of all ranks; each takes its %d images of a step in %d passes",
+        filled.images_per_pass,
+        filled.images_per_pass * filled.accumulation_steps,
+        filled.accumulation_steps,
+    )
+    return filled
 
 
 def _build_detector(recipe: Recipe, *, data: RunData, device: torch.device) -> Detector:

@@ -23,6 +23,9 @@ from kubedet_trainer.errors import TrainerError, native
 AGENT_MODULE = "kubedet_trainer.worker.agent"
 """The module that ``python -m`` runs to start the ranks of one worker."""
 
+FITTING_MODULE = "kubedet_trainer.worker.fitting"
+"""The module that ``python -m`` runs to compare a training with the memory of the GPUs."""
+
 PREPARATION_MODULE = "kubedet_trainer.worker.preparation"
 """The module that ``python -m`` runs to make the data of one worker local."""
 
@@ -31,6 +34,9 @@ RANK_MODULE = "kubedet_trainer"
 
 ENDING_FILE = "agent.json"
 """Holds the `AgentEnding` of the newest agent, in the work directory."""
+
+FITTING_FILE = "fitting.json"
+"""Holds the `Failure` of that, next to the records of the ranks."""
 
 PREPARATION_FILE = "preparation.json"
 """Holds the `Failure` of the preparation, next to the records of the ranks."""

@@ -1,8 +1,9 @@
 """PID 1 of a worker: ``python -m kubedet_trainer.worker.launch``.
 
-It checks the recipe, has the data made local, has the agent start the ranks, and serves their metrics and
-progress. It passes SIGTERM on, and turns every ending into an exit code and a termination message. It imports
-no torch, so it answers within a fraction of a second and stays small compared with the ranks.
+It checks the recipe, has the memory of its GPUs checked and the data made local, has the agent start the
+ranks, and serves their metrics and progress. It passes SIGTERM on, and turns every ending into an exit code
+and a termination message. It imports no torch, so it answers within a fraction of a second and stays small
+compared with the ranks.
 """
 
 from __future__ import annotations
@@ -86,9 +87,11 @@ def _run(settings: RunSettings, environment: Mapping[str, str], options: Options
         warm.standby(programs.agent_environment(settings, environment)) as standby,
     ):
         _logger.info("the worker serves metrics", extra={"port": port, "attempt": settings.attempt})
-        return programs.prepare_data(
-            settings, environment, options, stop, with_proposals=with_proposals
-        ) or _train(settings, environment, options, stop, standby)
+        return (
+            programs.check_memory(settings, environment, options, stop)
+            or programs.prepare_data(settings, environment, options, stop, with_proposals=with_proposals)
+            or _train(settings, environment, options, stop, standby)
+        )
 
 
 def _clean_work_directory(settings: RunSettings) -> None:
@@ -97,7 +100,12 @@ def _clean_work_directory(settings: RunSettings) -> None:
     for name in (contract.FAILURES_DIRECTORY, contract.METRICS_DIRECTORY, heartbeat.DIRECTORY):
         shutil.rmtree(directory / name, ignore_errors=True)
         (directory / name).mkdir(parents=True)
-    for name in (contract.PROGRESS_FILE, contract.RESULTS_FILE, endings.ENDING_FILE):
+    for name in (
+        contract.CAPACITY_FILE,
+        contract.PROGRESS_FILE,
+        contract.RESULTS_FILE,
+        endings.ENDING_FILE,
+    ):
         (directory / name).unlink(missing_ok=True)
     if settings.replica_index == 0:
         record = contract.ProgressRecord(progress=contract.Progress(stage=contract.Stage.INITIALIZING))

@@ -1,4 +1,4 @@
-"""The two programs that PID 1 starts one after the other: the preparation of the data, and the agent."""
+"""The programs that PID 1 starts one after the other: a check of memory, the data, and the agent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ _KILL_MARGIN_SECONDS = 5
 """What PID 1 needs of the grace period after the agent has ended."""
 
 _PREPARATION_END_SECONDS = 5
-"""How long the preparation may take to remove its temporary files after a stop."""
+"""How long what comes before the training may take to remove its temporary files after a stop."""
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +68,17 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def check_memory(
+    settings: RunSettings, environment: Mapping[str, str], options: Options, stop: StopRequest
+) -> Failure | None:
+    """Compare the training with the memory of the GPUs. Returns why it cannot be, or None if it can."""
+    if not settings.gpus:
+        return None
+    return _run_before_training(
+        endings.FITTING_MODULE, "the check of GPU memory", settings, environment, options, stop
+    )
+
+
 def prepare_data(
     settings: RunSettings,
     environment: Mapping[str, str],
@@ -77,12 +88,30 @@ def prepare_data(
     with_proposals: bool,
 ) -> Failure | None:
     """Make the data local. Returns why that failed, or None if it did not."""
+    return _run_before_training(
+        endings.PREPARATION_MODULE,
+        "the preparation of the data",
+        settings,
+        environment,
+        options,
+        stop,
+        arguments=["--proposals"] if with_proposals else [],
+    )
+
+
+def _run_before_training(
+    module: str,
+    name: str,
+    settings: RunSettings,
+    environment: Mapping[str, str],
+    options: Options,
+    stop: StopRequest,
+    *,
+    arguments: Sequence[str] = (),
+) -> Failure | None:
     memory_kills = processes.count_memory_kills()
     program = processes.start_module(
-        endings.PREPARATION_MODULE,
-        arguments=["--proposals"] if with_proposals else [],
-        environment=environment,
-        output=options.output,
+        module, arguments=arguments, environment=environment, output=options.output
     )
     for _ in _polls(program, stop=stop, grace_seconds=_PREPARATION_END_SECONDS):
         options.observe(read_json(settings.work_directory / contract.PROGRESS_FILE))
@@ -93,7 +122,7 @@ def prepare_data(
     if program.returncode == ExitCode.DONE:
         return None
     memory_limit_hit = processes.count_memory_kills() > memory_kills
-    return endings.crash("the preparation of the data", program.returncode, memory_limit_hit=memory_limit_hit)
+    return endings.crash(name, program.returncode, memory_limit_hit=memory_limit_hit)
 
 
 def run_agent(

@@ -95,6 +95,51 @@ def test_render_refuses_a_recipe_that_the_trainer_would_refuse(
     assert result.stdout == ""
 
 
+def test_render_says_what_the_training_of_a_job_on_gpus_needs(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_manifest(recipe="ssd300_voc", worker={"replicas": 1, "gpus": 8})))
+
+    result = CliRunner().invoke(jobs.render, [str(path)])
+
+    assert result.exit_code == 0
+    assert re.fullmatch(
+        r"Estimate: a GPU needs about 1\.\d GiB for 4 images at a time, 0\.9 GiB of it tensors; "
+        r"a checkpoint takes 0\.\d+ GiB; hours on paper, at least, with 8 x GPU: "
+        r"[\d.]+ on V100, .*, [\d.]+ on B200\n",
+        result.stderr,
+    )
+
+
+def test_render_names_the_command_that_estimates_what_is_not_known_beforehand(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    overrides = {"data.scale": "640,480"}
+    path.write_text(
+        yaml.safe_dump(
+            make_manifest(recipe="ssd300_voc", overrides=overrides, worker={"replicas": 2, "gpus": 4})
+        )
+    )
+
+    result = CliRunner().invoke(jobs.render, [str(path)])
+
+    assert result.stderr == (
+        "Estimate: `kubedet estimate ssd300_voc data.scale=640,480 --gpus 8` foretells memory and time\n"
+    )
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_render_estimates_nothing_on_cpus_and_no_recipe_of_ones_own(
+    tmp_path: Path, own_recipes: Path, gpus: int
+) -> None:
+    path = tmp_path / "job.yaml"
+    worker = {"replicas": 1, "gpus": gpus}
+    recipe = "mine:small" if gpus else "ssd300_voc"
+    path.write_text(yaml.safe_dump(make_manifest(recipe=recipe, worker=worker)))
+
+    result = CliRunner().invoke(jobs.render, [str(path)], env={"PYTHONPATH": str(own_recipes)})
+
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("image", ["registry/kubedet-trainer:9.9.9", "kubedet-trainer@sha256:" + "0" * 64])
 def test_render_warns_where_an_image_of_another_version_may_know_the_recipe(
     tmp_path: Path, image: str

@@ -130,3 +130,44 @@ def test_a_global_batch_that_cannot_be_dealt_is_refused() -> None:
 def test_no_training_image_is_refused() -> None:
     with pytest.raises(InvalidInput, match="training images: got none"):
         make_plan([])
+
+
+@pytest.mark.parametrize("images_per_pass", [1, 2, 4, 8])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_rank_gets_the_same_images_however_many_it_takes_at_a_time(
+    images_per_pass: int, world_size: int
+) -> None:
+    plan = make_plan([0] * 40 + [1] * 24, chunks=8)
+    for rank in range(world_size):
+        by_chunk, by_pass = (
+            ChunkSampler(plan, rank=rank, world_size=world_size, images_per_pass=images, end_iteration=9)
+            for images in (None, images_per_pass)
+        )
+        assert by_pass.accumulation_steps * images_per_pass * world_size == plan.global_batch
+        assert {len(keys) for keys in by_pass} == {images_per_pass}
+        share = plan.global_batch // world_size
+        chunks, passes = ([key for keys in one for key in keys] for one in (by_chunk, by_pass))
+        assert len(passes) == len(chunks) == 9 * share
+        for start in range(0, 9 * share, share):
+            assert sorted(passes[start : start + share]) == sorted(chunks[start : start + share])
+
+
+def test_images_of_one_aspect_are_taken_together() -> None:
+    plan = make_plan([0] * 40 + [1] * 24, chunks=8)
+    for iteration in range(plan.iterations_per_epoch):
+        passes = ChunkSampler(
+            plan,
+            rank=0,
+            world_size=1,
+            images_per_pass=4,
+            start_iteration=iteration,
+            end_iteration=iteration + 1,
+        )
+        aspects = [{int(plan.aspect_groups[key.position]) for key in keys} for keys in passes]
+        assert sum(len(found) > 1 for found in aspects) <= 1
+
+
+def test_passes_must_share_a_process_images_evenly() -> None:
+    plan = make_plan([0] * 16)
+    with pytest.raises(InvalidInput, match=r"images_per_pass: got 3, must divide the 8 images of a process"):
+        ChunkSampler(plan, rank=0, world_size=1, images_per_pass=3, end_iteration=1)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from kubedet_trainer.config import plan_batch
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.training import loop, optim, results, setup
+from kubedet_trainer.training import loop, results, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.state import chunk_seed
 from trainer_builders import forbid_host_synchronisation
@@ -85,7 +86,7 @@ def test_the_rate_of_a_grown_batch_grows_with_it(make_run: MakeRun) -> None:
     run.data = setup.RunData(
         **{
             **{name: getattr(run.data, name) for name in run.data.__dataclass_fields__},
-            "batch": optim.plan_batch(global_batch=4, images_per_process=2, world_size=4),
+            "batch": plan_batch(global_batch=4, images_per_process=2, world_size=4),
         }
     )
     assert loop._learning_rate(run) == pytest.approx(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kubedet_trainer.config import OptimizerConfig, ScheduleConfig
+from kubedet_trainer.config import OptimizerConfig, ScheduleConfig, plan_batch
 from kubedet_trainer.contract import BatchPolicy
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.training import optim
@@ -42,13 +42,13 @@ def test_without_warm_up_the_first_rate_is_the_base() -> None:
 
 @pytest.mark.parametrize(("world_size", "steps"), [(1, 8), (2, 4), (4, 2), (8, 1)])
 def test_the_global_batch_is_kept_where_its_chunks_divide(world_size: int, steps: int) -> None:
-    plan = optim.plan_batch(global_batch=16, images_per_process=2, world_size=world_size)
+    plan = plan_batch(global_batch=16, images_per_process=2, world_size=world_size)
     assert (plan.global_batch, plan.accumulation_steps, plan.lr_scale) == (16, steps, 1.0)
 
 
 @pytest.mark.parametrize(("world_size", "batch"), [(3, 18), (5, 20), (16, 32), (24, 48)])
 def test_else_the_rate_follows_the_batch_linearly(world_size: int, batch: int) -> None:
-    plan = optim.plan_batch(global_batch=16, images_per_process=2, world_size=world_size)
+    plan = plan_batch(global_batch=16, images_per_process=2, world_size=world_size)
     assert plan.global_batch == batch
     assert plan.accumulation_steps * world_size * 2 == batch
     assert plan.lr_scale == batch / 16
@@ -56,7 +56,7 @@ def test_else_the_rate_follows_the_batch_linearly(world_size: int, batch: int) -
 
 @pytest.mark.parametrize(("world_size", "batch"), [(1, 2), (8, 16), (24, 48)])
 def test_or_each_process_takes_one_chunk_and_the_rate_follows(world_size: int, batch: int) -> None:
-    plan = optim.plan_batch(
+    plan = plan_batch(
         global_batch=16,
         images_per_process=2,
         world_size=world_size,
@@ -69,7 +69,7 @@ def test_a_batch_that_chunks_do_not_fill_is_refused() -> None:
     with pytest.raises(
         InvalidInput, match=r"global_batch: got 15, must be a multiple of data.images_per_process"
     ):
-        optim.plan_batch(global_batch=15, images_per_process=2, world_size=1)
+        plan_batch(global_batch=15, images_per_process=2, world_size=1)
 
 
 def test_sgd_decays_every_parameter_and_leaves_frozen_ones() -> None:
