@@ -95,7 +95,7 @@ def test_a_job_survives_the_loss_of_a_worker(
     wait_for(lambda: not operator.get("pods,services", "-l", selector)["items"], 120, "nothing left")
 
 
-def test_a_job_gives_the_same_figures_here_as_on_the_cluster(
+def test_a_corrected_job_gives_the_same_figures_here_as_on_the_cluster(
     operator: Any,
     object_store: Any,
     apply_job: Callable[..., str],
@@ -103,7 +103,10 @@ def test_a_job_gives_the_same_figures_here_as_on_the_cluster(
     tmp_path: Path,
 ) -> None:
     short = {"REPLICAS": 2, "OVERRIDES": '{schedule.epochs: "2", schedule.decay_epochs: "1"}'}
-    name = apply_job("there", **short)
+    name = apply_job("there", RECIPE="smoke_faster_rcn", **short)
+    refused = functools.partial(condition_of, operator, name, "Failed", "True", "smoke_faster_rcnn")
+    wait_for(refused, 180, "the refusal of the recipe")
+    apply_job("there", **short)
     operator.kubectl("wait", "--for=condition=Complete", "-n", NAMESPACE, f"dj/{name}", "--timeout=600s")
     there = status_of(operator, name)["results"]
 
