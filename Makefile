@@ -32,6 +32,11 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/run.stamp
 .PHONY: install
 install: $(VENV)/dev.stamp ## Create the virtual environment for development
 
+.PHONY: audit
+audit: ## Look every pinned package up in PyPI's database of known vulnerabilities
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.10,<3'; }
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
 JOB := manifests/samples/smallest.yaml
 .PHONY: demo
 demo: $(VENV)/run.stamp ## Train a detector on generated shapes and print its row; JOB=... runs another job
