@@ -20,7 +20,7 @@ class ApiUnreachable(OperatorError):
     """The API server does not answer, or answers that it cannot serve now."""
 
     reason = "ApiUnreachable"
-    longest_retry_seconds = 10.0
+    longest_retry_seconds = 5.0
 
 
 class ApiBusy(OperatorError):
@@ -77,7 +77,7 @@ class Conflict(OperatorError):
     """Somebody has changed the object since it was read; read it again."""
 
     reason = "Conflict"
-    longest_retry_seconds = 10.0
+    longest_retry_seconds = 5.0
 
 
 class Rejected(OperatorError):

@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 class Pace:
     """Times of a watch."""
 
-    renewal_seconds: int = 10
+    renewal_seconds: int = 5
     """The API server ends each watch after this time, and the next one resumes: none is silent for long."""
-    silence_seconds: float = 15
+    silence_seconds: float = 9
     """A watch that has not ended by then is dead, although its connection is open."""
     resumption_seconds: float = 0.25
     """The pause before a watch resumes whose connection broke, and before a list repeats."""

@@ -10,7 +10,8 @@ from kubedet_operator.telemetry.health import Health, Stream
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.25
-LONGEST_RETRY_SECONDS = 10.0
+LONGEST_RETRY_SECONDS = 3.0
+"""Short, since every status is late until the streams are back; they are few."""
 
 _TOLERATED = 1
 """Consecutive failures that are not logged: a single request may fail at any time."""

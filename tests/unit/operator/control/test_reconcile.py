@@ -254,7 +254,7 @@ async def test_a_pause_that_the_api_server_asks_for_makes_no_later_delay_longer(
 
 @pytest.mark.parametrize(
     ("failure", "longest"),
-    [(errors.ApiUnreachable("away"), 10), (errors.Conflict("changed"), 10), (errors.Rejected("quota"), 60)],
+    [(errors.ApiUnreachable("away"), 5), (errors.Conflict("changed"), 5), (errors.Rejected("quota"), 60)],
 )
 async def test_only_what_somebody_has_to_change_is_tried_at_long_intervals(
     world: World, failure: errors.OperatorError, longest: float, caplog: pytest.LogCaptureFixture
