@@ -17,6 +17,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+HOSTILE = "<script>alert(1)</script>"
+PICTURES_KEPT = os.environ.get("KUBEDET_SCREENSHOTS")
+"""Folder where the screenshots of tests go, to be looked at."""
+
 _PORT_FILE = "DevToolsActivePort"
 _SECONDS = 60.0
 
@@ -55,6 +59,25 @@ def chromium() -> str:
 def look(page: Path, *, width: int, script: str = "null", dark: bool = False) -> Seen:
     """Open a page as wide as this, run a script in it, and tell what happened."""
     return asyncio.run(_look(page, width=width, script=script, dark=dark))
+
+
+def open_page(
+    content: bytes, folder: Path, *, width: int, script: str = "null", name: str = "page", dark: bool = False
+) -> Seen:
+    """Open a page as wide as this, and run a script in it."""
+    file = folder / f"{name}.html"
+    file.write_bytes(content)
+    seen = look(file, width=width, script=script, dark=dark)
+    if PICTURES_KEPT:
+        Path(PICTURES_KEPT, f"{name}-{width}{'-dark' * dark}.png").write_bytes(seen.picture)
+    return seen
+
+
+def assert_quiet(seen: Seen) -> None:
+    """The page complains of nothing, asks for nothing, and fits."""
+    assert seen.errors == []
+    assert seen.requests == []
+    assert seen.content_width <= seen.width
 
 
 async def _look(page: Path, *, width: int, script: str, dark: bool) -> Seen:

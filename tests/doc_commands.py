@@ -31,6 +31,7 @@ LOCAL_PAGES = (
     ("README.md",),
     ("docs/users/own-data.md", "docs/users/own-recipe.md", "docs/users/fine-tune.md", "docs/users/report.md"),
     ("docs/users/memory.md",),
+    ("docs/users/zoo-page.md",),
     ("trainer/README.md",),
     ("CONTRIBUTING.md",),
 )
@@ -60,6 +61,10 @@ NOT_RUN = {
     "tests/integration/operator starts the operator like this",
     "KUBEDET_RENDEZVOUS_ENDPOINT=": "needs three machines; tests/integration/trainer runs both on one",
     "kubedet train faster_rcnn_r50_fpn_1x": "needs eight GPUs and COCO",
+    "kubectl get zoo shapes -o json": "no row ends there; tests/unit/trainer/reports/test_zoo_page.py "
+    "writes the page of such a file",
+    "kubedet report --zoo": "the same",
+    "kubedet publish --zoo": "the same; tests/unit/trainer/inference/test_publish_zoo.py publishes",
     "kubectl create configmap my-recipes": "needs a cluster; tests/e2e/test_own_recipe.py runs it on one",
 }
 """Beginnings of commands that are not run, and the reason."""

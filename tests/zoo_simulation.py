@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import jsonschema
@@ -17,10 +17,13 @@ import jsonschema
 import builders
 from clockwork import Clockwork
 from kubedet_operator.api import names, schema, types, validation
+from kubedet_operator.decision.facts import PodFacts
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import observe_zoo
 from kubedet_operator.decision.zoo.plan import (
     CreateJob,
+    CreatePage,
+    DeletePage,
     DeleteRowJob,
     SuspendJob,
     ZooAction,
@@ -62,6 +65,12 @@ class ZooSimulation(Clockwork):
         """What the API server says to whoever creates a job; None: it creates them."""
         self.refusal: str | None = None
         """What the operator has been told so."""
+        self.page: PodFacts | None = None
+        """The pod that writes the page."""
+        self.page_ends: Callable[[PodFacts], PodFacts] = end_well
+        """What becomes of every such pod at once."""
+        self.pages: list[dict[str, Any]] = []
+        """The manifests of all such pods."""
         self.trained: Counter[str] = Counter()
         """Job name to the number of trainings of it that came to their end."""
         self.writes = 0
@@ -79,7 +88,9 @@ class ZooSimulation(Clockwork):
         """What the operator decides that knows `jobs`, by default all there are."""
         assert self.zoo is not None
         known = self.jobs if jobs is None else jobs
-        return decide_zoo(observe_zoo(self.zoo, jobs=known.values(), rejection=self.refusal, now=self.now))
+        return decide_zoo(
+            observe_zoo(self.zoo, jobs=known.values(), rejection=self.refusal, page=self.page, now=self.now)
+        )
 
     def reconcile(self, survives: int | None = None) -> None:
         """One round, of which at most `survives` actions happen."""
@@ -110,6 +121,11 @@ class ZooSimulation(Clockwork):
         """What the API server does about one action; one that comes too late does nothing."""
         if isinstance(action, CreateJob):
             self._create(json.loads(json.dumps(action.manifest)))
+        elif isinstance(action, CreatePage):
+            self._create_page(json.loads(json.dumps(action.manifest)))
+        elif isinstance(action, DeletePage):
+            if self.page is not None and self.page.uid == action.uid:
+                self.page = None
         elif self.zoo is not None and not isinstance(action, SuspendJob | DeleteRowJob):
             assert action.uid == self.zoo["metadata"]["uid"]
             self.zoo = None
@@ -149,6 +165,22 @@ class ZooSimulation(Clockwork):
         manifest["metadata"]["uid"] = f"{name}-{self._created}"
         manifest["status"] = {}
         self.jobs[name] = manifest
+
+    def _create_page(self, manifest: dict[str, Any]) -> None:
+        assert self.zoo is not None
+        assert self.page is None, "two pods write one page"
+        assert sum(len(text) for text in manifest["metadata"]["annotations"].values()) < 262144
+        self.pages.append(manifest)
+        name = manifest["metadata"]["name"]
+        pod = PodFacts(
+            name=name,
+            uid=f"{name}-{len(self.pages)}",
+            job="zoo",
+            job_uid=self.zoo["metadata"]["uid"],
+            component=names.PAGE,
+            created=self.now,
+        )
+        self.page = self.page_ends(pod)
 
     # What happens in the world
 
@@ -221,10 +253,15 @@ class ZooSimulation(Clockwork):
 
     def snapshot(self) -> str:
         """The zoo, its jobs, and what the operator has been told."""
-        return json.dumps([self.zoo, self.jobs, self.refusal], sort_keys=True)
+        return json.dumps([self.zoo, self.jobs, self.refusal, str(self.page)], sort_keys=True)
 
     def _time(self) -> str:
         return format_time(self.now)
+
+
+def end_well(pod: PodFacts) -> PodFacts:
+    """The pod has written the page."""
+    return replace(pod, phase="Succeeded")
 
 
 def turn(job: dict[str, Any], kind: str, status: str, message: str = "") -> None:

@@ -100,6 +100,7 @@ class Operator:
             metrics=self._metrics,
             health=self._health,
             events=self._events,
+            settings=settings,
         )
         self._poller = ProgressPoller(
             self._cache,

@@ -24,6 +24,8 @@ class ConditionType(StrEnum):
     """A failed worker is being replaced."""
     DEGRADED = "Degraded"
     """Something needs a person though the job has not failed: an image that cannot be pulled, say."""
+    PAGE_WRITTEN = "PageWritten"
+    """The page of a ModelZoo shows its rows. False says what keeps it from being written."""
     COMPLETE = "Complete"
     """The job ended well: checkpoint and results are durable."""
     FAILED = "Failed"
@@ -82,6 +84,10 @@ class Reason(StrEnum):
     NAME_TAKEN = "NameTaken"
     ROWS_COMPLETE = "RowsComplete"
     ROWS_FAILED = "RowsFailed"
+    ROWS_SHOWN = "RowsShown"
+    NO_PLACE = "NoPlace"
+    PAGE_NOT_STARTED = "PageNotStarted"
+    PAGE_FAILED = "PageFailed"
 
 
 class Phase(StrEnum):

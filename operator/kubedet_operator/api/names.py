@@ -50,6 +50,9 @@ ZOO_ATTEMPT = f"{GROUP}/zoo-attempt"
 """Annotations of such a job: its row, the number of the repeat, what the row means, the how manieth job."""
 ZOO_SUSPENDED = f"{GROUP}/zoo-suspended"
 """Annotation of such a job while its zoo has it suspended."""
+ZOO_ROWS = f"{GROUP}/zoo-rows"
+ZOO_TABLE = f"{GROUP}/zoo-table"
+"""Annotations of the pod that writes a zoo's page: the digest of the rows, and the zoo with them."""
 
 APPLICATION = "kubedet"
 MANAGER = "kubedet-operator"
@@ -58,7 +61,9 @@ WORKER = "worker"
 RENDEZVOUS = "rendezvous"
 NETWORK = "network"
 GANG = "gang"
-"""Values of the component label: worker pods, the rendezvous pod, the Service, the PodGroup."""
+PAGE = "page"
+"""Values of the component label: worker pods, the rendezvous pod, the Service, the PodGroup, the pod that
+writes a zoo's page."""
 
 CONTAINER = "trainer"
 """Name of the one container of worker and rendezvous pods."""
@@ -91,6 +96,11 @@ def read_pod_name(name: str, job: str) -> tuple[str, int | None] | None:
     index = name.removeprefix(worker_name(job, 0).removesuffix("0"))
     is_worker = index.isdecimal() and len(index) <= 4 and worker_name(job, int(index)) == name
     return (WORKER, int(index)) if is_worker else None
+
+
+def page_name(zoo: str) -> str:
+    """Name of the pod that writes the page of a zoo."""
+    return f"{zoo}-page"
 
 
 def service_name(job: str) -> str:

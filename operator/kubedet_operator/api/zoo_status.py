@@ -66,6 +66,10 @@ class RowResults:
     """Ranks that trained together."""
     precision: str | None = bounded(default=None, max_length=32)
     """Precision of the training."""
+    globalBatch: int | None = None
+    """Images of one step, over all ranks."""
+    validationImages: int | None = None
+    """Images that the precision was measured on."""
     modelUri: str | None = None
     """URI of the final checkpoint."""
     reportUri: str | None = None
@@ -149,6 +153,22 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PageStatus:
+    """The page of the table, which a pod writes. Its condition is PageWritten."""
+
+    written: str = bounded(default="", max_length=64)
+    """Digest of the rows that the page shows."""
+    tried: str = bounded(default="", max_length=64)
+    """Digest of the rows that a pod was last created for."""
+    time: str | None = bounded(default=None, max_length=64, time=True)
+    """Time at which it was created."""
+    pod: str = bounded(default="", max_length=64)
+    """Uid of the pod whose end was counted last."""
+    failures: int = 0
+    """Pods in a row that failed to write these rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZooDisplay:
     """Texts for the printer columns. Code never reads them."""
 
@@ -169,7 +189,7 @@ class ModelZooStatus:
     reason: str | None = bounded(default=None, max_length=256)
     """For display: the reason of the phase in one word."""
     conditions: tuple[Condition, ...] = bounded(default=(), max_items=32, map_key="type")
-    """Suspended, Running, Degraded, Complete and Failed."""
+    """Suspended, Running, Degraded, PageWritten, Complete and Failed."""
     startTime: str | None = bounded(default=None, max_length=64, time=True)
     """Time at which the operator first created a job."""
     completionTime: str | None = bounded(default=None, max_length=64, time=True)
@@ -180,5 +200,9 @@ class ModelZooStatus:
     """Ours minus published over the whole table, of boxAP, maskAP and ar1000."""
     rows: tuple[Row, ...] = bounded(default=(), max_items=MAX_ROWS, map_key="recipe")
     """The rows, in the order of the table."""
+    reportUri: str | None = None
+    """URI of the page of the table. MODEL_ZOO.md, zoo.csv and zoo.json are next to it."""
+    page: PageStatus | None = None
+    """How far the page follows the rows."""
     display: ZooDisplay | None = None
     """Texts of the printer columns."""

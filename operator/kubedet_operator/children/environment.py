@@ -30,16 +30,16 @@ def build_environment(
         *_run_variables(job, index, attempt=attempt, locations=locations),
         *_values({Environment.IMAGE: image, Environment.RESTART_CAUSE: cause}),
         *_dataset_variables(job.spec, locations),
-        *_checkpoint_variables(job.spec, locations),
+        *checkpoint_variables(job.spec, locations),
         *_rendezvous_variables(job, attempt=attempt),
     ]
-    user = [_user_variable(variable) for variable in job.spec.worker.env]
+    user = [user_variable(variable) for variable in job.spec.worker.env]
     return own + _thread_variables(job.spec.worker, {variable["name"] for variable in user}) + user
 
 
 def build_rendezvous_environment(job: types.DetectionJob) -> list[Variable]:
     """Environment variables of the rendezvous pod: where the workers expect it, and the user's own."""
-    user = [_user_variable(variable) for variable in job.spec.worker.env]
+    user = [user_variable(variable) for variable in job.spec.worker.env]
     return _values({Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job)}) + user
 
 
@@ -127,7 +127,8 @@ def _proposal_variables(proposals: Proposals | None) -> list[Variable]:
     )
 
 
-def _checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locations) -> list[Variable]:
+def checkpoint_variables(spec: types.DetectionJobSpec, locations: storage.Locations) -> list[Variable]:
+    """The variables that say where the checkpoints are, and how that place is reached."""
     checkpoint = spec.checkpoint
     uri = {Environment.CHECKPOINT_URI: locations.checkpoint.uri}
     if checkpoint is None:
@@ -208,7 +209,8 @@ def _thread_variables(worker: types.Worker, given: set[str]) -> list[Variable]:
     return [{"name": THREADS_VARIABLE, "value": str(max(1, cores // processes(worker)))}]
 
 
-def _user_variable(variable: types.EnvironmentVariable) -> Variable:
+def user_variable(variable: types.EnvironmentVariable) -> Variable:
+    """A variable of the user's own."""
     if variable.valueFrom is not None:
         return {"name": variable.name, "valueFrom": dict(variable.valueFrom)}
     return {"name": variable.name, "value": variable.value or ""}

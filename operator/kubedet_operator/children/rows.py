@@ -183,7 +183,7 @@ def build_row_job(
                 names.ZOO_HASH: row.hash,
                 names.ZOO_ATTEMPT: str(attempt),
             },
-            **({"ownerReferences": [_owner(document)]} if document.metadata.uid else {}),
+            **build_ownership(document),
         },
         "spec": spec,
     }
@@ -195,8 +195,11 @@ def _place(base: str, zoo_name: str, row: RowPlan, seed: int) -> str:
     return f"{base.rstrip('/')}/{zoo_name}/{recipe}/{row.hash}" + (f"-s{seed}" if seed else "")
 
 
-def _owner(document: zoo.ModelZoo) -> dict[str, Any]:
-    return {
+def build_ownership(document: zoo.ModelZoo) -> dict[str, Any]:
+    """The part of a child's metadata that names its zoo; empty while the zoo has no uid."""
+    if not document.metadata.uid:
+        return {}
+    owner = {
         "apiVersion": names.API_VERSION,
         "kind": names.ZOO_KIND,
         "name": document.metadata.name,
@@ -204,6 +207,7 @@ def _owner(document: zoo.ModelZoo) -> dict[str, Any]:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+    return {"ownerReferences": [owner]}
 
 
 def build_row_jobs(document: zoo.ModelZoo, rows: Sequence[RowPlan]) -> list[dict[str, Any]]:

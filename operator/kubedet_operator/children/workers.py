@@ -48,7 +48,7 @@ def build_worker(
     }
     worker = job.spec.worker
     locations = storage.locate(job.spec)
-    base = _build_container(worker, settings, module=contract.LAUNCH_MODULE)
+    base = build_container(worker, settings, module=contract.LAUNCH_MODULE)
     container = {
         **base,
         "env": environment.build_environment(job, index, attempt=attempt, image=base["image"], cause=cause),
@@ -62,7 +62,7 @@ def build_worker(
         ],
     }
     pod_spec = {
-        **_build_pod_spec(job, name, container),
+        **build_pod_spec(job, name, container),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": worker.terminationGracePeriodSeconds,
         "volumes": [
@@ -74,7 +74,7 @@ def build_worker(
     }
     if worker.nodeSelector:
         pod_spec["nodeSelector"] = dict(worker.nodeSelector)
-    pod = placement.place_worker(job, _build_pod(metadata, pod_spec), attempt=attempt, excluded=excluded)
+    pod = placement.place_worker(job, build_pod(metadata, pod_spec), attempt=attempt, excluded=excluded)
     return _with_template(pod, worker.template)
 
 
@@ -86,7 +86,7 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
     """
     name = names.rendezvous_name(job.metadata.name)
     container = {
-        **_build_container(job.spec.worker, settings, module=contract.RENDEZVOUS_MODULE),
+        **build_container(job.spec.worker, settings, module=contract.RENDEZVOUS_MODULE),
         "env": environment.build_rendezvous_environment(job),
         "ports": [
             {"name": names.RENDEZVOUS_PORT, "containerPort": contract.RENDEZVOUS_PORT, "protocol": "TCP"}
@@ -94,7 +94,7 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
     pod_spec = {
-        **_build_pod_spec(job, name, container),
+        **build_pod_spec(job, name, container),
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": 5,
         "volumes": [{"name": "tmp", "emptyDir": {}}],
@@ -102,7 +102,7 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
     metadata = build_metadata(job, name, component=names.RENDEZVOUS)
     if generation := _generation(job):
         metadata["annotations"] = generation
-    pod = _with_template(_build_pod(metadata, pod_spec), job.spec.worker.template)
+    pod = _with_template(build_pod(metadata, pod_spec), job.spec.worker.template)
     for built in pod["spec"]["containers"]:
         if built.get("name") == names.CONTAINER:
             built["resources"] = {"requests": dict(_RENDEZVOUS_REQUESTS)}
@@ -115,12 +115,13 @@ def _generation(job: types.DetectionJob) -> dict[str, str]:
     return {names.GENERATION: str(generation)} if generation else {}
 
 
-def _build_pod(metadata: Mapping[str, Any], pod_spec: Mapping[str, Any]) -> dict[str, Any]:
+def build_pod(metadata: Mapping[str, Any], pod_spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a pod."""
     return {"apiVersion": "v1", "kind": "Pod", "metadata": dict(metadata), "spec": dict(pod_spec)}
 
 
-def _build_pod_spec(job: types.DetectionJob, name: str, container: Mapping[str, Any]) -> dict[str, Any]:
-    """What both kinds of pod share; it passes the Pod Security level `restricted`."""
+def build_pod_spec(job: types.DetectionJob, name: str, container: Mapping[str, Any]) -> dict[str, Any]:
+    """What all kinds of pods share; it passes the Pod Security level `restricted`."""
     worker, service = job.spec.worker, names.service_name(job.metadata.name)
     spec = {
         **({"hostname": name, "subdomain": service} if environment.has_peers(job.spec) else {}),
@@ -144,7 +145,8 @@ def _build_pod_spec(job: types.DetectionJob, name: str, container: Mapping[str, 
     return spec
 
 
-def _build_container(worker: types.Worker, settings: OperatorSettings, *, module: str) -> dict[str, Any]:
+def build_container(worker: types.Worker, settings: OperatorSettings, *, module: str) -> dict[str, Any]:
+    """The container that runs a module of the trainer."""
     return {
         "name": names.CONTAINER,
         "image": worker.image or settings.trainer_image,

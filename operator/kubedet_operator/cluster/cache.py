@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
 from kubedet_operator.cluster.isolation import Isolation
+from kubedet_operator.cluster.pages import Pages
 from kubedet_operator.cluster.relations import Relations, read_relations
 from kubedet_operator.cluster.zoos import Zoos
 from kubedet_operator.decision.facts import PodFacts, is_newer, parse_pod, read_termination
@@ -99,6 +100,7 @@ class Cache:
         self._services: dict[Key, _Service] = {}
         self._gone: OrderedDict[str, int | None] = OrderedDict()
         self.zoos = Zoos(zoo_changed, self._isolated)
+        self.pages = Pages(zoo_changed)
         self.relations = Relations(zoo_changed, job_changed)
         self.progress: dict[Key, ProgressRecord] = {}
         """The newest answer of rank 0 of every job that answers, or what it left behind."""
@@ -152,6 +154,7 @@ class Cache:
         with self._isolated(plural, manifest):
             metadata = manifest["metadata"]
             namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+            self.pages.forget(uid)
             if plural == names.PLURAL:
                 self.drop_job((namespace, name), uid=uid)
             elif owner := read_owner(metadata):
@@ -215,7 +218,7 @@ class Cache:
 
     def store_pod(self, manifest: Mapping[str, Any]) -> None:
         """Take in a pod likewise."""
-        if self._is_gone(manifest["metadata"]):
+        if self._is_gone(manifest["metadata"]) or self.pages.store(manifest):
             return
         pod = parse_pod(manifest)
         if pod is None:
@@ -280,7 +283,8 @@ class Cache:
     def uids(self) -> set[str]:
         """The uids of everything that is known."""
         kinds = (names.PLURAL, "pods", "services")
-        return {uid for plural in kinds for _, _, uid in self._identities(plural)}
+        pages = {uid for _, uid in self.pages.identities()}
+        return pages | {uid for plural in kinds for _, _, uid in self._identities(plural)}
 
     def sweep(
         self,
@@ -300,6 +304,9 @@ class Cache:
         for key, name, uid in list(self._identities(plural)):
             if namespace in (None, key[0]) and uid in known_before and uid not in listed:
                 self._drop(plural, key, name, uid, seen)
+        for key, uid in list(self.pages.identities()) if plural == "pods" else ():
+            if namespace in (None, key[0]) and uid in known_before and uid not in listed:
+                self.pages.forget(uid)
 
     def _identities(self, plural: str) -> Iterator[tuple[Key, str, str]]:
         """The job, name and uid of everything that is known of a kind."""

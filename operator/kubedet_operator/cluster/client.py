@@ -157,12 +157,18 @@ class Cluster:
         """One DetectionJob, as it is now."""
         return await self._read(names.PLURAL, namespace, name)
 
+    async def read_pod(self, namespace: str, name: str) -> dict[str, Any]:
+        """One pod, as it is now."""
+        return await self._connection.request(
+            "GET", _path(CORE, namespace, "pods", name), Call("get", "pods")
+        )
+
     async def read_zoo(self, namespace: str, name: str) -> dict[str, Any]:
         """One ModelZoo, as it is now."""
         return await self._read(names.ZOO_PLURAL, namespace, name)
 
-    async def create_job(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a DetectionJob, and return it.
+    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a DetectionJob or a pod of a zoo, and return it.
 
         Raises:
             errors.Conflict: there is one of this name, whosever it is.

@@ -18,8 +18,16 @@ from kubedet_operator.control.reconcile import utc_now
 from kubedet_operator.control.rounds import ParsedSpecs, carry_out_all, find_rejection
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision.zoo.decide import decide_zoo
-from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, parse_zoo
-from kubedet_operator.decision.zoo.plan import CreateJob, DeleteRowJob, SuspendJob, ZooAction
+from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, owner_of, parse_zoo
+from kubedet_operator.decision.zoo.plan import (
+    CreateJob,
+    CreatePage,
+    DeletePage,
+    DeleteRowJob,
+    SuspendJob,
+    ZooAction,
+)
+from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.health import ZOOS, Health
 from kubedet_operator.telemetry.metrics import Metrics
 
@@ -39,15 +47,18 @@ class ZooReconciler:
         metrics: Metrics,
         health: Health,
         events: Events,
+        settings: OperatorSettings,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._queue = queue
         self._events = events
+        self._settings = settings
         self._clock = clock
         self._attempts = Attempts(self.reconcile, queue, metrics, health=health, task=ZOOS)
         self._rejections: dict[Key, str] = {}
+        self._page_rejections: dict[Key, str] = {}
         self._specs = ParsedSpecs(parse_zoo, size=REMEMBERED_SPECS)
 
     async def work(self, leading: asyncio.Event) -> None:
@@ -72,6 +83,9 @@ class ZooReconciler:
             jobs=self._find_jobs(manifest, parsed),
             parsed=parsed,
             rejection=self._rejections.get(key),
+            page=self._cache.pages.pod(key, uid=manifest["metadata"]["uid"]),
+            page_rejection=self._page_rejections.get(key),
+            settings=self._settings,
             now=self._clock(),
         )
         plan = decide_zoo(seen)
@@ -133,16 +147,41 @@ class ZooReconciler:
             await self._suspend(key, action)
         elif isinstance(action, DeleteRowJob):
             await self._cluster.delete(names.PLURAL, key[0], action.name, uid=action.uid)
+        elif isinstance(action, CreatePage):
+            await self._create_page(key, action.manifest)
+        elif isinstance(action, DeletePage):
+            await self._cluster.delete("pods", key[0], action.name, uid=action.uid)
         else:
             await self._cluster.delete(names.ZOO_PLURAL, *key, uid=action.uid)
 
     async def _create(self, manifest: Mapping[str, Any]) -> None:
         metadata = manifest["metadata"]
         try:
-            job = await self._cluster.create_job(manifest)
+            job = await self._cluster.create(manifest)
         except errors.Conflict:  # our watch is behind, or it is somebody else's: the next decision knows
             job = await self._cluster.read_job(metadata["namespace"], metadata["name"])
         self._cache.store_job(job)
+
+    async def _create_page(self, key: Key, manifest: Mapping[str, Any]) -> None:
+        """Create the pod that writes the page. What keeps it from that troubles no row."""
+        name = manifest["metadata"]["name"]
+        try:
+            pod = await self._cluster.create(manifest)
+        except errors.Conflict:  # our watch is behind, or it is somebody else's
+            pod = await self._cluster.read_pod(key[0], name)
+            if owner_of(pod) != owner_of(manifest):
+                self._note_page_rejection(key, f"there is another pod of the name {name}; delete it")
+                return
+        except errors.Rejected as rejection:
+            self._note_page_rejection(key, str(rejection))
+            return
+        self._page_rejections.pop(key, None)
+        self._cache.store("pods", pod)
+
+    def _note_page_rejection(self, key: Key, message: str) -> None:
+        if self._page_rejections.get(key) != message:
+            self._page_rejections[key] = message
+            self._queue.add(key)
 
     async def _suspend(self, key: Key, action: SuspendJob) -> None:
         try:
@@ -154,6 +193,7 @@ class ZooReconciler:
     def _forget(self, key: Key) -> None:
         self._attempts.forget(key)
         self._rejections.pop(key, None)
+        self._page_rejections.pop(key, None)
         self._specs.forget(key)
 
 

@@ -18,7 +18,7 @@ from kubedet_operator.api.dataset import Proposals
 from kubedet_operator.api.policies import MAX_SECONDS
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_operator.decision import reports
-from kubedet_operator.decision.objects import read_number, read_owner, read_version
+from kubedet_operator.decision.objects import Owner, read_number, read_owner, read_version
 from kubedet_operator.decision.reports import read_time
 from kubedet_trainer import contract
 from kubedet_trainer.contract import without_none
@@ -270,6 +270,14 @@ def parse_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
     if owner is None or named is None:
         return None
     component, index = named
+    return read_pod(manifest, owner=owner, component=component, index=index)
+
+
+def read_pod(
+    manifest: Mapping[str, Any], *, owner: Owner, component: str, index: int | None = None
+) -> PodFacts:
+    """The facts of a pod that belongs to `owner`."""
+    metadata = manifest["metadata"]
     labels = metadata.get("labels") or {}
     status = manifest.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}

@@ -12,7 +12,7 @@ _DIGITS = 19
 
 
 class Owner(NamedTuple):
-    """The job that an object names as its controller."""
+    """The job or zoo that an object names as its controller."""
 
     name: str
     uid: str

@@ -72,8 +72,7 @@ def translate(pod: Mapping[str, Any], machine: Machine) -> Command:
         TERMINATION_MESSAGE_PATH: str(machine.termination_message(name)),
         WORK_DIRECTORY: str(machine.work_directory(name)),
     }
-    for here, there in replaced.items():
-        environment = {key: value.replace(here, there) for key, value in environment.items()}
+    environment = {key: _replace(value, replaced) for key, value in environment.items()}
     if Environment.RENDEZVOUS_ENDPOINT in environment:
         environment[Environment.RENDEZVOUS_ENDPOINT] = f"{LOOPBACK}:{machine.rendezvous_port}"
     port = environment.get(Environment.METRICS_PORT)
@@ -87,7 +86,10 @@ def translate(pod: Mapping[str, Any], machine: Machine) -> Command:
         environment["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
     program, *arguments = container["command"]
     return Command(
-        arguments=(sys.executable if program.startswith("python") else program, *arguments),
+        arguments=(
+            sys.executable if program.startswith("python") else program,
+            *(_replace(argument, replaced) for argument in arguments),
+        ),
         environment={**inherited, **environment},
         metrics_port=int(port) if port is not None else None,
     )
@@ -104,6 +106,12 @@ def free_port(*, preferred: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise CannotRunHere("no port is free on this machine")
+
+
+def _replace(text: str, replaced: Mapping[str, str]) -> str:
+    for here, there in replaced.items():
+        text = text.replace(here, there)
+    return text
 
 
 def _resolve(variable: Mapping[str, Any], machine: Machine) -> str | None:

@@ -154,7 +154,7 @@ def _facts(pod: _Pod) -> PodFacts:
     return PodFacts(
         name=pod.name,
         uid=pod.uid,
-        job=pod.labels[names.JOB_NAME],
+        job=pod.labels[names.APP_INSTANCE],
         job_uid=pod.labels.get(names.JOB_UID, ""),
         component=pod.labels[names.APP_COMPONENT],
         index=int(index) if index is not None else None,

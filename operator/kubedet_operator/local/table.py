@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
+from kubedet_operator.api import conditions
+from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.zoo import decode_zoo_status
 from kubedet_operator.api.zoo_status import ModelZooStatus, Row
 
@@ -47,8 +50,17 @@ def follow_table(console: Console) -> Iterator[Show]:
 
 
 def show_table(console: Console, status: ModelZooStatus) -> None:
-    """The table as it is in the end."""
+    """The table as it is in the end, and where its page is."""
     console.print(_build(status, {}))
+    page = conditions.find_condition(status.conditions, ConditionType.PAGE_WRITTEN)
+    if page is not None and page.status != "True":
+        console.print(page.message, markup=False, highlight=False, soft_wrap=True)
+    elif status.reportUri is not None:
+        console.print(f"page: {_as_path(status.reportUri)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _as_path(uri: str) -> str:
+    return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
 
 
 def _describe(row: Row) -> str:

@@ -18,9 +18,10 @@ from kubedet_operator.api import conditions, names
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 from kubedet_operator.api.zoo import decode_zoo_status
+from kubedet_operator.children.page import TABLE_FILE, TABLE_FOLDER
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, parse_zoo
-from kubedet_operator.decision.zoo.plan import CreateJob, DeleteRowJob, ZooAction
+from kubedet_operator.decision.zoo.plan import CreateJob, CreatePage, DeletePage, DeleteRowJob, ZooAction
 from kubedet_operator.local.container import Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Quiet
@@ -84,10 +85,11 @@ def run_zoo(documents: Documents, *, output: Path, environment: Mapping[str, str
                 stop.wait(POLL_SECONDS)
             show(run.status, run.progress())
             code = run.suspend(stop) if run.is_unfinished else None
-    show_table(screen.result, decode_zoo_status({"status": run.status}))
+    status = decode_zoo_status({"status": run.status})
+    show_table(screen.result, status)
     if code is not None:
         return code
-    failed = conditions.is_true(decode_zoo_status({"status": run.status}).conditions, ConditionType.FAILED)
+    failed = conditions.is_true(status.conditions, ConditionType.FAILED)
     return ExitCode.UNEXPECTED if failed else ExitCode.DONE
 
 
@@ -139,11 +141,19 @@ class _ZooRun:
         self._output = output
         self._environment = environment
         self._jobs: dict[str, _Started] = {}
+        self._page_machine = Machine(
+            output=output / names.page_name(manifest["metadata"]["name"]),
+            secrets=documents.secrets,
+            inherited=environment,
+            rendezvous_port=0,
+        )
+        self._page_pods = LocalPods(self._page_machine)
 
     def __enter__(self) -> _ZooRun:
         return self
 
     def __exit__(self, *reason: object) -> None:
+        self._page_pods.__exit__(*reason)
         for started in self._jobs.values():
             started.stack.close()
 
@@ -168,7 +178,10 @@ class _ZooRun:
         }
 
     def step(self) -> bool:
-        """Observe, decide and act once, for the zoo and for every job; whether there is more to do."""
+        """Observe, decide and act once, for the zoo and for every job; whether there is more to do.
+
+        The page belongs to it.
+        """
         for started in self._running():
             if has_ended(started.job.step().status):
                 started.has_ended = True
@@ -178,6 +191,7 @@ class _ZooRun:
                 self._manifest,
                 jobs=[started.job.manifest for started in self._jobs.values()],
                 parsed=self._parsed,
+                page=next(iter(self._page_pods.observe()), None),
                 now=datetime.now(UTC),
             )
         )
@@ -186,7 +200,9 @@ class _ZooRun:
             self._save()
         for action in plan.actions:
             self._act(action)
-        return self.is_unfinished
+        # Nobody waits at a terminal for a page to be tried again; the same command tries it.
+        has_failed = bool((self.status.get("page") or {}).get("failures"))
+        return self.is_unfinished or (plan.awaits_page and not has_failed)
 
     def suspend(self, stop: StopRequests) -> int:
         """Let all jobs save their state and end; the exit code says whether all have."""
@@ -207,6 +223,10 @@ class _ZooRun:
             self._start(action.manifest)
         elif isinstance(action, DeleteRowJob):
             self._jobs.pop(action.name).stack.close()
+        elif isinstance(action, CreatePage):
+            self._write_page(action.manifest)
+        elif isinstance(action, DeletePage):
+            self._page_pods.delete(action.name, action.uid)
 
     def _start(self, manifest: Mapping[str, Any]) -> None:
         name = manifest["metadata"]["name"]
@@ -225,6 +245,13 @@ class _ZooRun:
         stack = ExitStack()
         pods = stack.enter_context(LocalPods(machine))
         self._jobs[name] = _Started(job=LocalJob(job, pods=pods, follower=Quiet()), stack=stack, slot=slot)
+
+    def _write_page(self, manifest: Mapping[str, Any]) -> None:
+        metadata = manifest["metadata"]
+        file = self._page_machine.work_directory(metadata["name"]) / TABLE_FOLDER / TABLE_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(metadata["annotations"][names.ZOO_TABLE])
+        self._page_pods.apply(manifest)
 
     def _save(self) -> None:
         self._output.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,10 @@ def test_a_table_is_trained_in_order_and_again_only_where_it_changed(tmp_path: P
     assert "smoke_fast_rcnn: Waiting (waits for the proposals of the row smoke_rpn)" in said
     assert "smoke_ssd: Succeeded secondsPerIteration 0.02, boxAP 41.5" in said
     assert table.count("41.5 ±0.0") == 3
+    page = tmp_path / "checkpoints" / "zoo" / "index.html"
+    assert f"page: {page}\n" in table
+    assert "2 trainings each" in page.read_text()
+    assert page.with_name("MODEL_ZOO.md").read_text().count("| 41.5 ± 0.0 |") == 3
     assert _starts(tmp_path) == 6
     assert _run(tmp_path, zoo)[0] == 0
     assert _starts(tmp_path) == 6, "a second run trains nothing"
@@ -74,8 +78,9 @@ def test_paths_of_this_machine_become_uris(tmp_path: Path, monkeypatch: pytest.M
     output = tmp_path / "a #1 table"
     code, _, said = _run(output, manifest)
     assert code == 0, said
-    logs = [path.read_text() for path in output.glob("*/logs/*.log")]
+    logs = [path.read_text() for path in output.glob("*/logs/*-worker-0.log")]
     assert logs
+    assert (output / "checkpoints" / "zoo" / "index.html").exists()
     assert all(f"dataset {(tmp_path / 'my parts').as_uri()}," in log for log in logs)
 
 
@@ -88,6 +93,8 @@ def test_a_row_that_fails_is_told_and_ends_the_command_with_1(tmp_path: Path) ->
     assert code == 1
     assert "smoke_ssd: Failed" in said
     assert "recipe: got 'x', must be 'y'" in said
+    page = (tmp_path / "checkpoints" / "zoo" / "index.html").read_text()
+    assert "recipe: got &#39;x&#39;, must be &#39;y&#39;" in page
     phases = {row["recipe"]: row["phase"] for row in _status(tmp_path)["rows"]}
     assert phases == {"smoke_ssd": "Failed", "smoke_retinanet": "Succeeded"}
 
@@ -111,6 +118,15 @@ def test_a_stop_request_suspends_all_jobs_and_the_same_command_continues(tmp_pat
     logs = "".join(path.read_text() for path in output.glob("*/logs/*.log"))
     assert all(f"starts at iteration {iteration}" in logs for iteration in reached)
     assert _status(output)["counts"]["succeeded"] == 2
+
+
+def test_a_page_that_cannot_be_written_is_told_and_fails_no_row(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    blocked = output / "checkpoints" / "zoo" / "index.html"
+    blocked.mkdir(parents=True)
+    code, _, said = _run(output, _manifest(rows={"recipes": ["smoke_ssd"]}))
+    assert code == 0
+    assert "the pod that writes the page failed with exit code" in said
 
 
 @pytest.mark.parametrize(

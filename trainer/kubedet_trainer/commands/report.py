@@ -1,4 +1,4 @@
-"""The command that makes pages of runs."""
+"""The command that makes pages of runs and zoos."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ import click
 
 from kubedet_trainer import contract
 from kubedet_trainer.commands import options
-from kubedet_trainer.commands.weights import store_credentials
+from kubedet_trainer.commands.weights import open_place, shown
+from kubedet_trainer.errors import UsageError
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
+@click.option(
+    "--zoo",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Make the page of this ModelZoo, as `kubectl get zoo NAME -o json` prints it.",
+)
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File for the page.  [default: report.html next to the checkpoints of one run, comparison.html here "
-    "for several]",
+    metavar="PLACE",
+    help="File for the page of runs; for a zoo a folder or a URI.  [default: report.html next to the "
+    "checkpoints of one run, comparison.html here for several, a folder with the name of the zoo]",
 )
 @options.ends_with_contract_code
-def report(runs: tuple[str, ...], output: Path | None) -> None:
-    """Make the page of RUN again, or a page that compares several.
+def report(runs: tuple[str, ...], zoo: Path | None, output: str | None) -> None:
+    """Make the page of RUN again, a page that compares several, or the page of a ModelZoo.
 
     RUN is the folder of a run or of its checkpoints, or an s3:// prefix of checkpoints. The command reads
     results.json, which each evaluation writes, so it also works for a run that has not finished. Set the
@@ -32,17 +39,34 @@ def report(runs: tuple[str, ...], output: Path | None) -> None:
       kubedet report runs/smoke_faster_rcnn
       kubedet report runs/first runs/second --output both.html
       kubedet report s3://checkpoints/a s3://checkpoints/b
+      kubedet report --zoo zoo.json --output s3://checkpoints/zoo
     """
-    from kubedet_trainer.reports import comparing, files, page
-    from kubedet_trainer.storage.uris import open_store
+    if (zoo is None) == (not runs):
+        raise UsageError("report: got both or neither of RUN and --zoo, must be one of them")
+    if zoo is not None:
+        click.echo(_report_zoo(zoo, output))
+    else:
+        click.echo(_report_runs(runs, Path(output) if output else None))
 
-    places = [_checkpoints(run) for run in runs]
-    stores = [open_store(place, store_credentials(place)) for place in places]
+
+def _report_zoo(file: Path, output: str | None) -> str:
+    """Write the page of the zoo in `file`; returns its address."""
+    from kubedet_trainer.reports.zoo import files
+
+    zoo = files.read_zoo(file)
+    target = options.as_uri(output or str(zoo["metadata"]["name"])).rstrip("/")
+    return shown(files.write_zoo(zoo, target=open_place(target), open_place=open_place))
+
+
+def _report_runs(runs: tuple[str, ...], output: Path | None) -> str:
+    """Write the page of one run or of several; returns its address."""
+    from kubedet_trainer.reports import comparing, files, page
+
+    stores = [open_place(_checkpoints(run)) for run in runs]
     if len(stores) == 1:
         (store,) = stores
         if output is None:
-            click.echo(files.remake(store).removeprefix("file://"))
-            return
+            return shown(files.remake(store))
         content = files.render(store)
     else:
         names = comparing.name_runs([store.uri for store in stores])
@@ -51,7 +75,7 @@ def report(runs: tuple[str, ...], output: Path | None) -> None:
         )
         output = output or Path("comparison.html")
     output.write_bytes(content)
-    click.echo(str(output))
+    return str(output)
 
 
 def _checkpoints(run: str) -> str:

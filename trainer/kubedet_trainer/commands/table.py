@@ -27,11 +27,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "publish": (
         "kubedet_trainer.commands.publish:publish",
-        "Write a checkpoint's weights to a file to share.",
+        "Write weights to files to share: of a checkpoint, or of a zoo.",
     ),
     "report": (
         "kubedet_trainer.commands.report:report",
-        "Make the page of a run again, or one that compares runs.",
+        "Make the page of a run again, of several runs, or of a zoo.",
     ),
     "check-data": (
         "kubedet_trainer.commands.data:check_data",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -18,6 +19,7 @@ from kubedet_trainer.settings import StoreCredentials, read_checkpoint_settings
 
 if TYPE_CHECKING:
     from kubedet_trainer.inference.trained import TrainedDetector
+    from kubedet_trainer.storage.store import Store
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -89,6 +91,18 @@ def store_credentials(uri: str) -> StoreCredentials:
         UsageError: a variable is malformed.
     """
     return read_checkpoint_settings({**os.environ, Environment.CHECKPOINT_URI: uri}).credentials
+
+
+def open_place(uri: str) -> Store:
+    """The store at `uri`, with the credentials of `store_credentials`."""
+    from kubedet_trainer.storage.uris import open_store
+
+    return open_store(uri, store_credentials(uri))
+
+
+def shown(uri: str) -> str:
+    """A URI as a terminal shows it: that of a file as its path."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
 
 
 def parse_classes(text: str | None) -> tuple[str, ...] | None:

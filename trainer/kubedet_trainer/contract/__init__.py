@@ -13,6 +13,7 @@ from kubedet_trainer.contract.codes import (
 from kubedet_trainer.contract.environment import (
     CACHE_DIRECTORY,
     CAPACITY_FILE,
+    COMMAND_MODULE,
     DATASET_DIRECTORY,
     FAILURES_DIRECTORY,
     LAUNCH_MODULE,
@@ -29,6 +30,7 @@ from kubedet_trainer.contract.environment import (
     REPORT_FILE,
     RESULTS_FILE,
     SAVING_FILE,
+    ZOO_PAGE_FILE,
     BatchPolicy,
     Environment,
     ReportedCheckpoint,
@@ -54,6 +56,7 @@ from kubedet_trainer.contract.records import (
 __all__ = [
     "CACHE_DIRECTORY",
     "CAPACITY_FILE",
+    "COMMAND_MODULE",
     "COMPARABLE_PRECISIONS",
     "DATASET_DIRECTORY",
     "FAILURES_DIRECTORY",
@@ -72,6 +75,7 @@ __all__ = [
     "RESULTS_FILE",
     "SAVING_FILE",
     "TERMINATION_MESSAGE_BYTES",
+    "ZOO_PAGE_FILE",
     "BatchPolicy",
     "CheckpointStatus",
     "Environment",

@@ -27,11 +27,17 @@ PROGRESS_FILE = "progress.json"
 
 CAPACITY_FILE = "capacity.json"
 """In the work directory: ``{"mostImages": 8}``, how many images at a time the GPUs of this worker hold."""
+COMMAND_MODULE = "kubedet_trainer.commands.kubedet"
+"""The command `kubedet` as a module, of which an image of the trainer has the trainer's half."""
+
 RESULTS_FILE = "results.json"
 """In the work directory: the `Results` that rank 0 writes at the end. Next to the checkpoints: its report."""
 
 REPORT_FILE = "report.html"
 """Next to the checkpoints: the page of the report, which every evaluation writes again."""
+
+ZOO_PAGE_FILE = "index.html"
+"""The page of a ModelZoo, in the folder of its rows' checkpoints."""
 
 FAILURES_DIRECTORY = "failures"
 """In the work directory: one `Failure` as JSON for every rank that failed, named by `failure_file`."""

@@ -174,8 +174,11 @@ class Results:
     """Average recall of 1000 proposals per image, in percent."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Every figure of the evaluation, unrounded: ``[{"name": "boxAP50", "value": 91.2}, ...]``."""
+    validationImages: int | None = None
+    """Images that the precision was measured on."""
     hardware: dict[str, Any] = field(default_factory=dict)
-    """``accelerator``, ``worldSize``, ``precision``, and ``memoryKind``: what ``memoryGB`` means."""
+    """``accelerator``, ``worldSize``, ``precision``, ``globalBatch``, and ``memoryKind``: what ``memoryGB``
+    means."""
     reference: dict[str, float] = field(default_factory=dict)
     """The published figures of the same recipe, under the same names."""
     checkpoint: str | None = None

@@ -88,3 +88,6 @@ INFERENCE_FPS = (
     SpeedRow(method="fast_mask_rcnn", detectron_p100=9.9, zoo_xp=10.3),
 )
 """Images a second at batch 1. The page has no figures of Detectron.pytorch."""
+
+TRAINING_MEMORY_GB = {"Detectron": 10.6, "mmdetection": 9.3}
+"""Of Mask R-CNN with 2 images per GPU, by `nvidia-smi`."""

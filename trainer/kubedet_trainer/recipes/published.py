@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kubedet_trainer.config.published import PublishedRow
+from kubedet_trainer.contract import comparison
 from kubedet_trainer.models.options.backbones import Style
 
 
@@ -58,8 +59,6 @@ SECTIONS = {
 
 _ALLOCATED = ("gn", "dcn")
 """Sections whose memory the page counts in another way."""
-_IMAGES_PER_STEP = {"ssd": 64, "ssd_voc": 32}
-"""Sections whose steps do not have 16 images."""
 
 _TABLES: dict[str, dict[str, PublishedRow]] = {
     "rpn": {
@@ -248,7 +247,7 @@ PUBLISHED: dict[str, PublishedRow] = {
         row,
         section=section,
         memory_kind="allocated" if section in _ALLOCATED else "reserved",
-        images_per_step=_IMAGES_PER_STEP.get(section, 16),
+        images_per_step=comparison.images_per_step(section),
     )
     for section, rows in _TABLES.items()
     for name, row in rows.items()

@@ -1,4 +1,4 @@
-"""The page of a run: one file that loads nothing from elsewhere.
+"""Pages of runs and zoos: each is one file that loads nothing from elsewhere.
 
 Names of classes, jobs and files are whatever a user wrote: jinja2 escapes every value, and the page forbids
 the browser to request anything.
@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from kubedet_trainer.reports import comparing, views
+from kubedet_trainer.reports.zoo import markdown
+from kubedet_trainer.reports.zoo import views as zoo_views
 
 Document = Mapping[str, Any]
 
@@ -45,6 +47,17 @@ def render_comparison(runs: Mapping[str, Document]) -> bytes:
     """The page that compares the runs, whose reports have these names."""
     template = _environment().get_template("comparison.html.j2")
     return template.render(runs=runs, comparing=comparing).encode()
+
+
+def render_zoo(document: Document, *, folder: str) -> bytes:
+    """The page of a zoo.
+
+    Args:
+        document: its table, see `zoo.document.ZooReport`.
+        folder: URI of the folder that the page goes to.
+    """
+    template = _environment().get_template("zoo.html.j2")
+    return template.render(document=document, folder=folder, views=zoo_views, notes=markdown.COMMON).encode()
 
 
 @cache

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubedet_trainer import contract
-from kubedet_trainer.config.published import PublishedRow
-from kubedet_trainer.recipes.published import PUBLISHED
+from kubedet_trainer.contract.comparison import Circumstances, find_obstacles
 
 FIGURES = {
     "boxAP": ("Box AP", 1),
@@ -20,10 +18,6 @@ FIGURES = {
     "inferenceFpsBatch8": ("Images per second, batch 8", 1),
 }
 """Figure of a row to its heading and its decimals."""
-
-_PRECISIONS = ("boxAP", "maskAP", "ar1000")
-_VALIDATION_IMAGES = {"coco": 5000, "voc": 4952}
-_GPU, _GPUS = "V100", 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +37,14 @@ class Compared:
 def compare(document: Mapping[str, Any]) -> list[Compared]:
     """Every figure that the report or the published row of its recipe has."""
     reference = document.get("reference") or {}
-    row = PUBLISHED.get(str(document.get("recipe")))
+    recipe, circumstances = str(document.get("recipe")), circumstances_of(document)
     compared = []
     for figure in FIGURES:
         ours, published = document.get(figure), reference.get(figure)
         if ours is None and published is None:
             continue
         difference = None if ours is None or published is None else ours - published
-        obstacles = _obstacles(document, row, figure=figure) if row and difference is not None else []
+        obstacles = find_obstacles(recipe, figure, circumstances) if difference is not None else []
         compared.append(
             Compared(
                 figure=figure,
@@ -63,26 +57,18 @@ def compare(document: Mapping[str, Any]) -> list[Compared]:
     return compared
 
 
-def _obstacles(document: Mapping[str, Any], row: PublishedRow, *, figure: str) -> list[str]:
-    hardware = document.get("hardware", {})
-    run, data = document.get("run", {}), document.get("data", {})
-    obstacles = []
-    if changed := [change["field"] for change in run.get("changes", ())]:
-        obstacles.append(f"the recipe is changed: {', '.join(changed)}")
-    if hardware.get("precision", "fp32") not in contract.COMPARABLE_PRECISIONS:
-        obstacles.append(f"trained in {hardware['precision']}, not fp32")
-    batch = hardware.get("globalBatch")
-    if batch not in (None, row.images_per_step):
-        obstacles.append(f"{batch} images per step, not {row.images_per_step}")
-    if figure in _PRECISIONS:
-        wanted = _VALIDATION_IMAGES[row.dataset]
-        (images,) = [split["images"] for split in data.get("splits", ()) if split["name"] == "val"] or [None]
-        if images not in (None, wanted):
-            obstacles.append(f"{images} validation images, not the {wanted} of {row.dataset.upper()}")
-        return obstacles
-    accelerator, ranks = hardware.get("accelerator", "unknown"), hardware.get("worldSize")
-    if _GPU not in str(accelerator):
-        obstacles.append(f"measured on {accelerator}, not on {_GPU}")
-    if figure == "secondsPerIteration" and ranks not in (None, _GPUS):
-        obstacles.append(f"{ranks} ranks, not {_GPUS}")
-    return obstacles
+def circumstances_of(document: Mapping[str, Any]) -> Circumstances:
+    """What a report says of how its figures came about."""
+    hardware, data = document.get("hardware") or {}, document.get("data") or {}
+    run = document.get("run") or {}
+    validated = [split["images"] for split in data.get("splits", ()) if split["name"] == "val"]
+    return Circumstances(
+        changes=[change["field"] for change in run.get("changes", ())],
+        data_uri=data.get("uri"),
+        data_format=data.get("format"),
+        precision=hardware.get("precision"),
+        global_batch=hardware.get("globalBatch"),
+        validation_images=document.get("validationImages", validated[0] if validated else None),
+        accelerator=hardware.get("accelerator"),
+        world_size=hardware.get("worldSize"),
+    )

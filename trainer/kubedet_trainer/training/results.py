@@ -198,6 +198,7 @@ def _row(
         inferenceFpsBatch8=fps_batch8,
         **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
         metrics=[{"name": name, "value": value} for name, value in {**metrics, **test_metrics}.items()],
+        validationImages=len(run.data.val) if metrics and run.data.val is not None else None,
         hardware={
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,

@@ -15,6 +15,7 @@ from kubedet_operator.decision.zoo.policies import (
     completion,
     figures,
     obsolete,
+    page,
     proposals,
     record,
     retention,
@@ -32,8 +33,9 @@ POLICIES: tuple[ZooPolicy, ...] = (
     suspension.judge,
     start.judge,
     completion.judge,
-    retention.judge,
     figures.judge,
+    page.judge,
+    retention.judge,
 )
 """In this order: each one sees what the ones before it have decided."""
 
@@ -56,6 +58,7 @@ def decide_zoo(facts: ZooFacts) -> ZooPlan:
     return ZooPlan(
         status=dump_status(_complete(facts, draft)),
         actions=draft.actions,
+        awaits_page=draft.awaits_page,
         next_check_seconds=_next_check(facts, draft),
     )
 

@@ -12,6 +12,9 @@ from kubedet_operator.api import decoding, names, types, zoo
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.zoo_status import FIGURES, ModelZooStatus, Row, Run, RunPhase
 from kubedet_operator.children.rows import RowPlan, plan_rows
+from kubedet_operator.decision.facts import PodFacts, read_pod
+from kubedet_operator.decision.objects import Owner
+from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 
 RunKey = tuple[str, int]
@@ -89,6 +92,11 @@ class ZooFacts:
     """Names of rows' jobs that jobs of others have."""
     rejection: str | None = None
     """What the API server said when it last refused a job of this zoo."""
+    page: PodFacts | None = None
+    """The pod that writes the page, while there is one."""
+    page_rejection: str | None = None
+    """What the API server said when it last refused that pod."""
+    settings: OperatorSettings = field(default_factory=OperatorSettings)
     written_status: Mapping[str, Any] = field(default_factory=dict)
     """The status as it is, with what others may have written."""
     now: datetime
@@ -162,6 +170,9 @@ def observe_zoo(
     jobs: Iterable[Mapping[str, Any]],
     parsed: ParsedZoo | None = None,
     rejection: str | None = None,
+    page: PodFacts | None = None,
+    page_rejection: str | None = None,
+    settings: OperatorSettings | None = None,
     now: datetime,
 ) -> ZooFacts:
     """The facts of the zoo in `manifest`, which may break any rule of the API, or is `parsed` already.
@@ -171,6 +182,9 @@ def observe_zoo(
         jobs: manifests of its own jobs, and of others that have the names of its rows' jobs.
         parsed: what `parse_zoo` makes of the manifest.
         rejection: what the API server said when it last refused a job.
+        page: the pod that writes the zoo's page.
+        page_rejection: what the API server said when it last refused that pod.
+        settings: of the operator; those of a local run by default.
         now: the time.
     """
     metadata = manifest.get("metadata") or {}
@@ -184,6 +198,9 @@ def observe_zoo(
         children={child.name: child for child in known if child.owner == uid},
         occupied=frozenset(child.name for child in known if child.owner != uid),
         rejection=rejection,
+        page=page,
+        page_rejection=page_rejection,
+        settings=settings or OperatorSettings(),
         written_status=manifest.get("status") or {},
         now=now,
     )
@@ -195,6 +212,14 @@ def owner_of(job: Mapping[str, Any]) -> tuple[str, str] | None:
         if owner.get("kind") == names.ZOO_KIND and owner.get("controller"):
             return str(owner["uid"]), str(owner["name"])
     return None
+
+
+def parse_page_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
+    """The facts of a pod in the API's JSON, or None for a pod that writes no page of a zoo."""
+    owner = owner_of(manifest)
+    if owner is None or manifest["metadata"]["name"] != names.page_name(owner[1]):
+        return None
+    return read_pod(manifest, owner=Owner(name=owner[1], uid=owner[0]), component=names.PAGE)
 
 
 def parse_child(job: Mapping[str, Any]) -> ChildFacts:

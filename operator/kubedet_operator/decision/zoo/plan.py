@@ -36,13 +36,28 @@ class DeleteRowJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CreatePage:
+    """Create the pod that writes the page."""
+
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePage:
+    """Delete this very pod."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeleteZoo:
     """Delete the zoo itself: its jobs go with it."""
 
     uid: str
 
 
-ZooAction = CreateJob | SuspendJob | DeleteRowJob | DeleteZoo
+ZooAction = CreateJob | SuspendJob | DeleteRowJob | CreatePage | DeletePage | DeleteZoo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +68,8 @@ class ZooPlan:
     """The whole status, as the API has it."""
     actions: tuple[ZooAction, ...] = ()
     """Independent of one another."""
+    awaits_page: bool = False
+    """Whether the page is behind the rows, and is going to follow them."""
     next_check_seconds: float | None = None
     """When to decide again if nothing happens before; None: only when something does."""
 
@@ -65,6 +82,8 @@ class ZooDraft(StatusDraft[ModelZooStatus]):
     """Every training of the table, in the order in which jobs are created."""
     may_create: bool = True
     """Whether a training may begin now."""
+    awaits_page: bool = False
+    """Whether the page is going to follow the rows."""
     actions: tuple[ZooAction, ...] = ()
 
     def phases(self) -> set[RunPhase]:

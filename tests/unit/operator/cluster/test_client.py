@@ -143,7 +143,7 @@ async def test_a_job_that_exists_is_never_repaired_by_the_creation_of_a_row_s_jo
 ) -> None:
     server.code = 409
     with pytest.raises(errors.Conflict):
-        await cluster.create_job(make_manifest(name="a", namespace="n"))
+        await cluster.create(make_manifest(name="a", namespace="n"))
     assert [request[0] for request in server.requests] == ["POST"]
 
 

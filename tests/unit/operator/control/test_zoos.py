@@ -15,6 +15,7 @@ from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.cluster.events import Events, Occurrence
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.control.zoos import ZooReconciler
+from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
 from zoo_simulation import make_zoo, turn
@@ -31,6 +32,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.failures: dict[str, errors.OperatorError] = {}
+        self.created: list[dict[str, Any]] = []
         self.others: dict[str, dict[str, Any]] = {}
         """What `read_job` and `read_zoo` answer."""
         self._version = 100
@@ -39,11 +41,23 @@ class FakeCluster:
         self._ask("status")
         return self._stored({**zoo, "status": dict(status)})
 
-    async def create_job(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        self._ask("create")
-        return self._stored(
-            {**manifest, "metadata": {**manifest["metadata"], "uid": "job-1", "generation": 1}}
+    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        kind = "job" if manifest["kind"] == "DetectionJob" else "page"
+        self._ask("create" if kind == "job" else "create page")
+        self.created.append(
+            self._stored(
+                {
+                    **manifest,
+                    "metadata": {
+                        **manifest["metadata"],
+                        "uid": f"{kind}-1",
+                        "generation": 1,
+                        "creationTimestamp": "2026-01-01T01:00:00Z",
+                    },
+                }
+            )
         )
+        return self.created[-1]
 
     async def suspend_job(self, namespace: str, name: str, *, uid: str, suspend: bool) -> dict[str, Any]:
         self._ask(f"suspend {suspend}")
@@ -51,6 +65,10 @@ class FakeCluster:
 
     async def read_job(self, namespace: str, name: str) -> dict[str, Any]:
         self._ask("read job")
+        return self._stored(self.others[name])
+
+    async def read_pod(self, namespace: str, name: str) -> dict[str, Any]:
+        self._ask("read pod")
         return self._stored(self.others[name])
 
     async def read_zoo(self, namespace: str, name: str) -> dict[str, Any]:
@@ -94,6 +112,7 @@ class World:
             metrics=Metrics(),
             health=Health(),
             events=self.events,
+            settings=OperatorSettings(),
             clock=lambda: NOW,
         )
 
@@ -194,6 +213,67 @@ async def test_rows_that_end_are_told(world: World) -> None:
     world.cache.store_job(job)
     await world.settle()
     assert [reason for _, reason in world.events.told] == ["JobsExist", "RowSucceeded", "RowsComplete"]
+
+
+async def _complete(world: World) -> None:
+    """The only row's job ends well."""
+    world.apply()
+    await world.settle()
+    job = dict(world.cache.job(JOB) or {})
+    job["metadata"] = {**job["metadata"], "resourceVersion": "500"}
+    job["status"] = {"results": {"boxAP": 35.0}, "completionTime": "2026-01-01T00:00:00Z"}
+    turn(job, "Complete", "True")
+    world.cache.store_job(job)
+    world.cluster.asked.clear()
+    await world.settle()
+
+
+def _page_condition(world: World) -> tuple[str, str]:
+    (found,) = [item for item in world.status()["conditions"] if item["type"] == "PageWritten"]
+    return found["status"], found["reason"]
+
+
+async def test_the_page_is_written_by_a_pod_that_is_deleted_when_it_has_ended(world: World) -> None:
+    await _complete(world)
+    assert world.cluster.asked == ["status", "create page"]
+    pod = world.cluster.created[-1]
+    ended = {**pod, "status": {"phase": "Succeeded"}}
+    ended["metadata"] = {**pod["metadata"], "resourceVersion": "900"}
+    world.cache.store("pods", ended)
+    await world.settle()
+    assert world.cluster.asked[2:4] == ["status", "delete pods page-1"]
+    assert _page_condition(world) == ("True", "RowsShown")
+    world.cache.drop("pods", ended)
+    world.cluster.asked.clear()
+    await world.settle()
+    assert world.cluster.asked == []
+
+
+async def test_a_pod_of_the_page_that_a_list_does_not_show_is_forgotten(world: World) -> None:
+    await _complete(world)
+    assert world.cache.pages.pod(KEY, uid="zoo-1") is not None
+    assert world.cache.pages.pod(KEY, uid="zoo-0") is None
+    known = world.cache.uids()
+    assert "page-1" in known
+    world.cache.sweep("pods", None, listed=set(), known_before=known)
+    assert world.cache.pages.pod(KEY, uid="zoo-1") is None
+
+
+async def test_a_refused_page_is_told_and_troubles_no_row(world: World) -> None:
+    world.cluster.failures["create page"] = errors.Rejected("create pods: quota")
+    await _complete(world)
+    assert _page_condition(world) == ("False", "ChildRejected")
+    conditions = {item["type"]: item["status"] for item in world.status()["conditions"]}
+    assert (conditions["Complete"], conditions["Degraded"]) == ("True", "False")
+
+
+async def test_a_pod_of_somebody_else_that_has_the_name_is_told_and_left_alone(world: World) -> None:
+    metadata = {"name": "zoo-page", "namespace": "default", "uid": "other"}
+    world.cluster.others["zoo-page"] = {"metadata": metadata}
+    world.cluster.failures["create page"] = errors.Conflict("create pods: exists")
+    await _complete(world)
+    assert _page_condition(world) == ("False", "ChildRejected")
+    assert not any(asked.startswith("delete") for asked in world.cluster.asked)
 
 
 async def test_a_deleted_zoo_does_nothing_and_is_forgotten(world: World) -> None:

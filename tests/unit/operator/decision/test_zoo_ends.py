@@ -192,21 +192,33 @@ def test_queues_pass_through_the_template() -> None:
         ({}, {"boxAP": 35.0}, "Below", None),
         ({}, {"boxAP": 36.2}, "Above", None),
         ({"tolerance": {"boxAP": 1}}, {"boxAP": 35.0}, "Equal", None),
-        ({}, {"boxAP": 35.6, "hardware": {"precision": "bf16"}}, "NotComparable", "another precision: bf16"),
+        (
+            {},
+            {"boxAP": 35.6, "hardware": {"precision": "bf16"}},
+            "NotComparable",
+            "trained in bf16, not fp32",
+        ),
         ({}, {"boxAP": 36.2, "hardware": {"precision": "tf32"}}, "Above", None),
         ({}, {"boxAP": 35.6, "reference": {}}, "NotComparable", "nothing is published for this recipe"),
         (
             {"template": {"spec": {"dataset": {"storageUri": "synthetic://shapes"}}}},
             {"boxAP": 35.6},
             "NotComparable",
-            "another data set",
+            "another data set than COCO: generated",
         ),
         (
             {"template": {"spec": {"overrides": {"global_batch": "8"}}}},
             {"boxAP": 35.6},
             "NotComparable",
-            "another recipe: overrides has global_batch",
+            "the recipe is changed: global_batch",
         ),
+        (
+            {},
+            {"boxAP": 35.6, "hardware": {"globalBatch": 8}, "validationImages": 50},
+            "NotComparable",
+            "8 images per step, not 16; 50 validation images, not the 5000 of COCO",
+        ),
+        ({}, {"boxAP": 35.6, "hardware": {"globalBatch": 16}, "validationImages": 5000}, "Equal", None),
     ],
 )
 def test_the_verdict_compares_only_what_can_be_compared(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,41 +16,20 @@ import pytest
 from click.testing import CliRunner
 from tensorboardX.proto import event_pb2
 
-import browser
 import report_builders
+from browser import HOSTILE, assert_quiet, open_page
 from kubedet_trainer.commands.report import report as command
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.reports import comparing, document, files, page, published, views
 from kubedet_trainer.storage.uris import open_store
 
-HOSTILE = "<script>alert(1)</script>"
 WIDTHS = (400, 768, 1200, 1600)
-PICTURES_KEPT = os.environ.get("KUBEDET_SCREENSHOTS")
-"""Folder where the screenshots of these tests go, to be looked at."""
 
 
 @pytest.fixture(scope="module")
 def jpeg() -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (30, 80, 3), np.uint8)
     return cv2.imencode(".jpg", cv2.resize(noise, (966, 360)))[1].tobytes()
-
-
-def open_page(
-    content: bytes, folder: Path, *, width: int, script: str = "null", name: str = "page", dark: bool = False
-) -> browser.Seen:
-    file = folder / f"{name}.html"
-    file.write_bytes(content)
-    seen = browser.look(file, width=width, script=script, dark=dark)
-    if PICTURES_KEPT:
-        Path(PICTURES_KEPT, f"{name}-{width}{'-dark' * dark}.png").write_bytes(seen.picture)
-    return seen
-
-
-def assert_quiet(seen: browser.Seen) -> None:
-    """The page complains of nothing, asks for nothing, and fits."""
-    assert seen.errors == []
-    assert seen.requests == []
-    assert seen.content_width <= seen.width
 
 
 def render(report: document.Report, jpeg: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean, stdev
 
 from kubedet_operator.api.zoo_status import (
@@ -18,11 +18,8 @@ from kubedet_operator.api.zoo_status import (
 from kubedet_operator.children.rows import RowPlan
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import ZooDraft
-from kubedet_trainer import contract
-from kubedet_trainer.contract import catalogue
+from kubedet_trainer.contract.comparison import PRECISIONS, Circumstances, find_obstacles
 
-COMPARED = ("boxAP", "maskAP", "ar1000")
-"""Figures that do not depend on the hardware."""
 _DIGITS = 3
 _OPEN = (RunPhase.RUNNING, RunPhase.SUSPENDED)
 
@@ -38,7 +35,7 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
         succeeded=phases.count(RunPhase.SUCCEEDED),
         failed=phases.count(RunPhase.FAILED),
     )
-    differences = {figure: found for figure in COMPARED if (found := _summarise(rows, figure))}
+    differences = {figure: found for figure in PRECISIONS if (found := _summarise(rows, figure))}
     shown = differences.get("boxAP")
     return draft.change(
         rows=rows,
@@ -93,14 +90,13 @@ def _compare(
     published: Mapping[str, float],
 ) -> tuple[Verdict | None, dict[str, float], str | None]:
     """The verdict about a row, its differences from the published figures, and why there are none."""
-    if not any(figure in means for figure in COMPARED):
+    if not any(figure in means for figure in PRECISIONS):
         return None, {}, None
-    reason = _obstacle(row, runs, published)
-    if reason:
-        return Verdict.NOT_COMPARABLE, {}, reason
+    if obstacles := tuple(dict.fromkeys(_obstacles(row, runs, published))):
+        return Verdict.NOT_COMPARABLE, {}, "; ".join(obstacles)
     differences = {
         figure: round(means[figure] - published[figure], _DIGITS)
-        for figure in COMPARED
+        for figure in PRECISIONS
         if figure in means and figure in published
     }
     tolerance = vars(facts.spec.tolerance)
@@ -110,25 +106,25 @@ def _compare(
     return Verdict.ABOVE if above else Verdict.EQUAL, differences, None
 
 
-def _obstacle(row: RowPlan, runs: Iterable[Run], published: Mapping[str, float]) -> str | None:
-    """Why a row cannot be compared with the published one."""
-    if not any(figure in published for figure in COMPARED):
-        return "nothing is published for this recipe"
-    dataset, overrides = row.spec["dataset"], set(row.spec.get("overrides") or {}) - {"seed"}
-    facets = catalogue.read_facets(row.recipe)
-    usual = "VOC" if facets and facets.dataset == "voc" else "COCO"
-    if str(dataset["storageUri"]).startswith("synthetic://") or dataset.get("format", "COCO") != usual:
-        return "another data set"
-    if dataset.get("train") or dataset.get("val"):
-        return "other splits: dataset.train or dataset.val is set"
-    if overrides:
-        return f"another recipe: overrides has {', '.join(sorted(overrides))}"
-    if row.spec.get("pretrained"):
-        return "other weights: pretrained is set"
-    precisions = {run.results.precision for run in runs if run.results and run.results.precision}
-    if precisions - contract.COMPARABLE_PRECISIONS:
-        return f"another precision: {', '.join(sorted(precisions))}"
-    return None
+def _obstacles(row: RowPlan, runs: Iterable[Run], published: Mapping[str, float]) -> Iterator[str]:
+    """Why the precision of a row cannot be compared with the published one."""
+    if not any(figure in published for figure in PRECISIONS):
+        yield "nothing is published for this recipe"
+        return
+    dataset = row.spec["dataset"]
+    known = [run.results for run in runs if run.results]
+    for results in known:
+        given = Circumstances(
+            changes=tuple(row.spec.get("overrides") or ()),
+            data_uri=str(dataset["storageUri"]),
+            data_format=dataset.get("format", "COCO"),
+            splits=[f"dataset.{split}" for split in ("train", "val") if dataset.get(split)],
+            pretrained=bool(row.spec.get("pretrained")),
+            precision=results.precision,
+            global_batch=results.globalBatch,
+            validation_images=results.validationImages,
+        )
+        yield from find_obstacles(row.recipe, PRECISIONS[0], given)
 
 
 def _summarise(rows: Iterable[Row], figure: str) -> Difference | None:

@@ -72,8 +72,10 @@ def _shorten(results: contract.Results) -> RowResults:
     return RowResults(
         **{figure: getattr(results, figure) for figure in FIGURES},
         accelerator=_text(hardware.get("accelerator")),
-        worldSize=hardware["worldSize"] if isinstance(hardware.get("worldSize"), int) else None,
+        worldSize=_number(hardware.get("worldSize")),
         precision=_text(hardware.get("precision")),
+        globalBatch=_number(hardware.get("globalBatch")),
+        validationImages=results.validationImages,
         modelUri=results.modelUri,
         reportUri=results.reportUri,
         proposalsUri=results.proposalsUri,
@@ -82,3 +84,7 @@ def _shorten(results: contract.Results) -> RowResults:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None

@@ -22,7 +22,7 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
         else:
             draft = draft.act(DeleteRowJob(name=child.name, uid=child.uid))
     ttl, ended, uid = facts.spec.ttlSecondsAfterFinished, draft.status.completionTime, facts.metadata.uid
-    if ttl is None or ended is None or uid is None:
+    if ttl is None or ended is None or uid is None or draft.awaits_page:
         return draft
     due = parse_time(ended) + timedelta(seconds=ttl)
     return draft.check(due) if facts.now < due else draft.act(DeleteZoo(uid=uid))
