@@ -38,6 +38,11 @@ BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
         "spec.evaluation",
     ),
     ({"dataset": {"validate": False}, "evaluation": {"report": "Best"}}, "spec.evaluation"),
+    ({"task": "Measure", "dataset": {"validate": False}}, "spec.dataset.validate"),
+    (
+        {"task": "Measure", "checkpoint": STATE, "elasticPolicy": {"maxReplicas": 4}},
+        "spec.elasticPolicy",
+    ),
     ({"schedulingPolicy": {"gang": "Kueue"}}, "spec.schedulingPolicy.queue"),
     ({"dataset": {"proposals": {}}}, "spec.dataset.proposals"),
     ({"writeProposals": True}, "spec.checkpoint"),

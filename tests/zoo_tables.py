@@ -31,6 +31,8 @@ def end_row(
     hardware: dict[str, Any] = V100,
     report: str | None = "whole",
     job: str | None = None,
+    global_batch: int | None = None,
+    task: str | None = None,
     **changed: float,
 ) -> None:
     """End a training with its published figures, plus what `changed` says.
@@ -45,7 +47,8 @@ def end_row(
     results = {
         **figures,
         "reference": reference,
-        "hardware": {**hardware, **({"globalBatch": row.images_per_step} if row else {})},
+        "hardware": {**hardware, **({"globalBatch": global_batch or row.images_per_step} if row else {})},
+        **({"task": task} if task else {}),
         "validationImages": 4952 if recipe.endswith("voc") else 5000,
         "reportUri": f"{place}/report.html",
         "modelUri": f"{place}/step-00000010/state.pt",

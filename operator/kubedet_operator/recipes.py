@@ -15,6 +15,7 @@ from kubedet_operator.api import types
 from kubedet_operator.decision import facts
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import recipes
+from kubedet_trainer.contract.catalogue import has_published_weights
 from kubedet_trainer.recipes.estimate import describe_known
 from kubedet_trainer.recipes.fields import RecipeField, list_fields
 
@@ -45,14 +46,19 @@ def parse_spec(manifest: Mapping[str, Any], settings: OperatorSettings) -> facts
 
 
 def find_fault(spec: types.DetectionJobSpec) -> str | None:
-    """Path, value, rule and remedy of what is wrong with `spec.recipe` or `spec.overrides`, if anything.
+    """Path, value, rule and remedy of what is wrong with recipe, overrides or absent weights, if anything.
 
     A recipe of the user's own is not looked at.
     """
     if is_own(spec):
         return None
     fault = _find_fault(spec.recipe, tuple(spec.overrides.items()))
-    return None if fault is None else locate(fault)
+    if fault is not None:
+        return locate(fault)
+    if spec.task == "Measure" and not spec.pretrained and not has_published_weights(spec.recipe):
+        rule = f"must be set to measure {spec.recipe}: the zoo published no weights for it"
+        return f"spec.pretrained: absent, {rule}"
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -30,6 +30,7 @@ from kubedet_trainer.contract import (
 from kubedet_trainer.errors import UsageError
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.recipes.catalogue import Entry, select_entries
+from kubedet_trainer.recipes.published_files import has_published_file
 from kubedet_trainer.settings import RunSettings, StoreCredentials, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -62,7 +63,7 @@ EVERYTHING: dict[str, Any] = {
     "failurePolicy": {"hangTimeoutSeconds": 90, "hangMedianSteps": 50},
     "writeProposals": True,
     "evaluation": {"everyEpochs": 2, "stopAfter": 3, "report": "Best"},
-    "benchmark": {"images": 50},
+    "benchmark": {"images": 50, "iterations": 70},
     "metrics": {"port": 9200},
 }
 
@@ -123,6 +124,7 @@ def test_the_trainer_reads_every_field_that_the_operator_writes() -> None:
         stop_after=3,
         report=ReportedCheckpoint.BEST,
         benchmark_images=50,
+        benchmark_iterations=70,
         min_replicas=2,
         max_replicas=4,
         batch_policy=BatchPolicy.SCALE_LEARNING_RATE,
@@ -157,8 +159,7 @@ def test_the_operator_can_set_every_variable_of_the_contract() -> None:
     }
     assert not read_settings(_environment(**other)).dataset.validate
     written = set(_environment(**EVERYTHING)) | set(_environment(**other))
-    only_benchmark = {Environment.BENCHMARK_ITERATIONS.value}  # of `kubedet benchmark`, on one machine
-    assert {variable.value for variable in Environment} - written == only_benchmark
+    assert {variable.value for variable in Environment} == written
 
 
 def test_defaults_of_the_api_are_defaults_of_the_trainer() -> None:
@@ -170,12 +171,14 @@ def test_defaults_of_the_api_are_defaults_of_the_trainer() -> None:
     alone = read_settings({**least, Environment.CHECKPOINT_URI: "file:///c"})
     written = read_settings(_environment(checkpoint={"storageUri": "file:///c"}))
     same = (
+        "task",
         "dataset",
         "checkpoint",
         "evaluate_every_epochs",
         "stop_after",
         "report",
         "benchmark_images",
+        "benchmark_iterations",
         "metrics_port",
         "grace_seconds",
     )
@@ -258,6 +261,12 @@ def test_the_operator_knows_the_recipes_by_name_as_the_trainer_has_them() -> Non
         facets = catalogue.read_facets(entry.recipe.name)
         assert facets is not None
         assert vars(facets) == entry.facets
+
+
+def test_the_operator_knows_which_recipes_have_published_weights() -> None:
+    for entry in select_entries({}):
+        name = entry.recipe.name
+        assert catalogue.has_published_weights(name) == has_published_file(name), name
 
 
 def test_a_fast_rcnn_and_no_other_recipe_has_an_rpn_of_its_backbone_for_its_proposals() -> None:

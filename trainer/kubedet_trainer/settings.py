@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from kubedet_trainer.contract import METRICS_PORT, BatchPolicy, Environment, ReportedCheckpoint
+from kubedet_trainer.contract import METRICS_PORT, BatchPolicy, Environment, ReportedCheckpoint, Task
 from kubedet_trainer.errors import UsageError
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -43,6 +43,8 @@ class DatasetSettings:
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
     val_annotations: str = "annotations/instances_val2017.json"
+    train: bool = True
+    """Whether the training split is read; a measurement takes its steps on the validation split."""
     validate: bool = True
     """Whether there is a validation split; without one there are no figures."""
     test_images: str = ""
@@ -101,6 +103,7 @@ class RunSettings:
     recipe: str
     dataset: DatasetSettings
     checkpoint: CheckpointSettings
+    task: Task = Task.TRAIN
     job_name: str = "run"
     overrides: Mapping[str, str] = field(default_factory=dict)
     """Dotted field of the recipe -> value as text, ``{"optimizer.lr": "0.01"}``."""
@@ -117,9 +120,8 @@ class RunSettings:
     """The checkpoint whose figures are the row."""
     benchmark_images: int = 200
     """Validation images timed for the frames per second; 0 skips the measurement."""
-    benchmark_iterations: int = 0
-    """Ends training after so many iterations, without evaluations and checkpoints, to measure only; 0 trains
-    to the end."""
+    benchmark_iterations: int = 200
+    """Training steps of a run that trains nothing, for their time and memory."""
     min_replicas: int = 1
     """The fewest replicas that train."""
     max_replicas: int = 1
@@ -150,6 +152,11 @@ class RunSettings:
     hang_median_steps: int = 0
     """So many times the median step, likewise for a step; 0: only the seconds count."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains to the end and keeps what it has trained."""
+        return self.task is Task.TRAIN
+
 
 def read_settings(environment: Mapping[str, str]) -> RunSettings:
     """The settings in `environment`, defaults for what is absent or empty.
@@ -164,13 +171,20 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         raise UsageError(
             f"{Environment.RENDEZVOUS_ENDPOINT}: absent, must be host:port with several replicas"
         )
-    if not (dataset := _read_dataset(get)).validate:
+    task = get.choice(Environment.TASK, Task.TRAIN)
+    dataset = replace(_read_dataset(get), train=task is not Task.MEASURE)
+    if not dataset.validate:
         _require_no_comparison(get)
+        if not dataset.train:
+            raise UsageError(
+                f"{Environment.VALIDATE}: got 'false', must be true with {Environment.TASK} {task}"
+            )
     message_path = get.optional(Environment.TERMINATION_MESSAGE_PATH)
     return RunSettings(
         recipe=get.required(Environment.RECIPE),
         dataset=dataset,
         checkpoint=_read_checkpoint(get),
+        task=task,
         job_name=get.text(Environment.JOB_NAME, "run"),
         overrides=get.table(Environment.OVERRIDES),
         pretrained_uri=get.optional(Environment.PRETRAINED_URI),
@@ -181,7 +195,7 @@ def read_settings(environment: Mapping[str, str]) -> RunSettings:
         stop_after=get.integer(Environment.EVALUATION_STOP_AFTER, 0),
         report=get.choice(Environment.EVALUATION_REPORT, ReportedCheckpoint.LAST),
         benchmark_images=get.integer(Environment.BENCHMARK_IMAGES, 200),
-        benchmark_iterations=get.integer(Environment.BENCHMARK_ITERATIONS, 0),
+        benchmark_iterations=get.integer(Environment.BENCHMARK_ITERATIONS, 200),
         min_replicas=get.integer(Environment.MIN_REPLICAS, replicas),
         max_replicas=max_replicas,
         batch_policy=get.choice(Environment.BATCH, BatchPolicy.KEEP_GLOBAL),

@@ -201,11 +201,11 @@ class _SchemaBuilder:
         return root
 
     def _job_spec(self, *, path: str) -> dict[str, Any]:
-        """The schema of a DetectionJob's spec without its recipe, within another kind."""
+        """The schema of a DetectionJob's spec without its recipe and task, within another kind."""
         rules = [rule for rule in JOB.rules if rule.scope]
         self._add_rules(rules, below=path.removesuffix("spec"))
         schema = self._object(types.DetectionJobSpec, path=path)
-        del schema["properties"]["recipe"]
+        del schema["properties"]["recipe"], schema["properties"]["task"]
         schema["required"].remove("recipe")
         return schema
 

@@ -48,6 +48,7 @@ MANAGED_BY = Transition(
 )
 
 TRANSITIONS = (
+    Transition(field="spec.task", moment=TRAINED, unchanged="self.spec.task == oldSelf.spec.task"),
     Transition(field="spec.recipe", moment=TRAINED, unchanged="self.spec.recipe == oldSelf.spec.recipe"),
     Transition(
         field="spec.overrides",
@@ -65,5 +66,5 @@ TRANSITIONS = (
     ),
     MANAGED_BY,
 )
-"""The first four identify a training: with another value the job would continue a different one.
+"""The first five identify a training: with another value the job would continue a different one.
 `facts.Facts.training` is a digest of them."""

@@ -43,12 +43,12 @@ _QUANTITY = Pattern(
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Weights to start from instead of the recipe's own."""
+    """Weights to start from, or to measure, instead of the recipe's own."""
 
     storageUri: str = bounded(min_length=1, pattern=WEIGHTS_URI)
-    """Weights of a backbone, or of a whole detector for any classes: a file, a checkpoint, or the place of
-    checkpoints, of which the newest is used. s3:// (read with the checkpoint's Secret), pvc://, file://, or
-    https:// for a file."""
+    """Weights of a backbone, or of a whole detector for any classes (task Measure: for those of the data). A
+    file, a checkpoint, or the place of checkpoints, of which the newest is used. s3:// (read with the
+    checkpoint's Secret), pvc://, file://, or https:// for a file."""
     sha256: str | None = bounded(
         default=None, max_length=64, pattern=Pattern(regex=r"[0-9a-f]{64}", meaning="64 hexadecimal digits")
     )
@@ -197,12 +197,16 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Measurement of the frames per second at batch size 1, including loading and post-processing."""
+    """Measurement of the frames per second at batch size 1, including loading and post-processing; for task
+    Measure of training steps, too."""
 
     enabled: bool = True
-    """Whether to measure."""
+    """Whether to measure. Without it task Measure takes no training steps either."""
     images: int = bounded(default=200, minimum=1, maximum=100000)
     """Number of validation images to time."""
+    iterations: int = bounded(default=200, minimum=1, maximum=100000)
+    """Training steps of a job with task Measure, for seconds per iteration and memory. The first 50 are not
+    timed; of fewer than 100 the first half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +221,10 @@ class Metrics:
 class DetectionJobSpec:
     """What to train, on which data set, and with how many pods."""
 
+    task: Literal["Train", "Measure"] = "Train"
+    """Train: train the recipe. Measure: report the row of the weights in pretrained, by default of those that
+    the zoo published: their precision on the validation split, and the speed and memory of some training
+    steps, of which nothing is kept. It reads no training split. Immutable once a worker has trained."""
     recipe: str = bounded(min_length=1, max_length=128, pattern=RECIPE)
     """A name that `kubedet recipes` lists, or module:attribute for a recipe of your own in a Python module
     that the worker can import. Immutable once a worker has trained."""
@@ -224,14 +232,15 @@ class DetectionJobSpec:
     """Fields of the recipe to change, such as optimizer.lr: "0.01". Immutable once a worker has trained.
     `kubedet explain spec.overrides` lists the fields."""
     pretrained: Pretrained | None = None
-    """Weights to start from. Default: the recipe's own."""
+    """Weights to start from. Default: the recipe's own. With task Measure: the weights to measure. Default:
+    those that the zoo published for the recipe."""
     weightsMirror: str | None = bounded(default=None, min_length=1, pattern=MIRROR_URI)
     """Address of a mirror of the published weights, which has each file by its published path or its name."""
     dataset: Dataset
     """The data to train and validate on. Immutable once a worker has trained."""
     writeProposals: bool = False
-    """Whether an RPN writes its proposals for both splits next to its checkpoints when it is trained. Jobs
-    that name it in dataset.proposals.fromJob take them."""
+    """Whether an RPN writes its proposals for both splits next to its checkpoints when it is trained (task
+    Measure: for the validation split). Jobs that name it in dataset.proposals.fromJob take them."""
     worker: Worker = field(default_factory=Worker)
     """The pods that train."""
     elasticPolicy: ElasticPolicy | None = None
@@ -282,7 +291,7 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionJob:
-    """Trains one detector on one data set and reports its row of the model zoo."""
+    """Trains or measures one detector on one data set and reports its row of the model zoo."""
 
     metadata: Metadata
     spec: DetectionJobSpec

@@ -135,6 +135,16 @@ def _never_evaluated(job: types.DetectionJob) -> Iterator[Breach]:
         )
 
 
+def _nothing_to_measure_on(job: types.DetectionJob) -> Iterator[Breach]:
+    if job.spec.task == "Measure" and not job.spec.dataset.validate:
+        yield Breach(path="spec.dataset.validate", got="validate: false")
+
+
+def _elastic_measurement(job: types.DetectionJob) -> Iterator[Breach]:
+    if job.spec.task == "Measure" and job.spec.elasticPolicy:
+        yield Breach(path="spec.elasticPolicy", got="an elasticPolicy")
+
+
 def _no_queue(job: types.DetectionJob) -> Iterator[Breach]:
     scheduling = job.spec.schedulingPolicy
     if scheduling.gang == "Kueue" and scheduling.queue is None:
@@ -263,6 +273,24 @@ RULES = (
         "remove them or set dataset.validate to true",
         field=".evaluation",
         breaches=_never_evaluated,
+    ),
+    Rule(
+        scope="",
+        cel="!has(self.spec.task) || self.spec.task != 'Measure' || !has(self.spec.dataset.validate) || "
+        "self.spec.dataset.validate",
+        meaning="a job with task Measure must have a validation split to measure on; set validate to true",
+        got="'validate: false'",
+        field=".spec.dataset.validate",
+        breaches=_nothing_to_measure_on,
+    ),
+    Rule(
+        scope="",
+        cel="!has(self.spec.task) || self.spec.task != 'Measure' || !has(self.spec.elasticPolicy)",
+        meaning="a job with task Measure must keep its number of workers, because it has no checkpoint to "
+        "continue from; remove elasticPolicy",
+        got="'an elasticPolicy'",
+        field=".spec.elasticPolicy",
+        breaches=_elastic_measurement,
     ),
     Rule(
         scope="spec.schedulingPolicy",

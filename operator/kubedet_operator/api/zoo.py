@@ -45,7 +45,8 @@ class Rows:
     )
     """Names that `kubedet recipes` lists, or module:attribute for recipes of your own."""
     select: tuple[Selection, ...] = bounded(default=(), max_items=32)
-    """Recipes of the zoo by what they are. The selections are added up."""
+    """Recipes of the zoo by what they are. The selections are added up. With measure Published they leave out
+    recipes without published weights, unless spec.changes gives them some."""
     exclude: tuple[str, ...] = bounded(
         default=(), max_items=MAX_ROWS, min_length=1, max_length=128, pattern=RECIPE
     )
@@ -57,8 +58,8 @@ class JobTemplate:
     """The job of every row."""
 
     spec: JobSpec = bounded(max_items=1000, max_length=32768)
-    """A DetectionJob's spec without its recipe. Below checkpoint.storageUri each row gets a prefix of its
-    own: ZOO/RECIPE/HASH. ttlSecondsAfterFinished counts once the row has its result."""
+    """A DetectionJob's spec without its recipe and task. Below checkpoint.storageUri each row gets a prefix
+    of its own: ZOO/RECIPE/HASH. ttlSecondsAfterFinished counts once the row has its result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +86,13 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelZooSpec:
-    """Which recipes to train, how, and how many at once."""
+    """Which recipes to train or measure, how, and how many at once."""
 
     rows: Rows
     """The recipes of the table."""
+    measure: Literal["Training", "Published"] = "Training"
+    """What a row is of. Training: the recipe is trained. Published: nothing is trained; the published weights
+    are measured, or those of a row's pretrained (task Measure of a DetectionJob)."""
     template: JobTemplate
     """The job of every row."""
     changes: tuple[Change, ...] = bounded(default=(), max_items=MAX_ROWS, map_key="recipe")
@@ -113,7 +117,7 @@ class ModelZooSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelZoo:
-    """Trains a table of recipes, one DetectionJob for each row, and keeps their figures."""
+    """Trains or measures a table of recipes, one DetectionJob for each row, and keeps their figures."""
 
     metadata: Metadata
     spec: ModelZooSpec

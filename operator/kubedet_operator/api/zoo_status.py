@@ -46,8 +46,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RowResults:
-    """What one training has reached. Figures that do not apply are absent."""
+    """What one training has reached, or what was measured. Figures that do not apply are absent."""
 
+    task: str | None = bounded(default=None, max_length=32)
+    """Measure if nothing was trained: the figures are those of the weights at modelUri."""
     memoryGB: float | None = None
     """Peak memory over all ranks."""
     secondsPerIteration: float | None = None
@@ -71,7 +73,7 @@ class RowResults:
     validationImages: int | None = None
     """Images that the precision was measured on."""
     modelUri: str | None = None
-    """URI of the final checkpoint."""
+    """URI of the final checkpoint, or of the weights that were measured."""
     reportUri: str | None = None
     """URI of the full report."""
     proposalsUri: str | None = None

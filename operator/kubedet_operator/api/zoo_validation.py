@@ -39,7 +39,7 @@ def validate_zoo(document: zoo.ModelZoo) -> list[Violation]:
     if found:
         return found
     found = list(_check_recipes(document.spec))
-    rows = list_recipes(document.spec.rows)
+    rows = list_recipes(document.spec)
     if not found and not rows:
         found.append(Violation(path="spec.rows", got="no recipe", rule="must select at least one recipe"))
     for what, number, most in (
@@ -52,14 +52,25 @@ def validate_zoo(document: zoo.ModelZoo) -> list[Violation]:
     return found
 
 
-def list_recipes(rows: zoo.Rows) -> list[str]:
+def list_recipes(spec: zoo.ModelZooSpec) -> list[str]:
     """The recipes of the table: the zoo's in the order of its page, then all others in the order given."""
+    rows = spec.rows
     known = (*catalogue.NAMES, *catalogue.SMOKE_NAMES)
     wanted = dict.fromkeys(rows.recipes) | {
-        name: None for name in known if any(_is_in(name, selection) for selection in rows.select)
+        name: None for name in known if any(_selects(spec, selection, name) for selection in rows.select)
     }
     ordered = [*(name for name in known if name in wanted), *(name for name in wanted if name not in known)]
     return [name for name in ordered if name not in rows.exclude]
+
+
+def _selects(spec: zoo.ModelZooSpec, selection: zoo.Selection, name: str) -> bool:
+    return _is_in(name, selection) and (spec.measure == "Training" or _has_weights(spec, name))
+
+
+def _has_weights(spec: zoo.ModelZooSpec, name: str) -> bool:
+    """Whether there are weights to measure: published ones, or the user's."""
+    changed = any(change.recipe == name and change.spec.get("pretrained") for change in spec.changes)
+    return changed or bool(spec.template.spec.get("pretrained")) or catalogue.has_published_weights(name)
 
 
 def _is_in(name: str, selection: zoo.Selection) -> bool:
@@ -80,12 +91,26 @@ def _check_recipes(spec: zoo.ModelZooSpec) -> Iterator[Violation]:
             rule = "must be a name that `kubedet recipes` lists, or module:attribute."
             yield Violation(path=path, got=name, rule=rule + did_you_mean(name, known))
     for index, selection in enumerate(spec.rows.select):
-        if not any(_is_in(name, selection) for name in known):
+        if not any(_selects(spec, selection, name) for name in known):
             chosen = {field: list(values) for field, values in vars(selection).items() if values}
+            what = "recipe" if spec.measure == "Training" else "recipe with published weights"
             yield Violation(
-                path=f"spec.rows.select[{index}]", got=chosen, rule="must select at least one recipe"
+                path=f"spec.rows.select[{index}]", got=chosen, rule=f"must select at least one {what}"
             )
-    yield from _check_changes(spec, list_recipes(spec.rows))
+    yield from _check_weights(spec)
+    yield from _check_changes(spec, list_recipes(spec))
+
+
+def _check_weights(spec: zoo.ModelZooSpec) -> Iterator[Violation]:
+    if spec.measure == "Training":
+        return
+    for index, name in enumerate(spec.rows.recipes):
+        if name not in spec.rows.exclude and not _has_weights(spec, name):
+            rule = (
+                "must have weights to measure, and the zoo published none for it; set pretrained for it in "
+                "spec.changes, or remove it"
+            )
+            yield Violation(path=f"spec.rows.recipes[{index}]", got=name, rule=rule)
 
 
 def _check_changes(spec: zoo.ModelZooSpec, recipes: list[str]) -> Iterator[Violation]:
@@ -98,6 +123,7 @@ def _check_changes(spec: zoo.ModelZooSpec, recipes: list[str]) -> Iterator[Viola
         **{f"spec.changes[{index}].spec": change.spec for index, change in enumerate(spec.changes)},
     }
     for path, given in places.items():
-        if "recipe" in given:
-            rule = "must not be set: spec.rows has the recipes; remove it"
-            yield Violation(path=f"{path}.recipe", got=given["recipe"], rule=rule)
+        for field, where in (("recipe", "spec.rows has the recipes"), ("task", "spec.measure says it")):
+            if field in given:
+                rule = f"must not be set: {where}; remove it"
+                yield Violation(path=f"{path}.{field}", got=given[field], rule=rule)

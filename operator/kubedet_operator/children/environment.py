@@ -64,6 +64,7 @@ def _run_variables(
     elastic = spec.elasticPolicy
     return _values({
         Environment.JOB_NAME: job.metadata.name,
+        Environment.TASK: spec.task,
         Environment.RECIPE: spec.recipe,
         Environment.OVERRIDES: json.dumps(dict(spec.overrides), sort_keys=True) if spec.overrides else None,
         Environment.PRETRAINED_URI: locations.pretrained.uri if locations.pretrained else None,
@@ -74,6 +75,7 @@ def _run_variables(
         Environment.EVALUATION_STOP_AFTER: spec.evaluation.stopAfter,
         Environment.EVALUATION_REPORT: spec.evaluation.report,
         Environment.BENCHMARK_IMAGES: spec.benchmark.images if spec.benchmark.enabled else 0,
+        Environment.BENCHMARK_ITERATIONS: spec.benchmark.iterations if spec.benchmark.enabled else 0,
         Environment.REPLICAS: spec.worker.replicas,
         Environment.MIN_REPLICAS: elastic.minReplicas if elastic else None,
         Environment.MAX_REPLICAS: elastic.maxReplicas if elastic else None,

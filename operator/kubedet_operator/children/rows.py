@@ -44,14 +44,15 @@ def plan_rows(document: zoo.ModelZoo) -> tuple[tuple[RowPlan, ...], tuple[Violat
     if found:
         return (), tuple(found)
     spec = document.spec
-    recipes = list_recipes(spec.rows)
+    recipes = list_recipes(spec)
+    task = {"task": "Measure"} if spec.measure == "Published" else {}
     changes = {change.recipe: index for index, change in enumerate(spec.changes)}
     jobs: dict[str, types.DetectionJobSpec] = {}
     specs: dict[str, Mapping[str, Any]] = {}
     sources: dict[str, str] = {}
     for recipe in recipes:
         change = spec.changes[changes[recipe]].spec if recipe in changes else {}
-        specs[recipe] = {**merge(spec.template.spec, change), "recipe": recipe}
+        specs[recipe] = {**merge(spec.template.spec, change), "recipe": recipe, **task}
         job, wrong = _read_job(document, specs[recipe])
         where = f"spec.changes[{changes[recipe]}].spec" if change else "spec.template.spec"
         found += [dataclasses.replace(item, path=item.path.replace("spec", where, 1)) for item in wrong]
@@ -118,6 +119,8 @@ def _meaning_of(
     """What decides a row's precision; that of its source included, because it learns from its proposals."""
     found = {name: _differences(getattr(jobs[recipe], name)) for name in _MEANING}
     meaning = {name: value for name, value in found.items() if value}
+    if jobs[recipe].task != "Train":
+        meaning["task"] = jobs[recipe].task
     return {**meaning, "source": _meaning_of(jobs, source, None)} if source else meaning
 
 

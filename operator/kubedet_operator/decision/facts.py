@@ -174,7 +174,14 @@ def parse_spec(manifest: Mapping[str, Any], *, own_account: str = "") -> Parsed:
 def _identify_training(spec: types.DetectionJobSpec) -> str:
     """A digest of what must not change once a worker has trained: the fields of `transitions.TRAINED`."""
     place = spec.checkpoint.storageUri if spec.checkpoint else None
-    parts = (spec.recipe, sorted(spec.overrides.items()), without_none(asdict(spec.dataset)), place)
+    parts: tuple[Any, ...] = (
+        spec.recipe,
+        sorted(spec.overrides.items()),
+        without_none(asdict(spec.dataset)),
+        place,
+    )
+    if spec.task == "Measure":
+        parts += (spec.task, without_none(asdict(spec.pretrained)) if spec.pretrained else None)
     return sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -38,6 +38,8 @@ def show_row(console: Console, *, recipe: str, results: contract.Results) -> Non
             cells = (format(figures[name], form) if name in figures else "-" for _, name, form in columns)
             table.add_row(title, *cells)
     console.print(table)
+    if results.task == contract.Task.MEASURE:
+        _say(console, "measured, not trained")
     if results.checkpoint is not None:
         _say(console, f"{results.checkpoint} checkpoint, after epoch {results.epoch}")
     if results.endedEarly is not None:

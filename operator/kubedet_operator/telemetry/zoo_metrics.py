@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from kubedet_operator.api.conditions import Phase
+from kubedet_operator.api.conditions import ConditionType, Phase
 from kubedet_operator.telemetry.manifests import WHOSE, Figure, Manifest, Reader
 from kubedet_trainer.contract.metrics import Definition
 
 _COUNTS = ("pending", "running", "succeeded", "failed")
 _COMPARED = ("boxAP", "maskAP", "ar1000")
 """The figures of single rows that are exposed. The others depend on the hardware: the page has them."""
-_PAGE = "PageWritten"
 _ROW = (*WHOSE, "recipe")
 
 ZOO_TABLE: Mapping[str, Definition] = {
@@ -92,7 +91,7 @@ def _read_table(zoo: Manifest) -> Iterator[Figure]:
         if "standardError" in found:
             yield "difference_error", (metric,), found["standardError"]
     for condition in status.get("conditions") or ():
-        if condition["type"] == _PAGE:
+        if condition["type"] == ConditionType.PAGE_WRITTEN:
             yield "page_written", (condition["reason"],), condition["status"] == "True"
 
 

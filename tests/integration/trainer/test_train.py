@@ -196,7 +196,13 @@ def test_a_killed_run_still_knows_how_long_it_got_no_better(stalled: Job) -> Non
 
 
 def test_a_benchmark_ends_after_its_iterations_without_evaluation_or_checkpoint(make_job: MakeJob) -> None:
-    job = make_job(environment={"KUBEDET_BENCHMARK_ITERATIONS": "14", "KUBEDET_BENCHMARK_IMAGES": "6"})
+    job = make_job(
+        environment={
+            "KUBEDET_TASK": "Benchmark",
+            "KUBEDET_BENCHMARK_ITERATIONS": "14",
+            "KUBEDET_BENCHMARK_IMAGES": "6",
+        }
+    )
     assert job.run() == [0], job.log()[-3000:]
     row = _row(job)
     assert row["hardware"]["timedIterations"] == 7

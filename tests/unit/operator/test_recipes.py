@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_the_operators_own_image_counts_where_the_job_names_none() -> None:
 def test_a_recipe_of_the_users_own_is_not_imported() -> None:
     job = builders.make_job(recipe="no_such_module:recipe", overrides={"no.such": "1"})
     assert recipes.find_fault(job.spec) is None
+
+
+def test_weights_that_nobody_published_must_be_given_to_be_measured() -> None:
+    caffe: dict[str, Any] = {"recipe": "rpn_r50_caffe_fpn_1x", "task": "Measure"}
+    assert recipes.find_fault(builders.make_job(**caffe).spec) == (
+        "spec.pretrained: absent, must be set to measure rpn_r50_caffe_fpn_1x: the zoo published no weights "
+        "for it"
+    )
+    given = builders.make_job(**caffe, pretrained={"storageUri": "s3://weights/rpn.pth"})
+    assert recipes.find_fault(given.spec) is None
+    assert recipes.find_fault(builders.make_job(recipe="rpn_r50_fpn_1x", task="Measure").spec) is None
 
 
 def test_a_spec_that_cannot_be_read_has_no_recipe_to_judge() -> None:

@@ -197,6 +197,7 @@ def _run_environment(subject: _Subject, directory: Path, given: Mapping[str, Any
         Environment.CHECKPOINT_RESUME: "Never",
         Environment.PRETRAINED_URI: subject.weights or "",
         Environment.WEIGHTS_MIRROR: given["weights_mirror"] or "",
+        Environment.TASK: contract.Task.BENCHMARK,
         Environment.BENCHMARK_ITERATIONS: given["iterations"],
         Environment.BENCHMARK_IMAGES: given["images"],
         Environment.PROCS_PER_REPLICA: given["procs"] or given["gpus"] or 1,

@@ -25,7 +25,24 @@ from kubedet_trainer.logs import configure_logging, stderr_console
 @options.dataset_options
 @options.proposals_option
 @click.option(
-    "--checkpoint", metavar="URI", help="Folder or URI for checkpoints.  [default: runs/RECIPE/checkpoints]"
+    "--task",
+    type=click.Choice([contract.Task.TRAIN.value, contract.Task.MEASURE.value]),
+    default=contract.Task.TRAIN.value,
+    show_default=True,
+    help="Measure trains nothing. Its row is that of the weights of --pretrained, or of the published ones.",
+)
+@click.option(
+    "--iterations",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Training steps of --task Measure, for their speed and memory. The first 50 are not timed.",
+)
+@click.option(
+    "--checkpoint",
+    metavar="URI",
+    help="Folder or URI for checkpoints and the report.  [default: runs/RECIPE/checkpoints, or "
+    "runs/RECIPE/measured]",
 )
 @click.option(
     "--resume",
@@ -63,7 +80,7 @@ from kubedet_trainer.logs import configure_logging, stderr_console
 )
 @options.ends_with_contract_code
 def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
-    """Train RECIPE on this machine and print its row.
+    """Train RECIPE on this machine, or measure weights of it, and print its row.
 
     Ctrl-C saves the state and ends with 143. The same command continues from there.
 
@@ -71,6 +88,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
     Examples:
       kubedet train smoke_faster_rcnn --dataset "synthetic://shapes?images=200"
       kubedet train faster_rcnn_r50_fpn_1x optimizer.lr=0.01 --dataset /data/coco --gpus 8
+      kubedet train faster_rcnn_r50_fpn_1x --task Measure --dataset /data/coco --gpus 8
     """
     folder = options.run_folder(recipe)
     work_directory = (given["work_directory"] or folder / "work").resolve()
@@ -97,7 +115,7 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
         published = results.get("reference")
         rows = [(recipe, results), *([("published", published)] if published else [])]
         console.print(terminal.zoo_table(rows))
-        for line in (_describe_checkpoint(results), results.get("endedEarly")):
+        for line in (_describe_origin(results), results.get("endedEarly")):
             if line:
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
         for name, uri in (("model", results.get("modelUri")), ("report", results.get("reportUri"))):
@@ -106,8 +124,10 @@ def train(recipe: str, overrides: tuple[str, ...], **given: Any) -> None:
     sys.exit(code)
 
 
-def _describe_checkpoint(results: Mapping[str, Any]) -> str:
-    """Which checkpoint the row is that of; empty where none was evaluated."""
+def _describe_origin(results: Mapping[str, Any]) -> str:
+    """Which weights the row is that of; empty where none were evaluated."""
+    if results.get("task") == contract.Task.MEASURE:
+        return "measured, not trained"
     if "checkpoint" not in results:
         return ""
     return f"{results['checkpoint']} checkpoint, after epoch {results['epoch']}"
@@ -118,15 +138,18 @@ def _run_environment(
 ) -> dict[str, str]:
     """The contract's variables for a run of one worker on this machine."""
     folder = options.run_folder(recipe)
-    checkpoint = given["checkpoint"] or folder / "checkpoints"
+    places = {contract.Task.TRAIN: "checkpoints", contract.Task.MEASURE: "measured"}
+    checkpoint = given["checkpoint"] or folder / places[contract.Task(given["task"])]
     variables: dict[str, object] = {
         Environment.JOB_NAME: folder.name,
+        Environment.TASK: given["task"],
         Environment.RECIPE: recipe,
         Environment.OVERRIDES: json.dumps(dict(map(options.parse_override, overrides))),
         **options.dataset_variables(given),
         Environment.CHECKPOINT_URI: options.as_uri(checkpoint),
         Environment.CHECKPOINT_RESUME: given["resume"],
         Environment.PRETRAINED_URI: source_uri(given["pretrained"]) if given["pretrained"] else "",
+        Environment.BENCHMARK_ITERATIONS: given["iterations"],
         Environment.EVALUATION_STOP_AFTER: given["stop_after"] or "",
         Environment.EVALUATION_REPORT: given["report"],
         Environment.WEIGHTS_MIRROR: given["weights_mirror"] or "",

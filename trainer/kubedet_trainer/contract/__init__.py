@@ -34,6 +34,7 @@ from kubedet_trainer.contract.environment import (
     BatchPolicy,
     Environment,
     ReportedCheckpoint,
+    Task,
     failure_file,
 )
 from kubedet_trainer.contract.records import (
@@ -89,6 +90,7 @@ __all__ = [
     "ReportedCheckpoint",
     "Results",
     "Stage",
+    "Task",
     "TimePhase",
     "TimeSpent",
     "dump_termination_message",

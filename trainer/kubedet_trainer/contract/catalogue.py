@@ -131,6 +131,14 @@ def read_facets(recipe: str) -> Facets | None:
     )
 
 
+def has_published_weights(recipe: str) -> bool:
+    """Whether the zoo published weights for a recipe: for all rows but those of caffe style, except SSD."""
+    facets = read_facets(recipe)
+    return (
+        facets is not None and facets.section != SMOKE and (facets.style != "caffe" or facets.method == "ssd")
+    )
+
+
 def proposal_recipe(recipe: str) -> str | None:
     """The recipe whose proposals a Fast R-CNN of the zoo was trained on; None for any other recipe.
 

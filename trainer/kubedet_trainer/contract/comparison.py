@@ -43,6 +43,8 @@ class Circumstances:
     validation_images: int | None = None
     accelerator: str | None = None
     world_size: int | None = None
+    is_measured: bool = False
+    """Whether weights that exist were measured: the batch of the steps says nothing of their precision."""
 
 
 def images_per_step(section: str) -> int:
@@ -61,14 +63,16 @@ def find_obstacles(recipe: str, figure: str, given: Circumstances) -> list[str]:
     facets = read_facets(recipe)
     dataset = (facets.dataset if facets else None) or "coco"
     own = _of_the_measurement(dataset, given) if figure in PRECISIONS else _of_the_machine(figure, given)
-    return [*_of_the_training(facets, given), *own]
+    return [*_of_the_training(facets, figure, given), *own]
 
 
-def _of_the_training(facets: Facets | None, given: Circumstances) -> Iterator[str]:
+def _of_the_training(facets: Facets | None, figure: str, given: Circumstances) -> Iterator[str]:
     if changed := sorted(field for field in given.changes if field != "seed"):
         yield f"the recipe is changed: {', '.join(changed)}"
     if given.precision is not None and given.precision not in COMPARABLE_PRECISIONS:
         yield f"trained in {given.precision}, not fp32"
+    if given.is_measured and figure in PRECISIONS:
+        return
     # A recipe of the user's own has the batch that it says.
     usual = images_per_step(facets.section) if facets else given.global_batch
     if given.global_batch not in (None, usual):
@@ -83,7 +87,7 @@ def _of_the_measurement(dataset: str, given: Circumstances) -> Iterator[str]:
     elif given.splits:
         yield f"other splits: {', '.join(given.splits)}"
     if given.pretrained:
-        yield "started from other weights: pretrained"
+        yield f"{'measured' if given.is_measured else 'started from'} other weights: pretrained"
     if given.validation_images not in (None, wanted):
         yield f"{given.validation_images} validation images, not the {wanted} of {usual}"
 

@@ -76,6 +76,7 @@ class Environment(StrEnum):
     """
 
     JOB_NAME = "KUBEDET_JOB_NAME"
+    TASK = "KUBEDET_TASK"
     RECIPE = "KUBEDET_RECIPE"
     OVERRIDES = "KUBEDET_OVERRIDES"
     PRETRAINED_URI = "KUBEDET_PRETRAINED_URI"
@@ -136,6 +137,18 @@ class Environment(StrEnum):
     GRACE_SECONDS = "KUBEDET_GRACE_SECONDS"
     HANG_TIMEOUT_SECONDS = "KUBEDET_HANG_TIMEOUT_SECONDS"
     HANG_MEDIAN_STEPS = "KUBEDET_HANG_MEDIAN_STEPS"
+
+
+class Task(StrEnum):
+    """What a run does; the value of `Environment.TASK`."""
+
+    TRAIN = "Train"
+    """Train the recipe and report its row."""
+    MEASURE = "Measure"
+    """Report the row of weights that exist: their figures on the validation split, and the speed and memory
+    of some training steps, of which nothing is kept. It needs no training split."""
+    BENCHMARK = "Benchmark"
+    """Take some training steps for their speed and memory, and evaluate nothing. Not part of the API."""
 
 
 class BatchPolicy(StrEnum):

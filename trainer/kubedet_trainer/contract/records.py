@@ -158,6 +158,8 @@ class Results:
 
     recipe: str | None = None
     """Recipe of the row."""
+    task: str | None = None
+    """What the row is of: Train, or Measure if nothing was trained and `modelUri` names the weights."""
     memoryGB: float | None = None
     """Peak memory over all ranks, 1 GB = 1024**3 bytes. ``hardware.memoryKind`` says which memory."""
     secondsPerIteration: float | None = None
@@ -186,13 +188,13 @@ class Results:
     epoch: int | None = None
     """Epochs after which this checkpoint was saved."""
     iterations: int | None = None
-    """Iterations of the training."""
+    """Iterations of the training. Absent if nothing was trained."""
     endedEarly: str | None = None
     """Why the training ended before its last epoch. Absent if it did not."""
     leftOut: dict[str, int] = field(default_factory=dict)
     """Images and objects that the training skipped: their number by the reason."""
     modelUri: str | None = None
-    """URI of this checkpoint."""
+    """URI of this checkpoint, or of the weights that were measured."""
     reportUri: str | None = None
     """URI of the page with the whole report. results.json next to it has the same as data."""
     proposalsUri: str | None = None

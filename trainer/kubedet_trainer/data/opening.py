@@ -50,7 +50,12 @@ class Dataset:
 
 
 def open_dataset(
-    local: LocalDataset, data: DataConfig, *, settings: DatasetSettings, directory: Path
+    local: LocalDataset,
+    data: DataConfig,
+    *,
+    settings: DatasetSettings,
+    directory: Path,
+    classes: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Open the splits that training needs, images and all.
 
@@ -59,6 +64,7 @@ def open_dataset(
         data: what the recipe asks for.
         settings: say where the proposals lie.
         directory: the work directory, below which caches go.
+        classes: of a detector that exists, which the splits must have; None for those of `data`.
 
     Raises:
         MissingInput: a file is absent.
@@ -70,8 +76,13 @@ def open_dataset(
         data,
         load=load,
         find_proposals=lambda split, annotations: proposals.open_proposals(
-            settings, split=split, annotations=annotations, slots=data.num_proposals, directory=directory
+            settings,
+            split="val" if split == "train" and not settings.train else split,
+            annotations=annotations,
+            slots=data.num_proposals,
+            directory=directory,
         ),
+        classes=classes,
     )
 
 
@@ -81,9 +92,10 @@ def open_splits(
     *,
     load: Load,
     find_proposals: FindProposals,
+    classes: tuple[str, ...] | None = None,
 ) -> Dataset:
     """`open_dataset`, its files read by `load` and `find_proposals`."""
-    train = load(local.train, reading(data, classes=data.classes or None, required=True))
+    train = load(local.train, reading(data, classes=classes or data.classes or None, required=True))
 
     def evaluated(name: str, split: LocalSplit | None) -> Split | None:
         if split is None:

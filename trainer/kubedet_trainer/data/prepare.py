@@ -40,6 +40,7 @@ class LocalDataset:
     """A data set on this machine."""
 
     train: LocalSplit
+    """The validation split where no training split is read."""
     val: LocalSplit | None
     """None where training shall not be evaluated."""
     test: LocalSplit | None = None
@@ -72,13 +73,19 @@ def prepare_dataset(settings: DatasetSettings, directory: Path) -> LocalDataset:
         )
         for split in splits_of(settings)
     }
-    return LocalDataset(train=found["train"], val=found.get("val"), test=found.get("test"))
+    return LocalDataset(
+        train=found.get("train") or found["val"], val=found.get("val"), test=found.get("test")
+    )
 
 
 def splits_of(settings: DatasetSettings) -> tuple[str, ...]:
-    """The names of the splits that a data set has."""
-    optional = (("val", settings.validate), ("test", bool(settings.test_annotations)))
-    return ("train", *(split for split, is_there in optional if is_there))
+    """The names of the splits that are read of a data set."""
+    is_read = {
+        "train": settings.train,
+        "val": settings.validate,
+        "test": bool(settings.test_annotations),
+    }
+    return tuple(split for split in is_read if is_read[split])
 
 
 def _coco_sources(settings: DatasetSettings, root: Path, split: str) -> tuple[Source, ...]:

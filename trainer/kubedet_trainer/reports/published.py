@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubedet_trainer.contract import Task
 from kubedet_trainer.contract.comparison import Circumstances, find_obstacles
 
 FIGURES = {
@@ -71,4 +72,5 @@ def circumstances_of(document: Mapping[str, Any]) -> Circumstances:
         validation_images=document.get("validationImages", validated[0] if validated else None),
         accelerator=hardware.get("accelerator"),
         world_size=hardware.get("worldSize"),
+        is_measured=document.get("task") == Task.MEASURE,
     )

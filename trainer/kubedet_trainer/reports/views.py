@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kubedet_trainer.contract import TimePhase
+from kubedet_trainer.contract import Task, TimePhase
 from kubedet_trainer.contract.times import parse_time
 from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.reports import charts, published
@@ -68,6 +68,11 @@ def title_of(figure: str) -> str:
     return _TITLES.get(figure, figure)
 
 
+def is_measured(document: Mapping[str, Any]) -> bool:
+    """Whether the row is of weights that existed before the run, which trained nothing."""
+    return document.get("task") == Task.MEASURE
+
+
 def main_figure(document: Mapping[str, Any]) -> str | None:
     """The figure that the recipe is judged by."""
     return next((name for name in ("maskAP", "boxAP", "ar1000") if document.get(name) is not None), None)
@@ -92,7 +97,8 @@ def cards(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if time:
         if time["gpuSeconds"]:
             yield "GPU hours", f"{time['gpuSeconds'] / 3600:.3g}", ""
-        yield "goodput", f"{time['goodputPercent']:.0f} %", "share of training in the time"
+        if not is_measured(document):
+            yield "goodput", f"{time['goodputPercent']:.0f} %", "share of training in the time"
 
 
 def compared_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,7 +117,9 @@ def compared_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def run_charts(document: Mapping[str, Any]) -> list[Chart]:
-    """Precision, losses and learning rate over the iterations; the precision over recall."""
+    """Precision, losses and learning rate over the iterations of a training."""
+    if is_measured(document):
+        return []
     training, evaluations = document.get("training", ()), document.get("evaluations", ())
     made = [
         charts.build_chart(

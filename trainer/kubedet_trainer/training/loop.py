@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.contract import RecoveryPhase, Results, Stage
+from kubedet_trainer.contract import RecoveryPhase, Results, Stage, Task
 from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, TerminatedUnsaved
 from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.settings import RunSettings
@@ -26,6 +26,7 @@ from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
 from kubedet_trainer.training.device import AUTOCAST, open_device
 from kubedet_trainer.training.proposals import check_proposals
+from kubedet_trainer.training.results import Figures
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.state import chunk_seed
@@ -35,10 +36,11 @@ _UNTIMED_ITERATIONS = 50
 process do not count; of a run of less than two records its first half does not."""
 _LAST_SAVE_SECONDS = 5.0
 """How long a rank that failed or lost its peers waits for the save that is under way."""
+_NOTHING_TO_SAVE = "stopped as asked; a measurement has nothing to save, and begins again"
 
 
 def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results | None:
-    """Train, evaluate and measure one recipe; the results are rank 0's, None elsewhere.
+    """Do the run's task: train, evaluate and measure one recipe. The results are rank 0's, None elsewhere.
 
     Raises:
         TrainerError: one of its kinds for every ending that is understood; `TerminatedSaved` after a stop.
@@ -55,12 +57,18 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
             stop.listen()
             run = setup.prepare(settings, recipe, world=world, stop=stop, metrics=metrics, start=start)
             reporting.note_start(run)
-            _fit(run)
-            row = results.write_row(run)
+            figures = _measure(run) if settings.task is Task.MEASURE else _train(run)
+            row = results.write_row(run, figures)
             dist.shut_down()
+    except TerminatedSaved as error:
+        if settings.trains:
+            raise
+        raise TerminatedSaved(_NOTHING_TO_SAVE) from error
     except PeerFailed as error:
         if not stop.requested:
             raise
+        if not settings.trains:
+            raise TerminatedSaved(_NOTHING_TO_SAVE) from error
         if run is not None and run.saved_iteration == run.state.iteration:  # the peers were only faster
             raise TerminatedSaved("stopped as asked; the state had been saved before") from error
         raise TerminatedUnsaved(f"stopped as asked, but in the middle of an iteration: {error}") from error
@@ -69,6 +77,22 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
             _finish_save(run)
     run.reporter.set_stage(Stage.DONE)
     return row
+
+
+def _train(run: Run) -> Figures:
+    """Train to the end, and take the figures of the weights that the row reports."""
+    _fit(run)
+    return results.take_figures(run)
+
+
+def _measure(run: Run) -> Figures:
+    """Take the figures of the given weights, then some training steps, which change these weights."""
+    _evaluate(run)
+    figures = results.take_figures(run)
+    memory.forget_peak(run.world.device)
+    run.timer.resume()
+    _fit(run)
+    return figures
 
 
 def _fit(run: Run) -> None:
@@ -208,7 +232,7 @@ def _require_sound(run: Run) -> None:
 
 def _save_if_due(run: Run) -> None:
     """Save at the end of an epoch, and after an interval unless the save before is still being written."""
-    if run.settings.benchmark_iterations:
+    if not run.settings.trains:
         return
     done = run.state.iteration
     if done == run.length.total_iterations:
@@ -228,8 +252,8 @@ def _is_interval_over(run: Run) -> bool:
 
 
 def _save(run: Run, *, stopping: bool = False) -> None:
-    """Have rank 0's saver copy and write the state, unless it has it."""
-    if run.world.rank != 0 or run.copied_iteration == run.state.iteration:
+    """Have rank 0's saver copy and write the state, unless it has it or nobody will need it."""
+    if run.world.rank != 0 or not run.settings.trains or run.copied_iteration == run.state.iteration:
         return
     check, monitor = run.monitor.later_check(), run.monitor
 
@@ -252,7 +276,7 @@ def _finish_save(run: Run) -> None:
 
 def _evaluate_if_due(run: Run) -> None:
     """Evaluate at the end of every n-th epoch and of the run, unless that was done before a restart."""
-    if run.settings.benchmark_iterations or run.data.val is None or run.scorer is None:
+    if not run.settings.trains or run.data.val is None:
         return
     done, every = run.state.iteration, run.settings.evaluate_every_epochs
     epoch, rest = divmod(done, run.length.iterations_per_epoch)
@@ -261,6 +285,14 @@ def _evaluate_if_due(run: Run) -> None:
     if not is_due or run.state.history.was_evaluated(done):
         return
     _note_memory(run)
+    _evaluate(run)
+
+
+def _evaluate(run: Run) -> None:
+    """Evaluate the present weights on the validation split, and report what came of it."""
+    done = run.state.iteration
+    assert run.data.val is not None, "a run that is evaluated has a split"
+    assert run.scorer is not None, "and something to score with"
     with run.reporter.stage(Stage.EVALUATING):
         evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
         loss = results.validation_loss(run)
@@ -272,7 +304,8 @@ def _evaluate_if_due(run: Run) -> None:
         reporting.note_spent(run)
         if evaluation is not None:
             run.reporter.record_evaluation(done, metrics=metrics)
-            run.saver.add_metrics(done, metrics)
+            if run.settings.trains:
+                run.saver.add_metrics(done, metrics)
             with run.reporter.computing():
                 results.publish_evaluation(run, evaluation)
         dist.barrier(waiting=run.reporter.beat)

@@ -1,4 +1,4 @@
-"""What an RPN leaves for others at the end of its training: its proposals for both splits."""
+"""What an RPN leaves for others: its proposals for the splits that are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from kubedet_trainer import contract
 from kubedet_trainer.config import Recipe
-from kubedet_trainer.contract import Stage
+from kubedet_trainer.contract import Stage, Task
 from kubedet_trainer.data import loader
 from kubedet_trainer.data.proposals import SPLITS, ProposalRecord, put_proposals
 from kubedet_trainer.data.splits import Split
@@ -34,7 +34,9 @@ def check_proposals(settings: RunSettings, recipe: Recipe) -> None:
 
 
 def write_proposals(run: Run) -> str | None:
-    """Write the proposals next to the checkpoints, if asked to; every rank must call this.
+    """Write the proposals of the splits that are read next to the checkpoints, if asked to.
+
+    Every rank must call this.
 
     Returns:
         The URI of the folder that `DatasetSettings.proposals_uri` is to name; None if there is none.
@@ -42,12 +44,13 @@ def write_proposals(run: Run) -> str | None:
     Raises:
         TerminatedSaved, TerminatedUnsaved, PeerFailed: as `saving.end` does, when a rank was asked to stop.
     """
-    if not run.settings.write_proposals or run.settings.benchmark_iterations:
+    if not run.settings.write_proposals or run.settings.task is Task.BENCHMARK:
         return None
     target = run.settings.checkpoint
     uri = f"{target.uri.rstrip('/')}/{contract.PROPOSALS_DIRECTORY}"
     with run.reporter.stage(Stage.EVALUATING):
-        for name, split in zip(SPLITS, (run.data.train, run.data.val), strict=True):
+        train = run.data.train if run.settings.dataset.train else None
+        for name, split in zip(SPLITS, (train, run.data.val), strict=True):
             if split is None:
                 continue
             whole = Split.whole(split.annotations, split.folder)

@@ -81,11 +81,7 @@ def build_report(run: Run, row: Results, *, peak_bytes: float, is_finished: bool
             uri=run.settings.dataset.uri,
             format=run.settings.dataset.format,
             classes=run.data.classes,
-            splits=[
-                _split_facts(name, split)
-                for name, split in (("train", run.data.train), ("val", run.data.val), ("test", run.data.test))
-                if split is not None
-            ],
+            splits=[_split_facts(name, split) for name, split in _splits(run).items() if split is not None],
         ),
         pretrained=history.pretrained,
         training=history.training,
@@ -97,6 +93,11 @@ def build_report(run: Run, row: Results, *, peak_bytes: float, is_finished: bool
         memoryBytes={**state_bytes, "peak": int(peak_bytes)},
         time=_time(run),
     )
+
+
+def _splits(run: Run) -> dict[str, Split | None]:
+    train = {"train": run.data.train} if run.settings.dataset.train else {}
+    return {**train, "val": run.data.val, "test": run.data.test}
 
 
 def _time(run: Run) -> TimeFacts:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 
 from kubedet_trainer import contract, dist
-from kubedet_trainer.contract import Results, Stage
+from kubedet_trainer.contract import Results, Stage, Task
 from kubedet_trainer.data import loader
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
@@ -92,43 +93,57 @@ def _beating(run: Run, batches: Loader) -> Iterator[Batch]:
         yield batch
 
 
-def write_row(run: Run) -> Results | None:
-    """Measure speed and memory, and write the row next to the checkpoints. None on other ranks than 0."""
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the weights of the row can do, without what training them takes."""
+
+    reported: Reported
+    test_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Rank 0's, each named ``test.NAME``."""
+    proposals_uri: str | None = None
+    fps: float | None = None
+    """Rank 0's, as the next one."""
+    fps_batch8: float | None = None
+
+
+def take_figures(run: Run) -> Figures:
+    """Measure the weights that the row reports, and have the model hold them. Every rank must call this."""
     saving.make_durable(run)
-    [peak] = dist.maximum([_training_peak(run)])
     with run.reporter.stage(Stage.EVALUATING):
-        figures = reported.load_reported(run)
+        reported_figures = reported.load_reported(run)
     test_metrics = _evaluate_test(run)
     proposals_uri = write_proposals(run)
-    row = None
+    fps = fps_batch8 = None
     if run.world.rank == 0:
         with run.reporter.stage(Stage.BENCHMARKING):
             fps = _measure_fps(run, images_per_batch=1)
             is_asked = "inferenceFpsBatch8" in run.recipe.reference
             fps_batch8 = _measure_fps(run, images_per_batch=8) if is_asked else None
-            row = _row(
-                run,
-                figures,
-                fps=fps,
-                fps_batch8=fps_batch8,
-                peak_bytes=peak,
-                test_metrics=test_metrics,
-                proposals_uri=proposals_uri,
-            )
+    dist.barrier(waiting=run.reporter.beat)
+    return Figures(
+        reported=reported_figures,
+        test_metrics=test_metrics,
+        proposals_uri=proposals_uri,
+        fps=fps,
+        fps_batch8=fps_batch8,
+    )
+
+
+def write_row(run: Run, figures: Figures) -> Results | None:
+    """Write the row next to the checkpoints. None on other ranks than 0; every rank must call this."""
+    [peak] = dist.maximum([float(run.state.history.peak_bytes)])
+    row = None
+    if run.world.rank == 0:
+        with run.reporter.stage(Stage.BENCHMARKING):
+            row = _row(run, figures, peak_bytes=peak)
             _publish(run, row, peak_bytes=peak)
     dist.barrier(waiting=run.reporter.beat)
     return row
 
 
-def _training_peak(run: Run) -> float:
-    """The most bytes that training held on this rank; of one that only measures what it has held so far."""
-    noted = run.state.history.peak_bytes
-    return float(noted or memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind))
-
-
 def _evaluate_test(run: Run) -> dict[str, float]:
     """The figures of the weights of the row on the test split, each named ``test.NAME``; rank 0's."""
-    if (split := run.data.test) is None or run.settings.benchmark_iterations:
+    if (split := run.data.test) is None or run.settings.task is Task.BENCHMARK:
         return {}
     with run.reporter.stage(Stage.EVALUATING):
         evaluation = evaluate_run(run, split, scorer=setup.scorer_of(run.recipe, split))
@@ -168,36 +183,30 @@ def publish_evaluation(run: Run, evaluation: Evaluation) -> None:
             verdicts=verdicts,
             classes=run.data.classes,
         )
-    peak = _training_peak(run)
-    row = _row(run, reported.last(run), fps=None, fps_batch8=None, peak_bytes=peak, test_metrics={})
+    peak = run.state.history.peak_bytes
+    row = _row(run, Figures(reported=reported.last(run)), peak_bytes=peak)
     report = reporting.build_report(run, row, peak_bytes=peak, is_finished=False)
     files.write_report(_store(run), document.dump(report), pictures=pictures)
 
 
-def _row(
-    run: Run,
-    figures: Reported,
-    *,
-    fps: float | None,
-    fps_batch8: float | None,
-    peak_bytes: float,
-    test_metrics: Mapping[str, float],
-    proposals_uri: str | None = None,
-) -> Results:
+def _row(run: Run, figures: Figures, *, peak_bytes: float) -> Results:
     history, world, batch = run.state.history, run.world, run.data.batch
-    metrics = figures.metrics
-    is_saved = run.saved_iteration == run.state.iteration
+    metrics = figures.reported.metrics
+    main_figures: dict[str, Any] = {name: round(metrics[name], 1) for name in _ROW if name in metrics}
     on_gpu = world.device.type == "cuda"
     return Results(
         recipe=run.recipe.name,
-        memoryGB=round(peak_bytes / 2**30, 2),
+        task=run.settings.task,
+        memoryGB=round(peak_bytes / 2**30, 2) if peak_bytes else None,
         secondsPerIteration=round(history.timed_seconds / timed, 4)
         if (timed := history.timed_iterations)
         else None,
-        inferenceFps=fps,
-        inferenceFpsBatch8=fps_batch8,
-        **{name: round(metrics[name], 1) for name in _ROW if name in metrics},
-        metrics=[{"name": name, "value": value} for name, value in {**metrics, **test_metrics}.items()],
+        inferenceFps=figures.fps,
+        inferenceFpsBatch8=figures.fps_batch8,
+        **main_figures,
+        metrics=[
+            {"name": name, "value": value} for name, value in {**metrics, **figures.test_metrics}.items()
+        ],
         validationImages=len(run.data.val) if metrics and run.data.val is not None else None,
         hardware={
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
@@ -210,15 +219,25 @@ def _row(
             "learningRateScale": batch.lr_scale,
         },
         reference=dict(run.recipe.reference),
-        checkpoint=figures.checkpoint if metrics else None,
-        epoch=figures.epoch,
-        iterations=run.state.iteration,
-        endedEarly=reported.early_end(run),
         leftOut=run.data.left_out,
-        modelUri=run.checkpointer.state_uri(figures.iteration) if is_saved else None,
         reportUri=f"{run.settings.checkpoint.uri.rstrip('/')}/{contract.REPORT_FILE}",
-        proposalsUri=proposals_uri,
+        proposalsUri=figures.proposals_uri,
+        **_origin(run, figures.reported),
     )
+
+
+def _origin(run: Run, figures: Reported) -> dict[str, Any]:
+    """The fields of the row that say whose figures these are."""
+    if run.measured_uri is not None:
+        return {"modelUri": run.measured_uri}
+    is_saved = run.saved_iteration == run.state.iteration
+    return {
+        "checkpoint": figures.checkpoint if figures.metrics else None,
+        "epoch": figures.epoch,
+        "iterations": run.state.iteration,
+        "endedEarly": reported.early_end(run),
+        "modelUri": run.checkpointer.state_uri(figures.iteration) if is_saved else None,
+    }
 
 
 def _publish(run: Run, row: Results, *, peak_bytes: float) -> None:

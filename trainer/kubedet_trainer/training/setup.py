@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,30 +11,32 @@ from torch import nn
 
 from kubedet_trainer import config, contract, dist
 from kubedet_trainer.config import BatchPlan, Recipe
-from kubedet_trainer.contract import CheckpointStatus
+from kubedet_trainer.contract import CheckpointStatus, Task
 from kubedet_trainer.data import loader, opening
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.prepare import prepare_dataset
 from kubedet_trainer.data.sampler import Plan
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
+from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluation.analysis import Analysis
 from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.reports import files
 from kubedet_trainer.settings import RunSettings
+from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
-from kubedet_trainer.training import best, capacity, optim, restore
+from kubedet_trainer.training import best, capacity, initial, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.manifest import Located
 from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.signals import StopRequest
-from kubedet_trainer.training.source import Source, read_source
+from kubedet_trainer.training.source import Source
 from kubedet_trainer.training.state import TrainState
-from kubedet_trainer.weights.start import start_from
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class Run:
     """Of the newest durable checkpoint that this rank knows of, -1 before there is one."""
     copied_iteration: int
     """Of the newest state that rank 0's saver was given or this run resumed from, -1 before there is one."""
+    measured_uri: str | None = None
+    """Of the weights that are measured; None where the run trains its own."""
     analysis: Analysis | None = None
     """Of the newest evaluation of the validation split."""
     copied_at: float = field(default_factory=time.monotonic)
@@ -128,7 +131,8 @@ def prepare(
     """
     reporter = _build_reporter(settings, world=world, metrics=metrics, start=start)
     set_arithmetic(recipe, device=world.device)
-    data = _prepare_data(settings, recipe, world=world)
+    measured = initial.read_measured(settings, recipe, world=world) if settings.task is Task.MEASURE else None
+    data = _prepare_data(settings, recipe, world=world, measured=measured)
     detector = _build_detector(recipe, data=data, device=world.device)
     state = TrainState(
         model=detector,
@@ -139,6 +143,7 @@ def prepare(
     checkpointer = _open_checkpoints(settings, recipe, classes=data.classes, world=world)
     _restore_or_initialise(
         state,
+        measured,
         settings=settings,
         recipe=recipe,
         classes=data.classes,
@@ -146,8 +151,7 @@ def prepare(
         world=world,
         reporter=reporter,
     )
-    length = _length(settings, epochs=recipe.schedule.epochs, data=data)
-    reporter.begin(length, iteration=state.iteration)
+    reporter.begin(length := _length(settings, recipe, data=data), iteration=state.iteration)
     reporter.record_reference(_reference(recipe))
     return Run(
         settings=settings,
@@ -169,6 +173,7 @@ def prepare(
         first_iteration=state.iteration,
         saved_iteration=state.iteration or -1,
         copied_iteration=state.iteration or -1,
+        measured_uri=None if measured is None else measured.uri,
     )
 
 
@@ -184,12 +189,13 @@ def _build_reporter(
     )
 
 
-def _length(settings: RunSettings, *, epochs: int, data: RunData) -> TrainingLength:
+def _length(settings: RunSettings, recipe: Recipe, *, data: RunData) -> TrainingLength:
+    epochs = recipe.schedule.epochs
     iterations = data.sampling.iterations_per_epoch
     return TrainingLength(
-        total_iterations=settings.benchmark_iterations or epochs * iterations,
+        total_iterations=epochs * iterations if settings.trains else settings.benchmark_iterations,
         iterations_per_epoch=iterations,
-        evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val else 0,
+        evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val and settings.trains else 0,
     )
 
 
@@ -202,16 +208,23 @@ def scorer_of(recipe: Recipe, split: Split) -> Scorer:
     )
 
 
-def _prepare_data(settings: RunSettings, recipe: Recipe, *, world: dist.World) -> RunData:
+def _prepare_data(
+    settings: RunSettings, recipe: Recipe, *, world: dist.World, measured: Source | None
+) -> RunData:
     """Open the data set, which the launcher has made local, and plan its batches.
+
+    The data set must have the classes of weights that are `measured`.
 
     Raises:
         InvalidInput, MissingInput: the data break a rule, or the splits have different classes.
     """
     work = settings.work_directory
     local = prepare_dataset(settings.dataset, work / contract.DATASET_DIRECTORY)
-    dataset = opening.open_dataset(local, recipe.data, settings=settings.dataset, directory=work)
-    left_out = dataset.left_out(recipe.data)
+    classes = None if measured is None else measured.weights.classes
+    dataset = opening.open_dataset(
+        local, recipe.data, settings=settings.dataset, directory=work, classes=classes
+    )
+    left_out = dataset.left_out(recipe.data) if settings.dataset.train else {}
     if world.rank == 0:
         opening.log_findings(dataset, left_out)
     batch = _plan_batch(settings, recipe, world=world)
@@ -283,7 +296,23 @@ def _open_checkpoints(
     )
     if world.rank == 0:
         checkpointer.require_writable()
+        if settings.task is Task.MEASURE:
+            _require_no_training(settings)
     return checkpointer
+
+
+def _require_no_training(settings: RunSettings) -> None:
+    """Refuse to write a measurement over the report of a training."""
+    place = settings.checkpoint
+    try:
+        known = files.read_report(open_store(place.uri, place.credentials))
+    except (MissingInput, InvalidInput):
+        return
+    if known.get("task") != Task.MEASURE:
+        raise InvalidInput(
+            f"checkpoint.storageUri: {place.uri} has the report of a training, must be another place: a "
+            "measurement would replace it"
+        )
 
 
 def _build_saver(checkpointer: Checkpointer, *, settings: RunSettings, reporter: Reporter) -> Saver:
@@ -297,6 +326,7 @@ def _build_saver(checkpointer: Checkpointer, *, settings: RunSettings, reporter:
 
 def _restore_or_initialise(
     state: TrainState,
+    measured: Source | None,
     *,
     settings: RunSettings,
     recipe: Recipe,
@@ -305,7 +335,10 @@ def _restore_or_initialise(
     world: dist.World,
     reporter: Reporter,
 ) -> None:
-    """Load the newest checkpoint into `state`, or else the pretrained weights, on every rank."""
+    """Load what is `measured` into `state`, else the newest checkpoint or the pretrained weights."""
+    if measured is not None:
+        initial.load_measured(state, measured, world=world)
+        return
     started = time.perf_counter()
     restored = restore.read_on_every_rank(
         lambda file: checkpointer.fetch(target=file),
@@ -314,7 +347,7 @@ def _restore_or_initialise(
         world=world,
     )
     if restored is None:
-        _load_pretrained(state, settings=settings, recipe=recipe, classes=classes, world=world)
+        initial.load_initial(state, settings=settings, recipe=recipe, classes=classes, world=world)
         return
     state.load_state_dict(restored.state)
     located = restored.located
@@ -327,39 +360,6 @@ def _restore_or_initialise(
         seconds, evaluations = time.perf_counter() - started, state.history.evaluations
         newest = evaluations[-1]["metrics"] if evaluations else None
         reporter.record_restore(seconds=seconds, status=_status(located), evaluation=newest)
-
-
-def _load_pretrained(
-    state: TrainState, *, settings: RunSettings, recipe: Recipe, classes: list[str], world: dist.World
-) -> None:
-    """Initialise from the user's weights, else from the recipe's, if there are any."""
-    if (uri := settings.pretrained_uri or recipe.pretrained) is None:
-        return
-    for turn in (world.local_rank == 0, world.local_rank != 0):  # one rank of a worker downloads for all
-        if turn:
-            source = read_source(
-                uri,
-                cache=settings.work_directory / contract.CACHE_DIRECTORY,
-                sha256=settings.pretrained_sha256 if settings.pretrained_uri else None,
-                mirror=settings.weights_mirror,
-                credentials=settings.checkpoint.credentials,
-            )
-            origins = start_from(
-                state.model,
-                weights=source.weights,
-                file=source.name,
-                classes=_class_names(source, classes, is_benchmark=bool(settings.benchmark_iterations)),
-            )
-            state.history.pretrained = origins.record()
-            if world.rank == 0:
-                _log.info("%s", origins.describe(), extra={"pretrained": origins.record()})
-        dist.barrier()
-
-
-def _class_names(source: Source, classes: list[str], *, is_benchmark: bool) -> Sequence[str]:
-    """What the model's classes are called. A benchmark keeps a detector whole, on generated images too."""
-    theirs = source.weights.classes
-    return theirs if is_benchmark and theirs is not None and len(theirs) == len(classes) else classes
 
 
 def _reference(recipe: Recipe) -> dict[str, float]:

@@ -39,6 +39,8 @@ class Source:
 
     name: str
     """The name of the file, or the URI of the checkpoint."""
+    uri: str
+    """Of the file, also where a mirror had it, or of the checkpoint's state."""
     weights: Weights
     manifest: Manifest | None
     """Of the checkpoint; None where the weights are a file of their own."""
@@ -79,7 +81,7 @@ def read_source(
     addresses = published_files.addresses(uri, mirror=mirror)
     file = _fetch(addresses, sha256=sha256, cache=cache, credentials=credentials)
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
-    return Source(name=name, weights=read_weights(file), manifest=None)
+    return Source(name=name, uri=uri, weights=read_weights(file), manifest=None)
 
 
 def _find_manifests(uri: str, credentials: StoreCredentials | None) -> tuple[Store, list[str]]:
@@ -148,7 +150,7 @@ def _read_checkpoint(located: Located, *, cache: Path, credentials: StoreCredent
         if not target.exists():
             fetch_state(located, target=target, credentials=credentials)
     weights = replace(read_weights(target), classes=tuple(located.manifest.classes))
-    return Source(name=located.uri, weights=weights, manifest=located.manifest)
+    return Source(name=located.uri, uri=located.state_uri, weights=weights, manifest=located.manifest)
 
 
 def _fetch(

@@ -87,6 +87,25 @@ def test_small_recipes_are_selected_by_their_section_alone() -> None:
             "remove it",
         ),
         (
+            {"measure": "Published", "template": {"spec": {"task": "Train"}}},
+            "spec.template.spec.task: got 'Train', must not be set: spec.measure says it; remove it",
+        ),
+        (
+            {"measure": "Published", "rows": {"recipes": ["mask_rcnn_r50_caffe_fpn_1x"]}},
+            "spec.rows.recipes[0]: got 'mask_rcnn_r50_caffe_fpn_1x', must have weights to measure, and the "
+            "zoo published none for it; set pretrained for it in spec.changes, or remove it",
+        ),
+        (
+            {"measure": "Published", "rows": {"select": [{"styles": ["caffe"], "methods": ["rpn"]}]}},
+            "spec.rows.select[0]: got {'methods': ['rpn'], 'styles': ['caffe']}, must select at least one "
+            "recipe with published weights",
+        ),
+        (
+            {"measure": "Published", "template": {"spec": {"elasticPolicy": {"maxReplicas": 2}}}},
+            "spec.template.spec.elasticPolicy: got 'an elasticPolicy', a job with task Measure must keep its "
+            "number of workers, because it has no checkpoint to continue from; remove elasticPolicy",
+        ),
+        (
             {"template": {"spec": {"worker": {"replica": 2}}}},
             "spec.template.spec.worker.replica: got 2, there is no such field. Did you mean 'replicas'?",
         ),
@@ -132,7 +151,7 @@ def test_names_of_jobs_fit_and_differ() -> None:
 def test_rules_of_jobs_hold_in_the_template_and_those_of_a_zoo_have_their_place() -> None:
     spec = schema.build_schema(schema.ZOO)["properties"]["spec"]["properties"]
     template = spec["template"]["properties"]["spec"]
-    assert "recipe" not in template["properties"]
+    assert not {"recipe", "task"} & template["properties"].keys()
     assert template["required"] == ["dataset"]
     job = schema.build_schema()["properties"]["spec"]
     assert template["x-kubernetes-validations"] == job["x-kubernetes-validations"]
@@ -144,3 +163,27 @@ def test_the_hash_is_that_of_what_a_row_means_and_stays_the_same_in_later_versio
     assert row.hash == _parse(template={"spec": {"dataset": {"format": "COCO", "train": {}}}}).rows[0].hash
     assert row.hash != _parse(template={"spec": {"dataset": {"val": {"images": "other"}}}}).rows[0].hash
     assert row.hash == "3bb87b3531b14146"
+
+
+def test_published_rows_are_measured_and_mean_something_else_than_trained_ones() -> None:
+    (trained,), (measured,) = _parse().rows, _parse(measure="Published").rows
+    assert "task" not in trained.spec
+    assert measured.spec["task"] == "Measure"
+    assert measured.hash != trained.hash
+
+
+def test_only_rows_with_weights_are_selected_to_be_measured() -> None:
+    def select(**spec: Any) -> list[str]:
+        rows = {"recipes": None, "select": [{"methods": ["rpn"], "backbones": ["r50"]}]}
+        return [row.recipe for row in _parse(measure="Published", rows=rows, **spec).rows]
+
+    published = ["rpn_r50_fpn_1x", "rpn_r50_fpn_2x"]
+    assert select() == published
+    own = {"recipe": "rpn_r50_caffe_fpn_1x", "spec": {"pretrained": {"storageUri": "s3://weights/rpn.pth"}}}
+    assert select(changes=[own]) == ["rpn_r50_caffe_fpn_1x", *published]
+
+
+def test_the_proposals_of_a_measured_rpn_are_those_that_a_measured_fast_rcnn_takes() -> None:
+    rpn, fast = _parse(measure="Published", rows={"recipes": ["rpn_r50_fpn_1x", "fast_rcnn_r50_fpn_2x"]}).rows
+    assert rpn.writes_proposals
+    assert fast.source == rpn.recipe

@@ -167,7 +167,7 @@ def test_a_file_of_the_zoo_is_known_by_its_name(tmp_path: Path) -> None:
     torch.save({"state_dict": recipe.build(num_classes=81).state_dict()}, content)
     name = "rpn_r50_fpn_1x_20181010-4a9c0712.pth"
     (tmp_path / name).write_bytes(content.getvalue())
-    source = Source(name=name, weights=read_weights(tmp_path / name), manifest=None)
+    source = Source(name=name, uri=name, weights=read_weights(tmp_path / name), manifest=None)
     assert read_recipe_of(source, given=None) == recipe
     assert source.weights.classes is not None
     assert len(source.weights.classes) == 80

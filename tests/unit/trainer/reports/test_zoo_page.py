@@ -153,6 +153,20 @@ def test_the_page_says_of_every_row_what_the_status_says(tmp_path: Path) -> None
         }
 
 
+@pytest.mark.parametrize(("task", "verdict"), [("Train", "NotComparable"), ("Measure", "Equal")])
+def test_the_batch_says_nothing_of_the_precision_of_weights_that_were_measured(
+    tmp_path: Path, task: str, verdict: str
+) -> None:
+    measure = "Published" if task == "Measure" else "Training"
+    zoo = zoo_tables.make_zoo(tmp_path, rows={"recipes": [RETINA]}, measure=measure)
+    zoo_tables.end_row(zoo, RETINA, task=task, global_batch=2)
+    table = write(zoo, tmp_path)
+    assert zoo.status["rows"][0]["verdict"] == row_of(table, RETINA)["verdict"] == verdict
+    obstacles = figure_of(table, RETINA, "secondsPerIteration")["reasons"]
+    assert "2 images per step, not 16" in obstacles
+    assert (row_of(table, RETINA)["runs"][0].get("checkpoint") is None) == (task == "Measure")
+
+
 def test_repeats_show_mean_and_spread_and_the_table_its_mean_difference(
     mixed: tuple[Path, dict[str, Any]],
 ) -> None:

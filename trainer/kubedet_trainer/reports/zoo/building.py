@@ -142,7 +142,8 @@ def _build_run(run: Document, report: Document | None) -> ZooRun:
         message=run.get("message"),
         completionTime=run.get("completionTime"),
         figures=figures,
-        checkpoint=results.get("modelUri"),
+        # Weights that were measured are somebody's already: there is nothing to publish.
+        checkpoint=None if _is_measured(results) else results.get("modelUri"),
         report=uri if is_read else None,
         log=f"{place_of(str(uri))}/{run_document.HISTORY_FILE}" if is_read and "run" in read else None,
         image=facts.get("image"),
@@ -150,6 +151,10 @@ def _build_run(run: Document, report: Document | None) -> ZooRun:
         seconds=round(sum(time["seconds"].values()), 1) if "seconds" in time else None,
         unread=read.get("unread"),
     )
+
+
+def _is_measured(results: Document) -> bool:
+    return bool(results.get("task") == contract.Task.MEASURE)
 
 
 def _circumstances(row: Document, reports: Mapping[int, Document | None]) -> Iterator[Circumstances]:
@@ -164,6 +169,7 @@ def _circumstances(row: Document, reports: Mapping[int, Document | None]) -> Ite
             validation_images=results.get("validationImages"),
             accelerator=results.get("accelerator"),
             world_size=results.get("worldSize"),
+            is_measured=_is_measured(results),
         )
         if report is not None and "recipe" in report:
             known = {name: value for name, value in vars(told).items() if value not in (None, (), False)}

@@ -18,6 +18,7 @@ from kubedet_operator.api.zoo_status import (
 from kubedet_operator.children.rows import RowPlan
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import ZooDraft
+from kubedet_trainer.contract import Task
 from kubedet_trainer.contract.comparison import PRECISIONS, Circumstances, find_obstacles
 
 _DIGITS = 3
@@ -123,6 +124,7 @@ def _obstacles(row: RowPlan, runs: Iterable[Run], published: Mapping[str, float]
             precision=results.precision,
             global_batch=results.globalBatch,
             validation_images=results.validationImages,
+            is_measured=results.task == Task.MEASURE,
         )
         yield from find_obstacles(row.recipe, PRECISIONS[0], given)
 

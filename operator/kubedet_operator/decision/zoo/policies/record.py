@@ -70,6 +70,7 @@ def _shorten(results: contract.Results) -> RowResults:
     """The part of a job's results that a table shows."""
     hardware = results.hardware
     return RowResults(
+        task=results.task if results.task == contract.Task.MEASURE else None,
         **{figure: getattr(results, figure) for figure in FIGURES},
         accelerator=_text(hardware.get("accelerator")),
         worldSize=_number(hardware.get("worldSize")),
