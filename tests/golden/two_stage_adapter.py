@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from golden.records import Found, GoldenBatch, Meta, Regions
 from kubedet_trainer.data import run_lengths
+from kubedet_trainer.models import pooling
 from kubedet_trainer.models.cascade import CascadeDetector
 from kubedet_trainer.models.rpn import RpnHead, RpnOutput
 from kubedet_trainer.models.two_stage import RoiDetector, Rpn
@@ -43,12 +44,12 @@ def proposals(model: RegionDetector, x: Tensor, meta: Meta) -> Tensor:
 def fixed_regions(model: RoiDetector | CascadeDetector, x: Tensor, rois: Tensor) -> Regions:
     """Every stage sees what the first stage's extractor pools from `rois` (n, image and corners)."""
     boxes = rois[None, :, 1:]
-    levels = model.neck(model.backbone(x))
-    pooled = _stages(model.bbox_roi_extractor)[0](levels, boxes)
+    cells = pooling.tabulate(model.neck(model.backbone(x)))
+    pooled = _stages(model.bbox_roi_extractor)[0](cells, boxes)
     predictions = [head(pooled, boxes) for head in _stages(model.bbox_head)]
     masks = []
     if model.mask_head is not None:
-        regions = _stages(model.mask_roi_extractor)[0](levels, boxes)
+        regions = _stages(model.mask_roi_extractor)[0](cells, boxes)
         masks = [head.conv_logits(head.upsampled(regions)) for head in _stages(model.mask_head)]
     return Regions(
         features=pooled,
@@ -65,8 +66,8 @@ def detect(model: RegionDetector, x: Tensor, meta: Meta, proposals: Tensor | Non
     if proposals is None or isinstance(model, Rpn):
         (found,) = model.detect(images, scale_factors)
     else:
-        levels = model.extract(images)
-        (found,) = model.roi_detect(levels, _as_proposals([proposals]), images, scale_factors)
+        cells = pooling.tabulate(model.extract(images))
+        (found,) = model.roi_detect(cells, _as_proposals([proposals]), images, scale_factors)
     boxes = torch.cat([found.boxes, found.scores[:, None]], dim=1)
     result = Found(boxes=boxes, labels=found.labels - 1)
     if found.masks is None:
@@ -84,15 +85,16 @@ def losses(
     targets = _targets(batch)
     generator = torch.Generator()
     levels = model.extract(images)
+    cells = pooling.tabulate(levels)
     result: dict[str, list[Tensor]] = {}
     given = batch.get("proposals_in") if proposals is None else proposals
     if model.rpn_head is not None:
         output = model.rpn_head(levels)
-        result = _rpn_losses_by_level(model.rpn_head, output, images, targets, generator)
+        result = _rpn_losses_by_level(model.rpn_head, output, cells, images, targets, generator)
         found = model.rpn_head.propose(output, images)
     if not isinstance(model, Rpn):
         regions = found if given is None else _as_proposals(given)
-        region_losses = model.roi_losses(levels, regions, images, targets, generator)
+        region_losses = model.roi_losses(cells, regions, images, targets, generator)
         result |= {name: [value] for name, value in region_losses.items()}
     return result
 
@@ -140,10 +142,15 @@ def _pack(masks: Sequence[Tensor], *, size: Sequence[int]) -> Tensor:
 
 
 def _rpn_losses_by_level(
-    head: RpnHead, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
+    head: RpnHead,
+    output: RpnOutput,
+    cells: pooling.Cells,
+    images: Images,
+    targets: Targets,
+    generator: torch.Generator,
 ) -> dict[str, list[Tensor]]:
     """The goldens have the losses of each level; a trained model adds them up."""
-    each = head.sample_losses(output, images, targets, generator)
+    each = head.sample_losses(output, cells, images, targets, generator)
     counts = torch.tensor([level[0].numel() for level in output.objectness])
     level_of_sample = torch.bucketize(each.samples.indices, counts.cumsum(0), right=True)
     terms = {"loss_rpn_cls": each.classification, "loss_rpn_reg": each.regression}

@@ -70,4 +70,4 @@ class MaxIouAssigner:
             best = overlaps_BGN == best_of_gt
         else:
             best = torch.arange(overlaps_BGN.shape[2], device=gt_valid.device) == first_best
-        return torch.where(best, own_slots, 0).amax(dim=1).long()
+        return (best * own_slots).amax(dim=1).long()

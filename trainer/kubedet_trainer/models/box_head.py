@@ -100,12 +100,14 @@ class BoxHead(ClassHead):
 
         Source: `docs/zoo.md`, 5.3.
         """
-        is_shared = self.options.class_agnostic
-        classes = torch.zeros_like(regions.labels) if is_shared else regions.labels
-        own_deltas = prediction.deltas.gather(2, classes[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        own_deltas = prediction.deltas
+        if not self.options.class_agnostic:
+            own_deltas = own_deltas.gather(2, regions.labels[..., None, None].expand(-1, -1, 1, 4))
         wanted = box_ops.encode(regions.boxes, regions.gt_boxes, stds=self.options.target_stds)
         classification = losses.cross_entropy(prediction.logits, regions.labels, used=regions.used)
-        regression = losses.smooth_l1(own_deltas, wanted, used=regions.positive, beta=_REGRESSION_BETA)
+        regression = losses.smooth_l1(
+            own_deltas.squeeze(2), wanted, used=regions.positive, beta=_REGRESSION_BETA
+        )
         count = regions.used.sum().clamp(min=1)
         return {"loss_cls": classification.sum() / count, "loss_reg": regression.sum() / count}
 

@@ -18,20 +18,15 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of (..., N, 4) `boxes` with (..., M, 4) `others`, all pairs: (..., N, M)."""
-    # In place and one axis after the other: a batch of anchors makes each (N, M) table 100 MB. Corners that
-    # are contiguous are read many times faster than every fourth number.
+    # In place: a batch of anchors makes each (N, M) table 10 MB and more. Corners that are contiguous are
+    # read many times faster than every fourth number.
     columns, other_columns = boxes.mT.contiguous(), others.mT.contiguous()
-    intersection = _overlap(columns, other_columns, axis=0).mul_(_overlap(columns, other_columns, axis=1))
+    begins, ends = columns[..., :2, :, None], columns[..., 2:, :, None]
+    other_begins, other_ends = other_columns[..., :2, None, :], other_columns[..., 2:, None, :]
+    sides = torch.minimum(ends, other_ends).sub_(torch.maximum(begins, other_begins)).add_(1).clamp_(min=0)
+    intersection = sides[..., 0, :, :].mul_(sides[..., 1, :, :])
     union = (areas(boxes)[..., None] + areas(others)[..., None, :]).sub_(intersection)
     return intersection.div_(union)
-
-
-def _overlap(columns: Tensor, other_columns: Tensor, *, axis: int) -> Tensor:
-    """Common pixels of boxes with others along x (0) or y (1), of (..., 4, N) and (..., 4, M) corners."""
-    begins, ends = (
-        (columns[..., corner, :, None], other_columns[..., corner, None, :]) for corner in (axis, axis + 2)
-    )
-    return torch.minimum(*ends).sub_(torch.maximum(*begins)).add_(1).clamp_(min=0)
 
 
 def areas(boxes: Tensor) -> Tensor:
@@ -50,8 +45,9 @@ def encode(boxes: Tensor, targets: Tensor, *, stds: tuple[float, ...] | None = N
 
     Source: Ren et al., 2015; `docs/zoo.md`, 4.4.
     """
-    centres, sides = _centres_and_sides(boxes)
-    target_centres, target_sides = _centres_and_sides(targets)
+    (centres, target_centres), (sides, target_sides) = _centres_and_sides(
+        torch.stack([boxes.expand_as(targets), targets])
+    )
     deltas = torch.cat([(target_centres - centres) / sides, torch.log(target_sides / sides)], dim=-1)
     return deltas if stds is None else deltas / host.constant(stds, deltas.device)
 
@@ -75,14 +71,13 @@ def decode(
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(..., 4) `boxes` clamped to the pixels of images of `sizes` (..., 2), height and width."""
-    last = (sizes.flip(-1) - 1).to(boxes.dtype)
-    return torch.minimum(boxes.clamp(min=0), torch.cat([last, last], dim=-1))
+    corners = host.constant((1, 0, 1, 0), sizes.device, dtype=torch.int64)
+    return torch.minimum(boxes.clamp(min=0), sizes.index_select(-1, corners) - 1.0)
 
 
 def inside(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Which of (..., 4) `boxes` lie wholly in images of `sizes` (..., 2), height and width: (...) bool."""
-    begins = (boxes[..., 0] >= 0) & (boxes[..., 1] >= 0)
-    return begins & (boxes[..., 2] < sizes[..., 1]) & (boxes[..., 3] < sizes[..., 0])
+    return ((boxes[..., :2] >= 0) & (boxes[..., 2:] < sizes.flip(-1))).all(dim=-1)
 
 
 def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:

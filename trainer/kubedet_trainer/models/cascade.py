@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
-from kubedet_trainer.models.mask_head import MaskHead, add_masks
+from kubedet_trainer.models.mask_head import UPSAMPLING, MaskHead, add_masks
+from kubedet_trainer.models.mask_targets import mask_targets
 from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
 from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import BoxHeadOptions, CascadeOptions, RpnHeadOptions
+from kubedet_trainer.models.pooling import Cells
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.two_stage import TwoStageDetector
@@ -59,7 +61,7 @@ class CascadeDetector(TwoStageDetector):
 
     def roi_losses(
         self,
-        features: Sequence[Tensor],
+        cells: Cells,
         proposals: Proposals,
         images: Images,
         targets: Targets,
@@ -67,33 +69,47 @@ class CascadeDetector(TwoStageDetector):
     ) -> dict[str, Tensor]:
         """The weighted losses of every stage, named ``s0.loss_cls`` and so on."""
         losses: dict[str, Tensor] = {}
+        stages: list[RegionSamples] = []
         for stage, (extract, head) in enumerate(self._box_stages()):
             regions = head.region_sampler(proposals, targets, generator)
-            prediction = head(extract(features, regions.boxes), regions.boxes)
-            terms = head.losses(prediction, regions)
-            if self.mask_head is not None:
-                positives = regions.positives(head.region_sampler.max_positives)
-                terms |= self._mask_losses(stage, features, positives, targets)
-            losses |= {f"s{stage}.{name}": loss * self.loss_weights[stage] for name, loss in terms.items()}
-            proposals = hand_on(head.move(regions.boxes, prediction, images).squeeze(2), regions)
-        return losses
+            prediction = head(extract(cells, regions.boxes), regions.boxes)
+            losses |= self._named(stage, head.losses(prediction, regions))
+            stages.append(regions.positives(head.region_sampler.max_positives))
+            if stage < len(self.bbox_head) - 1:
+                proposals = hand_on(head.move(regions.boxes, prediction, images).squeeze(2), regions)
+        if self.mask_head is not None:
+            losses |= self._mask_losses(cells, stages, targets)
+        return dict(sorted(losses.items(), key=lambda term: term[0].partition(".")[0]))
 
     def _mask_losses(
-        self, stage: int, features: Sequence[Tensor], positives: RegionSamples, targets: Targets
+        self, cells: Cells, stages: Sequence[RegionSamples], targets: Targets
     ) -> dict[str, Tensor]:
+        """``loss_mask`` of every stage on its positive regions; their maps are cut out together."""
         assert targets.masks is not None  # the recipe has data.masks
-        extract, head = self._mask_stages()[stage]
-        return head.losses(extract(features, positives.boxes), positives, targets.masks)
+        slots = torch.cat([regions.gt_slots for regions in stages], dim=1)
+        boxes = torch.cat([regions.boxes for regions in stages], dim=1)
+        extractors, heads = zip(*self._mask_stages(), strict=True)
+        pooled = [extract(cells, own.boxes) for extract, own in zip(extractors, stages, strict=True)]
+        maps = mask_targets(targets.masks, slots, boxes, size=UPSAMPLING * pooled[0].shape[-1])
+        wanted = torch.split(maps, [own.positive.shape[1] for own in stages], dim=1)
+        losses: dict[str, Tensor] = {}
+        for stage, (head, *own) in enumerate(zip(heads, pooled, stages, wanted, strict=True)):
+            losses |= self._named(stage, head.losses_of_maps(*own))
+        return losses
+
+    def _named(self, stage: int, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weight = self.loss_weights[stage]
+        return {f"s{stage}.{name}": loss if weight == 1 else loss * weight for name, loss in terms.items()}
 
     def roi_detect(
-        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+        self, cells: Cells, proposals: Proposals, images: Images, scale_factors: Tensor
     ) -> list[Detections]:
         """Boxes of the last stage, classified by the mean logits of all and outlined by their mean masks."""
         predictions: list[BoxPrediction] = []
         moved = proposals
         for extract, head in self._box_stages():
             proposals = moved
-            predictions.append(head(extract(features, proposals.boxes), proposals.boxes))
+            predictions.append(head(extract(cells, proposals.boxes), proposals.boxes))
             boxes = head.move(proposals.boxes, predictions[-1], images).squeeze(2)
             moved = replace(proposals, boxes=boxes)
         logits = torch.stack([prediction.logits for prediction in predictions]).mean(dim=0)
@@ -101,7 +117,7 @@ class CascadeDetector(TwoStageDetector):
         found = head.detect(judged, proposals, images, scale_factors)
         if self.mask_head is None:
             return found
-        return add_masks(found, features, scale_factors, self._mask_stages())
+        return add_masks(found, cells, scale_factors, self._mask_stages())
 
     def _box_stages(self) -> list[tuple[nn.Module, BoxHead]]:
         heads = cast(Iterable[BoxHead], self.bbox_head)

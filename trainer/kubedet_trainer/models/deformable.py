@@ -41,10 +41,10 @@ class DeformableRoiPool(nn.Module):
             for _ in strides
         )
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    def forward(self, cells: pooling.Cells, boxes: Tensor) -> Tensor:
         """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order."""
         boxes = boxes.detach()
-        regions = pooling.place(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
+        regions = pooling.place(cells, boxes, strides=self.strides, finest_roi=self.finest_roi)
         rounded = _round_half_away(boxes.flatten(0, 1))
         plain = self._pool(regions, rounded, offsets=None)
         predicted = self._predict(plain.flatten(1), regions.levels).to(boxes.dtype)
@@ -77,7 +77,7 @@ class DeformableRoiPool(nn.Module):
             fractions = of_bins[:, None] + offsets.transpose(0, 1)[..., None] * _OFFSET_SCALE
         ones = (1, 1) if offsets is None else (1, 1, 1)
         begins, sides, sizes = (
-            values.view(*values.shape, *ones) for values in (begins.T, sides.T, regions.maps.sizes)
+            values.view(*values.shape, *ones) for values in (begins.T, sides.T, regions.sizes)
         )
         return pooling.pool(regions, _mean_on_map(begins + sides * fractions, sizes))
 

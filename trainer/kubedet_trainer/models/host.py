@@ -37,6 +37,8 @@ def constant(
     """`values` as (N,) of `dtype` on `device`. Callers share the tensor: never write to it.
 
     Batches come in hundreds of sizes, each with constants of its own. They are made on the device, value by
-    value: a copy from the host would wait for all that the device has begun.
+    value: a copy from the host would wait for all that the device has begun. An evaluation may be the first
+    to ask for one; its inference mode would make tensors that no training step can use.
     """
-    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
+    with torch.inference_mode(False):
+        return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])

@@ -13,10 +13,10 @@ from kubedet_trainer.structures import Images
 def normalise(images: Images, options: NormalisationOptions) -> Tensor:
     """The pixels (B, 3, H, W) float32 as ``(x - mean) / std``, zero beyond each image's own size."""
     pixels, sizes = images.pixels, images.sizes
-    channels = (pixels.flip(1) if options.to_rgb else pixels).float()
+    channels = pixels.flip(1) if options.to_rgb else pixels
     scaled = channels - host.constant(options.mean, pixels.device)[:, None, None]
     scaled /= host.constant(options.std, pixels.device)[:, None, None]
     height, width = pixels.shape[-2:]
-    rows = torch.arange(height, device=pixels.device)[:, None] < sizes[:, 0, None, None, None]
-    columns = torch.arange(width, device=pixels.device) < sizes[:, 1, None, None, None]
-    return scaled.masked_fill_(~(rows & columns), 0)
+    below = torch.arange(height, device=pixels.device)[:, None] >= sizes[:, 0, None, None, None]
+    beyond = torch.arange(width, device=pixels.device) >= sizes[:, 1, None, None, None]
+    return scaled.masked_fill_(below | beyond, 0)

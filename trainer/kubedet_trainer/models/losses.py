@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_NOT_COUNTED = -100
+"""Label of an empty slot."""
+
 
 def binary_cross_entropy(logits: Tensor, positive: Tensor, *, used: Tensor) -> Tensor:
     """Cross entropy of (...) `logits` against bool `positive`, where bool `used`: (...).
 
     Source: `docs/zoo.md`, 4.5.
     """
-    losses = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
-    return torch.where(used, losses, 0)
+    target, weight = positive.to(logits.dtype), used.to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, used: Tensor) -> Tensor:
@@ -23,8 +26,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, used: Tensor) -> Tensor:
 
     Source: `docs/zoo.md`, 5.3 and 8.
     """
-    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-    return torch.where(used, losses.view(labels.shape), 0)
+    counted = labels.masked_fill(~used, _NOT_COUNTED).flatten()
+    losses = F.cross_entropy(logits.flatten(0, -2), counted, ignore_index=_NOT_COUNTED, reduction="none")
+    return losses.view(labels.shape)
 
 
 def focal(logits: Tensor, labels: Tensor, *, used: Tensor, gamma: float, alpha: float) -> Tensor:
@@ -47,9 +51,8 @@ def smooth_l1(deltas: Tensor, targets: Tensor, *, used: Tensor, beta: float) -> 
 
     Source: Girshick, 2015; `docs/zoo.md`, 4.5.
     """
-    finite_targets = torch.where(used[..., None], targets, 0)
-    losses = F.smooth_l1_loss(deltas, finite_targets, reduction="none", beta=beta).sum(dim=-1)
-    return torch.where(used, losses, 0)
+    reached = torch.where(used[..., None], targets, deltas.detach())
+    return F.smooth_l1_loss(deltas, reached, reduction="none", beta=beta).sum(dim=-1)
 
 
 class _FocalLoss(torch.autograd.Function):

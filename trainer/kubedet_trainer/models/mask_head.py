@@ -14,8 +14,12 @@ from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.convolutions import build_region_convs, init_for_relu
 from kubedet_trainer.models.mask_targets import mask_targets
 from kubedet_trainer.models.options.two_stage import MaskHeadOptions
+from kubedet_trainer.models.pooling import Cells
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections
+
+UPSAMPLING = 2
+"""A map has this many times the rows and columns of the pooled features."""
 
 
 class MaskHead(ClassHead):
@@ -31,7 +35,7 @@ class MaskHead(ClassHead):
             channels=channels,
             norm_groups=options.norm_groups if options.norm == "gn" else None,
         )
-        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.upsample = nn.ConvTranspose2d(channels, channels, UPSAMPLING, stride=UPSAMPLING)
         self.conv_logits = nn.Conv2d(channels, num_classes, 1)
         init_for_relu(self.upsample)
         init_for_relu(self.conv_logits)
@@ -63,27 +67,32 @@ class MaskHead(ClassHead):
 
         `masks` are packed bits (B, G, H, W / 8), `pooled` the features (B * R, C, h, w) of `regions`.
         """
-        logits = self(pooled, regions.labels.flatten()).unflatten(0, regions.labels.shape)
-        size = logits.shape[-1]
+        size = UPSAMPLING * pooled.shape[-1]
         wanted = mask_targets(masks, regions.gt_slots, regions.boxes, size=size)
+        return self.losses_of_maps(pooled, regions, wanted)
+
+    def losses_of_maps(self, pooled: Tensor, regions: RegionSamples, wanted: Tensor) -> dict[str, Tensor]:
+        """The same for the maps (B, R, 2h, 2w) bool that are `wanted` of the regions."""
+        logits = self(pooled, regions.labels.flatten()).view_as(wanted)
         each = losses.binary_cross_entropy(logits, wanted, used=regions.positive[..., None, None])
+        size = wanted.shape[-1]
         return {"loss_mask": each.sum() / (regions.positive.sum().clamp(min=1) * size**2)}
 
 
 def add_masks(
     detections: Sequence[Detections],
-    features: Sequence[Tensor],
+    cells: Cells,
     scale_factors: Tensor,
     stages: Sequence[tuple[nn.Module, MaskHead]],
 ) -> list[Detections]:
     """`detections` with masks: the mean probability of what the RoI extractor and head of each stage see.
 
-    Pooled from the pyramid `features` at the detections times (B, 4) `scale_factors`.
+    Pooled from `cells` of the pyramid at the detections times (B, 4) `scale_factors`.
     """
     outlined = []
     for index, found in enumerate(detections):
-        own_features = [level[index : index + 1] for level in features]
+        own_cells = replace(cells, table=cells.table[index : index + 1])
         boxes = (found.boxes * scale_factors[index])[None]
-        logits = [head(extract(own_features, boxes), found.labels) for extract, head in stages]
+        logits = [head(extract(own_cells, boxes), found.labels) for extract, head in stages]
         outlined.append(replace(found, masks=torch.stack(logits).sigmoid().mean(dim=0)))
     return outlined

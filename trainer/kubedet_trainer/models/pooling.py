@@ -20,18 +20,11 @@ from kubedet_trainer.models import host
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maps:
-    """Where each of (...) lies in a table of cells: a map is one level of one image. All are int32."""
-
-    first_cells: Tensor
-    """(...), where its map begins in the table."""
-    sizes: Tensor
-    """(2, ...), width and height of its map in cells."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of all images and levels as one table, ordered by image, level, row and column."""
+    """The cells of all images and levels as one table, ordered by image, level, row and column.
+
+    One table serves all that look into it: it is made once a step, and gradients are added up in it.
+    """
 
     table: Tensor
     """(B, M, C)."""
@@ -42,23 +35,28 @@ class Cells:
     widths: tuple[int, ...]
     """Of each level."""
 
-    def maps(self, levels: Tensor, images: Tensor) -> Maps:
-        """The maps of (...) int64 `levels` and `images`, which may broadcast to it."""
-        of_map = of_levels(levels, self.widths, self.heights, self.begins)
-        return Maps(first_cells=of_map[2] + images.int() * self.table.shape[1], sizes=of_map[:2])
+    def image_begins(self) -> Tensor:
+        """(B, 1) int32, where each image begins among all B * M cells."""
+        num_images, num_cells = self.table.shape[:2]
+        begins = tuple(num_cells * image for image in range(num_images))
+        return host.constant(begins, self.table.device, dtype=torch.int32)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
-    """N regions and where each is pooled from."""
+    """N regions and where each is pooled from. A map is one level of one image."""
 
     cells: Cells
     levels: Tensor
     """(N,) int64, from 0, the finest."""
-    maps: Maps
-    """Of (N,)."""
     strides: Tensor
-    """(N,) int32, pixels of a cell's side."""
+    """(N,) float32, pixels of a cell's side."""
+    sizes: Tensor
+    """(2, N) float32, width and height of the region's map in cells."""
+    first_cells: Tensor
+    """(N,) int32, where the map begins in the table."""
+    widths: Tensor
+    """(N,) int32, cells of a row of the map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +82,14 @@ def map_levels(boxes: Tensor, *, num_levels: int, finest_roi: float) -> Tensor:
     return octaves.clamp(0, num_levels - 1).nan_to_num(0).long()
 
 
-def of_levels(levels: Tensor, *properties: tuple[int, ...]) -> Tensor:
-    """Each of P `properties`, which have a value a level, of each of (...) `levels`: (P, ...) int32."""
-    values = host.constant(sum(properties, ()), levels.device, dtype=torch.int32)
+def of_levels(levels: Tensor, *properties: Sequence[int], dtype: torch.dtype = torch.int32) -> Tensor:
+    """Each of P `properties`, which have a value a level, of each of (...) `levels`: (P, ...) of `dtype`."""
+    values = host.constant(tuple(itertools.chain(*properties)), levels.device, dtype=dtype)
     return values.view(len(properties), -1)[:, levels]
 
 
-def tabulate(features: Sequence[Tensor], dtype: torch.dtype) -> Cells:
-    """The cells of `features`, one (B, C, h, w) a level."""
+def tabulate(features: Sequence[Tensor], dtype: torch.dtype | None = None) -> Cells:
+    """The cells of `features`, one (B, C, h, w) a level, of `dtype` or their own."""
     counts = [feature.shape[2] * feature.shape[3] for feature in features]
     return Cells(
         table=torch.cat([feature.flatten(2).mT for feature in features], dim=1).to(dtype),
@@ -101,23 +99,29 @@ def tabulate(features: Sequence[Tensor], dtype: torch.dtype) -> Cells:
     )
 
 
-def place(features: Sequence[Tensor], boxes: Tensor, *, strides: Sequence[int], finest_roi: float) -> Regions:
-    """The regions of (B, R, 4) `boxes`, N = B * R, on the first of `features`, which have `strides`."""
-    levels = map_levels(boxes, num_levels=len(strides), finest_roi=finest_roi).flatten()
-    images = torch.arange(len(boxes), device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()
-    cells = tabulate(features[: len(strides)], boxes.dtype)
+def place(cells: Cells, boxes: Tensor, *, strides: Sequence[int], finest_roi: float) -> Regions:
+    """The regions of (B, R, 4) `boxes`, N = B * R, on the first levels of `cells`, which have `strides`."""
+    levels = map_levels(boxes, num_levels=len(strides), finest_roi=finest_roi)
+    used = slice(len(strides))
+    begins, widths = of_levels(levels, cells.begins[used], cells.widths[used])
+    of_map = of_levels(
+        levels.flatten(), strides, cells.widths[used], cells.heights[used], dtype=torch.float32
+    )
     return Regions(
         cells=cells,
-        levels=levels,
-        maps=cells.maps(levels, images),
-        strides=of_levels(levels, tuple(strides))[0],
+        levels=levels.flatten(),
+        strides=of_map[0],
+        sizes=of_map[1:],
+        first_cells=(begins + cells.image_begins()).flatten(),
+        widths=widths.flatten(),
     )
 
 
 def spread(bins: int, *, samples: int, like: Tensor) -> Tensor:
     """How far along a region each of its samples lies, evenly from 0 on: (P, S), of the dtype of `like`."""
-    fractions = torch.arange(bins * samples, dtype=like.dtype, device=like.device) / (bins * samples)
-    return fractions.view(bins, samples)
+    count = bins * samples
+    fractions = tuple(sample / count for sample in range(count))
+    return host.constant(fractions, like.device, dtype=like.dtype).view(bins, samples)
 
 
 def pool(regions: Regions, samples: Samples) -> Tensor:
@@ -125,9 +129,10 @@ def pool(regions: Regions, samples: Samples) -> Tensor:
 
     Gradients reach the maps, and positions and shares where they need any.
     """
-    maps = regions.maps
-    (columns, rows), (column_weights, row_weights) = (_on_grid(taps) for taps in _taps(samples, maps.sizes))
-    rows = _per_region(maps.first_cells) + rows * _per_region(maps.sizes[0])
+    (columns, rows), (column_weights, row_weights) = (
+        _on_grid(taps) for taps in _taps(samples, regions.sizes)
+    )
+    rows = _per_region(regions.first_cells) + rows * _per_region(regions.widths)
     index = rows[..., :, None] + columns[..., None, :]
     weights = row_weights[..., :, None] * column_weights[..., None, :]
     bags = index.flatten(-2).flatten(0, 2)
@@ -136,34 +141,41 @@ def pool(regions: Regions, samples: Samples) -> Tensor:
     return pooled.view(*index.shape[:3], table.shape[1]).permute(0, 3, 1, 2).contiguous()
 
 
-def patches(features: Sequence[Tensor], *, levels: Tensor, cells: Tensor) -> Tensor:
-    """The 3x3 cells around each of (B, S) `cells`, counted row by row on its level: (B, S, 9 C).
+def patches(cells: Cells, indices: Tensor) -> Tensor:
+    """The 3x3 cells around each of (B, S) `indices` into the cells of an image: (B, S, 9 C).
 
     Ordered by row, column and channel; cells beyond a map are zero, as a convolution pads it.
     """
-    table = tabulate(features, features[0].dtype)
-    images = torch.arange(len(cells), device=cells.device)[:, None]
-    maps = table.maps(levels, images)
-    neighbours = torch.arange(-1, 2, device=cells.device)
-    widths, heights = maps.sizes[..., None, None]
-    rows = (cells[..., None, None] // widths) + neighbours[:, None]
-    columns = (cells[..., None, None] % widths) + neighbours
-    on_map = (rows >= 0) & (rows < heights) & (columns >= 0) & (columns < widths)
-    index = maps.first_cells[..., None, None] + rows * widths + columns
-    found = F.embedding(index.where(on_map, 0), table.table.flatten(0, 1))
-    return found.masked_fill(~on_map[..., None], 0).flatten(2)
+    device = indices.device
+    levels = torch.bucketize(indices, host.constant(cells.begins[1:], device, dtype=torch.int64), right=True)
+    of_map = of_levels(levels, cells.begins, cells.heights, cells.widths, dtype=torch.int64)
+    sizes, widths = of_map[1:], of_map[2]
+    position = indices - of_map[0]
+    steps = host.constant((-1, 0, 1), device, dtype=torch.int64)
+    places = torch.stack([position // widths, position % widths])[..., None] + steps
+    beyond = (places < 0) | (places >= sizes[..., None])
+    beyond_map = beyond[0][..., :, None] | beyond[1][..., None, :]
+    rows = (indices + cells.image_begins())[..., None] + widths[..., None] * steps
+    index = rows[..., :, None] + steps
+    found = F.embedding(index.masked_fill(beyond_map, 0), cells.table.flatten(0, 1))
+    return found.masked_fill(beyond_map[..., None], 0).flatten(2)
 
 
 def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """The two cells around each sample, int32, and the weight of each: (..., 2 S) for (..., S) samples."""
     positions = samples.positions
-    last = (sizes - 1).to(positions.dtype).view(*sizes.shape, *[1] * (positions.ndim - 2))
+    last = (sizes - 1).view(*sizes.shape, *[1] * (positions.ndim - 2))
     # Without this a detector that has diverged would address cells that do not exist.
     positions = torch.minimum(positions.clamp(min=0), last).nan_to_num(0)
     before = positions.detach().floor()
-    fraction = positions - before
-    cells = torch.cat([before, torch.minimum(before + 1, last)], dim=-1).int()
-    return cells, torch.cat([(1 - fraction) * samples.shares, fraction * samples.shares], dim=-1)
+    fractions = (positions - before)[..., None, :]
+    zero_one, one_zero, signs = (
+        host.constant(values, positions.device, dtype=positions.dtype)[:, None]
+        for values in ((0, 1), (1, 0), (-1, 1))
+    )
+    cells = torch.minimum(before[..., None, :] + zero_one, last[..., None]).int()
+    weights = torch.addcmul(one_zero, signs, fractions) * samples.shares[..., None, :]
+    return cells.flatten(-2), weights.flatten(-2)
 
 
 def _on_grid(taps: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ class RegionSampler:
         as_boxes = (-1, -1, 4)
         return RegionSamples(
             boxes=candidates.gather(1, samples.indices[..., None].expand(as_boxes)),
-            labels=torch.where(samples.positive, targets.labels.gather(1, gt_slots), 0),
+            labels=targets.labels.gather(1, gt_slots) * samples.positive,
             gt_slots=gt_slots,
             gt_boxes=targets.boxes.gather(1, gt_slots[..., None].expand(as_boxes)),
             positive=samples.positive,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kubedet_trainer.models import pooling
+from kubedet_trainer.models import host, pooling
 from kubedet_trainer.models.deformable import DeformableRoiPool
 from kubedet_trainer.models.options.two_stage import RoiOptions
 
@@ -16,7 +16,7 @@ _SAMPLES_PER_BIN = 2
 def build_roi_extractor(options: RoiOptions, *, channels: int, strides: Sequence[int]) -> nn.Module:
     """What pools regions from levels of `channels` and `strides`.
 
-    Calling it with the levels and (B, R, 4) boxes gives (B * R, channels, size, size).
+    Calling it with the `pooling.Cells` of the levels and (B, R, 4) boxes gives (B * R, channels, size, size).
     """
     if options.kind == "align":
         return RoiAlign(size=options.size, strides=strides, finest_roi=options.finest_roi)
@@ -36,14 +36,14 @@ class RoiAlign(nn.Module):
         self.strides = tuple(strides)
         self.finest_roi = finest_roi
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    def forward(self, cells: pooling.Cells, boxes: Tensor) -> Tensor:
         """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order."""
         boxes = boxes.detach()
-        regions = pooling.place(features, boxes, strides=self.strides, finest_roi=self.finest_roi)
-        corners = boxes.flatten(0, 1)
-        begins = corners[:, :2] / regions.strides[:, None]
-        ends = (corners[:, 2:] + 1) / regions.strides[:, None]
-        return pooling.pool(regions, self._samples(begins.T, ends.T, regions.maps.sizes))
+        regions = pooling.place(cells, boxes, strides=self.strides, finest_roi=self.finest_roi)
+        to_exclusive = host.constant((0, 0, 1, 1), boxes.device, dtype=boxes.dtype)
+        corners = (boxes.flatten(0, 1) + to_exclusive) / regions.strides[:, None]
+        begins, ends = corners.T.view(2, 2, -1)
+        return pooling.pool(regions, self._samples(begins, ends, regions.sizes))
 
     def _samples(self, begins: Tensor, ends: Tensor, sizes: Tensor) -> pooling.Samples:
         """Evenly spread; those more than a cell beyond the map count as zero. All are (2, N)."""

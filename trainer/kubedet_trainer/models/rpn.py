@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
-from kubedet_trainer.models import host, losses, nms, pooling
+from kubedet_trainer.models import losses, nms, pooling
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
@@ -33,8 +33,6 @@ class RpnOutput:
     """(B, 4 A, h, w) a level."""
     anchors: Tensor
     """(sum of A h w, 4), in the order of the flattened levels."""
-    features: Sequence[Tensor]
-    """The pyramid that they say it about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +89,30 @@ class RpnHead(nn.Module):
             objectness=[self.rpn_cls(level) for level in hidden],
             deltas=[self.rpn_reg(level) for level in hidden],
             anchors=self.anchor_grid(features),
-            features=features,
         )
 
     def losses(
-        self, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
+        self,
+        output: RpnOutput,
+        cells: pooling.Cells,
+        images: Images,
+        targets: Targets,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """``loss_rpn_cls`` and ``loss_rpn_reg``, scalars."""
-        each = self.sample_losses(output, images, targets, generator)
+        """``loss_rpn_cls`` and ``loss_rpn_reg``, scalars; `cells` are those of the levels."""
+        each = self.sample_losses(output, cells, images, targets, generator)
         return {
             "loss_rpn_cls": each.classification.sum() / each.divisor,
             "loss_rpn_reg": each.regression.sum() / each.divisor,
         }
 
     def sample_losses(
-        self, output: RpnOutput, images: Images, targets: Targets, generator: torch.Generator
+        self,
+        output: RpnOutput,
+        cells: pooling.Cells,
+        images: Images,
+        targets: Targets,
+        generator: torch.Generator,
     ) -> SampleLosses:
         """Assign all anchors inside the images, sample some, and compute the loss of each.
 
@@ -117,7 +124,7 @@ class RpnHead(nn.Module):
         samples = self.sampler(assigned, generator)
         gt_slots = (assigned.gather(1, samples.indices) - 1).clamp(min=0)
         wanted = box_ops.encode(anchors[samples.indices], _pick(targets.boxes, gt_slots))
-        logits, deltas = self._judge(output.features, samples.indices)
+        logits, deltas = self._judge(cells, samples.indices)
         used = samples.positive | samples.negative
         counts = samples.positive.sum(dim=1).clamp(min=1) + samples.negative.sum(dim=1).clamp(min=1)
         return SampleLosses(
@@ -127,20 +134,16 @@ class RpnHead(nn.Module):
             divisor=counts.sum(),
         )
 
-    def _judge(self, features: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, cells: pooling.Cells, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, S) and deltas (B, S, 4), float32, of the anchors at (B, S) `indices` alone."""
         num_anchors = self.rpn_cls.out_channels
-        begins = [0, *itertools.accumulate(num_anchors * level[0, 0].numel() for level in features[:-1])]
-        ends = host.constant(tuple(begins[1:]), indices.device, dtype=torch.int64)
-        levels = torch.bucketize(indices, ends, right=True)
-        position = indices - pooling.of_levels(levels, tuple(begins))[0]
-        patches = pooling.patches(features, levels=levels, cells=position // num_anchors)
+        patches = pooling.patches(cells, indices // num_anchors)
         kernel = self.rpn_conv.weight.permute(0, 2, 3, 1)
         hidden = F.relu(F.linear(patches, kernel.flatten(1), self.rpn_conv.bias), inplace=True)
         logits = F.linear(hidden, self.rpn_cls.weight.flatten(1), self.rpn_cls.bias)
         deltas = F.linear(hidden, self.rpn_reg.weight.flatten(1), self.rpn_reg.bias)
         of_cell = torch.cat([logits[..., None], deltas.view(*logits.shape, 4)], dim=-1)
-        own = (position % num_anchors)[..., None, None].expand(-1, -1, 1, of_cell.shape[-1])
+        own = (indices % num_anchors)[..., None, None].expand(-1, -1, 1, of_cell.shape[-1])
         judged = of_cell.gather(2, own).squeeze(2).float()
         return judged[..., 0], judged[..., 1:]
 
@@ -150,21 +153,14 @@ class RpnHead(nn.Module):
 
         Source: `docs/zoo.md`, 4.6.
         """
-        levels = [
-            self._best_of_level(logits, deltas, anchors)
-            for logits, deltas, anchors in zip(
-                output.objectness,
-                output.deltas,
-                torch.split(output.anchors, [level[0].numel() for level in output.objectness]),
-                strict=True,
-            )
-        ]
-        scores, deltas, anchors = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        boxes = box_ops.decode(anchors, deltas, sizes=images.sizes[:, None])
+        levels = self._best_of_levels(_all_levels(output.objectness, 1).squeeze(-1).sigmoid(), output)
+        scores, order = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        deltas = _pick(_all_levels(output.deltas, 4), order)
+        boxes = box_ops.decode(output.anchors[order], deltas, sizes=images.sizes[:, None])
         kept = nms.survivors(
             boxes,
             scores,
-            sections=[level_scores.shape[1] for level_scores, _, _ in levels],
+            sections=[level_scores.shape[1] for level_scores, _ in levels],
             iou_threshold=self.options.nms_iou,
             most=self.options.nms_post,
             extent=max(images.pixels.shape[-2:]),
@@ -173,14 +169,19 @@ class RpnHead(nn.Module):
         best, order = scores.topk(min(self.options.num_proposals, scores.shape[1]))
         return Proposals(boxes=_pick(boxes, order), scores=best, valid=best > _EMPTY_SCORE)
 
-    def _best_of_level(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, K), deltas and anchors (B, K, 4) of a level's most probable anchors, best first."""
-        by_anchor = logits.permute(0, 2, 3, 1).contiguous().flatten(1)
-        scores, order = by_anchor.float().sigmoid().topk(min(self.options.nms_pre, by_anchor.shape[1]))
-        moves = deltas.permute(0, 2, 3, 1).contiguous().view(len(deltas), -1, 4)
-        return scores, _pick(moves, order).float(), anchors[order]
+    def _best_of_levels(self, scores: Tensor, output: RpnOutput) -> list[tuple[Tensor, Tensor]]:
+        """The highest of (B, N) `scores` of each level, best first, and their indices into N, all (B, K)."""
+        counts = [level[0].numel() for level in output.objectness]
+        begins = itertools.accumulate(counts, initial=0)
+        levels = zip(torch.split(scores, counts, dim=1), begins, strict=False)
+        best = [(*level.topk(min(self.options.nms_pre, level.shape[1])), begin) for level, begin in levels]
+        return [(values, order + begin if begin else order) for values, order, begin in best]
+
+
+def _all_levels(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Maps (B, A * width, h, w) of all levels in the order of the anchors: a float32 copy (B, N, width)."""
+    cells = torch.cat([level.flatten(2).mT for level in levels], dim=1)
+    return cells.view(len(cells), -1, width).float()
 
 
 def _pick(rows: Tensor, indices: Tensor) -> Tensor:

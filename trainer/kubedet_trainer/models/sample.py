@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kubedet_trainer.models import host
+
 Priority = Callable[[torch.Size, torch.Generator], Tensor]
 """A number for each candidate of a (B, N) batch; the highest are sampled first."""
 
@@ -42,25 +44,20 @@ class BalancedSampler:
 
         `generator` must live on the device of `assigned`.
         """
-        num_candidates = assigned.shape[1]
-        num_samples = min(self.num_samples, num_candidates)
-        max_positives = min(int(self.num_samples * self.positive_fraction), num_candidates)
-        priority = self.priority(assigned.shape, generator)
+        num_samples = min(self.num_samples, assigned.shape[1])
+        max_positives = min(int(self.num_samples * self.positive_fraction), num_samples)
+        priority = self.priority(assigned.shape, generator)[:, None]
         unavailable = float("-inf")
-        positive_priority, positive_indices = priority.masked_fill(assigned <= 0, unavailable).topk(
-            max_positives
-        )
-        negative_priority, negative_indices = priority.masked_fill(assigned != 0, unavailable).topk(
-            num_samples
-        )
-        is_positive = positive_priority > unavailable
-        room = num_samples - is_positive.sum(dim=1, keepdim=True)
+        kinds = host.constant((1, 0), assigned.device, dtype=assigned.dtype)[:, None]
+        other_kind = assigned.clamp(max=1)[:, None] != kinds
+        best, indices = priority.masked_fill(other_kind, unavailable).topk(num_samples)
+        counts = (best > unavailable).sum(dim=2)  # of positives and negatives (B, 2)
+        num_positives = counts[:, :1].clamp(max=max_positives)
         ranks = torch.arange(num_samples, device=assigned.device)
-        is_negative = (negative_priority > unavailable) & (ranks < room)
-        indices = torch.cat([positive_indices, negative_indices], dim=1)
-        kind = torch.cat([is_positive.byte() * 2, is_negative.byte()], dim=1)
-        kind, order = kind.sort(dim=1, descending=True, stable=True)
-        kept = kind[:, :num_samples]
+        positive = ranks < num_positives
+        used = ranks < num_positives + counts[:, 1:]
+        # The row of positives, cut after those that count, and after it that of negatives.
+        source = torch.where(positive, ranks, ranks - num_positives + num_samples)
         return Samples(
-            indices=indices.gather(1, order[:, :num_samples]), positive=kept == 2, negative=kept == 1
+            indices=indices.flatten(1).gather(1, source), positive=positive, negative=used & ~positive
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from kubedet_trainer.models import pooling
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
 from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
+from kubedet_trainer.models.pooling import Cells
 from kubedet_trainer.models.pyramid import PyramidDetector
 from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.rpn import RpnHead
@@ -30,8 +30,9 @@ class Rpn(PyramidDetector):
 
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; `generator`, on the images' device, draws the samples."""
-        output = self.rpn_head(self.extract(images))
-        return self.rpn_head.losses(output, images, targets, generator)
+        features = self.extract(images)
+        output = self.rpn_head(features)
+        return self.rpn_head.losses(output, pooling.tabulate(features), images, targets, generator)
 
     @torch.no_grad()
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
@@ -59,12 +60,13 @@ class TwoStageDetector(PyramidDetector):
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of all stages by name, scalars; `generator` is on the images' device."""
         features = self.extract(images)
+        cells = pooling.tabulate(features, torch.float32)
         if self.rpn_head is None:
-            return self.roi_losses(features, given_proposals(images), images, targets, generator)
+            return self.roi_losses(cells, given_proposals(images), images, targets, generator)
         output = self.rpn_head(features)
-        losses = self.rpn_head.losses(output, images, targets, generator)
+        losses = self.rpn_head.losses(output, cells, images, targets, generator)
         proposals = self.rpn_head.propose(output, images)
-        return losses | self.roi_losses(features, proposals, images, targets, generator)
+        return losses | self.roi_losses(cells, proposals, images, targets, generator)
 
     @torch.no_grad()
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
@@ -74,11 +76,12 @@ class TwoStageDetector(PyramidDetector):
             proposals = given_proposals(images)
         else:
             proposals = self.rpn_head.propose(self.rpn_head(features), images)
-        return self.roi_detect(features, proposals, images, scale_factors)
+        cells = pooling.tabulate(features, torch.float32)
+        return self.roi_detect(cells, proposals, images, scale_factors)
 
     def roi_losses(
         self,
-        features: Sequence[Tensor],
+        cells: Cells,
         proposals: Proposals,
         images: Images,
         targets: Targets,
@@ -88,7 +91,7 @@ class TwoStageDetector(PyramidDetector):
         raise NotImplementedError
 
     def roi_detect(
-        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+        self, cells: Cells, proposals: Proposals, images: Images, scale_factors: Tensor
     ) -> list[Detections]:
         """What follows the proposals when detecting."""
         raise NotImplementedError
@@ -129,7 +132,7 @@ class RoiDetector(TwoStageDetector):
 
     def roi_losses(
         self,
-        features: Sequence[Tensor],
+        cells: Cells,
         proposals: Proposals,
         images: Images,
         targets: Targets,
@@ -137,21 +140,21 @@ class RoiDetector(TwoStageDetector):
     ) -> dict[str, Tensor]:
         """The losses of what follows the proposals."""
         regions = self.bbox_head.region_sampler(proposals, targets, generator)
-        prediction = self.bbox_head(self.bbox_roi_extractor(features, regions.boxes), regions.boxes)
+        prediction = self.bbox_head(self.bbox_roi_extractor(cells, regions.boxes), regions.boxes)
         losses = self.bbox_head.losses(prediction, regions)
         if self.mask_head is not None:
             assert targets.masks is not None  # the recipe has data.masks
             positives = regions.positives(self.bbox_head.region_sampler.max_positives)
-            pooled = self.mask_roi_extractor(features, positives.boxes)
+            pooled = self.mask_roi_extractor(cells, positives.boxes)
             losses |= self.mask_head.losses(pooled, positives, targets.masks)
         return losses
 
     def roi_detect(
-        self, features: Sequence[Tensor], proposals: Proposals, images: Images, scale_factors: Tensor
+        self, cells: Cells, proposals: Proposals, images: Images, scale_factors: Tensor
     ) -> list[Detections]:
         """What follows the proposals when detecting."""
-        prediction = self.bbox_head(self.bbox_roi_extractor(features, proposals.boxes), proposals.boxes)
+        prediction = self.bbox_head(self.bbox_roi_extractor(cells, proposals.boxes), proposals.boxes)
         found = self.bbox_head.detect(prediction, proposals, images, scale_factors)
         if self.mask_head is None:
             return found
-        return add_masks(found, features, scale_factors, [(self.mask_roi_extractor, self.mask_head)])
+        return add_masks(found, cells, scale_factors, [(self.mask_roi_extractor, self.mask_head)])

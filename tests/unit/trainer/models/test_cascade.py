@@ -12,6 +12,7 @@ from kubedet_trainer import config
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
 from kubedet_trainer.models.cascade import CascadeDetector, hand_on
+from kubedet_trainer.models.pooling import tabulate
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections, Images, Proposals
 
@@ -41,7 +42,8 @@ def _detect(detector: CascadeDetector, proposals: Proposals) -> Detections:
     images = trainer_builders.make_images()
     first = Images(pixels=images.pixels[:1], sizes=images.sizes[:1])
     with torch.no_grad():
-        (found,) = detector.roi_detect(detector.extract(first), proposals, first, torch.ones(1, 4))
+        cells = tabulate(detector.extract(first))
+        (found,) = detector.roi_detect(cells, proposals, first, torch.ones(1, 4))
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 
 from kubedet_trainer.models.deformable import DeformableRoiPool, _Guide
 from kubedet_trainer.models.options.two_stage import RoiKind, RoiOptions
+from kubedet_trainer.models.pooling import tabulate
 from kubedet_trainer.models.roi import build_roi_extractor
 
 CHANNELS, SIZE, STRIDES = 3, 2, (4, 8)
@@ -93,7 +94,7 @@ def test_pooling_equals_loops_over_the_formula(kind: RoiKind, training: bool) ->
     extractor, features = _extractor(kind).train(training), _features()
 
     with torch.no_grad():
-        pooled = extractor(features, torch.tensor(REGIONS, dtype=torch.double))
+        pooled = extractor(tabulate(features), torch.tensor(REGIONS, dtype=torch.double))
         expected = _loop_over_regions(extractor, features, levels=[0, 0, 1, 0])
 
     torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-9)
@@ -105,7 +106,8 @@ def test_gradients_of_features_and_layers_are_right() -> None:
 
     def pool(*tensors: torch.Tensor) -> torch.Tensor:
         parameters = dict(zip(names, tensors[2:], strict=True))
-        pooled: torch.Tensor = torch.func.functional_call(extractor, parameters, (list(tensors[:2]), regions))
+        cells = tabulate(tensors[:2])
+        pooled: torch.Tensor = torch.func.functional_call(extractor, parameters, (cells, regions))
         return pooled
 
     leaves = [feature.requires_grad_() for feature in _features()]
@@ -119,7 +121,7 @@ def test_fresh_layers_leave_bins_in_their_place(kind: RoiKind, share: float) -> 
     extractor = build_roi_extractor(options, channels=1, strides=(4,))
     ramp = torch.arange(16.0).expand(1, 1, 8, 16)
 
-    pooled = extractor([ramp], torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
+    pooled = extractor(tabulate([ramp]), torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
 
     # Columns 1.5 to 5.5 in two bins of samples 0.5 apart, the first at the bin's left edge.
     assert pooled[0, 0].tolist() == [[share * 2.25, share * 4.25]] * 2
@@ -128,7 +130,7 @@ def test_fresh_layers_leave_bins_in_their_place(kind: RoiKind, share: float) -> 
 def test_every_level_has_gradients_though_no_region_is_on_it() -> None:
     extractor, features = _extractor("modulated"), _features()
 
-    extractor(features, torch.tensor(REGIONS, dtype=torch.double)[:, 1:]).sum().backward()
+    extractor(tabulate(features), torch.tensor(REGIONS, dtype=torch.double)[:, 1:]).sum().backward()
 
     coarse = extractor.get_submodule("roi_layers.1")
     assert all(weight.grad is not None and not weight.grad.any() for weight in coarse.parameters())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import nn
@@ -12,6 +10,7 @@ from torch.nn import functional as F
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.options.backbones import ConvNorm
 from kubedet_trainer.models.options.two_stage import MaskHeadOptions
+from kubedet_trainer.models.pooling import Cells, tabulate
 from kubedet_trainer.models.regions import RegionSamples
 from kubedet_trainer.structures import Detections
 
@@ -87,10 +86,10 @@ def test_group_normalisation_takes_the_place_of_the_bias_but_for_the_last_two_la
 class _Pool(nn.Module):
     """Stands for a RoI extractor: every region has the features of its image's corner and its own x1."""
 
-    def forward(self, features: Sequence[torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
+    def forward(self, cells: Cells, boxes: torch.Tensor) -> torch.Tensor:
         assert boxes.shape[0] == 1
         pooled = torch.zeros(boxes.shape[1], 8, 2, 2)
-        pooled[:, 0] = features[0][0, 0, 0, 0]
+        pooled[:, 0] = cells.table[0, 0, 0]
         pooled[:, 1] = boxes[0, :, 0, None, None]
         return pooled
 
@@ -104,7 +103,8 @@ def test_masks_are_pooled_from_the_own_image_at_the_resized_box_and_averaged_as_
         Detections(boxes=boxes[:1], scores=torch.tensor([0.7]), labels=torch.tensor([2])),
     ]
 
-    outlined = add_masks(found, features, torch.tensor([[0.5] * 4, [2.0] * 4]), [(_Pool(), h) for h in heads])
+    cells = tabulate(features)
+    outlined = add_masks(found, cells, torch.tensor([[0.5] * 4, [2.0] * 4]), [(_Pool(), h) for h in heads])
 
     first, second = (image.masks for image in outlined)
     assert first is not None
@@ -119,7 +119,8 @@ def test_masks_are_pooled_from_the_own_image_at_the_resized_box_and_averaged_as_
 def test_image_without_detections_gets_no_masks() -> None:
     nothing = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
 
-    (outlined,) = add_masks([nothing], [torch.zeros(1, 1, 3, 3)], torch.ones(1, 4), [(_Pool(), _head())])
+    cells = tabulate([torch.zeros(1, 1, 3, 3)])
+    (outlined,) = add_masks([nothing], cells, torch.ones(1, 4), [(_Pool(), _head())])
 
     assert outlined.masks is not None
     assert outlined.masks.shape == (0, 4, 4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import golden_files
-from kubedet_trainer.models.pooling import map_levels
+from kubedet_trainer.models.pooling import map_levels, tabulate
 from kubedet_trainer.models.roi import RoiAlign
 
 
@@ -32,7 +32,7 @@ def _ramp(height: int, width: int) -> torch.Tensor:
 def test_bins_are_centred_without_half_pixel_shift() -> None:
     pool = RoiAlign(size=2, strides=(4,), finest_roi=56)
 
-    pooled = pool([_ramp(8, 16)], torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
+    pooled = pool(tabulate([_ramp(8, 16)]), torch.tensor([[[8.0, 8.0, 23.0, 23.0]]]))
 
     assert pooled[0, 0].tolist() == [[3, 5], [3, 5]], "columns 2 to 6 of the map in two bins"
 
@@ -44,7 +44,7 @@ def test_each_region_comes_from_its_own_level_and_image() -> None:
     small, large = [8.0, 8, 40, 40], [8.0, 8, 150, 150]
 
     pooled = RoiAlign(size=1, strides=(4, 8), finest_roi=56)(
-        features, torch.tensor([[small, large], [large, small]])
+        tabulate(features), torch.tensor([[small, large], [large, small]])
     )
 
     assert pooled.flatten().tolist() == [1, 2, 20, 10]
@@ -54,7 +54,7 @@ def test_gradient_reaches_only_the_level_of_the_region() -> None:
     features = [torch.zeros(1, 1, size, size, requires_grad=True) for size in (32, 16)]
 
     RoiAlign(size=3, strides=(4, 8), finest_roi=56)(
-        features, torch.tensor([[[0.0, 0, 60, 60]]])
+        tabulate(features), torch.tensor([[[0.0, 0, 60, 60]]])
     ).sum().backward()
 
     first, second = (level.grad for level in features)
@@ -67,7 +67,7 @@ def test_gradient_reaches_only_the_level_of_the_region() -> None:
 def test_box_that_ends_before_it_begins_has_no_negative_side() -> None:
     pool = RoiAlign(size=1, strides=(4,), finest_roi=56)
 
-    pooled = pool([_ramp(8, 16)], torch.tensor([[[20.0, 23.0, 10.0, 8.0]]]))
+    pooled = pool(tabulate([_ramp(8, 16)]), torch.tensor([[[20.0, 23.0, 10.0, 8.0]]]))
 
     assert pooled.item() == pytest.approx(5)
 
@@ -75,4 +75,4 @@ def test_box_that_ends_before_it_begins_has_no_negative_side() -> None:
 def test_no_region_gives_no_features() -> None:
     pool = RoiAlign(size=2, strides=(4,), finest_roi=56)
 
-    assert pool([torch.zeros(1, 3, 8, 16)], torch.zeros(1, 0, 4)).shape == (0, 3, 2, 2)
+    assert pool(tabulate([torch.zeros(1, 3, 8, 16)]), torch.zeros(1, 0, 4)).shape == (0, 3, 2, 2)

@@ -9,6 +9,7 @@ import torch
 
 import trainer_builders
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
+from kubedet_trainer.models.pooling import Cells, tabulate
 from kubedet_trainer.models.rpn import RpnHead
 
 CHANNELS, STRIDES = 3, (8, 16)
@@ -52,14 +53,15 @@ def test_losses_of_the_samples_have_the_gradients_of_the_whole_maps(monkeypatch:
     targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
 
     def losses() -> torch.Tensor:
-        terms = head.losses(head(features), images, targets, torch.Generator().manual_seed(0))
+        cells, generator = tabulate(features), torch.Generator().manual_seed(0)
+        terms = head.losses(head(features), cells, images, targets, generator)
         return terms["loss_rpn_cls"] + terms["loss_rpn_reg"]
 
     sampled = losses()
     gradients = _gradients(head, features, sampled)
     logits, deltas = _of_whole_maps(head, features)
 
-    def take(_features: Sequence[torch.Tensor], indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(_cells: Cells, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = indices[..., None]
         return logits.gather(1, chosen).squeeze(2), deltas.gather(1, chosen.expand(-1, -1, 4))
 
