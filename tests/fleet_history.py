@@ -19,6 +19,7 @@ from dcgm_exporter import Gpu
 from kubedet_operator.api import names
 from kubedet_operator.telemetry.job_metrics import JOB_TABLE
 from kubedet_operator.telemetry.metrics import Metrics as OperatorMetrics
+from kubedet_trainer import contract
 from kubedet_trainer.contract.times import format_unix_time
 from kubedet_trainer.telemetry.metrics import LAUNCHER_TABLE
 from kubedet_trainer.telemetry.metrics import Metrics as TrainerMetrics
@@ -194,6 +195,7 @@ class Fleet:
         for name, value in (("save", 9.0), ("stall", 1.5), ("restore", 12.0)):
             trainer.set(f"checkpoint_{name}_seconds", value)
         trainer.set("checkpoint_bytes", 355e6)
+        trainer.set_all("recovery_seconds", {phase.value: 0.4 for phase in contract.RecoveryPhase})
 
     def _manifest(
         self, namespace: str, name: str, status: dict[str, Any], *, zoo: str = ""

@@ -45,6 +45,7 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     series.trainer("reference"): "nothing is published of the recipe",
     series.trainer("evaluation"): "nothing has been evaluated yet",
     series.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
+    series.trainer("recovery_seconds"): "no rank was lost",
 }
 """Metrics that need not have a series, and what that means."""
 OF_NO_ZOO = ('zoo!=""', "no job belongs to a zoo")

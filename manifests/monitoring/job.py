@@ -328,6 +328,14 @@ _LIFE = (
             ),
         ),
     ),
+    Panel(
+        title="Newest recovery",
+        description="Seconds of each phase from the loss of a rank to the next step. Empty before. "
+        "Bad: more than 5 s in all.",
+        unit="s",
+        width=24,
+        targets=(Target(expr=f"max by (phase) ({series.trainer('recovery_seconds')})", legend="{{phase}}"),),
+    ),
 )
 
 JOB = Dashboard(

@@ -34,6 +34,7 @@ RIGHTLY_EMPTY = {
     "no job has failed this way",
     "no job sets an interval in seconds",
     "no job trains, or not for long enough for an estimate",
+    "no rank was lost",
     "no reconciliation has failed",
     "nothing is published of the recipe",
     "the workers have no GPUs",

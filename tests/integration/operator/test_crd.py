@@ -105,9 +105,10 @@ def test_bounds_and_unknown_fields_are_refused(api: Any, spec: dict[str, Any], s
 
 def test_what_makes_a_run_may_change_until_a_worker_has_trained(api: Any) -> None:
     checkpoint = {"storageUri": "s3://checkpoints/x"}
-    job = make_manifest(name="changing", namespace=NAMESPACE, checkpoint=checkpoint)
+    job = make_manifest(name="changing", namespace=NAMESPACE, checkpoint=checkpoint, task="Measure")
     _create(api, job)
     change = {
+        "task": "Train",
         "recipe": "smoke_rpn",
         "overrides": {"optimizer.lr": "0.01"},
         "dataset": {"val": {"images": "other"}},
