@@ -46,6 +46,7 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     series.trainer("evaluation"): "nothing has been evaluated yet",
     series.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
     series.trainer("recovery_seconds"): "no rank was lost",
+    series.trainer("build_info"): "no worker runs",
 }
 """Metrics that need not have a series, and what that means."""
 OF_NO_ZOO = ('zoo!=""', "no job belongs to a zoo")

@@ -36,6 +36,7 @@ RIGHTLY_EMPTY = {
     "no job trains, or not for long enough for an estimate",
     "no rank was lost",
     "no reconciliation has failed",
+    "no worker runs",
     "nothing is published of the recipe",
     "the workers have no GPUs",
     "the workers have no memory limit, or no control group",
