@@ -275,21 +275,21 @@ RULES = (
         breaches=_never_evaluated,
     ),
     Rule(
-        scope="spec",
-        cel="!has(self.task) || self.task != 'Measure' || !has(self.dataset.validate) || "
-        "self.dataset.validate",
+        scope="",
+        cel="!has(self.spec.task) || self.spec.task != 'Measure' || !has(self.spec.dataset.validate) || "
+        "self.spec.dataset.validate",
         meaning="a job with task Measure must have a validation split to measure on; set validate to true",
         got="'validate: false'",
-        field=".dataset.validate",
+        field=".spec.dataset.validate",
         breaches=_nothing_to_measure_on,
     ),
     Rule(
-        scope="spec",
-        cel="!has(self.task) || self.task != 'Measure' || !has(self.elasticPolicy)",
+        scope="",
+        cel="!has(self.spec.task) || self.spec.task != 'Measure' || !has(self.spec.elasticPolicy)",
         meaning="a job with task Measure must keep its number of workers, because it has no checkpoint to "
         "continue from; remove elasticPolicy",
         got="'an elasticPolicy'",
-        field=".elasticPolicy",
+        field=".spec.elasticPolicy",
         breaches=_elastic_measurement,
     ),
     Rule(
