@@ -49,8 +49,11 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     series.trainer("build_info"): "no worker runs",
 }
 """Metrics that need not have a series, and what that means."""
-OF_NO_ZOO = ('zoo!=""', "no job belongs to a zoo")
-"""The same for a matcher."""
+MAY_MATCH_NOTHING: Mapping[str, str] = {
+    'zoo!=""': "no job belongs to a zoo",
+    'metric=~"maskAP(': "no job has masks",
+}
+"""The same for matchers, by their beginning."""
 MAY_JOIN_NOTHING: Mapping[str, str] = {
     "zoo: Jobs that have not ended": "no job of a zoo runs, or none has a reason to tell",
     "zoo: Firing alerts": "no alert of a zoo fires",
@@ -136,8 +139,9 @@ def find_selectors(expression: str) -> list[tuple[str, str]]:
 
 
 def _excuse(name: str, selector: str) -> str:
-    if OF_NO_ZOO[0] in selector:
-        return OF_NO_ZOO[1]
+    for matcher, why in MAY_MATCH_NOTHING.items():
+        if matcher in selector:
+            return why
     return next((why for metric, why in MAY_BE_EMPTY.items() if name.startswith(metric)), "")
 
 

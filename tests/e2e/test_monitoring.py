@@ -24,6 +24,7 @@ RIGHTLY_EMPTY = {
     "no alert of a zoo fires",
     "no job avoids a node",
     "no job belongs to a zoo",
+    "no job has masks",
     "no job has a reason to tell",
     "no job of a zoo runs, or none has a reason to tell",
     "no job with a published row has ended",
