@@ -46,9 +46,10 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     series.trainer("evaluation"): "nothing has been evaluated yet",
     series.trainer("checkpoint_restore_seconds"): "no job has resumed from a checkpoint",
     series.trainer("recovery_seconds"): "no rank was lost",
-    series.trainer("build_info"): "no worker runs",
 }
 """Metrics that need not have a series, and what that means."""
+MAY_BE_GONE: Mapping[str, str] = {series.trainer("build_info"): "no worker runs"}
+"""The same for queries that ask about now alone."""
 MAY_MATCH_NOTHING: Mapping[str, str] = {
     'zoo!=""': "no job belongs to a zoo",
     'metric=~"maskAP(': "no job has masks",
@@ -125,11 +126,11 @@ def _check(prometheus: Prometheus, view: View, query: Query) -> Finding:
     if not missing:  # a rule that is given all that it asks for is right not to fire
         verdict: Verdict = "data" if query.kind == "rule" else "no data"
         return Finding(query=query, verdict=verdict, series=series)
-    unexcused = [selector for name, selector in missing if not _excuse(name, selector)]
-    if unexcused:
+    causes = {selector: _excuse(name, selector, query) for name, selector in missing}
+    if unexcused := [selector for selector, why in causes.items() if not why]:
         reason = f"no series of {', '.join(unexcused)}"
         return Finding(query=query, verdict="no data", series=series, reason=reason)
-    reason = "; ".join(dict.fromkeys(_excuse(name, selector) for name, selector in missing))
+    reason = "; ".join(dict.fromkeys(causes.values()))
     return Finding(query=query, verdict="rightly empty", series=series, reason=reason)
 
 
@@ -138,11 +139,12 @@ def find_selectors(expression: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys((match[1], match[0]) for match in _SELECTOR.finditer(expression)))
 
 
-def _excuse(name: str, selector: str) -> str:
+def _excuse(name: str, selector: str, query: Query) -> str:
     for matcher, why in MAY_MATCH_NOTHING.items():
         if matcher in selector:
             return why
-    return next((why for metric, why in MAY_BE_EMPTY.items() if name.startswith(metric)), "")
+    known = {**MAY_BE_EMPTY, **MAY_BE_GONE} if query.kind == "instant" else MAY_BE_EMPTY
+    return next((why for metric, why in known.items() if name.startswith(metric)), "")
 
 
 def _rules(files: Path) -> list[dict[str, Any]]:
