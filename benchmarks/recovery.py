@@ -49,7 +49,7 @@ class _Fleet:
             "KUBEDET_OVERRIDES": json.dumps({"schedule.epochs": 100000, "data.num_workers": 0}),
             "KUBEDET_DATASET_URI": "synthetic://shapes",
             "KUBEDET_CHECKPOINT_URI": (folder / "checkpoints").as_uri(),
-            "KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS": "20",
+            "KUBEDET_CHECKPOINT_INTERVAL_ITERATIONS": "2",
             "KUBEDET_EVALUATE_EVERY_EPOCHS": "0",
             "KUBEDET_REPLICAS": str(_WORKERS),
             "KUBEDET_RENDEZVOUS_ENDPOINT": f"127.0.0.1:{self._port}",
