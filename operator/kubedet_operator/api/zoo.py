@@ -68,8 +68,10 @@ class Change:
 
     recipe: str = bounded(min_length=1, max_length=128, pattern=RECIPE)
     """The row."""
-    spec: Mapping[str, Any] = bounded(max_items=1000, max_length=32768)
+    spec: Mapping[str, Any] = bounded(default_factory=dict, max_items=1000, max_length=32768)
     """Fields of the spec, merged over the template: objects by field, a list as a whole, null removes."""
+    repeats: int | None = bounded(default=None, minimum=1, maximum=MAX_REPEATS)
+    """Trainings of this row. Absent: spec.repeats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,12 @@ class ModelZoo:
     """The table to train."""
     status: ModelZooStatus = field(default_factory=ModelZooStatus)
     """The rows as far as they are known."""
+
+
+def repeats_of(spec: ModelZooSpec, recipe: str) -> int:
+    """How many trainings the row of a recipe has."""
+    own = (change.repeats for change in spec.changes if change.recipe == recipe)
+    return next(own, None) or spec.repeats
 
 
 def decode_zoo(manifest: Mapping[str, Any], *, found: list[decoding.Violation]) -> ModelZoo | None:

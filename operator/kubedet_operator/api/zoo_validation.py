@@ -44,7 +44,7 @@ def validate_zoo(document: zoo.ModelZoo) -> list[Violation]:
         found.append(Violation(path="spec.rows", got="no recipe", rule="must select at least one recipe"))
     for what, number, most in (
         ("rows", len(rows), MAX_ROWS),
-        ("trainings", len(rows) * document.spec.repeats, MAX_RUNS),
+        ("trainings", sum(zoo.repeats_of(document.spec, row) for row in rows), MAX_RUNS),
     ):
         if number > most:
             rule = f"must be at most {most}; use several zoos"

@@ -34,11 +34,13 @@ _REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 _QUEUE = "kueue.x-k8s.io/queue-name"
 _NOT_FROM_THE_TEMPLATE = (
     "containers",
+    "initContainers",
     "serviceAccountName",
     "serviceAccount",
     "automountServiceAccountToken",
 )
-"""A sidecar would keep the pod from ending, and no account may reach it by way of a zoo."""
+"""What prepares a training has no place here, a sidecar would keep the pod from ending, and no account may
+reach it by way of a zoo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ def pack_table(document: zoo.ModelZoo, status: Mapping[str, Any]) -> str:
             "apiVersion": names.API_VERSION,
             "kind": names.ZOO_KIND,
             "metadata": {"name": document.metadata.name, "namespace": document.metadata.namespace},
-            "spec": {"repeats": document.spec.repeats, "tolerance": vars(document.spec.tolerance)},
+            "spec": {"tolerance": vars(document.spec.tolerance)},
             "status": {**status, "rows": [_cut_messages(row, length) for row in status.get("rows") or ()]},
         })  # fmt: skip
         if len(packed) <= _MOST_BYTES:

@@ -36,6 +36,8 @@ class RowPlan:
     """Whether other rows are trained on its proposals."""
     ttl_seconds: int | None = None
     """After these seconds a finished job is deleted."""
+    repeats: int
+    """How many trainings it has; their seeds count up from 0."""
 
 
 def plan_rows(document: zoo.ModelZoo) -> tuple[tuple[RowPlan, ...], tuple[Violation, ...]]:
@@ -67,7 +69,15 @@ def plan_rows(document: zoo.ModelZoo) -> tuple[tuple[RowPlan, ...], tuple[Violat
     found = list(_check_sources(sources, jobs))
     if found:
         return (), tuple(found)
-    return tuple(_plan_row(recipe, specs[recipe], jobs, sources) for recipe in recipes), ()
+    return tuple(
+        _plan_row(recipe, specs[recipe], jobs, sources, zoo.repeats_of(spec, recipe)) for recipe in recipes
+    ), ()
+
+
+def list_trainings(rows: Sequence[RowPlan]) -> Iterator[tuple[RowPlan, int]]:
+    """Every training as its row and its seed: the first of each row comes before the second of any."""
+    for seed in range(max((row.repeats for row in rows), default=0)):
+        yield from ((row, seed) for row in rows if seed < row.repeats)
 
 
 def _read_job(
@@ -101,6 +111,7 @@ def _plan_row(
     spec: Mapping[str, Any],
     jobs: Mapping[str, types.DetectionJobSpec],
     sources: Mapping[str, str],
+    repeats: int,
 ) -> RowPlan:
     source = sources.get(recipe)
     return RowPlan(
@@ -110,6 +121,7 @@ def _plan_row(
         source=source,
         writes_proposals=recipe in sources.values(),
         ttl_seconds=jobs[recipe].ttlSecondsAfterFinished,
+        repeats=repeats,
     )
 
 
@@ -216,12 +228,11 @@ def build_ownership(document: zoo.ModelZoo) -> dict[str, Any]:
 def build_row_jobs(document: zoo.ModelZoo, rows: Sequence[RowPlan]) -> list[dict[str, Any]]:
     """The jobs of all rows, as `kubedet render` shows them; proposals come from the job that makes them."""
     jobs = []
-    for seed in range(document.spec.repeats):
-        for row in rows:
-            job = build_row_job(document, row, seed=seed, attempt=1, proposals=None)
-            if row.source:
-                maker = names.row_job_name(document.metadata.name, row.source, 0)
-                dataset = {**job["spec"]["dataset"], "proposals": {"fromJob": maker}}
-                job["spec"] = {**job["spec"], "dataset": dataset}
-            jobs.append(job)
+    for row, seed in list_trainings(rows):
+        job = build_row_job(document, row, seed=seed, attempt=1, proposals=None)
+        if row.source:
+            maker = names.row_job_name(document.metadata.name, row.source, 0)
+            dataset = {**job["spec"]["dataset"], "proposals": {"fromJob": maker}}
+            job["spec"] = {**job["spec"], "dataset": dataset}
+        jobs.append(job)
     return jobs

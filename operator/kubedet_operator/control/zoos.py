@@ -9,6 +9,7 @@ from typing import Any
 
 from kubedet_operator.api import names
 from kubedet_operator.api.zoo_status import RunPhase
+from kubedet_operator.children.rows import list_trainings
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.cluster.client import Cluster
@@ -99,12 +100,10 @@ class ZooReconciler:
         """The zoo's own jobs, and those of others that have the name of a row's job."""
         metadata = manifest["metadata"]
         keys = set(self._cache.relations.owned(metadata["uid"]))
-        if parsed.document is not None:
-            keys |= {
-                (metadata["namespace"], names.row_job_name(metadata["name"], row.recipe, seed))
-                for row in parsed.rows
-                for seed in range(parsed.document.spec.repeats)
-            }
+        keys |= {
+            (metadata["namespace"], names.row_job_name(metadata["name"], row.recipe, seed))
+            for row, seed in list_trainings(parsed.rows)
+        }
         return (job for key in keys if (job := self._cache.job(key)) is not None)
 
     async def _write_status(self, key: Key, manifest: Mapping[str, Any], status: Mapping[str, Any]) -> bool:

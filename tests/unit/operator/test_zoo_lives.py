@@ -21,6 +21,7 @@ SPECS: list[dict[str, Any]] = [
     {},
     {"parallelism": 2},
     {"parallelism": 3, "repeats": 2},
+    {"parallelism": 3, "changes": [{"recipe": "rpn_r50_fpn_1x", "repeats": 2}]},
     {"parallelism": 4, "failurePolicy": "Stop"},
 ]
 HAPPENINGS = st.one_of(

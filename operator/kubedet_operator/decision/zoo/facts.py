@@ -111,7 +111,7 @@ class ZooFacts:
         """The row that a job trains; None for a job that the table does not ask for."""
         row = self._rows.get(child.recipe)
         wanted = names.row_job_name(self.metadata.name, child.recipe, child.seed)
-        return row if child.seed < self.spec.repeats and child.name == wanted else None
+        return row if row and child.seed < row.repeats and child.name == wanted else None
 
     def is_current(self, child: ChildFacts, row: RowPlan) -> bool:
         """Whether a job trains what its row means now, and writes the proposals that others need."""

@@ -130,6 +130,10 @@ def test_small_recipes_are_selected_by_their_section_alone() -> None:
             {"rows": {"recipes": [f"m:r{number}" for number in range(101)]}, "repeats": 10},
             "spec.rows: got '1010 trainings', must be at most 1000; use several zoos",
         ),
+        (
+            {"changes": [{"recipe": "retinanet_r50_fpn_1x", "repeats": 11}]},
+            "spec.changes[0].repeats: got 11, must be from 1 to 10",
+        ),
     ],
 )
 def test_what_a_zoo_cannot_train_is_named(spec: dict[str, Any], expected: str) -> None:

@@ -196,6 +196,19 @@ def test_repeats_have_seeds_and_places_of_their_own_and_show_mean_and_spread() -
     assert (row["differences"], row["verdict"]) == ({"boxAP": -0.1}, "Equal")
 
 
+def test_a_row_can_have_repeats_of_its_own() -> None:
+    zoo = settled(
+        rows={"recipes": [RETINA, "ssd300_coco"]},
+        parallelism=5,
+        changes=[{"recipe": RETINA, "repeats": 3}],
+    )
+    seeds = {row["recipe"]: [run["seed"] for run in row["runs"]] for row in zoo.status["rows"]}
+    assert seeds == {RETINA: [0, 1, 2], "ssd300_coco": [0]}
+    zoo.change(repeats=2)
+    zoo.settle()
+    assert [len(row["runs"]) for row in zoo.status["rows"]] == [3, 2]
+
+
 def test_more_repeats_keep_those_that_are_done() -> None:
     zoo = settled()
     zoo.succeed(RETINA, boxAP=35.0)

@@ -205,7 +205,11 @@ def test_the_pod_is_small_without_a_token_and_follows_the_policies_of_the_templa
                 "labels": {"team": "a", names.APP_COMPONENT: "mine"},
                 "annotations": {"mesh": "off"},
             },
-            "spec": {"serviceAccountName": "boss", "containers": [container, {"name": "sidecar"}]},
+            "spec": {
+                "serviceAccountName": "boss",
+                "initContainers": [{"name": "prepare", "command": ["true"]}],
+                "containers": [container, {"name": "sidecar"}],
+            },
         },
     }
     store = {"storageUri": "pvc://zoo/rows", "secretRef": {"name": "minio"}}
@@ -231,7 +235,7 @@ def test_the_pod_is_small_without_a_token_and_follows_the_policies_of_the_templa
     assert {"HTTPS_PROXY", "KUBEDET_CHECKPOINT_ACCESS_KEY"} < variables
     assert pod_spec["automountServiceAccountToken"] is False
     assert "serviceAccountName" not in pod_spec
-    assert "hostname" not in pod_spec
+    assert not {"initContainers", "hostname"} & pod_spec.keys()
     assert (pod_spec["restartPolicy"], pod_spec["imagePullSecrets"]) == ("Never", [{"name": "pull"}])
     assert {"key": "gpu", "operator": "Exists"} in pod_spec["tolerations"]
     assert zoo.status["reportUri"] == "pvc://zoo/rows/zoo/index.html"

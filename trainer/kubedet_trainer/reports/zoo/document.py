@@ -162,7 +162,8 @@ class ZooReport:
     """UTC, RFC 3339."""
     startTime: str | None = None
     completionTime: str | None = None
-    repeats: int = 1
+    trainings: int
+    """Of all rows, repeats included."""
     tolerance: dict[str, float] = field(default_factory=dict)
     """The largest difference that counts as equal, in percentage points."""
     counts: dict[str, int]

@@ -49,7 +49,7 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
 
 
 def _build_row(facts: ZooFacts, draft: ZooDraft, row: RowPlan) -> Row:
-    runs = tuple(draft.runs[row.recipe, seed] for seed in range(facts.spec.repeats))
+    runs = tuple(draft.runs[row.recipe, seed] for seed in range(row.repeats))
     means, spread = {}, {}
     for figure in FIGURES:
         values = [

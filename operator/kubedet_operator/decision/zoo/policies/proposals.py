@@ -16,7 +16,7 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
         if row.source is None:
             continue
         source = runs[row.source, 0]
-        for seed in range(facts.spec.repeats):
+        for seed in range(row.repeats):
             run = runs[row.recipe, seed]
             if run.phase is RunPhase.PENDING:
                 runs[row.recipe, seed] = _wait(run, row.source, source)

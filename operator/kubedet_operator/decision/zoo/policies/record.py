@@ -7,7 +7,7 @@ from dataclasses import replace
 from kubedet_operator.api import names
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.zoo_status import FIGURES, RowResults, Run, RunPhase
-from kubedet_operator.children.rows import RowPlan
+from kubedet_operator.children.rows import RowPlan, list_trainings
 from kubedet_operator.decision.zoo.facts import ChildFacts, RunKey, ZooFacts, is_source
 from kubedet_operator.decision.zoo.plan import ZooDraft
 from kubedet_trainer import contract
@@ -19,14 +19,13 @@ MESSAGE_LENGTH = 512
 def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
     """Take in what the jobs have reached. A training that has its results keeps them."""
     runs: dict[RunKey, Run] = {}
-    for seed in range(facts.spec.repeats):
-        for row in facts.parsed.rows:
-            name = names.row_job_name(facts.metadata.name, row.recipe, seed)
-            known = replace(facts.known_run(row.recipe, seed, hash=row.hash), job=name)
-            child = facts.children.get(name)
-            if child is not None and not facts.is_current(child, row):
-                child = None
-            runs[row.recipe, seed] = _record(row, known, child)
+    for row, seed in list_trainings(facts.parsed.rows):
+        name = names.row_job_name(facts.metadata.name, row.recipe, seed)
+        known = replace(facts.known_run(row.recipe, seed, hash=row.hash), job=name)
+        child = facts.children.get(name)
+        if child is not None and not facts.is_current(child, row):
+            child = None
+        runs[row.recipe, seed] = _record(row, known, child)
     return replace(draft, runs=runs)
 
 
