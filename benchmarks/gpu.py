@@ -210,8 +210,8 @@ def check_use(bench: Bench, name: str) -> list[dict[str, Any]]:
     for _ in range(bench.steps):
         loop._step(run, batches)
     assert run.data.val is not None, "generated data have a validation split"
-    assert run.scorer is not None
-    evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
+    scorer = setup.scorer_of(run.recipe, run.data.val, is_judged=True)
+    evaluation = results.evaluate_run(run, run.data.val, scorer=scorer)
     assert evaluation is not None, "this is rank 0"
     batch = next(iter(results._val_loader(run, run.data.val, world=run.world)))
     on_device, on_cpu = (_best_scores(run, batch, device) for device in (bench.device, torch.device("cpu")))

@@ -1,6 +1,6 @@
-"""COCO's figures for detections, by pycocotools: average precision of boxes and masks, recall of proposals.
+"""COCO's figures for detections: average precision of boxes and masks, recall of proposals.
 
-A scorer is given the annotations as training knows them, never the user's files. It keeps what pycocotools
+A scorer is given the annotations as training knows them, never the user's files. It keeps what the library
 makes of them between evaluations.
 
 Source of the figures: Lin et al., 2014; `docs/zoo.md`, 10.
@@ -8,26 +8,23 @@ Source of the figures: Lin et al., 2014; `docs/zoo.md`, 10.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from kubedet_trainer.config.recipe import EvaluationKind
-from kubedet_trainer.data import run_lengths
 from kubedet_trainer.data.arrays import Truth
-from kubedet_trainer.evaluation import recall
+from kubedet_trainer.evaluation import libraries, recall
 from kubedet_trainer.evaluation.detections import DetectionTable
-from kubedet_trainer.evaluation.scores import ClassScores, Matching, Scores, mean_known
+from kubedet_trainer.evaluation.libraries import Answer, Hotcoco, Library, Pycocotools, Question, Tables
+from kubedet_trainer.evaluation.scores import ClassScores, Scores, mean_known
 from kubedet_trainer.evaluation.voc import VocScorer
+
+_log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
@@ -38,7 +35,9 @@ class Scorer(Protocol):
         ...
 
 
-def build_scorer(kind: EvaluationKind, *, truth: Truth | None, max_detections: int = 100) -> Scorer:
+def build_scorer(
+    kind: EvaluationKind, *, truth: Truth | None, max_detections: int = 100, is_judged: bool = False
+) -> Scorer:
     """The scorer for a split.
 
     Args:
@@ -46,157 +45,136 @@ def build_scorer(kind: EvaluationKind, *, truth: Truth | None, max_detections: i
             boxes of any class, ``voc`` for PASCAL VOC's precision of boxes.
         truth: what the split's annotations say, read with `Reading.truth`.
         max_detections: the best of an image that count for ``bbox`` and ``segm``.
+        is_judged: whether the figures are to be those of the reference, pycocotools, which takes minutes
+            for COCO; a difference to the fast library is a warning in the log.
     """
     assert truth is not None, "the split was not read with Reading.truth"
     if kind == "voc":
         return VocScorer(truth)
-    return CocoScorer(truth, kind=kind, max_detections=max_detections)
+    return CocoScorer(
+        truth,
+        kind=kind,
+        max_detections=max_detections,
+        library=Hotcoco(truth),
+        judge=Pycocotools(truth) if is_judged else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Metric:
-    """How pycocotools is asked, and what its twelve figures are called here (None: meaningless here)."""
+    """What a library is asked, and what the twelve figures are called here (None: meaningless here)."""
 
-    iou_type: str
+    question: Question
     names: tuple[str | None, ...]
-    use_categories: bool = True
-    max_detections: tuple[int, int, int]
-
-
-def _precision(kind: str, *, iou_type: str, limit: int) -> _Metric:
-    figures = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", f"AR{limit}", "ARs", "ARm", "ARl")
-    names = tuple(f"{kind}{figure}" for figure in figures)
-    return _Metric(iou_type=iou_type, names=names, max_detections=(1, 10, limit))
 
 
 def _metrics(kind: str, *, limit: int) -> tuple[_Metric, ...]:
-    boxes = _precision("box", iou_type="bbox", limit=limit)
-    if kind == "bbox":
-        return (boxes,)
-    if kind == "segm":
-        return (boxes, _precision("mask", iou_type="segm", limit=limit))
-    names = (*[None] * 6, "ar100", "ar300", "ar1000", "ar1000s", "ar1000m", "ar1000l")
-    return (_Metric(iou_type="bbox", names=names, use_categories=False, max_detections=(100, 300, 1000)),)
+    figures = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", f"AR{limit}", "ARs", "ARm", "ARl")
+    limits = (1, 10, limit)
+    boxes = _Metric(
+        question=Question(iou_type="bbox", max_detections=limits),
+        names=tuple(f"box{figure}" for figure in figures),
+    )
+    masks = _Metric(
+        question=Question(iou_type="segm", max_detections=limits),
+        names=tuple(f"mask{figure}" for figure in figures),
+    )
+    proposals = _Metric(
+        question=Question(iou_type="bbox", use_categories=False, max_detections=(100, 300, 1000)),
+        names=(*[None] * 6, "ar100", "ar300", "ar1000", "ar1000s", "ar1000m", "ar1000l"),
+    )
+    return {"bbox": (boxes,), "segm": (boxes, masks), "proposal": (proposals,)}[kind]
 
 
 class CocoScorer:
     """A `Scorer` of the kinds ``bbox``, ``segm`` and ``proposal``.
 
-    As results carry boxes and masks, pycocotools sorts both into small, medium and large by the area of the
-    detected box; the zoo's figures come from that.
+    As results carry boxes and masks, both are sorted into small, medium and large by the area of the detected
+    box; the zoo's figures come from that.
     """
 
-    def __init__(self, truth: Truth, *, kind: str, max_detections: int = 100) -> None:
+    def __init__(
+        self,
+        truth: Truth,
+        *,
+        kind: str,
+        max_detections: int = 100,
+        library: Library,
+        judge: Library | None = None,
+    ) -> None:
+        """Compare with `truth`, by `library`, whose word counts unless there is a `judge`."""
         self._annotations = truth
         self._kind = kind
         self._metrics = _metrics(kind, limit=max_detections)
+        self._library = library
+        self._judge = judge
 
     def score(self, detections: DetectionTable) -> Scores:
         """Average precision of the split and of each class; for proposals the recall."""
-        # pycocotools prints its progress, which would end up between the lines of the log.
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = self._truth
-            # Proposals, too: pycocotools drops a category that the data do not have, even if none counts.
-            category_ids = self._annotations.category_ids.tolist()
-            results = _load_results(truth, detections.to_coco(category_ids))
-            # Without masks it would silently compare boxes in their place.
-            assert self._kind != "segm" or detections.masks is not None or not len(detections)
-            accumulated = [_accumulate(truth, results, metric) for metric in self._metrics]
+        questions = [metric.question for metric in self._metrics]
+        # Without masks a library would silently compare boxes in their place.
+        assert self._kind != "segm" or detections.masks is not None or not len(detections)
+        if self._judge is None:
+            return self._scores(detections, self._library.compare(detections, questions))
+        scores = self._scores(detections, self._judge.compare(detections, questions))
+        try:
+            own = self._scores(detections, self._library.compare(detections, questions))
+        except Exception as error:  # whatever it is, the figures are there
+            _log.warning("hotcoco failed: %r; the figures are those of pycocotools", error)
+        else:
+            _warn_of_differences(own, scores)
+        return scores
+
+    def _scores(self, detections: DetectionTable, answer: Answer) -> Scores:
         figures: dict[str, float] = {}
-        for metric, scoring in zip(self._metrics, accumulated, strict=True):
-            figures |= _figures(metric, scoring)
+        for metric, tables in zip(self._metrics, answer.tables, strict=True):
+            figures |= _figures(metric, tables)
         if self._kind == "proposal" and (fast := _recall_fast(self._annotations, detections)) is not None:
             figures["ar1000Fast"] = fast
-        boxes = accumulated[0]
+        boxes = answer.tables[0]
         has_classes = self._kind != "proposal"
         return Scores(
             figures=figures,
-            classes=self._classes(accumulated) if has_classes else [],
+            classes=self._classes(answer.tables) if has_classes else [],
             curves=_curves(boxes) if has_classes else {},
             recalls={} if has_classes else _recalls(boxes),
-            matching=_matching(boxes, num_detections=len(detections)),
+            matching=answer.matching,
         )
 
-    def _classes(self, accumulated: list[COCOeval]) -> list[ClassScores]:
-        """Of the labels 1, 2, ...; pycocotools orders the classes by their ids."""
+    def _classes(self, answers: list[Tables]) -> list[ClassScores]:
+        """Of the labels 1, 2, ...; libraries order the classes by their ids."""
         classes = []
-        for column in np.argsort(np.argsort(self._annotations.category_ids)).tolist():
+        for place in libraries.places(self._annotations.category_ids).tolist():
             figures: dict[str, float] = {}
-            for metric, scoring in zip(self._metrics, accumulated, strict=True):
-                figures |= _figures(metric, scoring, column=column)
-            curve = accumulated[0].eval["precision"][0, :, column, 0, -1]
+            for metric, tables in zip(self._metrics, answers, strict=True):
+                figures |= _figures(metric, tables, column=place - 1)
+            curve = answers[0].precision[0, :, place - 1, 0, -1]
             classes.append(ClassScores(figures=figures, curve=curve if (curve > -1).all() else None))
         return classes
 
-    @cached_property
-    def _truth(self) -> Any:
-        """The annotations as pycocotools takes them.
 
-        Their ids are 1, 2, ..., since 0 means "no match" to it. The ids of images and classes are the files',
-        where these are numbers: in their order equal scores are counted.
-        """
-        truth = COCO()
-        truth.dataset = _to_coco(self._annotations)
-        truth.createIndex()
-        return truth
-
-
-def _to_coco(truth: Truth) -> dict[str, Any]:
-    sizes = zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True)
-    columns = zip(
-        truth.image_ids[truth.rows].tolist(),
-        truth.category_ids[truth.labels - 1].tolist(),
-        truth.boxes.tolist(),
-        truth.areas.tolist(),
-        truth.crowd.tolist(),
-        truth.ignored.tolist(),
-        strict=True,
-    )
-    annotations = [
-        {
-            "id": number,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "area": area,
-            # pycocotools forgets its own ``ignore``; what falls on a crowd counts neither way.
-            "iscrowd": int(crowd or ignored),
-        }
-        for number, (image, category, box, area, crowd, ignored) in enumerate(columns, start=1)
+def _warn_of_differences(own: Scores, judged: Scores) -> None:
+    different = [
+        f"{name} {own.figures.get(name)} instead of {value}"
+        for name, value in judged.figures.items()
+        if own.figures.get(name) != value
     ]
-    for record, outline in zip(annotations, _outlines(truth), strict=False):
-        record["segmentation"] = outline
-    return {
-        "images": [{"id": number, "height": height, "width": width} for number, (height, width) in sizes],
-        "annotations": annotations,
-        "categories": [{"id": number} for number in truth.category_ids.tolist()],
-    }
+    different += [
+        f"figures of label {label}"
+        for label, (ours, theirs) in enumerate(zip(own.classes, judged.classes, strict=True), start=1)
+        if ours.figures != theirs.figures
+    ]
+    if different:
+        _log.warning(
+            "hotcoco has other figures than pycocotools, by which the row goes: %s", ", ".join(different[:5])
+        )
 
 
-def _outlines(truth: Truth) -> Iterator[dict[str, Any]]:
-    """Run lengths of all annotations; of a crowd or an ignored object without any the box."""
-    if truth.mask_spans is None or truth.mask_bytes is None:
-        return
-    sizes = truth.sizes[truth.rows].tolist()
-    for (start, end), size, box in zip(truth.mask_spans.tolist(), sizes, truth.boxes, strict=True):
-        code = truth.mask_bytes[start:end].tobytes()
-        yield {"size": size, "counts": code or run_lengths.of_box(box.tolist(), size=(size[0], size[1]))}
-
-
-def _accumulate(truth: Any, results: Any, metric: _Metric) -> COCOeval:
-    scoring = COCOeval(truth, results, iouType=metric.iou_type)
-    scoring.params.useCats = int(metric.use_categories)
-    scoring.params.maxDets = list(metric.max_detections)
-    scoring.evaluate()
-    scoring.accumulate()
-    return scoring
-
-
-def _figures(metric: _Metric, scoring: COCOeval, *, column: int | None = None) -> dict[str, float]:
-    """The figures of all classes, or the precisions of the one at `column` of pycocotools' tables."""
+def _figures(metric: _Metric, tables: Tables, *, column: int | None = None) -> dict[str, float]:
+    """The figures of all classes, or the precisions of the one at `column` of the tables."""
     classes = slice(None) if column is None else slice(column, column + 1)
-    precision, recall = scoring.eval["precision"][:, :, classes], scoring.eval["recall"][:, classes]
-    values = list(_precisions(precision, scoring.params.iouThrs))
+    precision, recall = tables.precision[:, :, classes], tables.recall[:, classes]
+    values = list(_precisions(precision, tables.overlaps))
     values += _recall_figures(recall) if column is None else []
     named = zip(metric.names, values, strict=column is None)
     return {name: 100 * value for name, value in named if name is not None and value is not None}
@@ -222,48 +200,24 @@ def _recall_figures(recall: NDArray[np.float64]) -> Iterator[float | None]:
         yield mean_known(recall[:, :, area, -1])
 
 
-def _curves(scoring: COCOeval) -> dict[str, NDArray[np.float64]]:
-    precision = scoring.eval["precision"][:, :, :, 0, -1]
+def _curves(tables: Tables) -> dict[str, NDArray[np.float64]]:
+    precision = tables.precision[:, :, :, 0, -1]
     known = precision[:, :, (precision > -1).all(axis=(0, 1))]
     if not known.size:
         return {}
-    overlaps = scoring.params.iouThrs
+    overlaps = tables.overlaps
     means = {f"{overlap:.2f}": known[overlaps == overlap].mean(axis=(0, 2)) for overlap in (0.5, 0.75)}
     return {**means, "0.50:0.95": known.mean(axis=(0, 2))}
 
 
-def _recalls(scoring: COCOeval) -> dict[str, float]:
+def _recalls(tables: Tables) -> dict[str, float]:
     """Of the most proposals that count, by overlap."""
-    values = scoring.eval["recall"][:, 0, 0, -1]
-    overlaps = scoring.params.iouThrs
+    values = tables.recall[:, 0, 0, -1]
     return {
         f"{overlap:.2f}": 100 * float(value)
-        for overlap, value in zip(overlaps, values, strict=True)
+        for overlap, value in zip(tables.overlaps, values, strict=True)
         if value > -1
     }
-
-
-def _matching(scoring: COCOeval, *, num_detections: int) -> Matching:
-    """What pycocotools matched at the lowest overlap, one half, in objects of any size.
-
-    Its ids count the detections and the annotations from 1, see `DetectionTable.to_coco` and `_to_coco`.
-    """
-    num_images, num_areas = len(scoring.params.imgIds), len(scoring.params.areaRng)
-    records = [
-        record
-        for start in range(0, len(scoring.evalImgs), num_images * num_areas)
-        for record in scoring.evalImgs[start : start + num_images]
-        if record is not None
-    ]
-    rows = np.fromiter(itertools.chain.from_iterable(record["dtIds"] for record in records), np.int64) - 1
-    nothing = np.empty(0)
-    objects = np.concatenate([nothing, *(record["dtMatches"][0] for record in records)]).astype(np.int64) - 1
-    is_ignored = np.concatenate([nothing, *(record["dtIgnore"][0] for record in records)]).astype(np.bool_)
-    found = np.full(num_detections, -1)
-    found[rows] = np.where(is_ignored, -1, objects)
-    is_counted = np.zeros(num_detections, np.bool_)
-    is_counted[rows] = ~is_ignored
-    return Matching(found=found, is_counted=is_counted)
 
 
 def _recall_fast(truth: Truth, table: DetectionTable) -> float | None:
@@ -280,12 +234,3 @@ def _recall_fast(truth: Truth, table: DetectionTable) -> float | None:
         scores=table.scores,
         limit=1000,
     )
-
-
-def _load_results(truth: Any, results: list[dict[str, Any]]) -> Any:
-    if results:
-        return truth.loadRes(results)
-    empty = COCO()
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty

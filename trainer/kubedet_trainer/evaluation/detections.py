@@ -70,27 +70,31 @@ class DetectionTable:
 
     def of(self, image_id: int) -> DetectionTable:
         """The part that belongs to one image."""
-        return self._rows(self.image_ids == image_id)
+        return self.rows(self.image_ids == image_id)
 
     def above(self, threshold: float) -> DetectionTable:
         """Those that score at least `threshold`."""
-        return self._rows(self.scores >= threshold)
+        return self.rows(self.scores >= threshold)
 
-    def _rows(self, chosen: NDArray[np.bool_]) -> DetectionTable:
+    def rows(self, chosen: NDArray[np.bool_]) -> DetectionTable:
+        """Those that are `chosen`, (D,)."""
         columns: dict[str, Any] = {
             field.name: None if (column := getattr(self, field.name)) is None else column[chosen]
             for field in fields(self)
         }
         return DetectionTable(**columns)
 
-    def to_coco(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """COCO's results format; `category_ids` are those of the labels 1, 2, ..."""
+    def coco_boxes(self) -> NDArray[np.float64]:
+        """(D, 4) x, y, width and height, as COCO has them."""
         boxes = self.boxes.astype(np.float64)
         boxes[:, 2:] += 1 - boxes[:, :2]
+        return boxes
+
+    def to_coco(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO's results format; `category_ids` are those of the labels 1, 2, ..."""
         categories = np.array(category_ids, np.int64)[self.labels - 1]
-        rows = zip(
-            self.image_ids.tolist(), categories.tolist(), self.scores.tolist(), boxes.tolist(), strict=True
-        )
+        columns = (self.image_ids, categories, self.scores, self.coco_boxes())
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         records: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": category, "score": score, "bbox": box}
             for image_id, category, score, box in rows

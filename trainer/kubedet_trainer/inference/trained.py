@@ -181,6 +181,7 @@ def measure(
             detector.recipe.evaluation_kind,
             truth=annotations.truth,
             max_detections=config.detection_limit(detector.recipe),
+            is_judged=True,
         ),
         device=detector.device,
     )

@@ -292,9 +292,9 @@ def _evaluate(run: Run) -> None:
     """Evaluate the present weights on the validation split, and report what came of it."""
     done = run.state.iteration
     assert run.data.val is not None, "a run that is evaluated has a split"
-    assert run.scorer is not None, "and something to score with"
+    scorer = setup.scorer_of(run.recipe, run.data.val, is_judged=reported.may_be_row(run))
     with run.reporter.stage(Stage.EVALUATING):
-        evaluation = results.evaluate_run(run, run.data.val, scorer=run.scorer)
+        evaluation = results.evaluate_run(run, run.data.val, scorer=scorer)
         loss = results.validation_loss(run)
         metrics = {} if evaluation is None else evaluation.metrics
         if loss is not None:

@@ -13,6 +13,21 @@ from kubedet_trainer.training.setup import Run
 _log = logging.getLogger(__name__)
 
 
+def may_be_last(run: Run) -> bool:
+    """Whether the training may end with an evaluation of the present weights: it depends on the figures."""
+    limit = run.settings.stop_after
+    if not run.settings.trains or run.state.iteration >= run.length.total_iterations:
+        return True
+    metric = best.metric_of(run.settings.checkpoint, run.recipe.evaluation_kind)
+    since = best.evaluations_since_best(run.state.history.evaluations, metric=metric)
+    return 0 < limit <= since + 1
+
+
+def may_be_row(run: Run) -> bool:
+    """Whether the figures of the present weights may become those of the row."""
+    return run.settings.report is ReportedCheckpoint.BEST or may_be_last(run)
+
+
 def early_end(run: Run) -> str | None:
     """Why the training ends with the present evaluation, in a sentence; None where it goes on."""
     limit, done = run.settings.stop_after, run.state.iteration

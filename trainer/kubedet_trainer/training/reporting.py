@@ -37,7 +37,7 @@ from kubedet_trainer.telemetry import memory
 from kubedet_trainer.training import best
 from kubedet_trainer.training.setup import Run
 
-_PACKAGES = ("kubedet", "torch", "torchvision", "numpy", "pycocotools")
+_PACKAGES = ("kubedet", "torch", "torchvision", "numpy", "pycocotools", "hotcoco")
 
 
 def note_start(run: Run) -> None:

@@ -146,7 +146,7 @@ def _evaluate_test(run: Run) -> dict[str, float]:
     if (split := run.data.test) is None or run.settings.task is Task.BENCHMARK:
         return {}
     with run.reporter.stage(Stage.EVALUATING):
-        evaluation = evaluate_run(run, split, scorer=setup.scorer_of(run.recipe, split))
+        evaluation = evaluate_run(run, split, scorer=setup.scorer_of(run.recipe, split, is_judged=True))
     metrics = {} if evaluation is None else evaluation.metrics
     return {f"test.{name}": value for name, value in metrics.items()}
 

@@ -83,8 +83,6 @@ class Run:
     reporter: Reporter
     monitor: LossMonitor
     forwards: ForwardTimer
-    scorer: Scorer | None
-    """Of the validation split."""
     stop: StopRequest
     generator: torch.Generator
     """Seeded again for every chunk; carries nothing from one chunk to the next."""
@@ -167,7 +165,6 @@ def prepare(
         reporter=reporter,
         monitor=LossMonitor(world.device),
         forwards=ForwardTimer(world.device),
-        scorer=None if data.val is None else scorer_of(recipe, data.val),
         stop=stop,
         generator=torch.Generator(device=world.device),
         first_iteration=state.iteration,
@@ -199,12 +196,13 @@ def _length(settings: RunSettings, recipe: Recipe, *, data: RunData) -> Training
     )
 
 
-def scorer_of(recipe: Recipe, split: Split) -> Scorer:
-    """Compares detections in a split with its annotations, as the recipe is measured."""
+def scorer_of(recipe: Recipe, split: Split, *, is_judged: bool) -> Scorer:
+    """Compares detections in a split with its annotations, as the recipe is measured; see `build_scorer`."""
     return build_scorer(
         recipe.evaluation_kind,
         truth=split.annotations.truth,
         max_detections=config.detection_limit(recipe),
+        is_judged=is_judged,
     )
 
 
