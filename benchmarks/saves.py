@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from kubedet_trainer.contract import CheckpointStatus
 from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.settings import read_checkpoint_settings
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
+from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.optim import build_optimizer
 from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.snapshot import take_snapshot
@@ -166,15 +169,17 @@ def main() -> None:
     settings = replace(read_checkpoint_settings(os.environ), keep_last=1)
     recipe = recipes.read_recipe(_RECIPE)
     origin = Origin(recipe=config.recipe_to_dict(recipe), classes=["x"] * 80)
-    training = _Training(Checkpointer(settings, origin=origin))
-    document = {
-        "place": settings.uri.split(":")[0],
-        "megabytes": round(training.save_and_wait().sizeBytes / 1e6, 1),
-        "before": measure_before(training, saves=asked.saves),
-        "after": measure_after(training, saves=asked.saves),
-        "interpreter": measure_interpreter(training),
-        "goodput": measure_goodput(training, rounds=asked.rounds),
-    }
+    with tempfile.TemporaryDirectory() as work:
+        copy = copy_file(Path(work))
+        training = _Training(Checkpointer(settings, origin=origin, copy=copy))
+        document = {
+            "place": settings.uri.split(":")[0],
+            "megabytes": round(training.save_and_wait().sizeBytes / 1e6, 1),
+            "before": measure_before(training, saves=asked.saves),
+            "after": measure_after(training, saves=asked.saves),
+            "interpreter": measure_interpreter(training),
+            "goodput": measure_goodput(training, rounds=asked.rounds),
+        }
     print(json.dumps(document, indent=2))
 
 

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -102,6 +103,8 @@ class _Life:
         self._committed: set[int] = set()
         self._damaged: set[int] = set()
         self._processes = 0
+        self.copy = Path(tempfile.gettempdir(), f"copy-{os.getpid()}-{seed}", "newest.pt")
+        """Of the processes' work directory."""
 
     def settings(self, credentials: StoreCredentials) -> CheckpointSettings:
         return CheckpointSettings(uri=self._uri, credentials=credentials, keep_last=self._keep)
@@ -150,7 +153,8 @@ class _Life:
         ]
         checkpointer = Checkpointer(self.settings(self._place.credentials), origin=ORIGIN)
         try:
-            found = _resume(checkpointer, self._size)
+            with tempfile.TemporaryDirectory() as folder:
+                found = _resume(checkpointer, self._size, target=Path(folder, "state"))
         except InvalidInput:  # none is intact, and a damaged manifest reads like that of another run
             found = None
         if found is None and needed:
@@ -181,7 +185,12 @@ class _Life:
         return hashlib.sha256(content).hexdigest() == found.sha256
 
     def damage(self) -> None:
-        """Sometimes break an object of the newest checkpoint, or of another one."""
+        """Sometimes break the local copy, and an object of the newest checkpoint or of another one."""
+        if self.copy.exists() and self.random.random() < 0.3:
+            place = open_store(self.copy.parent.as_uri())
+            name = self.random.choice(["truncated", "bit flipped at rest", "object lost"])
+            DAMAGES[name].harm(place, self.copy.name, self.random)
+            self._verdict.faults[f"{name}, of the copy"] += 1
         keys = [item.key for item in self._store.list()]
         if not keys or self.random.random() < 0.4:
             return
@@ -197,6 +206,7 @@ class _Life:
 
     def clear(self) -> None:
         """Delete everything."""
+        shutil.rmtree(self.copy.parent, ignore_errors=True)
         self._store.delete([item.key for item in self._store.list()])
 
 
@@ -220,10 +230,10 @@ def _train(life: _Life, journal: Path, *, stale_keys: list[str]) -> None:
     for module in (checkpoint, manifest):
         vars(module)["open_store"] = open_faulty
     checkpointer = Checkpointer(
-        life.settings(life._place.unreliable or life._place.credentials), origin=ORIGIN
+        life.settings(life._place.unreliable or life._place.credentials), origin=ORIGIN, copy=life.copy
     )
     iteration = 0
-    if (found := _resume(checkpointer, life._size, chance=chance)) is not None:
+    if (found := _resume(checkpointer, life._size, chance=chance, target=life.copy)) is not None:
         iteration = found[0]
         tell(resumed=iteration, isRight=found[1])
     run = Saver(checkpointer, patience_seconds=0.5, on_failure=lambda: None)
@@ -243,20 +253,20 @@ def _train(life: _Life, journal: Path, *, stale_keys: list[str]) -> None:
         tell(committed=status.iteration)
 
 
-def _resume(checkpointer: Checkpointer, size: int, *, chance: float = 0.0) -> tuple[int, bool] | None:
+def _resume(
+    checkpointer: Checkpointer, size: int, *, target: Path, chance: float = 0.0
+) -> tuple[int, bool] | None:
     """The iteration that a process continues from, and whether its state is that iteration's."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "state")
-        for attempt in range(20):  # as an operator starts a worker again that did not reach its store
-            try:
-                located = checkpointer.fetch(target=target)
-                break
-            except StorageUnreachable:
-                if attempt == 19 or not chance:
-                    raise
-        if located is None:
-            return None
-        found = torch.load(target, weights_only=True)
+    for attempt in range(20):  # as an operator starts a worker again that did not reach its store
+        try:
+            located = checkpointer.fetch(target=target)
+            break
+        except StorageUnreachable:
+            if attempt == 19 or not chance:
+                raise
+    if located is None:
+        return None
+    found = torch.load(target, weights_only=True)
     expected = _state(found["iteration"], size)
     same = all(
         torch.equal(found["model"][name], value) for name, value in expected.model.state_dict().items()

@@ -90,8 +90,11 @@ def world_size() -> int:
     return c10d.get_world_size() if c10d.is_initialized() else 1
 
 
-def barrier(*, waiting: Callable[[], None] = lambda: None) -> None:
-    """Wait until every rank is here, and call `waiting` about every second until then."""
+def barrier(*, waiting: Callable[[], None]) -> None:
+    """Wait until every rank is here, and call `waiting` about every second until then.
+
+    Whoever waits for the work of another rank does nothing wrong: `waiting` is to show that this one lives.
+    """
     if not c10d.is_initialized():
         return
     arrival = c10d.barrier(group=_host_group, async_op=True)
@@ -113,10 +116,11 @@ def gather(value: _Value) -> list[_Value]:
     return gathered or []
 
 
-def broadcast(value: _Value) -> _Value:
-    """Rank 0's value, on every rank; what the others pass is ignored."""
+def broadcast(value: _Value, *, waiting: Callable[[], None]) -> _Value:
+    """Rank 0's value, on every rank; what the others pass is ignored. `waiting` is as for `barrier`."""
     if not c10d.is_initialized():
         return value
+    barrier(waiting=waiting)
     holder: list[Any] = [value]
     c10d.broadcast_object_list(holder, src=0, group=_host_group)
     return cast(_Value, holder[0])

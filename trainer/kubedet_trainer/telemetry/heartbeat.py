@@ -68,6 +68,11 @@ class Heartbeat:
         """Show that this rank has made progress, and that its present work is not a step."""
         self._file.write_text("")
 
+    def beat_again(self) -> None:
+        """`beat`, unless this would be the first one: for waits before the launcher expects anything."""
+        if self._file.exists():
+            self.beat()
+
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Beat within the block as long as this process computes, for work without steps of its own.

@@ -133,6 +133,10 @@ class Reporter:
         """Show that this rank makes progress outside of iterations, as each image of an evaluation does."""
         self._heartbeat.beat()
 
+    def beat_waiting(self) -> None:
+        """Show that this rank waits for another one, once it has shown progress before."""
+        self._heartbeat.beat_again()
+
     def computing(self) -> AbstractContextManager[None]:
         """Show progress within the block as long as this rank computes: for work that nothing divides."""
         return self._heartbeat.computing()

@@ -27,13 +27,14 @@ from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInpu
 from kubedet_trainer.settings import CheckpointSettings
 from kubedet_trainer.storage.store import Sink
 from kubedet_trainer.storage.uris import open_store
-from kubedet_trainer.training import best
+from kubedet_trainer.training import best, local_copy
 from kubedet_trainer.training.manifest import (
     MANIFEST_FILE,
     STATE_FILE,
     Located,
     Manifest,
     fetch_state,
+    is_intact,
     parse_manifest,
 )
 from kubedet_trainer.training.snapshot import Snapshot
@@ -66,9 +67,17 @@ class Checkpointer:
     All methods raise what `storage.Store` raises.
     """
 
-    def __init__(self, settings: CheckpointSettings, *, origin: Origin) -> None:
+    def __init__(self, settings: CheckpointSettings, *, origin: Origin, copy: Path | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            settings: where the checkpoints are, and which of them are kept.
+            origin: what all checkpoints of this process have in common.
+            copy: takes a copy of each state that is committed; None keeps none.
+        """
         self._settings = settings
         self._origin = origin
+        self._copy = copy
         self._store = open_store(settings.uri, settings.credentials)
         self._known: dict[int, Manifest | None] = {}
         """Manifests read or written before, by iteration; None: there is one that nobody can read."""
@@ -80,22 +89,23 @@ class Checkpointer:
         started = time.perf_counter()
         prefix = _prefix(snapshot.iteration)
         state_file = self._unused_name(prefix)
-        size, digest = self._write(f"{prefix}/{state_file}", snapshot.state)
-        manifest = Manifest(
-            iteration=snapshot.iteration,
-            epoch=snapshot.epoch,
-            metrics=snapshot.metrics,
-            sizeBytes=size,
-            sha256=digest,
-            recipe=self._origin.recipe,
-            classes=self._origin.classes,
-            job=self._origin.job,
-            attempt=self._origin.attempt,
-            worldSize=self._origin.world_size,
-            time=format_now(),
-            stateFile=state_file,
-        )
-        self._commit(manifest)
+        with local_copy.replacing(self._copy) as copy:
+            size, digest = self._write(f"{prefix}/{state_file}", snapshot.state, copy=copy)
+            manifest = Manifest(
+                iteration=snapshot.iteration,
+                epoch=snapshot.epoch,
+                metrics=snapshot.metrics,
+                sizeBytes=size,
+                sha256=digest,
+                recipe=self._origin.recipe,
+                classes=self._origin.classes,
+                job=self._origin.job,
+                attempt=self._origin.attempt,
+                worldSize=self._origin.world_size,
+                time=format_now(),
+                stateFile=state_file,
+            )
+            self._commit(manifest)
         seconds = time.perf_counter() - started
         self._tidy(newest=snapshot.iteration)
         return CheckpointStatus(
@@ -138,7 +148,7 @@ class Checkpointer:
             self._tidy(newest=iteration)
 
     def fetch(self, *, target: Path) -> Located | None:
-        """Write the newest intact state to `target`, as `resume` asks; None: start from scratch.
+        """Have the newest intact state in `target`, as `resume` asks; None: start from scratch.
 
         ``Auto`` looks below the run's own URI. The URI of a checkpoint elsewhere starts a run that has no
         checkpoint of its own yet; a URI below the run's own goes back to exactly that one.
@@ -165,21 +175,24 @@ class Checkpointer:
         return located
 
     def download(self, located: Located, *, target: Path) -> None:
-        """Write the state of `located` to `target` and verify it.
+        """Have the state of `located` in `target`, and verify it. It is not downloaded where it is there.
 
         Raises:
             MissingInput: it is not what its manifest says.
             InvalidInput: it is of another model or other classes.
         """
         self._require_same_model(located)
-        fetch_state(located, target=target, credentials=self._settings.credentials)
+        if is_intact(target, located.manifest):
+            _log.info("%s: taken from its copy in the work directory", located.state_uri)
+        else:
+            fetch_state(located, target=target, credentials=self._settings.credentials)
         _require_state(located, file=target)
 
     def _fetch_newest(self, *, target: Path) -> Located | None:
         return self.fetch_first(sorted(self._committed(), reverse=True), target=target)
 
     def fetch_first(self, iterations: Sequence[int], *, target: Path) -> Located | None:
-        """Write the first of this run's checkpoints that is intact to `target`; None: there is none.
+        """Have the first of this run's checkpoints that is intact in `target`; None: there is none.
 
         Raises:
             InvalidInput: all that are intact are of another model or other classes.
@@ -255,10 +268,10 @@ class Checkpointer:
             return f"state-{secrets.token_hex(4)}.pt"
         return STATE_FILE
 
-    def _write(self, key: str, state: Mapping[str, Any]) -> tuple[int, str]:
+    def _write(self, key: str, state: Mapping[str, Any], *, copy: Sink) -> tuple[int, str]:
         """Store `state` while it is serialised and read it back; returns its size and its SHA-256."""
         with self._store.writing(key) as sink:
-            hashed = _Hashed(sink)
+            hashed = _Hashed(sink, copy)
             torch.save(dict(state), hashed)  # type: ignore[arg-type]  # of a file it needs no more
             hashed.raise_failure()
         digest = hashed.sha256.hexdigest()
@@ -318,13 +331,14 @@ class Checkpointer:
 
 
 class _Hashed:
-    """Hashes and counts what it passes on to a sink.
+    """Hashes and counts what it passes on to a sink, and to the copy.
 
     A failure of the sink is kept until the end: torch's writer does not expect one in the middle.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, copy: Sink) -> None:
         self._sink = sink
+        self._copy = copy
         self._failure: Exception | None = None
         self.size = 0
         self.sha256 = hashlib.sha256()
@@ -336,6 +350,7 @@ class _Hashed:
             except Exception as error:
                 self._failure = error
             else:
+                self._copy.write(data)
                 self.sha256.update(data)
         self.size += len(data)
         return len(data)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kubedet_trainer import contract, dist
 from kubedet_trainer.config import Recipe
+from kubedet_trainer.contract import Task
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.recipes import published_files
 from kubedet_trainer.settings import RunSettings
@@ -19,16 +20,24 @@ _log = logging.getLogger(__name__)
 
 
 def load_initial(
-    state: TrainState, *, settings: RunSettings, recipe: Recipe, classes: Sequence[str], world: dist.World
+    state: TrainState,
+    *,
+    settings: RunSettings,
+    recipe: Recipe,
+    classes: Sequence[str],
+    world: dist.World,
+    waiting: Callable[[], None],
 ) -> None:
     """Start from the user's weights, else from the recipe's, if there are any. Every rank must call this.
+
+    `waiting` is called about every second while another rank downloads them.
 
     Raises:
         TrainerError: the weights cannot be had, or are not those of such a model.
     """
     if (uri := settings.pretrained_uri or recipe.pretrained) is None:
         return
-    source = _read(uri, settings=settings, world=world)
+    source = _read(uri, settings=settings, world=world, waiting=waiting)
     origins = start_from(
         state.model,
         weights=source.weights,
@@ -38,19 +47,26 @@ def load_initial(
     _note(state, origins, world=world)
 
 
-def read_measured(settings: RunSettings, recipe: Recipe, *, world: dist.World) -> Source:
-    """The weights to measure: the user's, else those that the zoo published. Every rank must call this.
+def read_measured(
+    settings: RunSettings, recipe: Recipe, *, world: dist.World, waiting: Callable[[], None]
+) -> Source | None:
+    """The weights to measure: the user's, else those that the zoo published; None for a run that trains.
+
+    Every rank must call this; `waiting` is called about every second while another rank downloads them.
 
     Raises:
         InvalidInput: the user names none, and none are published.
         TrainerError: they cannot be had.
     """
+    if settings.task is not Task.MEASURE:
+        return None
     uri = settings.pretrained_uri
     if uri is None and not published_files.has_published_file(recipe.name):
         raise InvalidInput(
             f"pretrained: absent, must be set to measure {recipe.name}: the zoo published no weights for it"
         )
-    return _read(uri or published_files.published_uri(recipe.name), settings=settings, world=world)
+    uri = uri or published_files.published_uri(recipe.name)
+    return _read(uri, settings=settings, world=world, waiting=waiting)
 
 
 def load_measured(state: TrainState, source: Source, *, world: dist.World) -> None:
@@ -63,10 +79,10 @@ def load_measured(state: TrainState, source: Source, *, world: dist.World) -> No
     _note(state, Origins(file=source.name, loaded=tuple(state.model.state_dict())), world=world)
 
 
-def _read(uri: str, *, settings: RunSettings, world: dist.World) -> Source:
+def _read(uri: str, *, settings: RunSettings, world: dist.World, waiting: Callable[[], None]) -> Source:
     """The weights at `uri`, which one rank of each worker downloads for all of them."""
     if world.local_rank != 0:
-        dist.barrier()
+        dist.barrier(waiting=waiting)
     source = read_source(
         uri,
         cache=settings.work_directory / contract.CACHE_DIRECTORY,
@@ -75,7 +91,7 @@ def _read(uri: str, *, settings: RunSettings, world: dist.World) -> Source:
         credentials=settings.checkpoint.credentials,
     )
     if world.local_rank == 0:
-        dist.barrier()
+        dist.barrier(waiting=waiting)
     return source
 
 

@@ -25,6 +25,7 @@ from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval
 from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
 from kubedet_trainer.training.device import AUTOCAST, open_device
+from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.proposals import check_proposals
 from kubedet_trainer.training.results import Figures
 from kubedet_trainer.training.setup import Run
@@ -59,6 +60,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
             reporting.note_start(run)
             figures = _measure(run) if settings.task is Task.MEASURE else _train(run)
             row = results.write_row(run, figures)
+            copy_file(settings.work_directory).unlink(missing_ok=True)  # no restart will need it
             dist.shut_down()
     except TerminatedSaved as error:
         if settings.trains:
@@ -299,7 +301,8 @@ def _evaluate(run: Run) -> None:
         metrics = {} if evaluation is None else evaluation.metrics
         if loss is not None:
             metrics = {**metrics, VALIDATION_LOSS: loss}
-        metrics = dist.broadcast(metrics)  # on every rank, because all of them decide by it whether to go on
+        # On every rank, because all of them decide by it whether to go on.
+        metrics = dist.broadcast(metrics, waiting=run.reporter.beat)
         run.state.history.note_evaluation(done, metrics)
         reporting.note_spent(run)
         if evaluation is not None:

@@ -98,17 +98,21 @@ def fetch_state(located: Located, *, target: Path, credentials: StoreCredentials
     store = open_store(located.uri, credentials)
     for _ in range(_DOWNLOADS):
         store.get_file(located.manifest.stateFile, target=target)
-        if _matches(target, located.manifest):
+        if is_intact(target, located.manifest):
             return
-    target.unlink()
+    target.unlink(missing_ok=True)
     raise MissingInput(f"{located.state_uri}: is damaged: it does not match its manifest")
 
 
-def _matches(file: Path, manifest: Manifest) -> bool:
-    if file.stat().st_size != manifest.sizeBytes:
+def is_intact(file: Path, manifest: Manifest) -> bool:
+    """Whether `file` can be read and is exactly the state of `manifest`."""
+    try:
+        if file.stat().st_size != manifest.sizeBytes:
+            return False
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == manifest.sha256
+    except OSError:
         return False
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == manifest.sha256
 
 
 def _is_sound(manifest: Manifest) -> bool:

@@ -89,6 +89,7 @@ def load_reported(run: Run) -> Reported:
         checkpointer=run.checkpointer,
         settings=run.settings,
         world=run.world,
+        waiting=run.reporter.beat_waiting,
     )
     if restored is None:
         return newest

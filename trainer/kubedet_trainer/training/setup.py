@@ -32,6 +32,7 @@ from kubedet_trainer.telemetry.report import Reporter, TrainingLength
 from kubedet_trainer.training import best, capacity, initial, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.device import set_arithmetic
+from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.manifest import Located
 from kubedet_trainer.training.saver import Saver
 from kubedet_trainer.training.signals import StopRequest
@@ -129,7 +130,7 @@ def prepare(
     """
     reporter = _build_reporter(settings, world=world, metrics=metrics, start=start)
     set_arithmetic(recipe, device=world.device)
-    measured = initial.read_measured(settings, recipe, world=world) if settings.task is Task.MEASURE else None
+    measured = initial.read_measured(settings, recipe, world=world, waiting=reporter.beat_waiting)
     data = _prepare_data(settings, recipe, world=world, measured=measured)
     detector = _build_detector(recipe, data=data, device=world.device)
     state = TrainState(
@@ -291,6 +292,7 @@ def _open_checkpoints(
             attempt=settings.attempt,
             world_size=world.size,
         ),
+        copy=copy_file(settings.work_directory),
     )
     if world.rank == 0:
         checkpointer.require_writable()
@@ -343,9 +345,17 @@ def _restore_or_initialise(
         checkpointer=checkpointer,
         settings=settings,
         world=world,
+        waiting=reporter.beat_waiting,
     )
     if restored is None:
-        initial.load_initial(state, settings=settings, recipe=recipe, classes=classes, world=world)
+        initial.load_initial(
+            state,
+            settings=settings,
+            recipe=recipe,
+            classes=classes,
+            world=world,
+            waiting=reporter.beat_waiting,
+        )
         return
     state.load_state_dict(restored.state)
     located = restored.located

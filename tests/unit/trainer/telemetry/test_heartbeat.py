@@ -33,6 +33,25 @@ def test_rank_that_has_never_beaten_is_not_watched(tmp_path: Path, clock: Clock)
     assert watch.find_hung() is None
 
 
+def test_wait_for_others_counts_as_progress_but_is_nothing_to_begin_with(
+    tmp_path: Path, clock: Clock
+) -> None:
+    heartbeat = Heartbeat(tmp_path, rank=0)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    heartbeat.beat_again()
+    assert watch.find_hung() is None
+    clock.now += 1000
+    assert watch.find_hung() is None
+    heartbeat.beat()
+    for _ in range(3):
+        heartbeat.beat_again()
+        assert watch.find_hung() is None
+        clock.now += 4
+    assert watch.find_hung() is None
+    clock.now += 2
+    assert watch.find_hung() is not None
+
+
 def test_silence_counts_from_the_last_beat(tmp_path: Path, clock: Clock) -> None:
     heartbeat = Heartbeat(tmp_path, rank=3)
     watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
