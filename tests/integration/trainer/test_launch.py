@@ -369,17 +369,19 @@ def test_killed_agent_starts_again_in_its_worker_and_takes_its_ranks_along(
     assert "a rank of another worker is lost" in first.output()
 
 
-def test_worker_starts_its_programs_the_cold_way_once_its_standby_is_lost(
-    start_worker: Callable[..., Worker],
-) -> None:
+def test_worker_starts_another_standby_once_its_own_is_lost(start_worker: Callable[..., Worker]) -> None:
     worker = start_worker({"*": ["reduce"]})
     await_new_steps(worker)
-    (standby,) = descendants(worker.process.pid)[:1]
-    os.kill(standby, signal.SIGKILL)
+    lost, *forked = descendants(worker.process.pid)
+    os.kill(lost, signal.SIGKILL)
+    await_true(lambda: "the warm standby is lost and starts again" in worker.output())
     await_new_steps(worker)
+    standby, agent, rank = descendants(worker.process.pid)
+    assert not {lost, *forked} & {standby, agent, rank}
+    assert b"worker.standby" in Path(f"/proc/{standby}/cmdline").read_bytes()
+    assert processes_of(worker) == [agent, rank]  # forked from it, not started the cold way
     worker.mark("finish")
     assert worker.end() == 0, worker.output()
-    assert "the warm standby is lost" in worker.output()
 
 
 def test_elastic_worker_admits_a_second_one_and_continues_without_it(

@@ -117,7 +117,7 @@ def _train(
     environment: Mapping[str, str],
     options: Options,
     stop: StopRequest,
-    standby: warm.Standby | None,
+    standby: warm.OwnStandby | None,
 ) -> Failure | None:
     """Run agents until one ends for another reason than a crash or an absence of the rendezvous store."""
     memory_kills = processes.count_memory_kills()

@@ -82,15 +82,21 @@ def reap_orphans(*, except_for: Program) -> None:
 
 
 def kill_orphans(*, except_for: set[int]) -> None:
-    """Kill the process groups of all children but `except_for`: the ranks that a dead agent left behind."""
-    for pid in children() - except_for:
-        try:
-            group = os.getpgid(pid)
-            if group != os.getpgrp():
-                os.killpg(group, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            continue
+    """Kill the process groups of all children but `except_for`: the ranks that a dead agent left behind.
+
+    What these leave behind in turn becomes a child of this process, and is killed as well.
+    """
+    known = set(except_for)
+    while orphans := children() - known:
+        known |= orphans
+        for pid in orphans:
+            try:
+                group = os.getpgid(pid)
+                if group != os.getpgrp():
+                    os.killpg(group, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                continue
 
 
 def count_memory_kills() -> int:

@@ -131,7 +131,7 @@ def run_agent(
     options: Options,
     stop: StopRequest,
     *,
-    standby: warm.Standby | None,
+    standby: warm.OwnStandby | None,
     restarts: int,
     noticed: float | None,
 ) -> AgentEnding:
@@ -142,7 +142,7 @@ def run_agent(
         environment: the contract's variables, and whatever else the ranks need.
         options: how the launch differs from that of a container.
         stop: ends the agent when requested.
-        standby: forks the agent and its ranks, if there is one.
+        standby: forks the agent and its ranks, if there is one; started again where it was lost.
         restarts: how often ranks of this worker have been started again before.
         noticed: UNIX time at which the loss of the agent before was noticed, if one was lost.
     """
@@ -151,6 +151,8 @@ def run_agent(
     watch = heartbeat.HangWatch(settings.work_directory, patience_seconds=settings.hang_timeout_seconds)
     hung = None
     processes.adopt_orphans()
+    if standby is not None:
+        standby.renew()
     others = processes.children()
     arguments = ["--module", options.rank_module, "--restarts", str(restarts)]
     if noticed is not None:

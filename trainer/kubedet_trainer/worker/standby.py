@@ -183,6 +183,7 @@ def main() -> _Task | None:
     if (obstacle := _obstacle()) is not None:
         configure_logging()
         _logger.warning("no warm standby: %s", obstacle)
+        requests.send(obstacle.encode())  # another one would end like this one
         return None
     gc.collect()
     gc.freeze()  # a collection in a forked process would write to, and so copy, what it shares

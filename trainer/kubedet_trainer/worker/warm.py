@@ -159,30 +159,69 @@ inherited: Standby | None = None
 """In a process that a standby forked: that standby."""
 
 
+class OwnStandby(Standby):
+    """A standby that this process has started, and starts again when it is lost."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Start it, with an environment that everything has that it forks."""
+        self._environment = dict(environment)
+        self._process, requests = _start_standby(self._environment)
+        super().__init__(requests)
+
+    def renew(self) -> None:
+        """Start another standby if this one was killed; not if it has ended by itself, since it cannot serve.
+
+        What the lost one had forked counts as killed, so nothing uses it any longer.
+        """
+        if self._is_lost():
+            _logger.warning("the warm standby is lost and starts again")
+            self.end()
+            self._process, self._requests = _start_standby(self._environment)
+
+    def _is_lost(self) -> bool:
+        try:
+            said = self._requests.recv(MAX_REQUEST_BYTES, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return False  # it lives
+        except ConnectionResetError:  # it left a request unread; this error comes once
+            return self._is_lost()
+        return not said  # otherwise it has said why it cannot serve
+
+    def end(self) -> None:
+        """End it, once all that it has forked has ended."""
+        self._requests.close()
+        self._process.terminate()  # which it heeds only while it is still importing
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
-def standby(environment: Mapping[str, str]) -> Iterator[Standby | None]:
+def standby(environment: Mapping[str, str]) -> Iterator[OwnStandby | None]:
     """Start a standby that ends with the block. None where the system has none: only Linux does."""
     if sys.platform != "linux":
         yield None
         return
+    started = OwnStandby(environment)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def _start_standby(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """The process of a new standby, and where it is asked for others."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", STANDBY_MODULE, str(theirs.fileno())],
-            env=dict(environment),
+            env=environment,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
-    try:
-        yield Standby(ours)
-    finally:
-        ours.close()
-        process.terminate()  # which it heeds only while it is still importing
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return process, ours
 
 
 def start(
@@ -209,7 +248,7 @@ def start(
             return using.fork(module, arguments=arguments, environment=changes, output=output)
         except OSError as error:
             _logger.warning(
-                "the warm standby is lost; %s starts without it", module, extra={"error": str(error)}
+                "there is no warm standby; %s starts without it", module, extra={"error": str(error)}
             )
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],

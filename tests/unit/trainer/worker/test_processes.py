@@ -46,6 +46,22 @@ print("alive" if os.path.exists(f"/proc/{orphan}") else "gone", processes.childr
     assert run_orphanage(tmp_path, act, child) == "gone set()\n"
 
 
+def test_what_a_child_has_started_is_killed_after_it(tmp_path: Path) -> None:
+    act = """
+while not (started := open(f"/proc/{parent.pid}/task/{parent.pid}/children").read().split()):
+    time.sleep(0.02)
+processes.kill_orphans(except_for=before)
+print("alive" if os.path.exists(f"/proc/{started[0]}") else "gone", processes.children() - before)
+parent.wait()
+"""
+    child = """
+import subprocess, time
+subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=-3, stderr=-3)
+time.sleep(60)
+"""
+    assert run_orphanage(tmp_path, act, child) == "gone set()\n"
+
+
 def test_ended_orphans_are_reaped_and_the_child_keeps_its_exit_code(tmp_path: Path) -> None:
     act = """
 while parent.poll() is None:

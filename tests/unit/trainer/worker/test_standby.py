@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,6 +21,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 PROGRAM = """
 import os, sys
 exec(os.environ["CODE"])
+"""
+
+OBSTRUCTED = """
+import sys
+from kubedet_trainer.worker import standby
+standby._PRELOADED = standby._PRELOADED_PACKAGES = ()
+standby.torch.compiler.reset = lambda: None  # which takes its time
+standby._obstacle = lambda: "importing started 3 threads"
+standby.main()
 """
 
 
@@ -136,6 +146,38 @@ def test_programs_count_as_killed_when_their_standby_is(folder: Path) -> None:
         assert program.wait(120) == -signal.SIGKILL
         with pytest.raises(BrokenPipeError):
             run(started, folder, "")
+
+
+def test_standby_that_cannot_serve_is_not_started_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "obstructed.py").write_text(OBSTRUCTED)
+    monkeypatch.setattr(warm, "STANDBY_MODULE", "obstructed")
+    with warm.standby({**os.environ, "PYTHONPATH": str(folder)}) as started:
+        assert started is not None
+        unread, _ = run(started, folder, "")
+        assert unread.wait(120) == -signal.SIGKILL
+        known = started._process
+        started.renew()
+        assert started._process is known
+
+
+def test_program_starts_the_cold_way_without_a_standby(tmp_path: Path) -> None:
+    (tmp_path / "brief.py").write_text(PROGRAM)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    with (tmp_path / "output").open("wb") as output:
+        program = warm.start(
+            "brief",
+            arguments=["a"],
+            environment={**os.environ, "PYTHONPATH": str(tmp_path)},
+            changes={"CODE": "print(sys.argv[1:])"},
+            output=(output.fileno(), output.fileno()),
+            using=Standby(ours),
+        )
+    ours.close()
+    assert program.wait(120) == 0
+    assert (tmp_path / "output").read_text() == "['a']\n"
 
 
 def test_process_with_threads_is_no_standby() -> None:
