@@ -210,15 +210,15 @@ def check_use(bench: Bench, name: str) -> list[dict[str, Any]]:
     for _ in range(bench.steps):
         loop._step(run, batches)
     assert run.data.val is not None, "generated data have a validation split"
-    scorer = setup.scorer_of(run.recipe, run.data.val, is_judged=True)
-    evaluation = results.evaluate_run(run, run.data.val, scorer=scorer)
-    assert evaluation is not None, "this is rank 0"
+    process = results.start_scoring(run, run.data.val, is_judged=True)
+    assert process is not None, "this is rank 0"
+    figures = process.result().figures
     batch = next(iter(results._val_loader(run, run.data.val, world=run.world)))
     on_device, on_cpu = (_best_scores(run, batch, device) for device in (bench.device, torch.device("cpu")))
     count = min(len(on_device), len(on_cpu))
     error = float((on_device[:count] - on_cpu[:count]).abs().max()) if count else 0.0
     return [
-        {"check": f"evaluation {name}", "passed": "boxAP" in evaluation.metrics, **evaluation.metrics},
+        {"check": f"evaluation {name}", "passed": "boxAP" in figures, **figures},
         {"check": f"detections {name}", "passed": error < 1e-3, "score_error": error, "count": count},
     ]
 

@@ -289,38 +289,25 @@ def test_a_worker_whose_rank_is_killed_goes_on_in_its_pod(make_job: MakeJob) -> 
 
 
 _SLOW_SCORER = """
+import pathlib
 import sys
 import time
 
-from kubedet_trainer.recipes.smoke import smoke_faster_rcnn
-from kubedet_trainer.telemetry import heartbeat
-
-recipe = smoke_faster_rcnn()
-
-if "torch" in sys.modules:  # in a rank
-    from kubedet_trainer.evaluation.coco import CocoScorer
-
-    heartbeat.COMPUTING_SECONDS = 2.0
-    score = CocoScorer.score
-
-    def score_for_long(self, detections):
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            busy = time.process_time() + 0.2
-            while time.process_time() < busy:
-                pass
-            time.sleep(0.2)
-        return score(self, detections)
-
-    CocoScorer.score = score_for_long
+if "kubedet_trainer.training.scorer" in sys.orig_argv:
+    pathlib.Path(__file__).with_name("was slow").touch()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        busy = time.process_time() + 0.2
+        while time.process_time() < busy:
+            pass
+        time.sleep(0.2)
 """
 
 
-def test_no_rank_hangs_while_the_first_one_scores_for_long(make_job: MakeJob, tmp_path: Path) -> None:
-    (tmp_path / "slow_scorer.py").write_text(_SLOW_SCORER)
+def test_no_rank_hangs_while_an_evaluation_is_scored_for_long(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_SLOW_SCORER)
     job = make_job(
         environment={
-            "KUBEDET_RECIPE": "slow_scorer:recipe",
             "KUBEDET_PROCS_PER_REPLICA": "3",
             "KUBEDET_METRICS_PORT": "0",
             "KUBEDET_HANG_TIMEOUT_SECONDS": "20",
@@ -333,6 +320,7 @@ def test_no_rank_hangs_while_the_first_one_scores_for_long(make_job: MakeJob, tm
     launcher = job.launch()
     assert launcher.wait(timeout=200) == 0, job.log()[-3000:]
     assert _row(job)["hardware"]["worldSize"] == 3
+    assert (tmp_path / "was slow").exists()
 
 
 def test_a_loss_that_is_not_finite_names_iteration_and_term(make_job: MakeJob) -> None:

@@ -71,6 +71,12 @@ class PeerFailed(TrainerError):
     exit_code = ExitCode.PEER_FAILED
 
 
+class HelperKilled(TrainerError):
+    """A process that works for a rank was killed, most often because memory was short."""
+
+    exit_code = ExitCode.KILLED
+
+
 class StorageUnreachable(TrainerError):
     """The object store did not answer, however often it was asked."""
 

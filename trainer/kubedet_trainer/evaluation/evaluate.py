@@ -1,6 +1,6 @@
-"""How good a detector is: figures over a validation split that the ranks share.
+"""How good a detector is: figures over a split that the ranks share.
 
-Each rank detects in its images; rank 0 gathers what they found and has it scored.
+Each rank detects in its images; rank 0 gathers what they found, with masks as run-length codes.
 """
 
 from __future__ import annotations
@@ -33,16 +33,15 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(
+def detect_all(
     detector: Detector,
     batches: Iterable[Batch],
     *,
     num_images: int,
-    scorer: Scorer,
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Evaluation | None:
-    """Detect in this rank's images and score those of all ranks together.
+) -> DetectionTable | None:
+    """Detect in this rank's images, and bring what all ranks found to rank 0.
 
     Every rank must call this. `should_stop` is asked before each image, equally often on every rank even if
     they have unequal shares, so it may itself agree with the other ranks; it must answer the same on all.
@@ -51,7 +50,6 @@ def evaluate(
         detector: left in the mode it was in.
         batches: this rank's share, batches of one image.
         num_images: images of the whole split.
-        scorer: of the split; used on rank 0 only.
         device: where the detector is.
         should_stop: whether to give up.
 
@@ -71,9 +69,22 @@ def evaluate(
     finally:
         detector.train(was_training)
     gathered = dist.gather(DetectionTable.joined(tables))
-    if not gathered:
+    return DetectionTable.joined(gathered) if gathered else None
+
+
+def evaluate(
+    detector: Detector,
+    batches: Iterable[Batch],
+    *,
+    num_images: int,
+    scorer: Scorer,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Score what `detect_all` finds, which has the other arguments; rank 0's, as `scorer` is."""
+    detections = detect_all(detector, batches, num_images=num_images, device=device, should_stop=should_stop)
+    if detections is None:
         return None
-    detections = DetectionTable.joined(gathered)
     return Evaluation(scores=scorer.score(detections), detections=detections)
 
 

@@ -29,7 +29,7 @@ _STEPS = 100
 """How many of the last steps the median is taken over."""
 
 COMPUTING_SECONDS = 5.0
-"""How often `Heartbeat.computing` looks whether the process has used CPU time."""
+"""How often `Heartbeat.computing` looks whether a process has used CPU time."""
 
 _COMPUTING_SHARE = 0.1
 """The least share of a core that counts as computing: threads that only poll use less."""
@@ -74,13 +74,16 @@ class Heartbeat:
             self.beat()
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Beat within the block as long as this process computes, for work without steps of its own.
+    def computing(self, cpu_seconds: Callable[[], float] = time.process_time) -> Iterator[None]:
+        """Beat within the block as long as a process computes, for work without steps of its own.
 
         A process that waits for something that never comes uses no CPU time, so its hang is still found.
+
+        Args:
+            cpu_seconds: the CPU time that the process has used; that of this one unless told otherwise.
         """
         ended = threading.Event()
-        watcher = threading.Thread(target=self._beat_while_computing, args=(ended,), daemon=True)
+        watcher = threading.Thread(target=self._beat_while_computing, args=(ended, cpu_seconds), daemon=True)
         watcher.start()
         try:
             yield
@@ -88,10 +91,10 @@ class Heartbeat:
             ended.set()
             watcher.join()
 
-    def _beat_while_computing(self, ended: threading.Event) -> None:
-        before = time.process_time()
+    def _beat_while_computing(self, ended: threading.Event, cpu_seconds: Callable[[], float]) -> None:
+        before = cpu_seconds()
         while not ended.wait(COMPUTING_SECONDS):
-            now = time.process_time()
+            now = cpu_seconds()
             if now - before > COMPUTING_SECONDS * _COMPUTING_SHARE:
                 self.beat()
             before = now

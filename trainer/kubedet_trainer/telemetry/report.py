@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -137,9 +137,13 @@ class Reporter:
         """Show that this rank waits for another one, once it has shown progress before."""
         self._heartbeat.beat_again()
 
-    def computing(self) -> AbstractContextManager[None]:
-        """Show progress within the block as long as this rank computes: for work that nothing divides."""
-        return self._heartbeat.computing()
+    def computing(self, cpu_seconds: Callable[[], float]) -> AbstractContextManager[None]:
+        """Show progress within the block as long as a process computes that this rank waits for.
+
+        Args:
+            cpu_seconds: the CPU time that the process has used.
+        """
+        return self._heartbeat.computing(cpu_seconds)
 
     def set_stage(self, stage: Stage) -> None:
         """Set the stage of the run from now on."""

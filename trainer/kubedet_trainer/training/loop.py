@@ -16,14 +16,13 @@ from kubedet_trainer import dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import RecoveryPhase, Results, Stage, Task
 from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, TerminatedUnsaved
-from kubedet_trainer.evaluation.scores import VALIDATION_LOSS
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval
-from kubedet_trainer.training import optim, reported, reporting, results, saving, setup
+from kubedet_trainer.training import optim, reported, reporting, results, saving, scoring, setup
 from kubedet_trainer.training.device import AUTOCAST, open_device
 from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.proposals import check_proposals
@@ -75,8 +74,10 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
             raise TerminatedSaved("stopped as asked; the state had been saved before") from error
         raise TerminatedUnsaved(f"stopped as asked, but in the middle of an iteration: {error}") from error
     finally:
-        if run is not None and not stop.requested:
-            _finish_save(run)
+        if run is not None:
+            scoring.abandon(run)
+            if not stop.requested:
+                _finish_save(run)
     run.reporter.set_stage(Stage.DONE)
     return row
 
@@ -89,7 +90,7 @@ def _train(run: Run) -> Figures:
 
 def _measure(run: Run) -> Figures:
     """Take the figures of the given weights, then some training steps, which change these weights."""
-    _evaluate(run)
+    scoring.evaluate(run)
     figures = results.take_figures(run)
     memory.forget_peak(run.world.device)
     run.timer.resume()
@@ -102,21 +103,25 @@ def _fit(run: Run) -> None:
     state, total = run.state, run.length.total_iterations
     batches = iter(run.batches(end_iteration=total))
     log_interval = min(50, max(5, total // 40))
-    agreement = dist.Agreement(2)
+    agreement = dist.Agreement(3)
     run.reporter.set_stage(Stage.TRAINING)
     while True:
-        _evaluate_if_due(run)
+        scoring.evaluate_if_due(run)
         if state.iteration >= total or _ends_early(run):
             break
         _step(run, batches)
         if state.iteration % log_interval == 0 or state.iteration == total:
             _log_interval(run)
         saving.report(run)
-        stop, alarm = agreement.exchange([int(run.stop.requested), run.monitor.alarm])
+        stop, alarm, scored = agreement.exchange(
+            [int(run.stop.requested), run.monitor.alarm, scoring.scored_iteration(run)]
+        )
         _raise_if_bad(run, alarm)
+        scoring.take_if_scored(run, scored)
         if stop:
             agreement.finish()
             _require_sound(run)
+            scoring.settle_in_time(run)
             _save(run, stopping=True)
             saving.end(run)
         _save_if_due(run)
@@ -195,14 +200,8 @@ def _await_device(run: Run) -> None:
         torch.cuda.synchronize(run.world.device)
 
 
-def _note_memory(run: Run) -> None:
-    """Keep the peak of the training, before other work can raise it."""
-    peak = memory.peak_bytes(run.world.device, kind=run.recipe.memory_kind)
-    run.state.history.peak_bytes = max(run.state.history.peak_bytes, peak)
-
-
 def _log_interval(run: Run) -> None:
-    _note_memory(run)
+    run.note_memory()
     lap, forward_seconds = run.timer.close_interval(), run.forwards.close_interval()
     rate = run.state.optimizer.param_groups[0]["lr"]
     is_last = run.state.iteration == run.length.total_iterations
@@ -233,7 +232,10 @@ def _require_sound(run: Run) -> None:
 
 
 def _save_if_due(run: Run) -> None:
-    """Save at the end of an epoch, and after an interval unless the save before is still being written."""
+    """Save at the end of an epoch, and after an interval unless the save before is still being written.
+
+    A state is saved with the figures of all evaluations before it. The end of an epoch waits for them.
+    """
     if not run.settings.trains:
         return
     done = run.state.iteration
@@ -241,7 +243,10 @@ def _save_if_due(run: Run) -> None:
         _require_sound(run)
     if done == run.first_iteration + 1 and run.world.rank == 0:
         run.saver.prepare(run.state)
-    if done % run.length.iterations_per_epoch == 0 or (_is_interval_over(run) and run.saver.is_idle()):
+    if done % run.length.iterations_per_epoch == 0:
+        scoring.settle(run)
+        _save(run)
+    elif _is_interval_over(run) and run.saver.is_idle() and run.pending is None:
         _save(run)
 
 
@@ -274,46 +279,6 @@ def _finish_save(run: Run) -> None:
     """Let what is being written become durable before a rank ends that failed or lost its peers."""
     if run.saver.last_error is None:
         run.saver.wait(_LAST_SAVE_SECONDS)
-
-
-def _evaluate_if_due(run: Run) -> None:
-    """Evaluate at the end of every n-th epoch and of the run, unless that was done before a restart."""
-    if not run.settings.trains or run.data.val is None:
-        return
-    done, every = run.state.iteration, run.settings.evaluate_every_epochs
-    epoch, rest = divmod(done, run.length.iterations_per_epoch)
-    is_last = done >= run.length.total_iterations
-    is_due = is_last or (rest == 0 and epoch > 0 and every > 0 and epoch % every == 0)
-    if not is_due or run.state.history.was_evaluated(done):
-        return
-    _note_memory(run)
-    _evaluate(run)
-
-
-def _evaluate(run: Run) -> None:
-    """Evaluate the present weights on the validation split, and report what came of it."""
-    done = run.state.iteration
-    assert run.data.val is not None, "a run that is evaluated has a split"
-    scorer = setup.scorer_of(run.recipe, run.data.val, is_judged=reported.may_be_row(run))
-    with run.reporter.stage(Stage.EVALUATING):
-        evaluation = results.evaluate_run(run, run.data.val, scorer=scorer)
-        loss = results.validation_loss(run)
-        metrics = {} if evaluation is None else evaluation.metrics
-        if loss is not None:
-            metrics = {**metrics, VALIDATION_LOSS: loss}
-        # On every rank, because all of them decide by it whether to go on.
-        metrics = dist.broadcast(metrics, waiting=run.reporter.beat)
-        run.state.history.note_evaluation(done, metrics)
-        reporting.note_spent(run)
-        if evaluation is not None:
-            run.reporter.record_evaluation(done, metrics=metrics)
-            if run.settings.trains:
-                run.saver.add_metrics(done, metrics)
-            with run.reporter.computing():
-                results.publish_evaluation(run, evaluation)
-        dist.barrier(waiting=run.reporter.beat)
-    memory.forget_peak(run.world.device)
-    run.timer.resume()
 
 
 def _ends_early(run: Run) -> bool:

@@ -58,15 +58,15 @@ def note_time(run: Run, *, stopping: bool = False) -> None:
     run.state.history.starts[-1] |= {**asdict(run.reporter.time_spent()), "isStopped": stopping}
 
 
-def note_spent(run: Run) -> None:
-    """Note in the history what the present weights have cost."""
+def spent(run: Run) -> dict[str, float]:
+    """What the present weights have cost, for the history."""
     note_time(run)
     time = _time(run)
-    run.state.history.spent.append({
+    return {
         "iteration": run.state.iteration,
         "seconds": round(sum(time.seconds.values()), 1),
         "gpuSeconds": time.gpuSeconds,
-    })  # fmt: skip
+    }
 
 
 def build_report(run: Run, row: Results, *, peak_bytes: float, is_finished: bool) -> Report:

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
-from kubedet_trainer import contract, dist
+from kubedet_trainer import config, contract, dist
 from kubedet_trainer.contract import Results, Stage, Task
 from kubedet_trainer.data import loader
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.dist import World
-from kubedet_trainer.evaluation import analysis, evaluate, loss, speed
-from kubedet_trainer.evaluation.coco import Scorer
-from kubedet_trainer.evaluation.detections import DetectionTable
-from kubedet_trainer.evaluation.evaluate import Evaluation
-from kubedet_trainer.evaluation.scores import Scores
-from kubedet_trainer.reports import document, examples, files
+from kubedet_trainer.evaluation import evaluate, loss, speed
+from kubedet_trainer.reports import document, files
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.telemetry.report import Reporter
-from kubedet_trainer.training import reported, reporting, saving, setup
+from kubedet_trainer.training import reported, reporting, saving
 from kubedet_trainer.training.device import effective_precision
 from kubedet_trainer.training.proposals import write_proposals
 from kubedet_trainer.training.reported import Reported
+from kubedet_trainer.training.scored import Request, Scored
+from kubedet_trainer.training.scorer import ScorerProcess
 from kubedet_trainer.training.setup import Run
 
 _ROW = ("boxAP", "maskAP", "ar1000")
@@ -40,20 +37,16 @@ _ROW = ("boxAP", "maskAP", "ar1000")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _WatchedScorer:
-    """A scorer whose rank makes progress for the launcher while it computes, however long that takes."""
+def start_scoring(
+    run: Run, split: Split, *, is_judged: bool, classes: Sequence[str] = ()
+) -> ScorerProcess | None:
+    """Detect in the images of a split, and have a process score what all ranks found. All must call this.
 
-    scorer: Scorer
-    reporter: Reporter
-
-    def score(self, detections: DetectionTable) -> Scores:
-        with self.reporter.computing():
-            return self.scorer.score(detections)
-
-
-def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None:
-    """Score the present weights, which the saver has, on a split; every rank must call this.
+    Args:
+        run: its present weights, which the saver has.
+        split: with its truth.
+        is_judged: whether the figures are to be those of pycocotools.
+        classes: names of the labels 1, 2, ... for an analysis; without any there is none.
 
     Returns:
         None on every rank but 0.
@@ -62,16 +55,32 @@ def evaluate_run(run: Run, split: Split, *, scorer: Scorer) -> Evaluation | None
         TerminatedSaved, TerminatedUnsaved, PeerFailed: as `saving.end` does, when a rank was asked to stop.
     """
     with saving.stoppable(run) as should_stop:
-        evaluation = evaluate.evaluate(
+        detections = evaluate.detect_all(
             run.detector,
             _val_loader(run, split, world=run.world),
             num_images=len(split),
-            scorer=_WatchedScorer(scorer, run.reporter),
             device=run.world.device,
             should_stop=should_stop,
         )
+    if detections is None:
+        return None
+    request = Request(
+        detections=detections,
+        split=replace(split, proposals=None),  # of a thousand boxes an image, which nobody scores
+        kind=run.recipe.evaluation_kind,
+        max_detections=config.detection_limit(run.recipe),
+        is_judged=is_judged,
+        classes=classes,
+    )
+    return ScorerProcess(request, folder=run.settings.work_directory)
+
+
+def await_scores(run: Run, process: ScorerProcess | None) -> None:
+    """Wait for rank 0's process. All ranks must call this, and show progress as long as it computes."""
+    if process is not None:
+        with run.reporter.computing(process.cpu_seconds):
+            process.wait()
     dist.barrier(waiting=run.reporter.beat)  # in a step, ranks that wait for rank 0 would seem to hang
-    return evaluation
 
 
 def validation_loss(run: Run) -> float | None:
@@ -146,9 +155,10 @@ def _evaluate_test(run: Run) -> dict[str, float]:
     if (split := run.data.test) is None or run.settings.task is Task.BENCHMARK:
         return {}
     with run.reporter.stage(Stage.EVALUATING):
-        evaluation = evaluate_run(run, split, scorer=setup.scorer_of(run.recipe, split, is_judged=True))
-    metrics = {} if evaluation is None else evaluation.metrics
-    return {f"test.{name}": value for name, value in metrics.items()}
+        process = start_scoring(run, split, is_judged=True)
+        await_scores(run, process)
+    figures: Mapping[str, float] = {} if process is None else process.result().figures
+    return {f"test.{name}": value for name, value in figures.items()}
 
 
 def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
@@ -164,29 +174,19 @@ def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
     return None if fps is None else round(fps, 2)
 
 
-def publish_evaluation(run: Run, evaluation: Evaluation) -> None:
-    """Analyse an evaluation of the validation split, and store the report of the run so far."""
-    split = run.data.val
-    assert split is not None, "what was evaluated has a split"
-    assert split.annotations.truth is not None, "and its truth was read"
-    table, scores = evaluation.detections, evaluation.scores
+def publish_evaluation(run: Run, iteration: int, *, scored: Scored) -> None:
+    """Have the report of the run so far stored, with what an evaluation of the validation split gave."""
     pictures = None
-    if reporting.analysed_iteration(run) == run.state.iteration:
-        run.analysis, verdicts = analysis.analyse(
-            table, truth=split.annotations.truth, scores=scores, classes=run.data.classes
-        )
-        pictures = examples.draw_examples(
-            split,
-            table,
-            matching=scores.matching,
-            analysis=run.analysis,
-            verdicts=verdicts,
-            classes=run.data.classes,
-        )
+    if reporting.analysed_iteration(run) == iteration:
+        run.analysis, pictures = scored.analysis, scored.pictures
     peak = run.state.history.peak_bytes
-    row = _row(run, Figures(reported=reported.last(run)), peak_bytes=peak)
-    report = reporting.build_report(run, row, peak_bytes=peak, is_finished=False)
-    files.write_report(_store(run), document.dump(report), pictures=pictures)
+    newest = replace(reported.last(run), iteration=iteration, epoch=run.length.epoch(iteration))
+    row = _row(run, Figures(reported=newest), peak_bytes=peak)
+    data = document.dump(reporting.build_report(run, row, peak_bytes=peak, is_finished=False))
+    run.saver.write_later(
+        f"the report of iteration {iteration}",
+        lambda: files.write_report(_store(run), data, pictures=pictures),
+    )
 
 
 def _row(run: Run, figures: Figures, *, peak_bytes: float) -> Results:
@@ -230,7 +230,7 @@ def _origin(run: Run, figures: Reported) -> dict[str, Any]:
     """The fields of the row that say whose figures these are."""
     if run.measured_uri is not None:
         return {"modelUri": run.measured_uri}
-    is_saved = run.saved_iteration == run.state.iteration
+    is_saved = run.saved_iteration in (run.state.iteration, figures.iteration)
     return {
         "checkpoint": figures.checkpoint if figures.metrics else None,
         "epoch": figures.epoch,

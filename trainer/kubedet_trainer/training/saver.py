@@ -125,12 +125,19 @@ class Saver:
 
     def add_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Have the figures of an evaluation noted in the checkpoint of `iteration`."""
-        self._append(
-            _Task(
-                name=f"the metrics of iteration {iteration}",
-                write=lambda: self._checkpointer.add_metrics(iteration, metrics=metrics),
-            )
+        self.write_later(
+            f"the metrics of iteration {iteration}",
+            lambda: self._checkpointer.add_metrics(iteration, metrics=metrics),
         )
+
+    def write_later(self, name: str, write: Callable[[], None]) -> None:
+        """Have something small stored after what was handed over before it.
+
+        Args:
+            name: what messages call it.
+            write: is called in the thread, again where the store fails.
+        """
+        self._append(_Task(name=name, write=write))
 
     def collect(self) -> list[CheckpointStatus]:
         """What has been committed since the last call.

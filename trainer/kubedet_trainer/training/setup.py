@@ -20,11 +20,11 @@ from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.evaluation.analysis import Analysis
-from kubedet_trainer.evaluation.coco import Scorer, build_scorer
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.reports import files
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.recovery import RankTimes
@@ -35,6 +35,7 @@ from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.manifest import Located
 from kubedet_trainer.training.saver import Saver
+from kubedet_trainer.training.scorer import Pending
 from kubedet_trainer.training.signals import StopRequest
 from kubedet_trainer.training.source import Source
 from kubedet_trainer.training.state import TrainState
@@ -95,10 +96,17 @@ class Run:
     """Of the newest state that rank 0's saver was given or this run resumed from, -1 before there is one."""
     measured_uri: str | None = None
     """Of the weights that are measured; None where the run trains its own."""
+    pending: Pending | None = None
+    """The evaluation that is being scored, on every rank."""
     analysis: Analysis | None = None
     """Of the newest evaluation of the validation split."""
     copied_at: float = field(default_factory=time.monotonic)
     timer: StepTimer = field(default_factory=StepTimer)
+
+    def note_memory(self) -> None:
+        """Keep the peak of the training, before other work can raise it."""
+        peak = memory.peak_bytes(self.world.device, kind=self.recipe.memory_kind)
+        self.state.history.peak_bytes = max(self.state.history.peak_bytes, peak)
 
     def batches(self, *, end_iteration: int) -> Loader:
         """This rank's batches, from the iteration that the state has reached up to `end_iteration`."""
@@ -194,16 +202,6 @@ def _length(settings: RunSettings, recipe: Recipe, *, data: RunData) -> Training
         total_iterations=epochs * iterations if settings.trains else settings.benchmark_iterations,
         iterations_per_epoch=iterations,
         evaluations=epochs // max(1, settings.evaluate_every_epochs) if data.val and settings.trains else 0,
-    )
-
-
-def scorer_of(recipe: Recipe, split: Split, *, is_judged: bool) -> Scorer:
-    """Compares detections in a split with its annotations, as the recipe is measured; see `build_scorer`."""
-    return build_scorer(
-        recipe.evaluation_kind,
-        truth=split.annotations.truth,
-        max_detections=config.detection_limit(recipe),
-        is_judged=is_judged,
     )
 
 

@@ -30,7 +30,7 @@ class History:
     starts: list[dict[str, Any]] = field(default_factory=list)
     """Each time that rank 0 began, and where its time went, see `training.reporting.note_start`."""
     spent: list[dict[str, float]] = field(default_factory=list)
-    """What had been spent at each evaluation, see `training.reporting.note_spent`."""
+    """What had been spent at each evaluation, see `training.reporting.spent`."""
     peak_bytes: int = 0
     """The most memory that training has held, by `telemetry.memory.peak_bytes`; 0 if nothing was noted."""
 

@@ -133,3 +133,16 @@ def test_long_work_counts_as_progress_while_it_computes_and_not_while_it_waits(
         before = next(touched.iterdir()).stat().st_mtime_ns
         time.sleep(0.4)
     assert next(touched.iterdir()).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("is_computing", [True, False])
+def test_work_of_another_process_counts_while_that_one_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_computing: bool
+) -> None:
+    monkeypatch.setattr(heartbeats, "COMPUTING_SECONDS", 0.05)
+    heartbeat = Heartbeat(tmp_path, rank=0)
+    started = time.monotonic()
+    with heartbeat.computing(lambda: time.monotonic() - started if is_computing else 3.0):
+        time.sleep(0.3)
+    touched = tmp_path / heartbeats.DIRECTORY / "touched"
+    assert len(list(touched.iterdir())) == is_computing

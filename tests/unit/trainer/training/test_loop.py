@@ -12,7 +12,7 @@ from kubedet_trainer.config import plan_batch
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
-from kubedet_trainer.training import loop, results, setup
+from kubedet_trainer.training import loop, results, scoring, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.state import chunk_seed
 from trainer_builders import forbid_host_synchronisation
@@ -119,8 +119,8 @@ def test_evaluation_is_due_at_the_end_of_epochs_and_of_the_run(
     for one in evaluated:
         run.state.history.note_evaluation(one, {"boxAP": 1.0})
     calls: list[Run] = []
-    monkeypatch.setattr(results, "evaluate_run", lambda run, *_, **__: calls.append(run))
-    loop._evaluate_if_due(run)
+    monkeypatch.setattr(results, "start_scoring", lambda run, *_, **__: calls.append(run))
+    scoring.evaluate_if_due(run)
     assert bool(calls) is due
 
 
@@ -136,9 +136,9 @@ def test_memory_of_training_is_read_before_an_evaluation_raises_its_peak(
         nonlocal peak
         peak = 9
 
-    monkeypatch.setattr(results, "evaluate_run", evaluate)
+    monkeypatch.setattr(results, "start_scoring", evaluate)
     run.state.iteration = 2
-    loop._evaluate_if_due(run)
+    scoring.evaluate_if_due(run)
     assert (run.state.history.peak_bytes, forgotten) == (5, [9])
     peak = 6
     loop._log_interval(run)

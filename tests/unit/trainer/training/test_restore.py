@@ -17,7 +17,7 @@ def test_what_another_run_has_cost_is_not_counted(
 ) -> None:
     first = make_run(name="run-a")
     first.state.iteration = 4
-    reporting.note_spent(first)
+    first.state.history.spent.append(reporting.spent(first))
     saved = first.checkpointer.save(take_snapshot(first.state, epoch=2))
     second = make_run(name=name, resume=saved.latest)
     assert second.state.iteration == 4
