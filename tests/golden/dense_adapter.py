@@ -25,6 +25,9 @@ def features(model: DenseDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
     result = {"backbone": stages}
     if isinstance(model, RetinaNet):
         result["neck"] = stages = model.neck(stages)
+        output = model.bbox_head(stages)
+        by_level = output.sheet.levels
+        return result | {"head_cls": by_level(output.logits), "head_reg": by_level(output.deltas)}
     output = model.bbox_head(stages)
     return result | {"head_cls": output.logits, "head_reg": output.deltas}
 
@@ -46,6 +49,8 @@ def losses(model: DenseDetector, batch: GoldenBatch) -> dict[str, list[Tensor]]:
         valid=torch.ones(boxes.shape[:2], dtype=torch.bool),
     )
     if isinstance(model, RetinaNet):
-        return model.bbox_head.level_losses(model.bbox_head(model.extract(images)), images, targets)
+        found = model.bbox_head(model.extract(images))
+        each = model.bbox_head.anchor_losses(found, images, targets)
+        return {name: [level.sum() for level in found.by_level(own.T)] for name, own in each.items()}
     by_image = model.bbox_head.image_losses(model.bbox_head(model.backbone(images.pixels)), targets)
     return {name: list(values) for name, values in by_image.items()}

@@ -79,15 +79,20 @@ class AnchorGrid(nn.Module):
             if len(self._cache) == _CACHED_SHAPES:
                 del self._cache[next(iter(self._cache))]
             levels = [self._level(level, shape) for level, shape in enumerate(key[1])]
-            anchors, cells = (torch.cat(parts) for parts in zip(*levels, strict=True))
+            anchors, cells = (self._arrange(parts) for parts in zip(*levels, strict=True))
             self._cache[key] = anchors, cells
         return self._cache[key]
 
+    def _arrange(self, levels: Sequence[Tensor]) -> Tensor:
+        """What belongs to the anchors (h, w, A, D) of each level as (N, D)."""
+        return torch.cat([level.flatten(0, 2) for level in levels])
+
     def _level(self, level: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """The anchors (h, w, A, 4) of a level, and where the cell of each begins (h, w, A, 2)."""
         base = self.get_buffer(f"base_{level}")
         stride = self.strides[level]
         rows = torch.arange(shape[0], device=base.device, dtype=base.dtype) * stride
         columns = torch.arange(shape[1], device=base.device, dtype=base.dtype) * stride
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        cells = torch.stack([x, y], dim=-1).view(-1, 1, 2).expand(-1, len(base), -1)
-        return (cells.repeat(1, 1, 2) + base).view(-1, 4), cells.reshape(-1, 2)
+        cells = torch.stack([x, y], dim=-1)[:, :, None].expand(-1, -1, len(base), -1)
+        return cells.repeat(1, 1, 1, 2) + base, cells

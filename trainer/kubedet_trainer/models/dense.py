@@ -6,7 +6,7 @@ Source of the order of channels, targets and divisors: `docs/zoo.md`, 7 and 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,14 +55,6 @@ class DenseTargets:
     def divisor(self) -> Tensor:
         """What the losses of a batch are divided by: its positives, at least one an image."""
         return self.positive.sum(dim=1).clamp(min=1).sum()
-
-    def of_level(self, start: int, like: Tensor) -> DenseTargets:
-        """Those of the anchors from `start` on in the shape of (B, h, w, A, width) `like`."""
-        cells = like.shape[1:-1]
-        part = slice(start, start + cells.numel())
-        return DenseTargets(
-            **{item.name: getattr(self, item.name)[:, part].unflatten(1, cells) for item in fields(self)}
-        )
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import dense, losses, nms
-from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
+from kubedet_trainer.models.anchors import pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.class_rows import ClassHead, ClassRows
 from kubedet_trainer.models.dense import DenseOutput, per_anchor
@@ -19,6 +20,7 @@ from kubedet_trainer.models.options.dense import RetinaHeadOptions
 from kubedet_trainer.models.options.detectors import PyramidOptions
 from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.pyramid import PyramidDetector
+from kubedet_trainer.models.sheet import Sheet, SheetAnchorGrid
 from kubedet_trainer.structures import Detections, Images, Targets
 
 _PADDING = 32
@@ -42,13 +44,31 @@ class RetinaNet(PyramidDetector):
     def forward(self, images: Images, targets: Targets, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses by name, scalars; nothing is random."""
         output = self.bbox_head(self.extract(images))
-        by_level = self.bbox_head.level_losses(output, images, targets)
-        return {name: torch.stack(levels).sum() for name, levels in by_level.items()}
+        each = self.bbox_head.anchor_losses(output, images, targets)
+        return {name: of_anchors.sum() for name, of_anchors in each.items()}
 
     @torch.no_grad()
     def detect(self, images: Images, scale_factors: Tensor) -> list[Detections]:
         """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
         return self.bbox_head.detect(self.bbox_head(self.extract(images)), images, scale_factors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaOutput(DenseOutput):
+    """As `DenseOutput`, but of each map of `sheet` in place of each level, anchors in gaps included."""
+
+    sheet: Sheet
+    """Where the levels lie."""
+
+    def by_level(self, values: Tensor) -> list[Tensor]:
+        """What belongs to the N anchors, (N, D) `values`, as (n, D) of each level."""
+        sizes = [deltas.shape[-2:] for deltas in self.deltas]
+        of_maps = torch.split(values, [deltas[0].numel() // 4 for deltas in self.deltas])
+        maps = [
+            own.view(*size, -1, values.shape[1]).permute(2, 3, 0, 1)
+            for own, size in zip(of_maps, sizes, strict=True)
+        ]
+        return [level.permute(2, 3, 0, 1).flatten(0, 2) for level in self.sheet.levels(maps)]
 
 
 class RetinaHead(ClassHead):
@@ -66,7 +86,7 @@ class RetinaHead(ClassHead):
         steps = options.scales_per_octave
         scales = [options.anchor_scale * 2 ** (step / steps) for step in range(steps)]
         bases = pyramid_anchors(strides, scales=scales, ratios=options.anchor_ratios)
-        self.anchor_grid = AnchorGrid(strides=strides, bases=bases)
+        self.anchor_grid = SheetAnchorGrid(strides=strides, bases=bases)
         self.num_anchors = len(bases[0])
         self.num_labels = num_classes - 1
         self.cls_convs = _tower(in_channels, options.num_convs)
@@ -85,50 +105,52 @@ class RetinaHead(ClassHead):
         """Each anchor has a filter for each class."""
         return {"retina_cls": ClassRows(num_groups=self.num_anchors, has_background=False)}
 
-    def forward(self, features: Sequence[Tensor]) -> DenseOutput:
+    def forward(self, features: Sequence[Tensor]) -> RetinaOutput:
         """Judge the anchors of each (B, C, h, w) level."""
-        return DenseOutput(
-            logits=[self.retina_cls(_climb(self.cls_convs, feature)) for feature in features],
-            deltas=[self.retina_reg(_climb(self.reg_convs, feature)) for feature in features],
+        sheet = Sheet([feature.shape[-2:] for feature in features])
+        maps = list(zip(sheet.maps(features), (None, sheet.closed_gaps(features[0])), strict=False))
+        return RetinaOutput(
+            logits=[self.retina_cls(_climb(self.cls_convs, *own)) for own in maps],
+            deltas=[self.retina_reg(_climb(self.reg_convs, *own)) for own in maps],
             anchors=self.anchor_grid(features),
+            sheet=sheet,
         )
 
-    def level_losses(self, output: DenseOutput, images: Images, targets: Targets) -> dict[str, list[Tensor]]:
-        """``loss_cls`` and ``loss_reg`` of each level, divided by the positives of all levels.
+    def anchor_losses(self, output: RetinaOutput, images: Images, targets: Targets) -> dict[str, Tensor]:
+        """``loss_cls`` and ``loss_reg`` of each anchor (B, N), divided by the positives of the batch.
 
         Source: `docs/zoo.md`, 7.
         """
         padded = (images.sizes + _PADDING - 1) // _PADDING * _PADDING
-        taking_part = self.anchor_grid.within(padded, output.logits)
+        taking_part = self.anchor_grid.within(padded, output.sheet.levels(output.logits))
         wanted = dense.assign(self.assigner, output.anchors, targets, taking_part=taking_part)
+        counts = [deltas[0].numel() // 4 for deltas in output.deltas]
+        parts = (torch.split(values, counts, dim=1) for values in (wanted.labels, wanted.used))
+        of_maps = [self._focal(*own) for own in zip(output.logits, *parts, strict=True)]
+        smooth = losses.smooth_l1(
+            dense.all_levels(output.deltas, 4),
+            wanted.deltas,
+            used=wanted.positive,
+            beta=self.options.regression_beta,
+        )
         divisor = wanted.divisor()
-        classification, regression = [], []
-        start = 0
-        for logits, deltas in zip(output.logits, output.deltas, strict=True):
-            own_logits = per_anchor(logits.float(), self.num_labels)
-            own = wanted.of_level(start, like=own_logits)
-            start += own.used[0].numel()
-            focal = losses.focal(
-                own_logits,
-                own.labels,
-                used=own.used,
-                gamma=self.options.focal_gamma,
-                alpha=self.options.focal_alpha,
-            )
-            smooth = losses.smooth_l1(
-                per_anchor(deltas.float(), 4),
-                own.deltas,
-                used=own.positive,
-                beta=self.options.regression_beta,
-            )
-            classification.append(focal.sum() / divisor)
-            regression.append(smooth.sum() / divisor)
-        return {"loss_cls": classification, "loss_reg": regression}
+        return {"loss_cls": torch.cat(of_maps, dim=1) / divisor, "loss_reg": smooth / divisor}
 
-    def detect(self, output: DenseOutput, images: Images, scale_factors: Tensor) -> list[Detections]:
+    def _focal(self, logits: Tensor, labels: Tensor, used: Tensor) -> Tensor:
+        """The focal loss of the anchors of one map, all (B, n) but its (B, A * C, h, w) `logits`."""
+        own = per_anchor(logits.float(), self.num_labels)
+        return losses.focal(
+            own,
+            labels.view(own.shape[:-1]),
+            used=used.view(own.shape[:-1]),
+            gamma=self.options.focal_gamma,
+            alpha=self.options.focal_alpha,
+        ).flatten(1)
+
+    def detect(self, output: RetinaOutput, images: Images, scale_factors: Tensor) -> list[Detections]:
         """The detections of each image, in pixels before it was scaled by (B, 4) `scale_factors`."""
-        anchors = torch.split(output.anchors, [maps[0].numel() // 4 for maps in output.deltas])
-        levels = [self._best(*level) for level in zip(output.logits, output.deltas, anchors, strict=True)]
+        maps = (output.sheet.levels(maps) for maps in (output.logits, output.deltas))
+        levels = [self._best(*level) for level in zip(*maps, output.by_level(output.anchors), strict=True)]
         logits, deltas, boxes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         boxes = box_ops.decode(boxes, deltas, sizes=images.sizes[:, None])
         scores = F.pad(logits.sigmoid(), (1, 0))  # column 0 is the background
@@ -147,10 +169,10 @@ def _pick(maps: Tensor, indices: Tensor, width: int) -> Tensor:
 
     Taken from where it lies: all maps of a level in another order would be a copy of 50 MB.
     """
-    by_anchor = maps.reshape(len(maps), -1, width, maps.shape[2] * maps.shape[3])
+    by_anchor = maps.view(len(maps), -1, width, *maps.shape[2:])
     images = torch.arange(len(maps), device=maps.device)[:, None]
-    num_anchors = by_anchor.shape[1]
-    picked: Tensor = by_anchor[images, indices % num_anchors, :, indices // num_anchors]
+    cells, anchors = indices // by_anchor.shape[1], indices % by_anchor.shape[1]
+    picked: Tensor = by_anchor[images, anchors, :, cells // maps.shape[3], cells % maps.shape[3]]
     return picked.float()
 
 
@@ -158,7 +180,10 @@ def _tower(channels: int, num_convs: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_convs))
 
 
-def _climb(tower: nn.ModuleList, feature: Tensor) -> Tensor:
+def _climb(tower: nn.ModuleList, feature: Tensor, closed_gaps: Tensor | None) -> Tensor:
     for conv in tower:
-        feature = F.relu(conv(feature), inplace=True)
+        feature = conv(feature)
+        if closed_gaps is not None:
+            feature += closed_gaps
+        feature = F.relu(feature, inplace=True)
     return feature
