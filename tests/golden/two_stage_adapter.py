@@ -27,8 +27,9 @@ def features(model: RegionDetector, x: Tensor) -> dict[str, Sequence[Tensor]]:
     levels = model.neck(stages)
     found = {"backbone": stages, "neck": levels}
     if model.rpn_head is not None:
-        output = model.rpn_head(levels)
-        found |= {"head_cls": output.objectness, "head_reg": output.deltas}
+        maps = [level.unflatten(1, (-1, 5)) for level in model.rpn_head(levels).maps]
+        found["head_cls"] = [level[:, :, 0] for level in maps]
+        found["head_reg"] = [level[:, :, 1:].flatten(1, 2) for level in maps]
     return found
 
 
@@ -151,7 +152,7 @@ def _rpn_losses_by_level(
 ) -> dict[str, list[Tensor]]:
     """The goldens have the losses of each level; a trained model adds them up."""
     each = head.sample_losses(output, cells, images, targets, generator)
-    counts = torch.tensor([level[0].numel() for level in output.objectness])
+    counts = torch.tensor([level[0].numel() // 5 for level in output.maps])
     level_of_sample = torch.bucketize(each.samples.indices, counts.cumsum(0), right=True)
     terms = {"loss_rpn_cls": each.classification, "loss_rpn_reg": each.regression}
     return {

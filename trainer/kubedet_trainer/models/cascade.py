@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from kubedet_trainer.models import roi
 from kubedet_trainer.models.box_head import BoxHead, BoxPrediction
 from kubedet_trainer.models.mask_head import UPSAMPLING, MaskHead, add_masks
 from kubedet_trainer.models.mask_targets import mask_targets
@@ -17,7 +18,6 @@ from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import BoxHeadOptions, CascadeOptions, RpnHeadOptions
 from kubedet_trainer.models.pooling import Cells
 from kubedet_trainer.models.regions import RegionSamples
-from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.two_stage import TwoStageDetector
 from kubedet_trainer.structures import Detections, Images, Proposals, Targets
 
@@ -44,7 +44,7 @@ class CascadeDetector(TwoStageDetector):
         stages = [regions.box_head, *_further_stages(regions.box_head, cascade)]
         self.loss_weights = (1.0, *cascade.loss_weights)
         self.bbox_roi_extractor = nn.ModuleList(
-            build_roi_extractor(regions.box_roi, channels=channels, strides=strides) for _ in stages
+            roi.build_roi_extractor(regions.box_roi, channels=channels, strides=strides) for _ in stages
         )
         self.bbox_head = nn.ModuleList(
             BoxHead(stage, in_channels=channels, num_classes=task.num_classes, roi_size=regions.box_roi.size)
@@ -53,7 +53,7 @@ class CascadeDetector(TwoStageDetector):
         self.mask_head: nn.ModuleList | None = None
         if masks is not None:
             self.mask_roi_extractor = nn.ModuleList(
-                build_roi_extractor(masks.mask_roi, channels=channels, strides=strides) for _ in stages
+                roi.build_roi_extractor(masks.mask_roi, channels=channels, strides=strides) for _ in stages
             )
             self.mask_head = nn.ModuleList(
                 MaskHead(masks.mask_head, in_channels=channels, num_classes=task.num_classes) for _ in stages
@@ -84,12 +84,12 @@ class CascadeDetector(TwoStageDetector):
     def _mask_losses(
         self, cells: Cells, stages: Sequence[RegionSamples], targets: Targets
     ) -> dict[str, Tensor]:
-        """``loss_mask`` of every stage on its positive regions; their maps are cut out together."""
+        """``loss_mask`` of every stage on its positive regions; all are pooled and cut out together."""
         assert targets.masks is not None  # the recipe has data.masks
         slots = torch.cat([regions.gt_slots for regions in stages], dim=1)
         boxes = torch.cat([regions.boxes for regions in stages], dim=1)
         extractors, heads = zip(*self._mask_stages(), strict=True)
-        pooled = [extract(cells, own.boxes) for extract, own in zip(extractors, stages, strict=True)]
+        pooled = roi.extract(cells, [(pool, own.boxes) for pool, own in zip(extractors, stages, strict=True)])
         maps = mask_targets(targets.masks, slots, boxes, size=UPSAMPLING * pooled[0].shape[-1])
         wanted = torch.split(maps, [own.positive.shape[1] for own in stages], dim=1)
         losses: dict[str, Tensor] = {}

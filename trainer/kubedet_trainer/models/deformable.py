@@ -79,7 +79,9 @@ class DeformableRoiPool(nn.Module):
         begins, sides, sizes = (
             values.view(*values.shape, *ones) for values in (begins.T, sides.T, regions.sizes)
         )
-        return pooling.pool(regions, _mean_on_map(begins + sides * fractions, sizes))
+        bags = pooling.fill_bags(regions, _mean_on_map(begins + sides * fractions, sizes))
+        (pooled,) = pooling.pool(regions.cells, bags)
+        return pooled
 
 
 def _mean_on_map(positions: Tensor, sizes: Tensor) -> pooling.Samples:

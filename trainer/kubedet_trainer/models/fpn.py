@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,7 @@ class Fpn(nn.Module):
         used = stages[self.start_stage :]
         merged = [lateral(stage) for lateral, stage in zip(self.lateral_convs, used, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
-            finer = merged[level - 1]
-            with torch.autocast(finer.device.type, enabled=False):  # it would return float32 maps
-                coarser = F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
-            merged[level - 1] = finer + coarser
+            merged[level - 1] = _AddUpsampled.apply(merged[level - 1], merged[level])
         levels = [conv(feature) for conv, feature in zip(self.fpn_convs, merged, strict=False)]
         extra = used[-1]
         for conv in self.fpn_convs[len(used) :]:
@@ -53,6 +51,26 @@ class Fpn(nn.Module):
         while len(levels) < self.num_levels:
             levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
         return levels
+
+
+class _AddUpsampled(torch.autograd.Function):
+    """Adds to each cell of (B, C, h, w) that of (B, C, h / 2, w / 2), the half rounded up, that lies over it.
+
+    The upsampled map is never written. Automatic differentiation would add the gradients up in a slower way.
+    """
+
+    @staticmethod
+    def forward(_ctx: Any, finer: Tensor, coarser: Tensor) -> Tensor:
+        height, width = finer.shape[2:]
+        if height % 2 or width % 2:
+            finer = F.pad(finer, (0, width % 2, 0, height % 2))
+        blocks = finer.view(*coarser.shape[:3], 2, coarser.shape[3], 2)
+        merged: Tensor = blocks + coarser[:, :, :, None, :, None]
+        return merged.flatten(4).flatten(2, 3)[..., :height, :width]
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, F.avg_pool2d(gradient, 2, ceil_mode=True, divisor_override=1)
 
 
 def _conv(

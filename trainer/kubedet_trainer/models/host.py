@@ -27,6 +27,11 @@ def as_on_gpu() -> Iterator[None]:
 
 def counts_are_free(device: torch.device) -> bool:
     """Whether the host may look at values on `device`: on a GPU it would wait for all that it has begun."""
+    return computes(device)
+
+
+def computes(device: torch.device) -> bool:
+    """Whether the host itself computes with what is on `device`, and should do so in its own way."""
     return device.type == "cpu" and not _is_estimated
 
 

@@ -73,6 +73,18 @@ class Samples:
     """What each contributes to its bin."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bags:
+    """The T cells that each bin of N regions is a sum of: P x P bins a region, by region, row and column."""
+
+    index: Tensor
+    """(N * P * P, T) int32, into the cells of all images."""
+    weights: Tensor
+    """(N * P * P, T)."""
+    side: int
+    """P, bins of a row or a column of a region."""
+
+
 def map_levels(boxes: Tensor, *, num_levels: int, finest_roi: float) -> Tensor:
     """The level of each of (..., 4) `boxes`, int64 from 0, the finest: one coarser for each doubled side.
 
@@ -124,11 +136,8 @@ def spread(bins: int, *, samples: int, like: Tensor) -> Tensor:
     return host.constant(fractions, like.device, dtype=like.dtype).view(bins, samples)
 
 
-def pool(regions: Regions, samples: Samples) -> Tensor:
-    """The bins (N, C, P, P): sums over the S x S samples of each.
-
-    Gradients reach the maps, and positions and shares where they need any.
-    """
+def fill_bags(regions: Regions, samples: Samples) -> Bags:
+    """The cells around the S x S samples of each bin."""
     (columns, rows), (column_weights, row_weights) = (
         _on_grid(taps) for taps in _taps(samples, regions.sizes)
     )
@@ -136,9 +145,27 @@ def pool(regions: Regions, samples: Samples) -> Tensor:
     index = rows[..., :, None] + columns[..., None, :]
     weights = row_weights[..., :, None] * column_weights[..., None, :]
     bags = index.flatten(-2).flatten(0, 2)
-    table = regions.cells.table.flatten(0, 1)
-    pooled: Tensor = F.embedding_bag(bags, table, per_sample_weights=weights.reshape(bags.shape), mode="sum")
-    return pooled.view(*index.shape[:3], table.shape[1]).permute(0, 3, 1, 2).contiguous()
+    return Bags(index=bags, weights=weights.reshape(bags.shape), side=index.shape[1])
+
+
+def pool(cells: Cells, *parts: Bags) -> list[Tensor]:
+    """The bins (N, C, P, P) of each of `parts`, on a GPU with the channels of a bin next to each other.
+
+    All look into the table at once, since the gradient of each look is as large as the table. Gradients
+    reach the table, and the weights where they need any.
+    """
+    index, weights = ([part.index for part in parts], [part.weights for part in parts])
+    bins: Tensor = F.embedding_bag(
+        _join(index), cells.table.flatten(0, 1), per_sample_weights=_join(weights), mode="sum"
+    )
+    counts = [len(part.index) for part in parts]
+    by_part = torch.split(bins, counts) if len(parts) > 1 else (bins,)
+    pooled = [
+        own.view(len(own) // part.side**2, part.side, part.side, own.shape[1]).permute(0, 3, 1, 2)
+        for own, part in zip(by_part, parts, strict=True)
+    ]
+    # Convolutions on a CPU take longer in that order than the copy to the usual one.
+    return [maps.contiguous() for maps in pooled] if host.computes(bins.device) else pooled
 
 
 def patches(cells: Cells, indices: Tensor) -> Tensor:
@@ -176,6 +203,11 @@ def _taps(samples: Samples, sizes: Tensor) -> tuple[Tensor, Tensor]:
     cells = torch.minimum(before[..., None, :] + zero_one, last[..., None]).int()
     weights = torch.addcmul(one_zero, signs, fractions) * samples.shares[..., None, :]
     return cells.flatten(-2), weights.flatten(-2)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other, without a copy of a single one."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def _on_grid(taps: Tensor) -> tuple[Tensor, Tensor]:

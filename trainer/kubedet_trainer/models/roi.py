@@ -23,6 +23,14 @@ def build_roi_extractor(options: RoiOptions, *, channels: int, strides: Sequence
     return DeformableRoiPool(options, channels=channels, strides=strides)
 
 
+def extract(cells: pooling.Cells, wanted: Sequence[tuple[nn.Module, Tensor]]) -> list[Tensor]:
+    """What each extractor pools at its boxes, as if called; plain ones look at the cells together."""
+    bags = [extractor.bags(cells, boxes) for extractor, boxes in wanted if isinstance(extractor, RoiAlign)]
+    if len(bags) == len(wanted):
+        return pooling.pool(cells, *bags)
+    return [extractor(cells, boxes) for extractor, boxes in wanted]
+
+
 class RoiAlign(nn.Module):
     """Pools regions to `size` x `size` bins, as the 2018 operator did: two samples a side of a bin.
 
@@ -38,12 +46,17 @@ class RoiAlign(nn.Module):
 
     def forward(self, cells: pooling.Cells, boxes: Tensor) -> Tensor:
         """The features (B * R, C, size, size) of (B, R, 4) `boxes` in pixels, in their order."""
+        (pooled,) = pooling.pool(cells, self.bags(cells, boxes))
+        return pooled
+
+    def bags(self, cells: pooling.Cells, boxes: Tensor) -> pooling.Bags:
+        """The cells that they are sums of."""
         boxes = boxes.detach()
         regions = pooling.place(cells, boxes, strides=self.strides, finest_roi=self.finest_roi)
         to_exclusive = host.constant((0, 0, 1, 1), boxes.device, dtype=boxes.dtype)
         corners = (boxes.flatten(0, 1) + to_exclusive) / regions.strides[:, None]
         begins, ends = corners.T.view(2, 2, -1)
-        return pooling.pool(regions, self._samples(begins, ends, regions.sizes))
+        return pooling.fill_bags(regions, self._samples(begins, ends, regions.sizes))
 
     def _samples(self, begins: Tensor, ends: Tensor, sizes: Tensor) -> pooling.Samples:
         """Evenly spread; those more than a cell beyond the map count as zero. All are (2, N)."""

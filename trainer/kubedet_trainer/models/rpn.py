@@ -19,6 +19,8 @@ from kubedet_trainer.models.sample import BalancedSampler, Samples
 from kubedet_trainer.structures import Images, Proposals, Targets
 
 _REGRESSION_BETA = 1 / 9
+_NUM_OUTPUTS = 5
+"""Of an anchor: the logit of its objectness and four deltas."""
 _EMPTY_SCORE = -1.0
 """Below every sigmoid, so that empty slots sort last."""
 
@@ -27,10 +29,8 @@ _EMPTY_SCORE = -1.0
 class RpnOutput:
     """What the convolutions say about every anchor of every level."""
 
-    objectness: list[Tensor]
-    """(B, A, h, w) logits a level."""
-    deltas: list[Tensor]
-    """(B, 4 A, h, w) a level."""
+    maps: list[Tensor]
+    """(B, 5 A, h, w) a level: for each anchor of a cell the logit of its objectness, then its deltas."""
     anchors: Tensor
     """(sum of A h w, 4), in the order of the flattened levels."""
 
@@ -85,9 +85,9 @@ class RpnHead(nn.Module):
         take the gradient of the whole maps, nearly all zero, would cost twice what they did, and keep them.
         """
         hidden = [F.relu(self.rpn_conv(feature), inplace=True) for feature in features]
+        weight, bias = (values.to(hidden[0].dtype) for values in self._filters())  # once for all levels
         return RpnOutput(
-            objectness=[self.rpn_cls(level) for level in hidden],
-            deltas=[self.rpn_reg(level) for level in hidden],
+            maps=[F.conv2d(level, weight[..., None, None], bias) for level in hidden],
             anchors=self.anchor_grid(features),
         )
 
@@ -134,16 +134,22 @@ class RpnHead(nn.Module):
             divisor=counts.sum(),
         )
 
+    def _filters(self) -> tuple[Tensor, Tensor]:
+        """Weight (5 A, C) and bias (5 A,) of both 1x1 convolutions as one, ordered as `RpnOutput.maps`."""
+        layers = self.rpn_cls, self.rpn_reg
+        shape = self.rpn_cls.out_channels, -1
+        weights = [layer.weight.view(*shape, layer.in_channels) for layer in layers]
+        biases = [layer.bias.view(*shape) for layer in layers if layer.bias is not None]
+        return torch.cat(weights, dim=1).flatten(0, 1), torch.cat(biases, dim=1).flatten()
+
     def _judge(self, cells: pooling.Cells, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, S) and deltas (B, S, 4), float32, of the anchors at (B, S) `indices` alone."""
         num_anchors = self.rpn_cls.out_channels
         patches = pooling.patches(cells, indices // num_anchors)
         kernel = self.rpn_conv.weight.permute(0, 2, 3, 1)
         hidden = F.relu(F.linear(patches, kernel.flatten(1), self.rpn_conv.bias), inplace=True)
-        logits = F.linear(hidden, self.rpn_cls.weight.flatten(1), self.rpn_cls.bias)
-        deltas = F.linear(hidden, self.rpn_reg.weight.flatten(1), self.rpn_reg.bias)
-        of_cell = torch.cat([logits[..., None], deltas.view(*logits.shape, 4)], dim=-1)
-        own = (indices % num_anchors)[..., None, None].expand(-1, -1, 1, of_cell.shape[-1])
+        of_cell = F.linear(hidden, *self._filters()).view(*indices.shape, num_anchors, _NUM_OUTPUTS)
+        own = (indices % num_anchors)[..., None, None].expand(-1, -1, 1, _NUM_OUTPUTS)
         judged = of_cell.gather(2, own).squeeze(2).float()
         return judged[..., 0], judged[..., 1:]
 
@@ -153,9 +159,10 @@ class RpnHead(nn.Module):
 
         Source: `docs/zoo.md`, 4.6.
         """
-        levels = self._best_of_levels(_all_levels(output.objectness, 1).squeeze(-1).sigmoid(), output)
+        judged = _all_levels(output.maps)
+        levels = self._best_of_levels(judged[..., 0].contiguous().sigmoid(), output)
         scores, order = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        deltas = _pick(_all_levels(output.deltas, 4), order)
+        deltas = _pick(judged[..., 1:], order)
         boxes = box_ops.decode(output.anchors[order], deltas, sizes=images.sizes[:, None])
         kept = nms.survivors(
             boxes,
@@ -171,17 +178,17 @@ class RpnHead(nn.Module):
 
     def _best_of_levels(self, scores: Tensor, output: RpnOutput) -> list[tuple[Tensor, Tensor]]:
         """The highest of (B, N) `scores` of each level, best first, and their indices into N, all (B, K)."""
-        counts = [level[0].numel() for level in output.objectness]
+        counts = [level[0].numel() // _NUM_OUTPUTS for level in output.maps]
         begins = itertools.accumulate(counts, initial=0)
         levels = zip(torch.split(scores, counts, dim=1), begins, strict=False)
         best = [(*level.topk(min(self.options.nms_pre, level.shape[1])), begin) for level, begin in levels]
         return [(values, order + begin if begin else order) for values, order, begin in best]
 
 
-def _all_levels(levels: Sequence[Tensor], width: int) -> Tensor:
-    """Maps (B, A * width, h, w) of all levels in the order of the anchors: a float32 copy (B, N, width)."""
-    cells = torch.cat([level.flatten(2).mT for level in levels], dim=1)
-    return cells.view(len(cells), -1, width).float()
+def _all_levels(maps: Sequence[Tensor]) -> Tensor:
+    """The maps of all levels in the order of the anchors: a float32 copy (B, N, 5)."""
+    cells = torch.cat([level.flatten(2).mT for level in maps], dim=1)
+    return cells.view(len(cells), -1, _NUM_OUTPUTS).float()
 
 
 def _pick(rows: Tensor, indices: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kubedet_trainer.models import pooling
+from kubedet_trainer.models import pooling, roi
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.options.detectors import MaskOptions, PyramidOptions, RegionOptions
@@ -13,7 +13,6 @@ from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.models.pooling import Cells
 from kubedet_trainer.models.pyramid import PyramidDetector
-from kubedet_trainer.models.roi import build_roi_extractor
 from kubedet_trainer.models.rpn import RpnHead
 from kubedet_trainer.structures import Detections, Images, Proposals, Targets
 
@@ -118,7 +117,7 @@ class RoiDetector(TwoStageDetector):
         """Without `rpn_head` the proposals come with the images."""
         super().__init__(task, pyramid=pyramid, rpn_head=rpn_head)
         channels, strides, num_classes = self.neck.channels, self.roi_strides, task.num_classes
-        self.bbox_roi_extractor = build_roi_extractor(regions.box_roi, channels=channels, strides=strides)
+        self.bbox_roi_extractor = roi.build_roi_extractor(regions.box_roi, channels=channels, strides=strides)
         self.bbox_head = BoxHead(
             regions.box_head,
             in_channels=channels,
@@ -127,7 +126,9 @@ class RoiDetector(TwoStageDetector):
         )
         self.mask_head: MaskHead | None = None
         if masks is not None:
-            self.mask_roi_extractor = build_roi_extractor(masks.mask_roi, channels=channels, strides=strides)
+            self.mask_roi_extractor = roi.build_roi_extractor(
+                masks.mask_roi, channels=channels, strides=strides
+            )
             self.mask_head = MaskHead(masks.mask_head, in_channels=channels, num_classes=num_classes)
 
     def roi_losses(
@@ -140,13 +141,15 @@ class RoiDetector(TwoStageDetector):
     ) -> dict[str, Tensor]:
         """The losses of what follows the proposals."""
         regions = self.bbox_head.region_sampler(proposals, targets, generator)
-        prediction = self.bbox_head(self.bbox_roi_extractor(cells, regions.boxes), regions.boxes)
-        losses = self.bbox_head.losses(prediction, regions)
+        looked_at = [(self.bbox_roi_extractor, regions.boxes)]
+        if self.mask_head is not None:
+            positives = regions.positives(self.bbox_head.region_sampler.max_positives)
+            looked_at.append((self.mask_roi_extractor, positives.boxes))
+        pooled, *pooled_for_masks = roi.extract(cells, looked_at)
+        losses = self.bbox_head.losses(self.bbox_head(pooled, regions.boxes), regions)
         if self.mask_head is not None:
             assert targets.masks is not None  # the recipe has data.masks
-            positives = regions.positives(self.bbox_head.region_sampler.max_positives)
-            pooled = self.mask_roi_extractor(cells, positives.boxes)
-            losses |= self.mask_head.losses(pooled, positives, targets.masks)
+            losses |= self.mask_head.losses(pooled_for_masks[0], positives, targets.masks)
         return losses
 
     def roi_detect(

@@ -65,3 +65,24 @@ def test_maps_keep_the_lower_precision_on_their_way_down() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         neck(_stages())
     assert set(seen) == {torch.bfloat16}
+
+
+def test_levels_of_odd_sizes_are_added_to_the_cells_that_lie_under_theirs() -> None:
+    neck = _pyramid(start_stage=0, extra_levels="pool")
+    sizes = [(25, 42), (13, 21), (7, 11), (4, 6)]
+    stages = [torch.randn(1, width, *size) for width, size in zip(CHANNELS, sizes, strict=True)]
+    seen: list[torch.Tensor] = []
+    for conv in neck.fpn_convs:
+        conv.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+
+    neck(stages)
+
+    merged = None
+    for lateral, stage, found in list(zip(neck.lateral_convs, stages, seen, strict=True))[::-1]:
+        own = lateral(stage)
+        merged = own if merged is None else own + F.interpolate(merged, size=own.shape[2:], mode="nearest")
+        assert torch.equal(found, merged)
+    assert merged is not None
+    weights = list(neck.lateral_convs.parameters())
+    gradients, expected = (torch.autograd.grad(finest.sin().sum(), weights) for finest in (seen[0], merged))
+    torch.testing.assert_close(gradients, expected)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import golden_files
+from kubedet_trainer.models.options.two_stage import RoiKind, RoiOptions
 from kubedet_trainer.models.pooling import map_levels, tabulate
-from kubedet_trainer.models.roi import RoiAlign
+from kubedet_trainer.models.roi import RoiAlign, build_roi_extractor, extract
 
 
 def test_sides_map_to_levels_at_the_published_borders() -> None:
@@ -62,6 +63,28 @@ def test_gradient_reaches_only_the_level_of_the_region() -> None:
     assert second is not None
     assert first.sum().item() == pytest.approx(9, rel=1e-5)
     assert second.abs().sum() == 0
+
+
+@pytest.mark.parametrize("kind", ["align", "deformable"])
+def test_pooling_together_is_pooling_one_by_one(kind: RoiKind) -> None:
+    features = [torch.rand(2, 3, size, size, dtype=torch.double, requires_grad=True) for size in (32, 16)]
+    extractors = [
+        build_roi_extractor(options, channels=3, strides=(4, 8)).double()
+        for options in (RoiOptions(kind=kind, size=2, offset_channels=4), RoiOptions(size=5))
+    ]
+    corners = torch.rand(2, 7, 2, dtype=torch.double) * 60
+    boxes = torch.cat([corners, corners + torch.rand(2, 7, 2, dtype=torch.double) * 60], dim=-1)
+    wanted = [(extractors[0], boxes), (extractors[1], boxes[:, :4])]
+
+    together = extract(tabulate(features), wanted)
+    one_by_one = [extractor(tabulate(features), own) for extractor, own in wanted]
+
+    torch.testing.assert_close(together, one_by_one)
+    gradients, expected = (
+        torch.autograd.grad(torch.stack([pooled.sin().sum() for pooled in both]).sum(), features)
+        for both in (together, one_by_one)
+    )
+    torch.testing.assert_close(gradients, expected)
 
 
 def test_box_that_ends_before_it_begins_has_no_negative_side() -> None:

@@ -78,8 +78,7 @@ def test_proposals_are_those_of_the_whole_maps() -> None:
 
     output = head(features)
 
-    logits, deltas = _of_whole_maps(head, features)
-    for found, whole, width in ((output.objectness, logits, 1), (output.deltas, deltas, 4)):
-        flat = [level.permute(0, 2, 3, 1).reshape(2, -1, width) for level in found]
-        torch.testing.assert_close(torch.cat(flat, dim=1), whole)
-        assert not any(level.requires_grad for level in found)
+    whole = torch.cat(_of_whole_maps(head, features), dim=2)
+    flat = [level.permute(0, 2, 3, 1).reshape(2, -1, 5) for level in output.maps]
+    torch.testing.assert_close(torch.cat(flat, dim=1), whole)
+    assert not any(level.requires_grad for level in output.maps)

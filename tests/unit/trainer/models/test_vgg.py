@@ -48,7 +48,7 @@ def test_group_normalisation_follows_each_convolution_of_the_trunk() -> None:
         vgg = _vgg(stage_convs=(1, 1, 1, 1, 1), norm="gn")
 
     kinds = [type(layer) for layer in vgg.features[:4]]
-    assert kinds == [nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.MaxPool2d]
+    assert kinds == [nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.ReLU]
     assert sum(isinstance(layer, nn.GroupNorm) for layer in vgg.features) == 7
 
 

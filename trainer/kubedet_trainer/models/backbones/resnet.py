@@ -144,8 +144,9 @@ class ResNet(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the outputs of the four stages, finest first."""
         stem = self.conv1, self.get_submodule(self.stem_norm)
-        x = F.relu(folding.convolve(pixels, *stem, folding.fold([stem])), inplace=True)
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        x = folding.convolve(pixels, *stem, folding.fold([stem]))
+        # Maximum and ReLU commute, and after the pooling there is a quarter of the cells to go through.
+        x = F.relu(F.max_pool2d(x, kernel_size=3, stride=2, padding=1), inplace=True)
         outputs = []
         for name in self.stages:
             blocks = [block for block in self.get_submodule(name).children() if isinstance(block, Bottleneck)]

@@ -42,10 +42,12 @@ class Vgg(nn.Module):
             for _ in range(num_convs):
                 layers += convolve(channels, width, plain)
                 channels = width
-            if group == 3:
+            pooling = nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)
+            if group < 3:
+                layers.insert(-1, pooling)  # ReLU commutes with it, and then has a quarter of the cells
+            elif group == 3:
                 self.first_source = len(layers)
-            if group < 4:
-                layers.append(nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True))
+                layers.append(pooling)
         layers.append(nn.MaxPool2d(kernel_size=3, stride=1, padding=1))
         layers += convolve(channels, fc_channels, dilated)
         layers += convolve(fc_channels, fc_channels, partial(nn.Conv2d, kernel_size=1))
