@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kubedet_operator.api import names, types
@@ -99,10 +100,21 @@ def make_owner(job: str = "demo", uid: str = UID) -> dict[str, Any]:
     return {**kind, "name": job, "uid": uid, "controller": True}
 
 
+def find_pod(pods: Mapping[str, Mapping[str, Any]], job: str, index: int | None) -> str | None:
+    """Name of a worker, or with None of the rendezvous; of two of one index that which is not ending."""
+    if index is None:
+        usual = [names.rendezvous_name(job)]
+    else:
+        usual = [names.worker_name(job, index), names.spare_worker_name(job, index)]
+    known = [name for name in usual if name in pods]
+    return min(known, key=lambda name: "deletionTimestamp" in pods[name]["metadata"], default=None)
+
+
 def make_pod(
     *,
     job: str = "demo",
     namespace: str = "default",
+    name: str | None = None,
     index: int = 0,
     attempt: int = 0,
     component: str = names.WORKER,
@@ -123,7 +135,7 @@ def make_pod(
     is the reason that its container waits for (``ImagePullBackOff``).
     """
     is_worker = component == names.WORKER
-    name = names.worker_name(job, index) if is_worker else names.rendezvous_name(job)
+    name = name or (names.worker_name(job, index) if is_worker else names.rendezvous_name(job))
     if exit_code is not None:
         state: dict[str, Any] = {
             "terminated": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from builders import find_pod
 from kubedet_operator.api import names
 from scenario import Scenario
 
@@ -121,10 +122,11 @@ class Player:
         assert found == value, f"{key}: {status}"
 
     def _workers(self) -> dict[int, Mapping[str, Any]]:
-        labelled = ((pod["metadata"]["labels"], pod) for pod in self.world.pods.values())
-        return {
-            int(labels[names.REPLICA_INDEX]): pod for labels, pod in labelled if names.REPLICA_INDEX in labels
-        }
+        pods = self.world.pods
+        labels = (pod["metadata"]["labels"] for pod in pods.values())
+        indices = {int(of_pod[names.REPLICA_INDEX]) for of_pod in labels if names.REPLICA_INDEX in of_pod}
+        found = {index: find_pod(pods, self.world.name, index) for index in indices}
+        return {index: pods[name] for index, name in found.items() if name is not None}
 
     def _uids(self) -> dict[int, str]:
         return {index: pod["metadata"]["uid"] for index, pod in self._workers().items()}

@@ -244,10 +244,10 @@ class RealWorld:
         self._ask("DELETE", f"{self._core}/pods/{pod['metadata']['name']}")
 
     def hold(self, index: int) -> None:
-        self._held.add(names.worker_name(NAME, index))
+        self._held.add(builders.find_pod(self.pods, NAME, index) or names.worker_name(NAME, index))
 
     def release(self, index: int) -> None:
-        self._held.discard(names.worker_name(NAME, index))
+        self._held -= {names.worker_name(NAME, index), names.spare_worker_name(NAME, index)}
 
     def report(self, iteration: int, checkpoint: int | None = None, world_size: int = 1) -> None:
         """What the poller does with an answer of rank 0."""
@@ -326,8 +326,8 @@ class RealWorld:
         self._ask("PATCH", path, {"status": status}, strategic=True)
 
     def _living(self, index: int | None) -> dict[str, Any]:
-        name = names.rendezvous_name(NAME) if index is None else names.worker_name(NAME, index)
-        assert name in self.pods, f"there is no {name}, only {sorted(self.pods)}"
+        name = builders.find_pod(self.pods, NAME, index)
+        assert name is not None, f"there is no worker {index}, only {sorted(self.pods)}"
         return self.pods[name]
 
     async def _list(self, path: str) -> list[dict[str, Any]]:

@@ -319,6 +319,26 @@ NODES = [
         ],
     ),
     Scenario(
+        name="a worker of several is replaced while it still ends",
+        spec={"worker": TWO},
+        steps=[
+            {"run": [0, 1]},
+            {"mark": None},
+            {"delete": {"index": 1, "held": True}},
+            {"expect": {"workers": [0]}},
+            {"wait": 2},
+            {"expect": {"workers": [0, 1], "same": [0], "new": [1], "restarts.infrastructure": 1}},
+            {"unschedule": {"index": 1, "message": NO_GPU}},
+            {"expect": {"Degraded": "False", "attempt": 0}},
+            {"release": {"index": 1}},
+            {"expect": {"Degraded": "True Unschedulable"}},
+            {"run": [1]},
+            {"wait": 5},
+            {"report": {"iteration": 9}},
+            {"expect": {"Restarting": "False Recovered", "restarts.total": 1, "Degraded": "False"}},
+        ],
+    ),
+    Scenario(
         name="a worker that saves for long is not forced away",
         spec={},
         steps=[

@@ -65,7 +65,11 @@ class Simulation(Clockwork):
 
     def uids(self) -> dict[int, str]:
         """Worker index -> uid."""
-        return {_index(pod): pod["metadata"]["uid"] for pod in self._workers()}
+        return {index: self._living(index)["metadata"]["uid"] for index in map(_index, self._workers())}
+
+    def find(self, index: int | None) -> str | None:
+        """The name of a worker, or with None of the rendezvous; None where there is none."""
+        return builders.find_pod(self.pods, self.name, index)
 
     def has_service(self) -> bool:
         """Whether there is a Service by which the job's pods find each other."""
@@ -137,6 +141,7 @@ class Simulation(Clockwork):
             return
         assert name not in self.pods, f"{name} exists"
         self._check_attempts(manifest)
+        self._check_twins(manifest)
         if manifest["spec"].get("schedulerName") and name != names.rendezvous_name(self.name):
             assert POD_GROUP in self.others, "a gang needs its PodGroup first"
         # By name: an operator that is killed in between may create different pods in another order.
@@ -216,10 +221,10 @@ class Simulation(Clockwork):
 
     def hold(self, index: int) -> None:
         """The worker does not go though it is told to: it saves for long, or its node is lost."""
-        self._held.add(names.worker_name(self.name, index))
+        self._held.add(self.find(index) or names.worker_name(self.name, index))
 
     def release(self, index: int) -> None:
-        self._held.discard(names.worker_name(self.name, index))
+        self._held -= {names.worker_name(self.name, index), names.spare_worker_name(self.name, index)}
 
     def report(self, iteration: int, checkpoint: int | None = None, world_size: int = 1) -> None:
         """Rank 0 has done a step, and maybe saved."""
@@ -241,6 +246,12 @@ class Simulation(Clockwork):
         self.job["metadata"]["generation"] += 1
 
     # Rules that always hold
+
+    def _check_twins(self, manifest: dict[str, Any]) -> None:
+        labels = manifest["metadata"]["labels"]
+        if names.ATTEMPT in labels and (other := self.find(_index(manifest))) is not None:
+            assert "deletionTimestamp" in self.pods[other]["metadata"], f"{other} works"
+            assert names.rendezvous_name(self.name) in self.pods, f"nothing keeps {other} apart from it"
 
     def _check_attempts(self, manifest: dict[str, Any]) -> None:
         attempt = manifest["metadata"]["labels"].get(names.ATTEMPT)
@@ -281,8 +292,8 @@ class Simulation(Clockwork):
         return [pod for pod in self.pods.values() if names.ATTEMPT in pod["metadata"]["labels"]]
 
     def _living(self, index: int | None) -> dict[str, Any]:
-        name = names.rendezvous_name(self.name) if index is None else names.worker_name(self.name, index)
-        assert name in self.pods, f"there is no {name}, only {sorted(self.pods)}"
+        name = self.find(index)
+        assert name is not None, f"there is no worker {index}, only {sorted(self.pods)}"
         return self.pods[name]
 
     def _set(self, pod: dict[str, Any], phase: str, state: dict[str, Any], *, ready: bool = False) -> None:

@@ -76,12 +76,19 @@ JOB_NAME_PATTERN = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 """Of a DetectionJob, as a regular expression."""
 
 MAX_JOB_NAME_LENGTH = 48
-"""Leaves room for ``-worker-999`` within the 63 characters of a host name."""
+"""Leaves room for ``-worker-999-b`` within the 63 characters of a host name."""
+
+_SPARE = "-b"
 
 
 def worker_name(job: str, index: int) -> str:
     """Name of worker pod `index`, its host name too."""
     return f"{job}-worker-{index}"
+
+
+def spare_worker_name(job: str, index: int) -> str:
+    """Name of worker pod `index` where the one before it still has its usual name, because it is ending."""
+    return worker_name(job, index) + _SPARE
 
 
 def rendezvous_name(job: str) -> str:
@@ -93,8 +100,9 @@ def read_pod_name(name: str, job: str) -> tuple[str, int | None] | None:
     """The component that a pod of `job` with this name is, and a worker's index; None: no pod of a job."""
     if name == rendezvous_name(job):
         return RENDEZVOUS, None
-    index = name.removeprefix(worker_name(job, 0).removesuffix("0"))
-    is_worker = index.isdecimal() and len(index) <= 4 and worker_name(job, int(index)) == name
+    usual = name.removesuffix(_SPARE)
+    index = usual.removeprefix(worker_name(job, 0).removesuffix("0"))
+    is_worker = index.isdecimal() and len(index) <= 4 and worker_name(job, int(index)) == usual
     return (WORKER, int(index)) if is_worker else None
 
 

@@ -34,12 +34,13 @@ def build_worker(
     settings: OperatorSettings,
     excluded: Sequence[ExcludedNode] = (),
     cause: str | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Worker pod `index` of `job`. It never restarts in place: the operator replaces it, within budgets.
 
-    `cause` is why the attempt before failed.
+    `cause` is why the attempt before failed; `name` is another one than usual.
     """
-    name = names.worker_name(job.metadata.name, index)
+    name = name or names.worker_name(job.metadata.name, index)
     metadata = build_metadata(job, name, component=names.WORKER, index=index, attempt=attempt)
     metadata["annotations"] = {
         "prometheus.io/scrape": "true",

@@ -37,6 +37,7 @@ from kubedet_operator.decision.policies import (
     restart,
     startup,
     suspend,
+    twins,
     validity,
 )
 from kubedet_operator.settings import OperatorSettings
@@ -48,6 +49,7 @@ Policy = Callable[[Facts, Draft], Draft]
 POLICIES: tuple[Policy, ...] = (
     correction.judge,
     validity.judge,
+    twins.judge,
     elastic.judge,
     completion.judge,
     restart.judge,
@@ -164,17 +166,18 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
     # Two attempts must never train together: the new one waits until the last pod of the old one has ended.
     if any(not pod.ended and pod.attempt < draft.status.attempt for pod in facts.workers):
         return ()
-    job = facts.job.metadata.name
     taken = {pod.name for pod in facts.pods} | facts.occupied
-    indices = [index for index in draft.indices if names.worker_name(job, index) not in taken]
-    lacks_rendezvous = environment.has_peers(facts.job.spec) and names.rendezvous_name(job) not in taken
-    if not indices and not lacks_rendezvous and not facts.repair:
+    has_peers = environment.has_peers(facts.job.spec)
+    free = ((index, _free_name(facts, index, has_peers)) for index in draft.indices)
+    workers = {index: name for index, name in free if name is not None and name not in taken}
+    lacks_rendezvous = has_peers and names.rendezvous_name(facts.metadata.name) not in taken
+    if not workers and not lacks_rendezvous and not facts.repair:
         return ()
     children = build_children(
         with_proposals(facts.job, draft.status.proposals),
         attempt=draft.status.attempt,
         settings=settings,
-        indices=indices,
+        workers=workers,
         excluded=draft.status.excludedNodes,
         cause=_restart_cause(draft),
     )
@@ -183,6 +186,24 @@ def _create_missing(facts: Facts, draft: Draft, settings: OperatorSettings) -> t
         for child in children
         if child["kind"] != "Pod" or child["metadata"]["name"] not in taken
     )
+
+
+def _free_name(facts: Facts, index: int, has_peers: bool) -> str | None:
+    """What worker `index` may be called that is to be created; None if it is there already.
+
+    Where others train meanwhile, it is created while the one before still ends, under its other name: the
+    rendezvous lets it take part after that one has left. The only worker waits, and so does a new attempt.
+    """
+    name, spare = (
+        build(facts.metadata.name, index) for build in (names.worker_name, names.spare_worker_name)
+    )
+    known = [pod for pod in facts.workers if pod.index == index]
+    if not known:
+        return name
+    are_ending = all(pod.deleting and not pod.ended for pod in known)
+    if not are_ending or not has_peers:
+        return None
+    return spare if name in {pod.name for pod in known} else name
 
 
 def _restart_cause(draft: Draft) -> str | None:

@@ -46,8 +46,11 @@ def test_the_standby_takes_over_from_a_killed_leader_and_restarts_no_pod(
     # The new leader acts, and has not touched what was well.
     cluster.kubectl("delete", "pod", "job-0-worker-1", "-n", NAMESPACE, "--wait=false")
     lost = pods.pop("job-0-worker-1")
+    successors = {"job-0-worker-1", "job-0-worker-1-b"}  # the second where it comes before the first has gone
     wait(
-        lambda: (pod := fleet.items("pods").get("job-0-worker-1")) and pod["metadata"]["uid"] != lost,
+        lambda: any(
+            name in successors and pod["metadata"]["uid"] != lost for name, pod in fleet.items("pods").items()
+        ),
         "the deleted pod's successor",
         seconds=60,
     )

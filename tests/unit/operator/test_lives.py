@@ -11,7 +11,6 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubedet_operator.api import names
 from scenario import ELASTIC, RESULTS, STATE, THREE, TWO
 from simulation import Simulation
 
@@ -67,9 +66,8 @@ def _happen(world: Simulation, happening: tuple[Any, ...]) -> None:
 
 
 def _is_there(world: Simulation, index: int | None) -> bool:
-    name = names.rendezvous_name(world.name) if index is None else names.worker_name(world.name, index)
-    pod = world.pods.get(name)
-    return pod is not None and pod["status"]["phase"] in ("Pending", "Running")
+    name = world.find(index)
+    return name is not None and world.pods[name]["status"]["phase"] in ("Pending", "Running")
 
 
 def _live_in_peace(world: Simulation) -> None:

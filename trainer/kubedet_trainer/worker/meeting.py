@@ -76,6 +76,8 @@ class Meeting:
         """Ranks of the present round's agents that are there and have not joined again."""
         self._former: dict[str, int] = {}
         """Ranks of the present round's agents."""
+        self._indices: dict[str, int] = {}
+        """Worker indices of the present round's agents, as far as this store has seen it begin."""
         self._joining: dict[str, Ticket] = {}
         self._begun: dict[str, Round] = {}
         self._may_begin_at: float | None = None
@@ -121,7 +123,7 @@ class Meeting:
                 self._return_by = None
             has_place = self._is_broken or len(self._members) < self._max_agents
             is_lost = self._is_broken or name not in self._members
-            waiting = len(self._joining) if has_place else 0
+            waiting = len(self._candidates()) if has_place else 0
             return asdict(View(waiting=waiting, isLost=is_lost, isClosed=self._is_closed))
 
     def break_up(self, name: str) -> None:
@@ -145,7 +147,7 @@ class Meeting:
 
     def _begin_if_due(self) -> None:
         """Begin a round once enough agents wait and none of the round before is still to come."""
-        agents = list(self._joining.values())
+        agents = self._candidates()
         if not agents or self._members or len(agents) < agents[0].min_agents:
             self._may_begin_at = None
             return
@@ -163,6 +165,7 @@ class Meeting:
         self._size = len(chosen)
         self._former = {agent.name: rank for rank, agent in enumerate(chosen)}
         self._members = dict(self._former)
+        self._indices = {agent.name: agent.index for agent in chosen}
         self._may_begin_at = self._return_by = None
         self._is_broken = False
         for agent in chosen:
@@ -175,3 +178,16 @@ class Meeting:
                 port=chosen[0].port,
             )
         self._changed.notify_all()
+
+    def _candidates(self) -> list[Ticket]:
+        """Agents that may be in the next round: one for each worker.
+
+        A worker that is replaced while it still ends has two. The one that trains keeps its place.
+        """
+        present = {self._indices.get(name) for name in self._members}
+        order = sorted(self._joining.values(), key=lambda agent: agent.name not in self._former)
+        first: dict[int, Ticket] = {}
+        for agent in order:
+            if agent.index not in present:
+                first.setdefault(agent.index, agent)
+        return list(first.values())

@@ -174,6 +174,9 @@ def _pod_obstacle(facts: Facts, pod: PodFacts) -> _Obstacle | None:
     if pod.phase != "Pending":
         return None
     if pod.unscheduled is not None:
+        before = (other for other in facts.workers if other.index == pod.index and other.deleting)
+        if any(before):
+            return None  # the worker before it still has its place
         return _unscheduled(pod, pod.unscheduled)
     seconds = (facts.now - _since(pod)).total_seconds()
     if pod.node and seconds >= CREATION_SECONDS:

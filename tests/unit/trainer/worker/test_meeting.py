@@ -7,8 +7,9 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from torch.distributed.elastic.rendezvous import RendezvousClosedError
@@ -158,6 +159,27 @@ def ticket(index: int) -> Ticket:
         max_agents=2,
         last_call_seconds=0,
     )
+
+
+def test_a_worker_that_is_replaced_while_it_ends_has_one_place() -> None:
+    run = Meeting()
+    first, old = (replace(ticket(index), max_agents=3) for index in range(2))
+    successor = replace(old, name="successor")
+    with ThreadPoolExecutor(3) as threads:
+
+        def join(agent: Ticket) -> Future[Any]:
+            return threads.submit(run.join, asdict(agent), is_there=lambda: True)
+
+        assert [each.result()["size"] for each in [join(first), join(old)]] == [2, 2]
+        waiting = join(successor)
+        await_true(lambda: successor.name in run._joining)
+        assert run.look(first.name)["waiting"] == 0
+        run.break_up(first.name)  # the one that trains has its place before its successor
+        assert [each.result()["size"] for each in [join(first), join(old)]] == [2, 2]
+        assert not waiting.done()
+        run.leave(old.name)
+        assert run.look(first.name)["waiting"] == 1
+        assert [each.result()["size"] for each in [join(first), waiting]] == [2, 2]
 
 
 def test_store_that_came_back_keeps_a_round_whose_agents_return(monkeypatch: pytest.MonkeyPatch) -> None:
