@@ -76,9 +76,10 @@ verify: $(VENV)/dev.stamp ## Fail if a generated file is out of date
 	$(BIN)/python docs/generate.py --check
 
 TESTS :=
+PROCESSES := 2
 .PHONY: test
-test: $(VENV)/dev.stamp ## Run every test that needs no real node; TESTS=tests/unit runs a part
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not e2e' $(TESTS)
+test: $(VENV)/dev.stamp ## Run every test that needs no real node; TESTS=tests/unit runs a part, PROCESSES=1 one after another
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile -m 'not e2e' $(TESTS)
 
 .PHONY: e2e
 e2e: $(VENV)/dev.stamp ## Build the images and train on a real cluster with a real object store
