@@ -9,6 +9,7 @@ from typing import Any
 
 import builders
 from kubedet_operator.api import names
+from kubedet_operator.api.status import ExcludedNode
 from kubedet_operator.decision import facts
 from kubedet_operator.decision.decide import decide
 from kubedet_operator.decision.facts import Facts, PodFacts
@@ -27,13 +28,22 @@ def look(
     now: datetime = NOW,
     progress: contract.ProgressRecord | None = None,
     rejection: str | None = None,
+    suspects: tuple[ExcludedNode, ...] = (),
     source: Mapping[str, Any] | None = None,
     **spec: Any,
 ) -> Facts:
     manifest = builders.make_manifest(**spec)
     manifest["metadata"] |= {"uid": builders.UID, "generation": 3}
     manifest["status"] = dict(status or {})
-    return facts.observe(manifest, pods=pods, progress=progress, source=source, rejection=rejection, now=now)
+    return facts.observe(
+        manifest,
+        pods=pods,
+        progress=progress,
+        suspects=suspects,
+        source=source,
+        rejection=rejection,
+        now=now,
+    )
 
 
 def decide_on(*pods: PodFacts, **what: Any) -> Plan:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
+from kubedet_operator.cluster.evidence import NodeEvidence
 from kubedet_operator.cluster.isolation import Isolation
 from kubedet_operator.cluster.pages import Pages
 from kubedet_operator.cluster.relations import Relations, read_relations
@@ -102,6 +103,7 @@ class Cache:
         self.zoos = Zoos(zoo_changed, self._isolated)
         self.pages = Pages(zoo_changed)
         self.relations = Relations(zoo_changed, job_changed)
+        self.evidence = NodeEvidence()
         self.progress: dict[Key, ProgressRecord] = {}
         """The newest answer of rank 0 of every job that answers, or what it left behind."""
 
@@ -195,6 +197,7 @@ class Cache:
         }
         self._jobs[key] = stored
         self.relations.note(key, known, stored)
+        self.evidence.note(key, known, stored)
         if known is None or not is_same or not self._is_own_write(key, known, stored):
             self._job_changed(key)
         return True
@@ -213,6 +216,7 @@ class Cache:
         if known is not None and known["metadata"]["uid"] == uid:
             del self._jobs[key]
             self.relations.note(key, known, None)
+            self.evidence.note(key, known, None)
             self.progress.pop(key, None)
             self._job_changed(key)
 

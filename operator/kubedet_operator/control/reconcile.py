@@ -131,16 +131,17 @@ class Reconciler:
         await self._act(key, plan)
 
     def _decide(self, key: Key, manifest: Mapping[str, Any]) -> Plan:
-        parsed = self._specs.read(key, manifest)
+        parsed, now = self._specs.read(key, manifest), self._clock()
         seen = facts.observe(
             manifest,
             parsed=parsed,
             pods=self._cache.pods(key),
             progress=self._cache.progress.get(key),
+            suspects=self._cache.evidence.suspects(now),
             source=self._find_source(key, manifest),
             rejection=self._remember(key).rejection,
             repair=self._is_broken(key, parsed.job),
-            now=self._clock(),
+            now=now,
         )
         return decide(seen, self._settings)
 

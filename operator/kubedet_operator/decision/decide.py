@@ -87,10 +87,11 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
     draft = _begin(facts)
     for policy in POLICIES:
         draft = policy(facts, draft)
-    creations = _create_missing(facts, draft, settings)
+    wary = exclusion.avoid_suspects(facts, draft)
+    creations = _create_missing(facts, wary, settings)
     if creations:
-        status = draft.status
-        draft = draft.change(
+        status = wary.status
+        draft = wary.change(
             startTime=status.startTime or draft.now,
             activeSince=status.activeSince or draft.now,
             training=facts.training,

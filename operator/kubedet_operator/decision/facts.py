@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from kubedet_operator.api import decoding, names, types, validation
 from kubedet_operator.api.dataset import Proposals
 from kubedet_operator.api.policies import MAX_SECONDS
-from kubedet_operator.api.status import DetectionJobStatus
+from kubedet_operator.api.status import DetectionJobStatus, ExcludedNode
 from kubedet_operator.decision import reports
 from kubedet_operator.decision.objects import Owner, read_number, read_owner, read_version
 from kubedet_operator.decision.reports import read_time
@@ -120,6 +120,8 @@ class Facts:
     """Names of pods that a deleted job of the same name has left, and that are not gone yet."""
     progress: contract.ProgressRecord | None = None
     """The newest answer of rank 0; None while nobody answers."""
+    suspects: tuple[ExcludedNode, ...] = ()
+    """Nodes that have broken workers of several jobs lately."""
     source: SourceFacts | None = None
     """The job of dataset.proposals.fromJob; None while there is none."""
     rejection: str | None = None
@@ -174,12 +176,8 @@ def parse_spec(manifest: Mapping[str, Any], *, own_account: str = "") -> Parsed:
 def _identify_training(spec: types.DetectionJobSpec) -> str:
     """A digest of what must not change once a worker has trained: the fields of `transitions.TRAINED`."""
     place = spec.checkpoint.storageUri if spec.checkpoint else None
-    parts: tuple[Any, ...] = (
-        spec.recipe,
-        sorted(spec.overrides.items()),
-        without_none(asdict(spec.dataset)),
-        place,
-    )
+    dataset = without_none(asdict(spec.dataset))
+    parts: tuple[Any, ...] = (spec.recipe, sorted(spec.overrides.items()), dataset, place)
     if spec.task == "Measure":
         parts += (spec.task, without_none(asdict(spec.pretrained)) if spec.pretrained else None)
     return sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -191,6 +189,7 @@ def observe(
     parsed: Parsed | None = None,
     pods: Iterable[PodFacts],
     progress: contract.ProgressRecord | None,
+    suspects: tuple[ExcludedNode, ...] = (),
     source: Mapping[str, Any] | None = None,
     rejection: str | None = None,
     repair: bool = False,
@@ -198,7 +197,7 @@ def observe(
 ) -> Facts:
     """The facts of the job in `manifest`, which may break any rule of the API, or is `parsed` already.
 
-    `source` is the manifest of the job whose proposals it takes.
+    `source` is the manifest of the job whose proposals it takes, and `suspects` come from all jobs.
     """
     job, violations, training, fault = parsed or parse_spec(manifest)
     ignored: list[decoding.Violation] = []
@@ -217,6 +216,7 @@ def observe(
         pods=tuple(pod for pod in known if pod.job_uid == uid),
         occupied=frozenset(pod.name for pod in known if pod.job_uid != uid),
         progress=progress,
+        suspects=suspects,
         source=read_source(source) if source else None,
         rejection=rejection,
         written_status=status,

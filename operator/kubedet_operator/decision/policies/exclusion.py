@@ -1,7 +1,8 @@
 """Keeps new pods away for a while from nodes that failures speak against.
 
 Broken hardware excludes its node. Crashes and hangs that come back on one node may be the program's own
-fault: they only make the scheduler prefer any other node, so that a cluster of one node still trains.
+fault: they only make the scheduler prefer any other node, so that a cluster of one node still trains. So do
+nodes that have broken workers of several jobs (`decision/evidence.py`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,24 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     return _move_waiting_pods(facts, draft)
 
 
+def avoid_suspects(facts: Facts, draft: Draft) -> Draft:
+    """The draft whose new pods also avoid the nodes that have broken workers of several jobs.
+
+    Only a job that creates pods takes note of them, so that no failure turns the status of every job.
+    """
+    if facts.job is None or facts.job.spec.failurePolicy.nodeExclusion.ttlSeconds == 0:
+        return draft
+    own = draft.status.excludedNodes
+    known = {node.name for node in own}
+    others = [node for node in facts.suspects if node.name not in known]
+    return draft.change(excludedNodes=(*own, *others)[:MAX_EXCLUDED_NODES]) if others else draft
+
+
+def speaks_against_node(policy: FailurePolicy, record: FailureRecord) -> bool:
+    """Whether the node may be why a worker failed, by the job's `policy`."""
+    return _is_hardware(policy, record) or record.exitCode in _SUSPICIOUS
+
+
 def _exclude(policy: FailurePolicy, history: Sequence[FailureRecord]) -> ExcludedNode | None:
     """The node of the newest failure, if enough speaks against it."""
     exclusion, newest = policy.nodeExclusion, history[0]
@@ -48,7 +67,7 @@ def _exclude(policy: FailurePolicy, history: Sequence[FailureRecord]) -> Exclude
         for record in history
         if record.node == newest.node
         and parse_time(record.time) > begin
-        and (_is_hardware(policy, record) or record.exitCode in _SUSPICIOUS)
+        and speaks_against_node(policy, record)
     ]
     hardware = _is_hardware(policy, newest)
     if not hardware and (newest not in against or len(against) < exclusion.afterFailures):
