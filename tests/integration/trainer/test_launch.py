@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+import world
+from kubedet_operator.decision.evidence import read_evidence
+
 pytestmark = [pytest.mark.torchrun, pytest.mark.timeout(600)]
 
 LAUNCH = """
@@ -430,6 +433,29 @@ def test_worker_that_is_done_early_waits_without_a_restart_of_the_others(
         assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
         starts = [path for worker in (first, second) for path in worker.directory.glob("work/starts-*")]
         assert [path.read_text() for path in starts] == ["x", "x"]
+
+
+def test_of_two_workers_the_one_with_the_stopped_rank_ends_and_its_node_is_remembered(
+    start_worker: Callable[..., Worker],
+) -> None:
+    port, limit = free_port(), {"KUBEDET_HANG_TIMEOUT_SECONDS": "2"}
+    with Store(port):
+        first = start_peer(start_worker, 0, port=port, actions=["hang"], **limit)
+        second = start_peer(start_worker, 1, port=port, actions=["await_mark go", "stop"], **limit)
+        beats = first.directory / "work" / "heartbeats" / "touched"
+        await_true(lambda: list(beats.glob("0.*")))
+        second.mark("go")  # rank 1 is silent for a shorter time than rank 0, which waits for it
+        assert second.end() == 152, second.output()
+        assert first.process.poll() is None, first.output()
+        await_true(lambda: "a rank of another worker is lost" in first.output())
+    failure = second.message()["failure"]
+    assert (failure["reason"], failure["rank"]) == ("Hang", 1)
+    assert "its process is stopped, as by SIGSTOP" in failure["message"]
+
+    ended = world.pod(index=1, node="node-1", exit_code=152, message=second.message_path.read_text())
+    status = world.decide_on(world.pod(), ended, worker={"replicas": 2}).status
+    assert (status["lastFailure"]["node"], status["lastFailure"]["rank"]) == ("node-1", 1)
+    assert read_evidence({"status": status}).keys() == {"node-1"}
 
 
 _GPU = """

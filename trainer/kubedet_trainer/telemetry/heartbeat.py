@@ -34,6 +34,11 @@ COMPUTING_SECONDS = 5.0
 _COMPUTING_SHARE = 0.1
 """The least share of a core that counts as computing: threads that only poll use less."""
 
+PEER_SECONDS = 10.0
+"""How much longer a rank may be silent that waits for ranks of other workers, as far as its own worker can
+tell: if one of theirs is stopped, that one is the cause, and its own worker says so first."""
+
+_STOPPED = "its process is stopped, as by SIGSTOP"
 _TOUCHED = "touched"
 _STACKS = "stacks"
 
@@ -117,7 +122,7 @@ class HungRank:
     message: str
     """How long it may be silent, and which field says so."""
     stacks: list[str]
-    """What each of its threads is doing, in lines."""
+    """What each of its threads is doing, in lines. A process that is stopped does not say."""
 
 
 class HangWatch:
@@ -128,6 +133,7 @@ class HangWatch:
         work_directory: Path,
         *,
         patience_seconds: float,
+        peer_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Watch the ranks of one worker.
@@ -135,21 +141,31 @@ class HangWatch:
         Args:
             work_directory: the worker's.
             patience_seconds: how long any rank may be silent.
+            peer_seconds: how much longer, unless the rank is stopped: 0 for a worker that is alone.
             clock: seconds, from a clock that stops while the machine sleeps.
         """
         self._directory = work_directory / DIRECTORY
         self._patience_seconds = patience_seconds
+        self._peer_seconds = peer_seconds
         self._clock = clock
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def find_hung(self) -> HungRank | None:
-        """The rank that has been silent for longest, with its stacks, if that is too long."""
-        for seconds, file in sorted(self._silences(), reverse=True):
+        """The rank that has been silent for too long, with its stacks.
+
+        Of several it is one that is stopped: the others wait for it. Else it is the one that has been silent
+        for longest.
+        """
+        silent = [(_is_stopped(_pid(file)), seconds, file) for seconds, file in self._silences()]
+        for stopped, seconds, file in sorted(silent, reverse=True):
             allowed, message = self._allowed(file)
-            if seconds > allowed:
-                rank, pid = map(int, file.name.split("."))
-                stacks = _request_stacks(pid, self._directory / _STACKS / file.name)
-                return HungRank(rank=rank, message=message, stacks=stacks)
+            if seconds <= allowed + (0.0 if stopped else self._peer_seconds):
+                continue
+            rank = int(file.stem)
+            if stopped:  # it cannot answer
+                return HungRank(rank=rank, message=f"{message}; {_STOPPED}", stacks=[])
+            stacks = _request_stacks(_pid(file), self._directory / _STACKS / file.name)
+            return HungRank(rank=rank, message=message, stacks=stacks)
         return None
 
     def _allowed(self, file: Path) -> tuple[float, str]:
@@ -165,13 +181,26 @@ class HangWatch:
         now = self._clock()
         silences = []
         for file in (self._directory / _TOUCHED).glob("*"):
-            if not _is_running(int(file.suffix[1:])):
+            if not _is_running(_pid(file)):
                 continue
             stamp = file.stat().st_mtime_ns
             if self._seen.get(file, (None, 0.0))[0] != stamp:
                 self._seen[file] = (stamp, now)
             silences.append((now - self._seen[file][1], file))
         return silences
+
+
+def _pid(file: Path) -> int:
+    return int(file.suffix[1:])
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process. Only Linux tells."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state == "T"
 
 
 def _is_running(pid: int) -> bool:

@@ -293,8 +293,10 @@ def _describe(exit_code: int, memory_limit_hit: bool) -> tuple[int, str, str]:
 
 def _hang(ending: AgentEnding) -> Failure:
     [rank] = ending.ranks
-    message = f"{ending.message}; the stacks of its threads are in the worker's log"
-    return _failure(rank.exit_code, message, rank=rank, last_lines=rank.last_lines[:_STACK_LINES])
+    stacks = "; the stacks of its threads are in the worker's log" if rank.last_lines else ""
+    return _failure(
+        rank.exit_code, f"{ending.message}{stacks}", rank=rank, last_lines=rank.last_lines[:_STACK_LINES]
+    )
 
 
 def _stopped(ending: AgentEnding) -> Failure:

@@ -148,7 +148,11 @@ def run_agent(
     """
     record = settings.work_directory / endings.ENDING_FILE
     record.unlink(missing_ok=True)
-    watch = heartbeat.HangWatch(settings.work_directory, patience_seconds=settings.hang_timeout_seconds)
+    watch = heartbeat.HangWatch(
+        settings.work_directory,
+        patience_seconds=settings.hang_timeout_seconds,
+        peer_seconds=0.0 if settings.rendezvous_endpoint is None else heartbeat.PEER_SECONDS,
+    )
     hung = None
     processes.adopt_orphans()
     if standby is not None:
@@ -169,7 +173,7 @@ def run_agent(
     for _ in _polls(agent, stop=stop, grace_seconds=grace_seconds):
         options.observe(read_json(settings.work_directory / contract.PROGRESS_FILE))
         if hung is None and (hung := watch.find_hung()) is not None:
-            _logger.error("rank %d hangs; its threads:\n%s", hung.rank, "\n".join(hung.stacks))
+            _logger.error("rank %d hangs: %s\n%s", hung.rank, hung.message, "\n".join(hung.stacks))
             agent.kill()
     processes.kill_orphans(except_for=others)
     if hung is not None:

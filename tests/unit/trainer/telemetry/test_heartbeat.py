@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,55 @@ def test_quick_steps_may_take_a_minute(tmp_path: Path, clock: Clock) -> None:
     clock.now += 59
     assert watch.find_hung() is None
     clock.now += 2
+    assert watch.find_hung() is not None
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Rank 1, which has beaten once and then stopped as SIGSTOP does."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; "
+        "from kubedet_trainer.telemetry.heartbeat import Heartbeat; "
+        "Heartbeat(Path(sys.argv[1]), rank=1).beat(); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, tmp_path])
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_stopped_rank_is_the_one_that_hangs_not_a_rank_that_waits_for_it(
+    tmp_path: Path, clock: Clock, stopped: subprocess.Popen[bytes]
+) -> None:
+    Heartbeat(tmp_path, rank=0).beat()
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 6
+    hung = watch.find_hung()
+    assert hung is not None
+    assert (hung.rank, hung.stacks) == (1, [])
+    assert "its process is stopped, as by SIGSTOP" in hung.message
+
+
+def test_a_rank_that_may_wait_for_a_stopped_one_of_another_worker_is_left_alone_for_a_while(
+    tmp_path: Path, clock: Clock
+) -> None:
+    Heartbeat(tmp_path, rank=0).beat()
+    watch = HangWatch(tmp_path, patience_seconds=5, peer_seconds=10, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 14
+    assert watch.find_hung() is None
+    clock.now += 2
+    assert watch.find_hung() is not None
+
+
+def test_a_stopped_rank_is_noticed_within_its_limit_though_its_worker_has_peers(
+    tmp_path: Path, clock: Clock, stopped: subprocess.Popen[bytes]
+) -> None:
+    watch = HangWatch(tmp_path, patience_seconds=5, peer_seconds=10, clock=clock)
+    assert watch.find_hung() is None
+    clock.now += 6
     assert watch.find_hung() is not None
 
 
