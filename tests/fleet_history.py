@@ -37,6 +37,7 @@ _OPERATOR = {
     "pod": "operator-a",
 }
 _FAILED_AT = 5400
+_HUNG_AT = SECONDS - 600
 ENDED = "mask-done"
 """A job that has ended."""
 RESULTS = {
@@ -72,7 +73,13 @@ class Fleet:
 
     def jobs(self) -> list[dict[str, Any]]:
         """The manifests of now: one trains, one waits in a queue, one came late, some are of a zoo."""
-        late = {"phase": "Running" if self.elapsed > 6000 else "Initializing", "workers": {"active": 1}}
+        late: dict[str, Any] = {
+            "phase": "Running" if self.elapsed > 6000 else "Initializing",
+            "workers": {"active": 1},
+        }
+        if self.elapsed >= _HUNG_AT:
+            hang = {"time": self._time(_HUNG_AT), "class": "Application", "reason": "Hang", "exitCode": 152}
+            late["failureHistory"] = [{**hang, "node": "gpu-node-1"}]
         of_zoo: dict[str, Any] = {
             "phase": "Running",
             "workers": {"active": 1},
@@ -152,6 +159,13 @@ class Fleet:
                 "estimatedRemainingSeconds": SECONDS - self.elapsed,
             },
             "checkpoint": {"time": self._time(self.elapsed - self.elapsed % 600)},
+            "straggler": {
+                "rank": 2 * GPUS - 1,
+                "pod": f"{JOB}-worker-1",
+                "node": "gpu-node-1",
+                "ratio": 1.67,
+                "since": self._time(STEP),
+            },
         }
         if self.elapsed >= _FAILED_AT:
             failed = self._time(_FAILED_AT)

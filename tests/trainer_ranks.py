@@ -132,9 +132,11 @@ class Job:
         found = self.checkpoints.glob("step-*/manifest.json")
         return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
-    def wait_for(self, condition: Callable[[], bool], *, rank: subprocess.Popen[bytes]) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], *, rank: subprocess.Popen[bytes], seconds: float = 120
+    ) -> None:
         """Wait until `condition` holds, while `rank` lives."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + seconds
         while not condition():
             assert rank.poll() is None, self.log()[-3000:]
             assert time.monotonic() < deadline, self.log()[-3000:]

@@ -25,6 +25,8 @@ MAY_BE_EMPTY: Mapping[str, str] = {
     series.job("status_phase"): "no job was in this phase",
     series.job("status_reason"): "no job has a reason to tell",
     series.job("excluded_nodes"): "no job avoids a node",
+    series.job("suspect_nodes"): "no node has broken a worker within an hour",
+    series.job("straggler"): "no rank is a straggler",
     series.job("published"): "no job with a published row has ended",
     series.zoo("status_phase"): "there is no zoo, or none in this phase",
     series.zoo("difference"): "no row of a zoo can be compared",

@@ -141,6 +141,7 @@ _JOBS = (
         unit="short",
         decimals=0,
         kind="table",
+        width=7,
         columns=("node", "mode", "reason", "Jobs"),
         targets=(
             Target(
@@ -150,11 +151,22 @@ _JOBS = (
         ),
     ),
     Panel(
+        title="Suspect nodes",
+        description="Nodes that have broken workers within the last hour, with the number of jobs. Bad: 3, "
+        "because new pods of all jobs avoid the node then.",
+        unit="short",
+        decimals=0,
+        kind="table",
+        width=4,
+        columns=("node", "Jobs"),
+        targets=(Target(expr=f"max by (node) ({EVERY_JOB.job('suspect_nodes')})", legend="Jobs"),),
+    ),
+    Panel(
         title="GPU hours by namespace",
         description="GPUs held, summed over the selected time range: the cost of the jobs of a namespace.",
         unit="h",
         kind="bargauge",
-        width=8,
+        width=5,
         targets=(
             Target(
                 expr=f"sum by (namespace) (sum_over_time({series.job('gpus')}[$__range:1m])) / 60",

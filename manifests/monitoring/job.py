@@ -184,6 +184,7 @@ _SPEED = (
         description="Share of time in which ranks wait for a batch, by worker. Bad: above a few percent. "
         "More loader processes, a faster disk or smaller images help.",
         unit="percentunit",
+        width=5,
         targets=(
             Target(
                 expr=f"sum by (pod) (rate({series.trainer('data_wait_seconds')}{_RATE}))"
@@ -197,6 +198,7 @@ _SPEED = (
         description="Forward pass of the five slowest ranks and of the median rank. It is the part of a step "
         "that waits for no other rank. Bad: one rank stays above the others, because all wait for it.",
         unit="s",
+        width=7,
         targets=(
             Target(
                 expr=f"topk(5, max by (pod, local_rank) ({series.trainer('forward_seconds')}))",
@@ -206,9 +208,21 @@ _SPEED = (
         ),
     ),
     Panel(
+        title="Straggler",
+        description="Rank whose forward passes have taken 1.5 times as long as those of the median rank for "
+        "100 steps, and how many times as long. Empty if there is none. Bad: any.",
+        unit="short",
+        decimals=2,
+        kind="table",
+        width=7,
+        columns=("worker", "node", "rank", "Ratio"),
+        targets=(Target(expr=f"max by (worker, node, rank) ({series.job('straggler')})", legend="Ratio"),),
+    ),
+    Panel(
         title="Since the last step",
         description="Time since the last optimiser step. Bad: it grows while the stage is Training.",
         unit="s",
+        width=5,
         targets=(
             Target(
                 expr=f"time() - max({series.trainer('last_step_timestamp_seconds')} > 0)", legend="seconds"

@@ -128,7 +128,7 @@ def test_a_target_rates_its_counters_over_the_interval_of_the_panel(panel: Panel
 def test_a_target_asks_for_the_chosen_jobs_and_for_metrics_that_exist(panel: Panel) -> None:
     known = {name for metric in exposed_metrics() for name in metric.series()}
     of_operator = {name for metric in TABLES["operator"].values() for name in metric.series()}
-    over_all = {TABLES["job"]["jobs"].name, TABLES["job"]["excluded_nodes"].name}
+    over_all = {TABLES["job"][key].name for key in ("jobs", "excluded_nodes", "suspect_nodes")}
     of_zoos = {metric.name for metric in TABLES["zoo"].values()}
     of_jobs = known - of_operator - over_all - of_zoos
     for target in panel["targets"]:

@@ -57,10 +57,15 @@ EXPECTED = {
     "fleet": [
         ("Jobs", ["Unschedulable", "mask-r50", "37", "queue"]),
         ("Excluded nodes", ["gpu-node-1", "NodeLost"]),
+        ("Suspect nodes", ["gpu-node-1"]),
         ("CPU of the operator", ["cores"]),
         ("GPUs by use", ["held by jobs, idle"]),
     ],
-    "job": [("Loss by term", ["total"]), ("Box AP by overlap and size", ["boxAP75"])],
+    "job": [
+        ("Loss by term", ["total"]),
+        ("Box AP by overlap and size", ["boxAP75"]),
+        ("Straggler", ["mask-r50-worker-1", "gpu-node-1", "1.67"]),
+    ],
     "zoo": [("Rows", ["ssd300_coco", "Failed", "35.40", "35.60", "-0.20"]), ("Page", ["PageFailed"])],
 }
 """What panels must say, by dashboard."""

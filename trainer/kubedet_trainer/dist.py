@@ -137,9 +137,9 @@ def maximum(values: list[float]) -> list[float]:
 class Agreement:
     """Small integers whose maximum over the ranks becomes known one call later, without waiting for it.
 
-    Every rank calls `exchange` once an iteration. What it returns was passed in the iteration before and is
-    the same on every rank, so that all of them stop or save after the same iteration. The all-reduce overlaps
-    the step in between.
+    Every rank calls `exchange` once an iteration, all with the same number of values. What it returns was
+    passed in the iteration before and is the same on every rank, so that all of them stop or save after the
+    same iteration. The all-reduce overlaps the step in between.
     """
 
     def __init__(self, size: int) -> None:

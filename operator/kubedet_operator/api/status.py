@@ -130,6 +130,29 @@ class ExcludedNode:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StragglerStatus:
+    """The rank that all others wait for in every step."""
+
+    rank: int
+    """The rank."""
+    pod: str = bounded(max_length=253)
+    """The worker that it belongs to."""
+    node: str | None = bounded(default=None, max_length=253)
+    """The node of that worker."""
+    ratio: float
+    """Time of its forward passes, divided by that of the median rank."""
+    since: str = bounded(max_length=64, time=True)
+    """Time from which it has been slow."""
+
+    def __str__(self) -> str:
+        where = f"{self.pod} on {self.node}" if self.node else self.pod
+        return (
+            f"all ranks wait for rank {self.rank} in {where}, whose forward passes take {self.ratio:g} times "
+            "as long as those of the median rank"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ElasticStatus:
     """The size of an elastic job: what it started with, and which of its workers are absent at present."""
 
@@ -216,6 +239,9 @@ class DetectionJobStatus:
         default=(), max_items=MAX_EXCLUDED_NODES, map_key="name"
     )
     """Nodes that new pods avoid for a while."""
+    straggler: StragglerStatus | None = None
+    """The slowest rank, if its forward passes have taken 1.5 times as long as those of the median rank for
+    the last 100 steps. Absent otherwise."""
     chargedPods: tuple[str, ...] = bounded(default=(), max_items=2000, max_length=64)
     """Uids of pods that still exist and whose end is already recorded, so that none is charged twice.
 

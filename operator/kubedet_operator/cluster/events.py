@@ -12,6 +12,7 @@ from typing import Any
 
 from kubedet_operator.api import names
 from kubedet_operator.api.conditions import ConditionType
+from kubedet_operator.api.status import StragglerStatus
 from kubedet_operator.cluster import errors
 from kubedet_operator.cluster.client import Cluster
 from kubedet_operator.telemetry.health import EVENTS, Health
@@ -56,7 +57,7 @@ class Occurrence:
 
 
 def compare_statuses(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Occurrence]:
-    """What happened between two statuses: a restart, and the most telling condition that turned."""
+    """What happened between two statuses: a restart, a straggler, the most telling condition that turned."""
     failure = after.get("lastFailure") or {}
     if _restarts(after) > _restarts(before) and failure:
         where = (
@@ -65,6 +66,8 @@ def compare_statuses(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
         code = f" with exit code {failure['exitCode']}" if failure.get("exitCode") is not None else ""
         message = f"{where} failed{code} ({failure.get('class')}): {failure.get('message') or ''}"
         yield Occurrence(warning=True, reason=str(failure.get("reason")), message=message)
+    if (slow := after.get("straggler")) and slow["pod"] != (before.get("straggler") or {}).get("pod"):
+        yield Occurrence(warning=True, reason="StragglerFound", message=str(StragglerStatus(**slow)))
     known = {item["type"]: item["status"] for item in before.get("conditions") or ()}
     turned = {
         item["type"]: item

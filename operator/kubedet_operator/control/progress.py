@@ -150,13 +150,15 @@ def _is_telling(known: contract.ProgressRecord | None, record: contract.Progress
     if known is None:
         return True
     before, now = known.progress, record.progress
-    return (before.stage, before.epoch, before.percentage, known.checkpoint, known.worldSize) != (
-        now.stage,
-        now.epoch,
-        now.percentage,
-        record.checkpoint,
-        record.worldSize,
+    return (
+        (before.stage, before.epoch, before.percentage) != (now.stage, now.epoch, now.percentage)
+        or (known.checkpoint, known.worldSize) != (record.checkpoint, record.worldSize)
+        or _slow_worker(known) != _slow_worker(record)
     )
+
+
+def _slow_worker(record: contract.ProgressRecord) -> int | None:
+    return record.straggler.replica if record.straggler else None
 
 
 def _has_ended(status: Mapping[str, Any]) -> bool:

@@ -243,6 +243,8 @@ def _without_minor(status: Mapping[str, Any]) -> dict[str, Any]:
     kept["desired"] = (status.get("workers") or {}).get("desired")  # decisions are made by it
     if progress := kept.get("progress"):
         kept["progress"] = {field: progress[field] for field in progress if field not in _MINOR_PROGRESS}
+    if straggler := kept.get("straggler"):
+        kept["straggler"] = straggler["pod"]
     kept["conditions"] = [
         (condition["type"], condition["status"], condition["reason"])
         for condition in status.get("conditions") or ()

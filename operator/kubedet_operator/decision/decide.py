@@ -36,6 +36,7 @@ from kubedet_operator.decision.policies import (
     queue,
     restart,
     startup,
+    straggler,
     suspend,
     twins,
     validity,
@@ -61,6 +62,7 @@ POLICIES: tuple[Policy, ...] = (
     deadlines.judge,
     cleanup.judge,
     lost.judge,
+    straggler.judge,
     accounting.judge,
 )
 """In this order: each one sees what the ones before it have decided."""

@@ -32,6 +32,8 @@ MAX_NUMBER = 2**53
 
 _MAX_RANK = 64_000
 """1000 workers have 64 each."""
+_MAX_RATIO = 1_000_000
+"""Of the times of two ranks."""
 _YEARS = range(1970, 9000)
 """Times of other years are no times: adding to them could overflow."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,127}")
@@ -156,13 +158,14 @@ def _parse_progress(document: Any) -> contract.ProgressRecord | None:
     """The `ProgressRecord` in a document that was loaded, or None if it is none."""
     if not isinstance(document, Mapping):
         return None
-    record = _decode(contract.ProgressRecord, {**document, "checkpoint": None})
+    record = _decode(contract.ProgressRecord, {**document, "checkpoint": None, "straggler": None})
     if record is None:
         return None
     return replace(
         record,
         progress=clean_progress(record.progress),
         checkpoint=clean_checkpoint(_decode(contract.CheckpointStatus, document.get("checkpoint"))),
+        straggler=_clean_straggler(_decode(contract.Straggler, document.get("straggler"))),
         worldSize=max(record.worldSize, 0),
         processRestarts=max(record.processRestarts, 0),
     )
@@ -226,6 +229,15 @@ def _clean_recovery(recovery: contract.Recovery) -> contract.Recovery | None:
     if read_time(recovery.time) is None:
         return None
     return replace(recovery, seconds=_clean_seconds(recovery.seconds, contract.RecoveryPhase))
+
+
+def _clean_straggler(straggler: contract.Straggler | None) -> contract.Straggler | None:
+    """`straggler` if its time and its place can be read."""
+    if straggler is None or read_time(straggler.since) is None:
+        return None
+    if not 0 <= straggler.rank <= _MAX_RANK or straggler.replica < 0:
+        return None
+    return replace(straggler, ratio=_within(straggler.ratio, _MAX_RATIO))
 
 
 def _clean_seconds(

@@ -112,12 +112,17 @@ class _Bar:
 
 
 class _Mishaps:
-    """Conditions that a person should hear of, each message once."""
+    """Conditions and stragglers that a person should hear of, each once."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
+        self._slow: str | None = None
 
     def new(self, status: DetectionJobStatus) -> Iterator[str]:
+        slow = status.straggler.pod if status.straggler else None
+        if slow != self._slow:
+            self._slow = slow
+            yield f"Straggler: {status.straggler or 'none any more'}"
         for condition_type in _WORTH_SAYING:
             condition = conditions.find_condition(status.conditions, condition_type)
             if condition is None or condition.status != "True":

@@ -9,6 +9,7 @@ from typing import Any
 
 from kubedet_operator.api import names, types
 from kubedet_operator.api.conditions import Phase
+from kubedet_operator.decision import evidence
 from kubedet_operator.decision.policies import accounting
 from kubedet_operator.telemetry.manifests import WHOSE, Figure, Manifest, Reader
 from kubedet_trainer.contract.metrics import Definition
@@ -34,6 +35,13 @@ JOB_TABLE: Mapping[str, Definition] = {
         help="Jobs whose new pods avoid a node, by node, mode (Preferred, Required) and the reason of the "
         "newest failure there. Several jobs on one node mean that it is broken.",
         labels=("node", "mode", "reason"),
+    ),
+    "suspect_nodes": Definition(
+        kind="gauge",
+        name="kubedet_operator_suspect_nodes",
+        help="Jobs of which a node has broken a worker within the last hour, by node. From 3 on, new pods of "
+        "all jobs avoid the node.",
+        labels=("node",),
     ),
     "info": Definition(
         kind="gauge",
@@ -114,6 +122,13 @@ JOB_TABLE: Mapping[str, Definition] = {
         help="Seconds to the end of the training, as rank 0 estimates.",
         labels=WHOSE,
     ),
+    "straggler": Definition(
+        kind="gauge",
+        name="kubedet_job_straggler_ratio",
+        help="Forward time of the rank that all others wait for, divided by that of the median rank. Absent "
+        "while there is no such rank.",
+        labels=(*WHOSE, "worker", "node", "rank"),
+    ),
     "result": Definition(
         kind="gauge",
         name="kubedet_job_result",
@@ -177,6 +192,8 @@ def _read_training(job: Manifest) -> Iterator[Figure]:
         yield "epoch", (), reported["epoch"]
     if "estimatedRemainingSeconds" in reported:
         yield "remaining", (), reported["estimatedRemainingSeconds"]
+    if slow := status.get("straggler"):
+        yield "straggler", (slow["pod"], slow.get("node", ""), str(slow["rank"])), slow["ratio"]
     published = results.get("reference") or {}
     for column in _RESULTS:
         if column in results:
@@ -203,6 +220,9 @@ def _read_durability(job: Manifest) -> Iterator[Figure]:
 def _read_exclusions(job: Manifest) -> Iterator[Figure]:
     """Counted over all jobs: a series for each job and node could be as many as both together."""
     status, now = job.get("status") or {}, datetime.now(UTC)
+    for name, against in evidence.read_evidence(job).items():
+        if evidence.is_fresh(against, now=now):
+            yield "suspect_nodes", (name,), 1
     if _phase(status) in _ENDED:
         return
     for node in status.get("excludedNodes") or ():

@@ -27,6 +27,7 @@ import yaml
 
 import builders
 import install
+from http_servers import Handler, serve
 from kubedet_trainer.contract.times import format_now
 from throwaway import await_definition, run
 
@@ -301,6 +302,21 @@ def make_job(cluster: Cluster, operator: OperatorProcess) -> Iterator[Callable[.
 
     yield make
     cluster.kubectl("delete", "dj", *made, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
+@pytest.fixture
+def rank_0() -> Iterator[tuple[int, dict[str, Any]]]:
+    """A port that answers for progress as a worker does, and the record that it answers with."""
+    record: dict[str, Any] = {}
+
+    class Answers(Handler):
+        def answer(self) -> None:
+            self.send_response(200 if record else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(record).encode())
+
+    with serve(Answers) as port:
+        yield port, record
 
 
 @pytest.fixture

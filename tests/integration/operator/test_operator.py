@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from http_servers import Handler, serve
 from kubedet_trainer import contract
 from kubedet_trainer.contract.times import format_now
 
@@ -22,21 +21,6 @@ NAMESPACE = "kubedet-integration"
 RESULTS = contract.dump_termination_message(
     results=contract.Results(boxAP=61.5, secondsPerIteration=0.41, memoryGB=1.2, inferenceFps=14.0)
 )
-
-
-@pytest.fixture
-def rank_0() -> Iterator[tuple[int, dict[str, Any]]]:
-    """A port that answers for progress as a worker does, and the record that it answers with."""
-    record: dict[str, Any] = {}
-
-    class Answers(Handler):
-        def answer(self) -> None:
-            self.send_response(200 if record else 404)
-            self.end_headers()
-            self.wfile.write(json.dumps(record).encode())
-
-    with serve(Answers) as port:
-        yield port, record
 
 
 def test_a_job_runs_reports_progress_and_completes_with_its_row(

@@ -143,11 +143,26 @@ class CheckpointStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Straggler:
+    """The rank that all others wait for in every step, as rank 0 sees it."""
+
+    rank: int
+    replica: int
+    """Index of its worker."""
+    ratio: float
+    """Mean time of its forward passes in the last log interval, divided by that of the median rank."""
+    since: str
+    """Time from which it has been slow: UTC, RFC 3339."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProgressRecord:
     """The answer to ``GET /progress``; a worker without rank 0 answers 404 instead."""
 
     progress: Progress
     checkpoint: CheckpointStatus | None = None
+    straggler: Straggler | None = None
+    """None unless a rank is slow now."""
     worldSize: int = 1
     processRestarts: int = 0
 

@@ -22,6 +22,7 @@ from kubedet_trainer.contract import (
     ProgressRecord,
     Recovery,
     Stage,
+    Straggler,
     TimePhase,
     TimeSpent,
 )
@@ -100,6 +101,7 @@ class Reporter:
         self._stage = Stage.INITIALIZING
         self._iteration = 0
         self._checkpoint: CheckpointStatus | None = None
+        self._straggler: Straggler | None = None
         self._time, self._first_phase = self._open_timesheet()
         self._iteration_seconds: float | None = None
         self._evaluation_seconds = 0.0
@@ -217,6 +219,21 @@ class Reporter:
             extra=asdict(interval),
         )
 
+    def record_straggler(self, found: Straggler | None) -> None:
+        """Report the rank that all others wait for, or that there is none now."""
+        before, self._straggler = self._straggler, found
+        if found is not None and (before is None or before.rank != found.rank):
+            _log.warning(
+                "rank %d in worker %d is a straggler: its forward passes take %.2f times as long as those of "
+                "the median rank",
+                found.rank,
+                found.replica,
+                found.ratio,
+                extra={"straggler": asdict(found)},
+            )
+        elif found is None and before is not None:
+            _log.info("rank %d is no straggler any more", before.rank)
+
     def record_evaluation(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
         """Log the figures of an evaluation, and set their gauges."""
         if self._is_first:
@@ -319,6 +336,7 @@ class Reporter:
                 recovery=self._recovery,
             ),
             checkpoint=self._checkpoint,
+            straggler=None if self._stage is Stage.DONE else self._straggler,
             worldSize=self._world.size,
             processRestarts=self._world.restarts,
         )

@@ -18,7 +18,7 @@ from kubedet_trainer.contract import RecoveryPhase, Results, Stage, Task
 from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, TerminatedUnsaved
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
-from kubedet_trainer.telemetry import memory
+from kubedet_trainer.telemetry import memory, stragglers
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval
@@ -104,20 +104,24 @@ def _fit(run: Run) -> None:
     batches = iter(run.batches(end_iteration=total))
     log_interval = min(50, max(5, total // 40))
     agreement = dist.Agreement(3)
+    replicas = dist.gather(run.settings.replica_index)
+    watch = stragglers.StragglerWatch(iteration=state.iteration, replicas=replicas)
     run.reporter.set_stage(Stage.TRAINING)
     while True:
         scoring.evaluate_if_due(run)
         if state.iteration >= total or _ends_early(run):
             break
         _step(run, batches)
-        if state.iteration % log_interval == 0 or state.iteration == total:
-            _log_interval(run)
+        is_logged = state.iteration % log_interval == 0 or state.iteration == total
+        times = _log_interval(run) if is_logged else []
         saving.report(run)
-        stop, alarm, scored = agreement.exchange(
-            [int(run.stop.requested), run.monitor.alarm, scoring.scored_iteration(run)]
+        stop, alarm, scored, *times = agreement.exchange(
+            [int(run.stop.requested), run.monitor.alarm, scoring.scored_iteration(run), *times]
         )
         _raise_if_bad(run, alarm)
         scoring.take_if_scored(run, scored)
+        if times and run.world.rank == 0:
+            run.reporter.record_straggler(watch.judge(times, iteration=state.iteration))
         if stop:
             agreement.finish()
             _require_sound(run)
@@ -200,7 +204,8 @@ def _await_device(run: Run) -> None:
         torch.cuda.synchronize(run.world.device)
 
 
-def _log_interval(run: Run) -> None:
+def _log_interval(run: Run) -> list[int]:
+    """Report the interval that ends here. Returns the forward time of this rank, to be exchanged."""
     run.note_memory()
     lap, forward_seconds = run.timer.close_interval(), run.forwards.close_interval()
     rate = run.state.optimizer.param_groups[0]["lr"]
@@ -218,6 +223,7 @@ def _log_interval(run: Run) -> None:
                 forward_seconds=forward_seconds,
             )
         )
+    return stragglers.encode(forward_seconds, rank=run.world.rank, world_size=run.world.size)
 
 
 def _raise_if_bad(run: Run, alarm: int) -> None:

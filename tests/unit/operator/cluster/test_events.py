@@ -70,6 +70,32 @@ def test_a_change_is_told_by_what_matters_most_of_it(
     assert [occurrence.reason for occurrence in compare_statuses(before, after)] == told
 
 
+SLOW = {"rank": 3, "pod": "demo-worker-1", "node": "gpu-7", "ratio": 1.8, "since": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, SLOW, ["StragglerFound"]),
+        (SLOW, {**SLOW, "ratio": 2.5}, []),
+        (SLOW, {**SLOW, "rank": 2}, []),
+        (SLOW, {**SLOW, "pod": "demo-worker-2"}, ["StragglerFound"]),
+        (SLOW, None, []),
+    ],
+    ids=["found", "slower", "another rank", "another worker", "over"],
+)
+def test_a_straggler_is_told_of_once_for_each_worker(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, told: list[str]
+) -> None:
+    statuses = [{**status(), **({"straggler": slow} if slow else {})} for slow in (before, after)]
+    found = list(compare_statuses(*statuses))
+    assert [occurrence.reason for occurrence in found] == told
+    for occurrence in found:
+        assert occurrence.warning
+        assert "rank 3 in demo-worker-" in occurrence.message
+        assert "on gpu-7, whose forward passes take 1.8 times" in occurrence.message
+
+
 async def _record(recorder: Recorder, times: int, until: int, monkeypatch: pytest.MonkeyPatch) -> Metrics:
     monkeypatch.setattr(events, "PER_SECOND", 10_000.0)
     metrics = Metrics()

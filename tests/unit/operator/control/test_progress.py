@@ -141,6 +141,23 @@ async def test_the_first_answer_and_telling_changes_are_published_small_ones_are
     assert await asyncio.wait_for(queue.get(), 10) == KEY
 
 
+async def test_a_straggler_is_published_when_it_comes_and_goes_not_when_it_gets_slower(
+    workers: Workers, cache: Cache, queue: WorkQueue[Key]
+) -> None:
+    async def publish(straggler: dict[str, Any] | None) -> None:
+        workers.record = {**(workers.record or {}), "straggler": straggler}
+        assert await asyncio.wait_for(queue.get(), 10) == KEY
+        queue.done(KEY)
+
+    slow = {"rank": 3, "replica": 1, "ratio": 1.8, "since": "2026-01-01T00:00:00Z"}
+    await _publish_first(workers, queue)
+    await publish(slow)
+    workers.record = {**(workers.record or {}), "straggler": {**slow, "rank": 2, "ratio": 1.9}}
+    await _asked(workers, 3)
+    assert len(queue) == 0
+    await publish(None)
+
+
 async def test_the_last_words_of_a_pod_that_rank_0_has_left_hide_no_progress(
     workers: Workers, cache: Cache, queue: WorkQueue[Key]
 ) -> None:

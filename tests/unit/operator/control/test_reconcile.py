@@ -19,6 +19,7 @@ from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.settings import OperatorSettings
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.metrics import Metrics
+from kubedet_trainer import contract
 
 KEY = ("default", "demo")
 NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
@@ -335,6 +336,43 @@ async def test_workers_that_get_ready_one_by_one_are_told_of_together(
     job_written = world.cache.job(KEY)
     assert job_written is not None
     assert job_written["status"]["workers"]["ready"] == 1
+
+
+async def test_a_straggler_is_written_at_once_and_how_slow_it_is_now_with_other_changes(world: World) -> None:
+    def report(ratio: float) -> None:
+        progress = contract.Progress(stage=contract.Stage.TRAINING, iteration=500)
+        slow = contract.Straggler(rank=0, replica=0, ratio=ratio, since="2026-01-01T00:50:00Z")
+        world.cache.progress[KEY] = contract.ProgressRecord(progress=progress, straggler=slow)
+        world.queue.add(KEY)
+
+    world.cache.store_job(make_job())
+    world.cache.store_pod(builders.make_pod(node="gpu-7"))
+    await world.settle()
+    report(1.8)
+    await world.settle()
+    written = world.cache.job(KEY)
+    assert written is not None
+    assert (written["status"]["straggler"]["node"], written["status"]["straggler"]["ratio"]) == ("gpu-7", 1.8)
+    assert world.events.reasons.count("StragglerFound") == 1
+    writes = world.cluster.asked.count(("status", "demo"))
+    report(1.9)
+    await world.settle()
+    assert world.cluster.asked.count(("status", "demo")) == writes
+
+
+async def test_a_node_that_broke_three_jobs_is_in_the_status_of_a_job_that_creates_pods(world: World) -> None:
+    hang = {"time": "2026-01-01T00:50:00Z", "class": "Application", "reason": "Hang", "exitCode": 152}
+    for number in range(3):
+        other = builders.make_manifest(name=f"other-{number}")
+        other["metadata"] = {**make_job()["metadata"], "name": f"other-{number}", "uid": f"uid-{number}"}
+        world.cache.store_job({**other, "status": {"failureHistory": [{**hang, "node": "gpu-7"}]}})
+    world.cache.store_job(make_job())
+    await world.settle()
+    written = world.cache.job(KEY)
+    assert written is not None
+    (node,) = written["status"]["excludedNodes"]
+    assert (node["name"], node["mode"]) == ("gpu-7", "Preferred")
+    assert node["until"] == "2026-01-01T01:50:00Z"
 
 
 async def test_a_job_that_comes_back_at_another_size_has_recovered_from_nothing(world: World) -> None:

@@ -89,6 +89,35 @@ def test_a_checkpoint_that_cannot_be_read_costs_no_progress() -> None:
         assert record.checkpoint is None
 
 
+STRAGGLER: dict[str, Any] = {"rank": 5, "replica": 1, "ratio": 1.8, "since": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("told", "ratio"),
+    [
+        ({}, 1.8),
+        ({"ratio": 1e300}, 1e6),
+        ({"ratio": -1.0}, 0.0),
+        ({"ratio": float("nan")}, None),
+        ({"rank": -1}, None),
+        ({"rank": 10**9}, None),
+        ({"replica": -1}, None),
+        ({"replica": "x"}, None),
+        ({"since": "soon"}, None),
+        ({"since": "9999-12-31T23:59:59Z"}, None),
+        ({"since": "x" * 5000}, None),
+    ],
+)
+def test_a_straggler_is_bounded_or_absent_and_costs_no_progress(
+    told: dict[str, Any], ratio: float | None
+) -> None:
+    document = {"progress": PROGRESS, "straggler": STRAGGLER | told}
+    record = reports.read_progress(json.dumps(document).encode())
+    assert record is not None
+    assert record.progress.iteration == 5
+    assert (record.straggler.ratio if record.straggler else None) == ratio
+
+
 def test_only_known_phases_with_possible_seconds_are_booked() -> None:
     spent = {"since": "2026-01-01T00:00:00Z", "seconds": {"training": 1e300, "lost": -1, "coffee": 9}}
     time = read(time=spent).time
@@ -146,6 +175,7 @@ _RECORDS = {
     "results": contract.Results,
     "failure": contract.Failure,
     "time": contract.TimeSpent,
+    "straggler": contract.Straggler,
 }
 
 
@@ -158,7 +188,8 @@ def _value(random: Random, depth: int = 0) -> Any:
 
 def _record(random: Random, name: str) -> dict[str, Any]:
     """A valid record with some fields replaced or left out: it gets past the first look."""
-    base: dict[str, Any] = {"progress": PROGRESS, "checkpoint": CHECKPOINT}.get(name, {})
+    valid = {"progress": PROGRESS, "checkpoint": CHECKPOINT, "straggler": STRAGGLER}
+    base: dict[str, Any] = valid.get(name, {})
     record = dict(base)
     for field in dataclasses.fields(_RECORDS[name]):
         if random.random() < 0.3:
@@ -170,7 +201,7 @@ def _record(random: Random, name: str) -> dict[str, Any]:
 
 def _message(random: Random) -> str:
     """A termination message or an answer, mostly of the right shape; some are cut off or torn."""
-    progress = {"progress": _record(random, "progress"), "checkpoint": _record(random, "checkpoint")}
+    progress = {name: _record(random, name) for name in ("progress", "checkpoint", "straggler")}
     progress |= {name: _value(random) for name in ("worldSize", "processRestarts") if random.random() < 0.3}
     document = {
         "results": _record(random, "results"),
@@ -198,11 +229,14 @@ def _messages() -> Iterator[str]:
 
 @pytest.mark.timeout(_SECONDS + 120)
 def test_nothing_that_a_worker_says_breaks_a_decision_or_a_status() -> None:
-    completed, failed = 0, 0
+    completed, failed, named = 0, 0, 0
     check = jsonschema.Draft7Validator(SCHEMA)
     for message in _messages():
         known = reports.read_progress(message.encode(errors="surrogatepass"))
         left = reports.read_termination(message)
+        running = world.decide_on(world.pod(0), world.pod(1), progress=known, worker={"replicas": 2})
+        check.validate(json.loads(orjson.dumps(running.status)))
+        named += "straggler" in running.status
         for code in (0, 65, 137):
             # The API server's JSON has no lone surrogates, except as escapes within the message.
             ended = world.pod(exit_code=code, message=message.encode(errors="replace").decode())
@@ -214,3 +248,4 @@ def test_nothing_that_a_worker_says_breaks_a_decision_or_a_status() -> None:
             failed += world.condition(plan, "Failed")[0] == "True"
     assert completed
     assert failed
+    assert named

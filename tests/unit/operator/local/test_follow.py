@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from builders import make_job
 from kubedet_operator.api.conditions import ConditionType, set_condition
-from kubedet_operator.api.status import DetectionJobStatus, FailureRecord
+from kubedet_operator.api.status import DetectionJobStatus, FailureRecord, StragglerStatus
 from kubedet_operator.decision.facts import Ending, Facts, PodFacts
 from kubedet_operator.local import outcome
 from kubedet_operator.local.follow import describe, follow
@@ -84,6 +85,21 @@ def test_a_restart_is_told_once() -> None:
                 follower.update(DetectionJobStatus(conditions=conditions))
 
     assert _shown(show).splitlines() == ["Restarting: worker 0 died"]
+
+
+def test_a_straggler_is_told_when_it_comes_and_when_it_goes() -> None:
+    slow = StragglerStatus(rank=3, pod="demo-worker-1", ratio=1.8, since=NOW)
+
+    def show(console: Console) -> None:
+        with follow(console) as follower:
+            for straggler in (None, slow, replace(slow, ratio=1.9), None, None):
+                follower.update(DetectionJobStatus(straggler=straggler))
+
+    assert _shown(show).splitlines() == [
+        "Straggler: all ranks wait for rank 3 in demo-worker-1, whose forward passes take 1.8 times as long "
+        "as those of the median rank",
+        "Straggler: none any more",
+    ]
 
 
 def test_before_training_there_is_nothing_to_describe() -> None:

@@ -6,7 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -108,6 +108,37 @@ def test_a_job_s_figures_are_its_status_s_and_go_with_it(port: int, jobs: list[d
     assert found[f"kubedet_job_info{info}"] == 1
     jobs.clear()
     assert not [name for name in samples(port) if name.startswith("kubedet_job_")]
+
+
+def test_a_straggler_is_told_with_its_worker_and_node_while_there_is_one(
+    port: int, jobs: list[dict[str, Any]]
+) -> None:
+    slow = {"rank": 3, "pod": "mask-worker-1", "ratio": 1.8, "since": "2026-01-01T00:00:00Z"}
+    jobs[:] = [{**JOB, "status": {"phase": "Running", "straggler": {**slow, "node": "gpu-7"}}}]
+    whose = [("name", "mask"), ("namespace", "team-a")]
+    labels = [*whose, ("node", "gpu-7"), ("rank", "3"), ("worker", "mask-worker-1")]
+    assert samples(port)[f"kubedet_job_straggler_ratio{labels}"] == 1.8
+    jobs[:] = [JOB]
+    assert not any("straggler" in name for name in samples(port))
+
+
+def test_jobs_that_a_node_has_broken_lately_are_counted_ended_ones_too(
+    port: int, jobs: list[dict[str, Any]]
+) -> None:
+    def broken(name: str, age: timedelta, phase: str, code: int = 152) -> dict[str, Any]:
+        failure = {"class": "Application", "reason": "Hang", "node": "gpu-7", "exitCode": code}
+        failure["time"] = (datetime.now(UTC) - age).isoformat()
+        metadata = {"namespace": "n", "name": name}
+        return {"metadata": metadata, "spec": {}, "status": {"phase": phase, "failureHistory": [failure]}}
+
+    jobs[:] = [
+        broken("a", timedelta(minutes=5), "Running"),
+        broken("b", timedelta(minutes=50), "Failed"),
+        broken("old", timedelta(minutes=70), "Running"),
+        broken("own-fault", timedelta(minutes=5), "Failed", code=65),
+    ]
+    found = {name: value for name, value in samples(port).items() if "suspect_nodes" in name}
+    assert found == {f"kubedet_operator_suspect_nodes{[('node', 'gpu-7')]}": 2}
 
 
 def test_jobs_that_avoid_a_node_are_counted_as_long_as_they_do(port: int, jobs: list[dict[str, Any]]) -> None:

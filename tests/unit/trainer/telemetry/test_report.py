@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from kubedet_trainer import contract
-from kubedet_trainer.contract import CheckpointStatus, Stage
+from kubedet_trainer.contract import CheckpointStatus, Stage, Straggler
 from kubedet_trainer.dist import World
 from kubedet_trainer.telemetry import memory, report
 from kubedet_trainer.telemetry.metrics import TABLE, Metrics
@@ -100,6 +101,27 @@ def test_progress_says_where_the_run_is_and_when_it_ends(
     assert _progress(tmp_path)["progress"]["estimatedRemainingSeconds"] == 60
     reporter.record_checkpoint(CHECKPOINT)
     assert _progress(tmp_path)["checkpoint"]["latest"] == "s3://b/step-00000010"
+
+
+def test_a_straggler_is_in_the_progress_until_it_is_fast_or_the_run_is_done(
+    tmp_path: Path, registry: CollectorRegistry, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(found: Straggler | None) -> Any:
+        reporter.record_straggler(found)
+        clock.now += 2
+        reporter.record_iteration(1, images=8, seconds=2.0, data_wait_seconds=0.5)
+        return _progress(tmp_path).get("straggler")
+
+    reporter = _reporter(tmp_path, registry)
+    slow = Straggler(rank=5, replica=1, ratio=1.8, since="2026-01-01T00:00:00Z")
+    with caplog.at_level(logging.INFO):
+        assert told(slow) == {"rank": 5, "replica": 1, "ratio": 1.8, "since": "2026-01-01T00:00:00Z"}
+        assert told(replace(slow, ratio=1.9))["ratio"] == 1.9
+        assert told(None) is None
+        assert told(slow) is not None
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
+    reporter.set_stage(Stage.DONE)
+    assert "straggler" not in _progress(tmp_path)
 
 
 def test_every_second_of_rank_0_goes_into_one_phase(
