@@ -73,7 +73,8 @@ def _build(status: ModelZooStatus, progress: Mapping[str, int]) -> Table:
     columns = [column for column in _COLUMNS if any(column[1] in row.means for row in status.rows)]
     compared = any(row.differences for row in status.rows)
     headings = [heading for heading, _, _ in columns] + ["Difference"] * compared
-    table = Table(Column("Recipe", no_wrap=True), "Phase", *headings)
+    names = (Column(heading, no_wrap=True) for heading in ("Recipe", "Phase"))
+    table = Table(*names, *headings, box=None, pad_edge=False, collapse_padding=True)
     for row in status.rows:
         running = [f"{progress[run.job]} %" for run in row.runs if run.job in progress]
         phase = f"{row.phase.value} {', '.join(running)}" if row.phase.value == "Running" else row.phase.value
