@@ -202,7 +202,7 @@ class RealWorld:
             sample for metric in self._metrics["reconcile_errors"].collect() for sample in metric.samples
         )
         found = {sample.labels["reason"] for sample in errors} - self._expected_errors
-        assert not found, f"reconciliations failed: {found}"
+        assert not found, "\n".join([f"reconciliations failed: {found}", *self._shared.errors.lines])
         assert not self._metrics.registry.get_sample_value("kubedet_operator_events_dropped_total")
 
     # What happens in the world

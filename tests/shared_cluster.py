@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Container, Coroutine, Mapping
 from typing import Any, Protocol
@@ -75,16 +76,29 @@ class _Distributor(Cache):
             world.news.append((False, news))
 
 
+class _ErrorLog(logging.Handler):
+    """What the operators log as errors, with tracebacks. pytest would show them for another test."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
 class SharedCluster:
     """What all worlds share: an event loop in a thread, with the watches and an administrator's client."""
 
     def __init__(self, kube: Kube) -> None:
         self.kube = kube
         self.distributor = _Distributor()
+        self.errors = _ErrorLog()
         self._listed = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="shared_cluster")
 
     def __enter__(self) -> SharedCluster:
+        logging.getLogger("kubedet_operator").addHandler(self.errors)
         self._thread.start()
         assert self._listed.wait(SECONDS), "the cluster cannot be watched"
         return self
@@ -92,6 +106,7 @@ class SharedCluster:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._kopf.stop)
         self._thread.join()
+        logging.getLogger("kubedet_operator").removeHandler(self.errors)
 
     def call(self, work: Coroutine[Any, Any, Any], *, seconds: float = SECONDS) -> Any:
         """The result of `work`, which is done in the loop; to be called from other threads."""

@@ -38,6 +38,7 @@ _WITHOUT_FORMULAS = {
     "trainer/kubedet_trainer/models/detector.py",
     "trainer/kubedet_trainer/models/host.py",
     "trainer/kubedet_trainer/models/options/detectors.py",
+    "trainer/kubedet_trainer/models/sheet.py",
 }
 
 

@@ -61,7 +61,7 @@ def test_a_table_is_trained_in_order_and_again_only_where_it_changed(tmp_path: P
     assert table.count("41.5 ±0.0") == 3
     page = tmp_path / "checkpoints" / "zoo" / "index.html"
     assert f"page: {page}\n" in table
-    assert "2 trainings each" in page.read_text()
+    assert "3 rows · 6 trainings" in page.read_text()
     assert page.with_name("MODEL_ZOO.md").read_text().count("| 41.5 ± 0.0 |") == 3
     assert _starts(tmp_path) == 6
     assert _run(tmp_path, zoo)[0] == 0

@@ -3,6 +3,8 @@
 Both make the same tables to the last bit, as a test shows, and hotcoco takes a small part of the time
 (`benchmarks/evaluation.py`). Neither sees the ids of the files, but their places in order: equal scores are
 counted in this order, and hotcoco takes no negative ids.
+
+Source of what they compute: Lin et al., 2014; `docs/zoo.md`, 10.
 """
 
 from __future__ import annotations
