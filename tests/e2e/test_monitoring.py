@@ -28,6 +28,8 @@ RIGHTLY_EMPTY = {
     "no job has a reason to tell",
     "no job of a zoo runs, or none has a reason to tell",
     "no job with a published row has ended",
+    "no node has broken a worker within an hour",
+    "no rank is a straggler",
     "no row of a zoo can be compared",
     "no row of a zoo has ended, or its page is written",
     "no zoo has rows",

@@ -33,7 +33,8 @@ def _manifest(*, variables: dict[str, object] | None = None, **spec: Any) -> dic
     env = [{"name": name, "value": str(value)} for name, value in (variables or {}).items()]
     container = {"name": "trainer", "command": ["python3", str(STUB)]}
     worker = {"env": env, "template": {"spec": {"containers": [container]}}}
-    return make_manifest(**merge({"worker": worker}, spec))
+    # Another test process may take the usual ports at the same moment.
+    return make_manifest(**merge({"worker": worker, "metrics": {"port": 9500}}, spec))
 
 
 @dataclass(frozen=True)

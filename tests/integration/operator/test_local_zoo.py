@@ -29,9 +29,9 @@ def _manifest(*, variables: dict[str, object] | None = None, **spec: Any) -> dic
     env = [{"name": name, "value": str(value)} for name, value in (variables or {}).items()]
     container = {"name": "trainer", "command": ["python3", str(STUB)]}
     worker = {"gpus": 0, "env": env, "template": {"spec": {"containers": [container]}}}
-    template = {
-        "spec": {"dataset": {"storageUri": "synthetic://shapes"}, "checkpoint": None, "worker": worker}
-    }
+    job = {"dataset": {"storageUri": "synthetic://shapes"}, "checkpoint": None, "worker": worker}
+    # Another test process may take the usual ports at the same moment.
+    template = {"spec": {**job, "metrics": {"port": 9600}}}
     return make_zoo(**{"template": template, **spec})
 
 

@@ -85,6 +85,7 @@ def test_rows_of_published_weights_have_the_figures_of_evaluate(
                     "overrides": {"data.num_workers": "0"},
                     "weightsMirror": mirror,
                     "benchmark": {"images": 4, "iterations": 4},
+                    "metrics": {"port": 9700},  # another test process may take the usual one
                     "worker": {"replicas": 1, "gpus": 0},
                 }
             },
