@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
+from forked_ranks import run_ranks
 from kubedet_trainer import dist
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.coco import build_scorer
@@ -101,18 +100,7 @@ def test_ranks_with_unequal_shares_score_together_and_stop_together(
         ],
     )
     truth = load_truth(file, cache=tmp_path / "cache", masks=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    ranks = [
-        context.Process(target=evaluate_on, args=(rank, port, file, truth, stop_after)) for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=60)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_ranks(evaluate_on, file, truth, stop_after)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first["asked"] == second["asked"] == asked
     assert "metrics" not in second

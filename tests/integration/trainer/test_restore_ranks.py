@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import time
 from pathlib import Path
 
 import torch
 
+from forked_ranks import run_ranks
 from kubedet_trainer import dist
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.training import restore
@@ -72,16 +71,7 @@ def test_workers_agree_on_what_all_can_have_and_show_that_they_live_while_they_w
         saving.save(Snapshot(iteration=iteration, epoch=0, state=state, stall_seconds=0.0))
     # The worker of rank 0 has a copy of it; the other one has none, and cannot get it.
     (tmp_path / "store/step-00000020/state.pt").write_bytes(b"damaged")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=restore_on, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=60)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_ranks(restore_on, tmp_path)
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert (first["iteration"], second["iteration"]) == (10, 10)
     assert second["beats"] >= 2
