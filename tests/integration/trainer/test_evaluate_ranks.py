@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
-from forked_ranks import run_ranks
+from rank_processes import run_ranks
 from kubedet_trainer import dist
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.coco import build_scorer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from forked_ranks import run_ranks
+from rank_processes import run_ranks
 from kubedet_trainer import dist
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.training import restore
