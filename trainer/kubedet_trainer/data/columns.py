@@ -26,6 +26,9 @@ CROWD, IGNORED = 1, 2
 MAX_PIXELS = 2**28
 """Of an image, unless a recipe says otherwise: 16384 x 16384."""
 
+_LARGEST = 1e30
+"""A larger coordinate counts as infinite: sums and products of it would not fit into float32."""
+
 
 class Columns:
     """Rows that were read so far. The caller that adds one has checked the types of its values."""
@@ -131,6 +134,7 @@ class Columns:
         self._waiting.clear()
         pairs = np.array(self._places, np.int64).reshape(-1, 2)
         numbers = np.array(self._boxes, np.float64).reshape(-1, 5)
+        numbers[np.abs(numbers) > _LARGEST] = np.inf
         flags = np.array(self._flags, np.int8)
         boxes, areas, crowd = numbers[:, :4], numbers[:, 4], (flags & CROWD) > 0
         ignored = (flags & IGNORED) > 0

@@ -146,7 +146,8 @@ def _box_problems(table: AnnotationTable) -> Iterator[Problem]:
     for row in np.flatnonzero(~np.isfinite(table.areas)).tolist():
         got = f"got area {table.areas[row]}, must be a finite number"
         yield _annotation_problem(table, row, "not-a-number", got)
-    flat = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+    is_finite = np.isfinite(boxes).all(axis=1)
+    flat = ~is_finite | (boxes[:, 2:] <= 0).any(axis=1)
     has_image = table.image_rows >= 0
     if len(table.file_names):
         is_known = has_image & np.isin(table.image_ids[table.image_rows], _COCO_FLAT_IMAGES)
@@ -160,7 +161,7 @@ def _box_problems(table: AnnotationTable) -> Iterator[Problem]:
     sizes = np.where(has_image[:, None], table.image_sizes[table.image_rows], 0)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     outside = (low < -BOX_TOLERANCE_PIXELS) | (high > sizes[:, ::-1] + BOX_TOLERANCE_PIXELS)
-    for row in np.flatnonzero(outside.any(axis=1) & has_image).tolist():
+    for row in np.flatnonzero(outside.any(axis=1) & is_finite & has_image).tolist():
         height, width = sizes[row].tolist()
         got = table.places.box(row, boxes[row].tolist())
         message = f"got {got}, must lie within the image's {width}x{height} pixels"

@@ -44,6 +44,11 @@ def test_published_data_sets_break_no_rule(shared: Path, name: str, split: str) 
             "box-outside",
             "within the image's 64x48 pixels",
         ),
+        (
+            annotation_record(7, image=1, bbox=(1e308, 5, 1e308, 1e308)) | {"area": 50.0},
+            "zero-area",
+            "finite",
+        ),
         (annotation_record(7, image=1, bbox=(5, 5, 20, 0)), "zero-area", "width and height > 0"),
         (annotation_record(7, image=1, bbox=(5, 5, -3, 9)), "zero-area", "width and height > 0"),
         (annotation_record(7, image=1, bbox=(5, float("nan"), 3, 9)), "zero-area", "finite"),
