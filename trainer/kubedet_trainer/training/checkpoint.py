@@ -36,6 +36,7 @@ from kubedet_trainer.training.manifest import (
     fetch_state,
     is_intact,
     parse_manifest,
+    require_same_model,
 )
 from kubedet_trainer.training.snapshot import Snapshot
 
@@ -181,7 +182,7 @@ class Checkpointer:
             MissingInput: it is not what its manifest says.
             InvalidInput: it is of another model or other classes.
         """
-        self._require_same_model(located)
+        require_same_model(located, recipe=self._origin.recipe, classes=self._origin.classes)
         if is_intact(target, located.manifest):
             _log.info("%s: taken from its copy in the work directory", located.state_uri)
         else:
@@ -215,18 +216,6 @@ class Checkpointer:
         if foreign is not None:
             raise foreign
         return None
-
-    def _require_same_model(self, located: Located) -> None:
-        theirs, ours = located.manifest, self._origin
-        for name, got, wanted in (
-            ("recipe's model", theirs.recipe.get("model"), ours.recipe.get("model")),
-            ("classes", theirs.classes, ours.classes),
-        ):
-            if got != wanted:
-                raise InvalidInput(
-                    f"{located.uri}: its {name} differ from this run's; "
-                    "give checkpoint.storageUri a prefix of its own, or set checkpoint.resume to Never"
-                )
 
     def _committed(self) -> set[int]:
         """The iterations that a list shows with a manifest, and the one that was committed last."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kubedet_trainer.errors import MissingInput
+from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import StoreCredentials
 from kubedet_trainer.storage.uris import open_store
 
@@ -59,6 +59,9 @@ class Manifest:
         return json.dumps(document, indent=2).encode()
 
 
+_FIELDS = frozenset(field.name for field in fields(Manifest))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Located:
     """A checkpoint with a sound manifest."""
@@ -74,12 +77,49 @@ class Located:
 
 
 def parse_manifest(data: bytes) -> Manifest | None:
-    """The manifest that `data` is; None where it is none, whatever it is instead."""
+    """The manifest that `data` is; None where it is none, whatever it is instead.
+
+    What a newer version has added is passed over. It has another `formatVersion` if that cannot be.
+    """
     try:
-        manifest = Manifest(**json.loads(data))
-    except (ValueError, TypeError, RecursionError, MemoryError):
+        document = json.loads(data)
+        manifest = Manifest(**{name: document[name] for name in _FIELDS & document.keys()})
+    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         return None
     return manifest if _is_sound(manifest) else None
+
+
+def require_format(located: Located) -> None:
+    """Refuse a checkpoint of a format that only a newer version reads.
+
+    Raises:
+        InvalidInput: it is of such a format.
+    """
+    if located.manifest.formatVersion > _FORMAT_VERSION:
+        raise InvalidInput(
+            f"{located.uri}/{MANIFEST_FILE}: formatVersion: got {located.manifest.formatVersion}, must be "
+            f"{_FORMAT_VERSION}: a newer version of kubedet wrote this checkpoint; use its trainer image, or "
+            "give checkpoint.storageUri a prefix of its own"
+        )
+
+
+def require_same_model(located: Located, *, recipe: Mapping[str, Any], classes: list[str]) -> None:
+    """Refuse a checkpoint that a run of `recipe` and `classes` cannot continue from.
+
+    Raises:
+        InvalidInput: it is of another model or other classes, or of a format that only a newer version reads.
+    """
+    require_format(located)
+    theirs = located.manifest
+    for name, differences in (
+        ("recipe's model", _differences(theirs.recipe.get("model"), recipe.get("model"), "model")),
+        ("classes", _differences(theirs.classes, classes, "classes")),
+    ):
+        if difference := next(differences, None):
+            raise InvalidInput(
+                f"{located.uri}: its {name} differ from this run's ({difference}); "
+                "give checkpoint.storageUri a prefix of its own, or set checkpoint.resume to Never"
+            )
 
 
 def strip_state(uri: str) -> str:
@@ -117,11 +157,14 @@ def is_intact(file: Path, manifest: Manifest) -> bool:
 
 def _is_sound(manifest: Manifest) -> bool:
     """Whether the fields have the types and bounds that they say."""
-    counts = (manifest.iteration, manifest.epoch, manifest.sizeBytes, manifest.attempt, manifest.worldSize)
+    counts = (
+        *(manifest.iteration, manifest.epoch, manifest.sizeBytes, manifest.attempt, manifest.worldSize),
+        manifest.formatVersion,
+    )
     texts = (manifest.sha256, manifest.time, manifest.job, manifest.stateFile)
     return (
-        manifest.formatVersion == _FORMAT_VERSION
-        and all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        and manifest.formatVersion >= _FORMAT_VERSION
         and all(isinstance(text, str) for text in texts)
         and _SHA256.fullmatch(manifest.sha256) is not None
         and _STATE.fullmatch(manifest.stateFile) is not None
@@ -137,3 +180,24 @@ def _is_sound(manifest: Manifest) -> bool:
 def _is_figure(value: object) -> bool:
     """Whether a metric is a number that fits into a float; NaN is one, which an evaluation may give."""
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _differences(theirs: Any, ours: Any, path: str) -> Iterator[str]:
+    """What a checkpoint's recipe says otherwise than this run's.
+
+    An option that it lacks is newer than the version that wrote it, which did what is the default now.
+    """
+    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
+        if theirs != ours:
+            yield f"{path}: {_shorten(theirs)} there, {_shorten(ours)} here"
+        return
+    for name, value in theirs.items():
+        if name in ours:
+            yield from _differences(value, ours[name], f"{path}.{name}")
+        else:
+            yield f"{path}.{name}: {_shorten(value)} there, this version of kubedet has no such option"
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

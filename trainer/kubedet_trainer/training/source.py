@@ -21,6 +21,7 @@ from kubedet_trainer.training.manifest import (
     Manifest,
     fetch_state,
     parse_manifest,
+    require_format,
     strip_state,
 )
 from kubedet_trainer.weights.fetch import fetch_weights
@@ -145,6 +146,7 @@ def _read_newest(
 
 
 def _read_checkpoint(located: Located, *, cache: Path, credentials: StoreCredentials | None) -> Source:
+    require_format(located)
     target = cache / f"checkpoint-{located.manifest.sha256[:16]}.pt"
     with locked(target):
         if not target.exists():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -76,7 +76,9 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"] * state["global_batch"] // self.global_batch
-        self.history = History(**state["history"])
+        known = {field.name for field in fields(History)}
+        # A newer version may have noted more.
+        self.history = History(**{name: state["history"][name] for name in known & state["history"].keys()})
 
 
 def chunk_seed(seed: int, *, iteration: int, chunk: int) -> int:
