@@ -46,7 +46,7 @@ SAVING_FILE = "saving"
 """In the work directory while rank 0 is writing a checkpoint that a restart of the ranks would lose."""
 
 RECOVERY_FILE = "recovery.json"
-"""In the work directory: UNIX times at which the agent had ended phases of the newest recovery, by phase."""
+"""In the work directory: steady times at which the agent had ended the phases of the newest recovery."""
 
 METRICS_DIRECTORY = "metrics"
 """In the work directory: the metrics of this worker's ranks, as prometheus_client's multiprocess files."""

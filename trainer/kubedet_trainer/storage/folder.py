@@ -16,8 +16,8 @@ from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInpu
 from kubedet_trainer.storage.files import HALF_WRITTEN_PREFIX, replacing
 from kubedet_trainer.storage.store import SMALL_BYTES, Sink, Store, StoredObject, require_small
 
-_ABANDONED_SECONDS = 3600
-"""After so long without a change a half-written file is nobody's any more."""
+_ABANDONED_SECONDS = 86400
+"""After so long without a change a half-written file is nobody's any more, even if a clock was set."""
 
 
 def open_folder(uri: str) -> Store:

@@ -50,6 +50,7 @@ _REFUSED = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
+_SKEWED = "RequestTimeTooSkewed"
 _MISSING = {"NoSuchBucket", "NoSuchKey", "NoSuchUpload", "ResourceNotFound"}
 
 
@@ -210,6 +211,11 @@ class _S3Store:
             return MissingInput(f"{where}: there is no bucket '{self._bucket}'; create it or correct the URI")
         if error.code in _MISSING:
             return MissingInput(f"{where}: there is no such object; check the URI")
+        if error.code == _SKEWED:
+            return StorageUnreachable(
+                f"{where}: the clocks of this node and of the store differ by more than the store allows "
+                f"({error.code}); check the time service of both"
+            )
         return StorageUnreachable(f"{where}: the store answered {error.code}; see its log")
 
 

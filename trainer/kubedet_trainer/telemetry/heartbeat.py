@@ -19,6 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubedet_trainer.telemetry.processes import read_stat
+
 DIRECTORY = "heartbeats"
 """In the work directory: two folders, each with a file for every rank, named by rank and process."""
 
@@ -195,12 +197,9 @@ def _pid(file: Path) -> int:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped a process. Only Linux tells."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state == "T"
+    """Whether a signal has stopped a process."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state == "T"
 
 
 def _is_running(pid: int) -> bool:

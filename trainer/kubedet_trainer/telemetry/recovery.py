@@ -1,16 +1,49 @@
-"""How long each phase of a recovery took: the agent notes those before rank 0 starts, rank 0 the others."""
+"""How long each phase of a recovery took: the agent notes those before rank 0 starts, rank 0 the others.
+
+All of it is steady time (`time.monotonic`), which the processes of a machine share: no duration depends on a
+clock that can be set.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kubedet_trainer import contract
 from kubedet_trainer.contract import Recovery, RecoveryPhase
-from kubedet_trainer.contract.times import format_unix_time
+from kubedet_trainer.contract.times import format_now
 from kubedet_trainer.storage.files import write_json
+from kubedet_trainer.telemetry.processes import read_stat
+
+_MARKS_FILE = "marks.json"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Steady times of different boots of a machine cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """Steady times that rank 0 leaves to the next one of its worker; None where there was none."""
+
+    written: float | None = None
+    """When it last wrote its progress."""
+    last_step: float | None = None
+    """When its last iteration ended."""
+
+    def write(self, work_directory: Path) -> None:
+        """Leave them in the work directory."""
+        write_json(work_directory / _MARKS_FILE, {**asdict(self), "boot": _boot()})
+
+
+def read_marks(work_directory: Path) -> Marks:
+    """What the rank 0 before this one left, since the machine was started."""
+    try:
+        found = json.loads((work_directory / _MARKS_FILE).read_text())
+    except FileNotFoundError:
+        return Marks()
+    return Marks(**found) if found.pop("boot") == _boot() else Marks()
 
 
 class AgentTimes:
@@ -21,12 +54,12 @@ class AgentTimes:
         self._ends: dict[str, float] = {}
 
     def note(self, phase: RecoveryPhase, *, at: float | None = None) -> None:
-        """Note that a phase has ended now, or `at` a UNIX time. The first one begins a recovery."""
+        """Note that a phase has ended now, or `at` a steady time. The first one begins a recovery."""
         if phase is RecoveryPhase.NOTICE:
             self._ends = {}
         elif not self._ends:
             return
-        self._ends[phase] = time.time() if at is None else at
+        self._ends[phase] = time.monotonic() if at is None else at
 
     def write(self) -> None:
         """Leave the times to rank 0; nothing, where the ranks did not start after a loss."""
@@ -49,7 +82,7 @@ class RankTimes:
 
     def note(self, phase: RecoveryPhase) -> None:
         """Note that a phase has ended now."""
-        self._ends[phase] = time.time()
+        self._ends[phase] = time.monotonic()
 
     def note_restore(self, seconds: float) -> None:
         """Note how long it took to load the checkpoint, as a part of the preparation."""
@@ -60,11 +93,11 @@ class RankTimes:
 
         Args:
             step_seconds: of this iteration.
-            last_step: UNIX time at which the last iteration before the loss ended, if that is known.
+            last_step: steady time at which the last iteration before the loss ended, if that is known.
         """
         if RecoveryPhase.NOTICE not in self._ends:
             return None
-        now = time.time()
+        now = time.monotonic()
         marks = {phase: self._ends[phase] for phase in RecoveryPhase if phase in self._ends}
         before = marks[RecoveryPhase.NOTICE] if last_step is None else last_step
         seconds: dict[str, float] = {}
@@ -75,7 +108,7 @@ class RankTimes:
         seconds[RecoveryPhase.RESTORE] = self._restore_seconds
         seconds[RecoveryPhase.STEP] = step_seconds
         rounded = {phase: round(max(0.0, value), 3) for phase, value in seconds.items()}
-        return Recovery(time=format_unix_time(now, timespec="milliseconds"), seconds=rounded)
+        return Recovery(time=format_now(timespec="milliseconds"), seconds=rounded)
 
 
 def _read(file: Path) -> dict[str, float]:
@@ -86,11 +119,14 @@ def _read(file: Path) -> dict[str, float]:
     return found
 
 
+def _boot() -> str:
+    return _BOOT.read_text().strip() if _BOOT.exists() else ""
+
+
 def _process_start() -> float:
-    """UNIX time at which this process began: was forked, if it was. Now, where the system does not say."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except OSError:
-        return time.time()
-    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    """Steady time at which this process began: was forked, if it was. Now, where the system does not say."""
+    stat = read_stat("self")
+    if stat is None:
+        return time.monotonic()
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return time.monotonic() - uptime + stat.start_ticks / os.sysconf("SC_CLK_TCK")

@@ -26,13 +26,13 @@ from kubedet_trainer.contract import (
     TimePhase,
     TimeSpent,
 )
-from kubedet_trainer.contract.times import format_unix_time, parse_time
+from kubedet_trainer.contract.times import format_unix_time
 from kubedet_trainer.dist import World
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.heartbeat import Heartbeat
 from kubedet_trainer.telemetry.metrics import Metrics
-from kubedet_trainer.telemetry.recovery import RankTimes
+from kubedet_trainer.telemetry.recovery import Marks, RankTimes, read_marks
 from kubedet_trainer.telemetry.timesheet import Timesheet
 
 _PHASES = {
@@ -102,11 +102,13 @@ class Reporter:
         self._iteration = 0
         self._checkpoint: CheckpointStatus | None = None
         self._straggler: Straggler | None = None
-        self._time, self._first_phase = self._open_timesheet()
+        before = read_marks(work_directory)
+        self._time, self._first_phase = self._open_timesheet(before)
         self._iteration_seconds: float | None = None
         self._evaluation_seconds = 0.0
         self._last_step: float | None = None
-        self._step_before = _last_step(self._progress_file)
+        self._step_before = before.last_step
+        self._step_mark: float | None = None
         self._written = 0.0
         self._write_progress()
 
@@ -169,11 +171,11 @@ class Reporter:
         if self._is_first:
             self._note_recovery(step_seconds=seconds)
             self._iteration, self._last_step = iteration, now
+            self._step_mark = elapsed = time.monotonic()
             before = self._iteration_seconds
             self._iteration_seconds = (
                 seconds if before is None else before + _RATE_SMOOTHING * (seconds - before)
             )
-            elapsed = time.monotonic()
             self._time.count_iteration(now=elapsed, wait_seconds=data_wait_seconds)
             if elapsed - self._written > _PROGRESS_SECONDS:
                 self._write_progress()
@@ -305,11 +307,11 @@ class Reporter:
         evaluations = self._evaluation_seconds * self._length.evaluations * share
         return round(left * self._iteration_seconds + evaluations)
 
-    def _open_timesheet(self) -> tuple[Timesheet, TimePhase]:
+    def _open_timesheet(self, marks: Marks) -> tuple[Timesheet, TimePhase]:
         """A timesheet that continues the count of an earlier rank 0 of this worker, and its first phase."""
         before, pause = None, 0.0
-        if self._is_first and (before := _read_time(self._progress_file)):
-            pause = time.time() - self._progress_file.stat().st_mtime
+        if self._is_first and (before := _read_time(self._progress_file)) and marks.written is not None:
+            pause = time.monotonic() - marks.written
         again = before is not None or self._world.restarts > 0
         phase = TimePhase.RESTARTING if again else TimePhase.STARTING
         since = format_unix_time(time.time(), timespec="milliseconds")
@@ -341,14 +343,7 @@ class Reporter:
             processRestarts=self._world.restarts,
         )
         write_json(self._progress_file, contract.without_none(asdict(record)))
-
-
-def _last_step(file: Path) -> float | None:
-    """The UNIX time of the last iteration in the progress record `file`, or None if there is none."""
-    try:
-        return parse_time(json.loads(file.read_text())["progress"]["lastProgressTime"]).timestamp()
-    except (FileNotFoundError, KeyError):
-        return None
+        Marks(written=self._written, last_step=self._step_mark).write(self._progress_file.parent)
 
 
 def _read_time(file: Path) -> TimeSpent | None:

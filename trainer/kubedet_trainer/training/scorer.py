@@ -21,6 +21,7 @@ from typing import cast
 
 from kubedet_trainer.errors import HelperKilled, TrainerError
 from kubedet_trainer.logs import configure_logging
+from kubedet_trainer.telemetry.processes import read_stat
 from kubedet_trainer.training import scored
 from kubedet_trainer.training.scored import Request, Scored
 
@@ -62,12 +63,8 @@ class ScorerProcess:
 
     def cpu_seconds(self) -> float:
         """The CPU time that it has used, over all threads; 0 once it has ended."""
-        try:
-            status = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:
-            return 0.0
-        user, system = status.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        stat = read_stat(self._process.pid)
+        return stat.cpu_ticks / os.sysconf("SC_CLK_TCK") if stat else 0.0
 
     def result(self) -> Scored:
         """What it made of the request. Waits for it.

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--module", default=endings.RANK_MODULE, help="Python module to run as a rank")
     parser.add_argument("--restarts", type=int, default=0, help="how often ranks were started before")
     parser.add_argument(
-        "--noticed", type=float, help="UNIX time at which the loss of an agent before was noticed"
+        "--noticed", type=float, help="steady time at which the loss of an agent before was noticed"
     )
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):  # torch installs its handlers only when ranks start

@@ -149,7 +149,7 @@ def _train(
             crashes += 1
             if not endings.is_worth_a_restart([ending.exit_code], crashes_in_a_row=crashes):
                 return failure
-            noticed = time.time()
+            noticed = time.monotonic()
             restarts = max(restarts, _num_restarts(settings)) + 1
             _logger.warning("the agent was killed and restarts", extra={"exitCode": ending.exit_code})
             continue

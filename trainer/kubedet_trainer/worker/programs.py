@@ -144,7 +144,7 @@ def run_agent(
         stop: ends the agent when requested.
         standby: forks the agent and its ranks, if there is one; started again where it was lost.
         restarts: how often ranks of this worker have been started again before.
-        noticed: UNIX time at which the loss of the agent before was noticed, if one was lost.
+        noticed: steady time at which the loss of the agent before was noticed, if one was lost.
     """
     record = settings.work_directory / endings.ENDING_FILE
     record.unlink(missing_ok=True)
