@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -64,7 +65,7 @@ class Fleet:
     elapsed: float = 0
 
     def __post_init__(self) -> None:
-        self.operator.expose(jobs=self.jobs, zoos=self.zoos)
+        self.operator.expose(jobs=self.jobs, zoos=self.zoos, clock=lambda: datetime.now(UTC))
         self._trainers = [TrainerMetrics(registry) for registry in self.workers]
         for trainer in self._trainers[:1]:
             trainer.set_all("reference", {"boxAP": 37.3, "imagesPerSecond": 40.0, "secondsPerIteration": 0.4})

@@ -23,6 +23,7 @@ from kubedet_operator.children.placement import POD_GROUP
 from kubedet_operator.decision import facts
 from kubedet_operator.decision.decide import decide
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Plan
+from kubedet_operator.decision.pods import parse_pod
 from kubedet_operator.decision.policies import accounting
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
@@ -106,7 +107,7 @@ class Simulation(Clockwork):
 
     def _decide(self) -> Plan:
         assert self.job is not None
-        parsed = [facts.parse_pod(pod) for pod in self.pods.values()]
+        parsed = [parse_pod(pod) for pod in self.pods.values()]
         seen = facts.observe(
             self.job,
             parsed=recipes.parse_spec(self.job, OperatorSettings()),

@@ -12,8 +12,9 @@ from kubedet_operator.api import names
 from kubedet_operator.api.status import ExcludedNode
 from kubedet_operator.decision import facts
 from kubedet_operator.decision.decide import decide
-from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import ApplyChild, DeletePod, Plan
+from kubedet_operator.decision.pods import PodFacts, parse_pod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 
@@ -56,7 +57,7 @@ def pod(index: int = 0, *, ended: datetime | None = None, **fields: Any) -> PodF
     fields.setdefault("uid", f"uid-{index}")
     if "exit_code" in fields:
         fields.setdefault("phase", "Succeeded" if fields["exit_code"] == 0 else "Failed")
-    found = facts.parse_pod(builders.make_pod(index=index, **fields))
+    found = parse_pod(builders.make_pod(index=index, **fields))
     assert found is not None
     if ended is not None and found.ending is not None:
         found = replace(found, ending=replace(found.ending, time=ended))

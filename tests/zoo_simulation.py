@@ -17,7 +17,7 @@ import jsonschema
 import builders
 from clockwork import Clockwork
 from kubedet_operator.api import names, schema, types, validation
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import observe_zoo
 from kubedet_operator.decision.zoo.plan import (

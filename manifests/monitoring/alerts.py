@@ -41,7 +41,7 @@ _OPEN_ROWS = 'phase=~"pending|running"'
 _FAILED_ROWS = 'phase="failed"'
 _OPEN_ZOO = 'phase=~"Pending|Running"'
 _OF_A_ZOO = 'zoo!=""'
-_WRITABLE = 'reason!="NoPlace"'
+_WRITABLE = 'reason!~"NoPlace|RowsBehind"'
 _TRAINING_ZOOS = (
     f"label_replace(count by (namespace, zoo) ({series.job('info', _OF_A_ZOO)} and on ({_JOB})"
     f' {series.job("status_phase", _IS_RUNNING)} == 1), "name", "$1", "zoo", "(.+)")'

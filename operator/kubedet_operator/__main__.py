@@ -92,6 +92,7 @@ class Operator:
             health=self._health,
             settings=settings,
             events=self._events,
+            clock=self._cluster.clock.now,
         )
         self._zoo_reconciler = ZooReconciler(
             self._cluster,
@@ -101,12 +102,14 @@ class Operator:
             health=self._health,
             events=self._events,
             settings=settings,
+            clock=self._cluster.clock.now,
         )
         self._poller = ProgressPoller(
             self._cache,
             self._queue,
             health=self._health,
             interval_seconds=settings.progress_interval_seconds,
+            clock=self._cluster.clock.now,
         )
         self._kopf = self._build_kopf()
         self._stopped = asyncio.Event()
@@ -134,6 +137,7 @@ class Operator:
         self._metrics.expose(
             jobs=lambda: self._cache.jobs() if leads() else (),
             zoos=lambda: self._cache.zoos.zoos() if leads() else (),
+            clock=self._cluster.clock.now,
         )
         server = endpoint.serve(self._settings.metrics_port, metrics=self._metrics, health=self._health)
         logger.info("metrics on port %d, health on port %d", server.server_port, self._settings.health_port)

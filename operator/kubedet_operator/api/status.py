@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal
 
 from kubedet_operator.api.dataset import Proposals
-from kubedet_operator.api.decoding import api_name
+from kubedet_operator.api.decoding import api_name, field_types, without_optional
 from kubedet_operator.api.fields import DEFAULT_MAX_LENGTH, bounded, bounds_of
 from kubedet_trainer import contract
 
@@ -280,6 +280,38 @@ def dump_status(status: object) -> dict[str, Any]:
     """
     dumped: dict[str, Any] = _plain(status)
     return dumped
+
+
+_CONTINUED = (ElasticStatus, RestartCounts, TimeAccount)
+"""Parts of the status that a decision takes over from the one before it."""
+
+
+def keep_unknown(
+    dumped: Mapping[str, Any], written: Mapping[str, Any], target: type = DetectionJobStatus
+) -> dict[str, Any]:
+    """`dumped` with the fields of `written` that this version does not know.
+
+    An operator of a newer version wrote them, and may lead again: as after a roll-back, or while replicas of
+    two versions run.
+
+    Args:
+        dumped: the new status, or a part of it.
+        written: what is stored.
+        target: the dataclass of both.
+    """
+    known, kept = _known(target), dict(dumped)
+    for name, value in written.items():
+        if name not in known:
+            kept[name] = value
+        elif known[name] in _CONTINUED and isinstance(value, Mapping) and name in kept:
+            kept[name] = keep_unknown(kept[name], value, known[name])
+    return kept
+
+
+@cache
+def _known(target: type) -> dict[str, Any]:
+    """The type of each field of a dataclass, by the API's name."""
+    return {api_name(name): without_optional(hint) for name, hint in field_types(target).items()}
 
 
 _AS_THEY_ARE = frozenset((int, float, bool))

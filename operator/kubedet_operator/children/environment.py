@@ -37,10 +37,11 @@ def build_environment(
     return own + _thread_variables(job.spec.worker, {variable["name"] for variable in user}) + user
 
 
-def build_rendezvous_environment(job: types.DetectionJob) -> list[Variable]:
+def build_rendezvous_environment(job: types.DetectionJob, *, image: str) -> list[Variable]:
     """Environment variables of the rendezvous pod: where the workers expect it, and the user's own."""
     user = [user_variable(variable) for variable in job.spec.worker.env]
-    return _values({Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job)}) + user
+    own = {Environment.RENDEZVOUS_ENDPOINT: _rendezvous_endpoint(job), Environment.IMAGE: image}
+    return _values(own) + user
 
 
 def processes(worker: types.Worker) -> int:

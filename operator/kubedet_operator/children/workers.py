@@ -86,9 +86,10 @@ def build_rendezvous(job: types.DetectionJob, *, settings: OperatorSettings) -> 
     it goes wherever there is room.
     """
     name = names.rendezvous_name(job.metadata.name)
+    base = build_container(job.spec.worker, settings, module=contract.RENDEZVOUS_MODULE)
     container = {
-        **build_container(job.spec.worker, settings, module=contract.RENDEZVOUS_MODULE),
-        "env": environment.build_rendezvous_environment(job),
+        **base,
+        "env": environment.build_rendezvous_environment(job, image=base["image"]),
         "ports": [
             {"name": names.RENDEZVOUS_PORT, "containerPort": contract.RENDEZVOUS_PORT, "protocol": "TCP"}
         ],
@@ -150,7 +151,7 @@ def build_container(worker: types.Worker, settings: OperatorSettings, *, module:
     """The container that runs a module of the trainer."""
     return {
         "name": names.CONTAINER,
-        "image": worker.image or settings.trainer_image,
+        "image": image_of(worker, settings),
         **({"imagePullPolicy": worker.imagePullPolicy} if worker.imagePullPolicy else {}),
         "command": ["python3", "-m", module],
         "terminationMessagePath": environment.TERMINATION_MESSAGE_PATH,
@@ -161,6 +162,13 @@ def build_container(worker: types.Worker, settings: OperatorSettings, *, module:
             "capabilities": {"drop": ["ALL"]},
         },
     }
+
+
+def image_of(worker: types.Worker, settings: OperatorSettings) -> str:
+    """The image of all pods of a job."""
+    containers = ((worker.template or {}).get("spec") or {}).get("containers") or ()
+    given = (item.get("image") for item in containers if item.get("name") == names.CONTAINER)
+    return next(filter(None, given), None) or worker.image or settings.trainer_image
 
 
 def _build_resources(worker: types.Worker) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from kubedet_operator.cluster.isolation import Isolation
 from kubedet_operator.cluster.pages import Pages
 from kubedet_operator.cluster.relations import Relations, read_relations
 from kubedet_operator.cluster.zoos import Zoos
-from kubedet_operator.decision.facts import PodFacts, is_newer, parse_pod, read_termination
+from kubedet_operator.decision.facts import is_newer
 from kubedet_operator.decision.objects import read_owner, read_version
+from kubedet_operator.decision.pods import PodFacts, parse_pod, read_termination
 from kubedet_trainer.contract import ProgressRecord
 
 Key = tuple[str, str]

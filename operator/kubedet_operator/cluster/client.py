@@ -65,6 +65,8 @@ class Cluster:
         """`may_write` is asked before every write, but for that of the Lease: whether this process acts."""
         self._unreadable = metrics["unreadable"]
         self._connection = Connection(metrics, may_write=may_write)
+        self.clock = self._connection.clock
+        """The time of this API server."""
 
     async def credentials(self) -> Credentials:
         """The credentials of now; tokens are read again where they expire.

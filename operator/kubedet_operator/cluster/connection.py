@@ -25,6 +25,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from kubedet_operator.api import names
 from kubedet_operator.cluster import errors
+from kubedet_operator.cluster.clock import ClusterClock
 from kubedet_operator.telemetry.metrics import Metrics
 
 REQUEST_SECONDS = 30
@@ -92,6 +93,8 @@ class Connection:
     """Requests to one API server. It connects for the first one, and again after a refused login."""
 
     def __init__(self, metrics: Metrics, *, may_write: Callable[[], bool]) -> None:
+        self.clock = ClusterClock()
+        """Set by the answers."""
         self._requests = metrics["api_requests"]
         self._may_write = may_write
         self._configuration: Configuration | None = None
@@ -171,6 +174,7 @@ class Connection:
                 timeout=_TIMEOUTS[call.purpose],
             ) as response:
                 code = response.status
+                self.clock.note(response.headers.get("Date"))
                 if code >= 300:
                     raise await self._refuse(response, call, configuration.host)
                 yield response

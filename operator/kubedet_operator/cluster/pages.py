@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kubedet_operator.cluster.relations import Key
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_operator.decision.zoo.facts import parse_page_pod
 
 

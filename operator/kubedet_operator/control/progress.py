@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -14,7 +16,8 @@ from kubedet_operator.api import conditions, names
 from kubedet_operator.cluster.cache import Cache, Key
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import reports
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.objects import CLOCK_SECONDS
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_operator.telemetry.health import PROGRESS, Health
 from kubedet_trainer import contract
 
@@ -30,6 +33,9 @@ _ENDED = (conditions.ConditionType.COMPLETE.value, conditions.ConditionType.FAIL
 _PARALLEL = 32
 """Jobs that are asked at once."""
 
+_MOST_AHEAD_SECONDS = 86400
+"""A date that differs by more is not that of a clock."""
+
 _HEADERS = {"Accept-Encoding": "identity"}
 """No answer is decompressed: a small one could become a huge one."""
 
@@ -38,13 +44,23 @@ class ProgressPoller:
     """Keeps `Cache.progress` current. A worker that cannot be reached is no failure; its pod's end is."""
 
     def __init__(
-        self, cache: Cache, queue: WorkQueue[Key], *, health: Health, interval_seconds: float
+        self,
+        cache: Cache,
+        queue: WorkQueue[Key],
+        *,
+        health: Health,
+        interval_seconds: float,
+        clock: Callable[[], datetime],
     ) -> None:
+        """`clock` is what decisions are made by."""
         self._cache = cache
         self._queue = queue
         self._health = health
         self._interval = interval_seconds
+        self._clock = clock
         self._answered_by: dict[Key, str] = {}
+        self._ahead: dict[str, float] = {}
+        """Seconds by which a worker's clock is ahead, by the uid of its pod; 0 within `CLOCK_SECONDS`."""
         self._published_at: dict[Key, float] = {}
 
     async def run(self, leading: asyncio.Event) -> None:
@@ -64,6 +80,8 @@ class ProgressPoller:
                 for forgotten in self._published_at.keys() - jobs.keys():
                     del self._published_at[forgotten]
                     self._answered_by.pop(forgotten, None)
+                present = {pod.uid for pods in jobs.values() for pod in pods}
+                self._ahead = {uid: seconds for uid, seconds in self._ahead.items() if uid in present}
                 waiting = iter(jobs.items())
                 self._health.expect_work(PROGRESS)
                 await asyncio.gather(*(self._ask_jobs(session, waiting) for _ in range(_PARALLEL)))
@@ -130,9 +148,29 @@ class ProgressPoller:
         host = f"[{pod.address}]" if ":" in (pod.address or "") else pod.address
         try:
             async with session.get(f"http://{host}:{port}/progress", allow_redirects=False) as response:
-                return reports.read_progress(await _read(response)) if response.status == 200 else None
+                if response.status != 200:
+                    return None
+                record = reports.read_progress(await _read(response))
+                if record is None:
+                    return None
+                ahead_seconds = self._compare_clocks(pod.uid, response.headers.get("Date", ""))
+                return reports.in_cluster_time(record, ahead_seconds=ahead_seconds)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return None
+
+    def _compare_clocks(self, uid: str, date: str) -> float:
+        """How many seconds the clock of a worker that has just answered is ahead; 0 if nobody can say."""
+        known = self._ahead.get(uid, 0.0)
+        try:
+            said = parsedate_to_datetime(date).replace(tzinfo=UTC)  # HTTP has no other zone
+        except ValueError:
+            return known
+        ahead_seconds = (said - self._clock()).total_seconds()
+        # Dates are in whole seconds: times must not differ from answer to answer.
+        if abs(ahead_seconds - known) > CLOCK_SECONDS:
+            can_be = CLOCK_SECONDS < abs(ahead_seconds) < _MOST_AHEAD_SECONDS
+            known = self._ahead[uid] = float(round(ahead_seconds)) if can_be else 0.0
+        return known
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -17,11 +17,13 @@ from kubedet_operator.api.status import (
     WorkerCounts,
     dump_status,
     format_seconds,
+    keep_unknown,
 )
 from kubedet_operator.children import environment, placement
 from kubedet_operator.children.children import build_children
 from kubedet_operator.children.storage import with_proposals
 from kubedet_operator.decision.facts import Facts, is_newer
+from kubedet_operator.decision.objects import is_ahead
 from kubedet_operator.decision.plan import Action, ApplyChild, DeletePod, Draft, Plan
 from kubedet_operator.decision.policies import (
     accounting,
@@ -31,6 +33,7 @@ from kubedet_operator.decision.policies import (
     deadlines,
     elastic,
     exclusion,
+    images,
     lost,
     proposals,
     queue,
@@ -43,7 +46,7 @@ from kubedet_operator.decision.policies import (
 )
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer.contract import ProgressRecord
-from kubedet_trainer.contract.times import format_time
+from kubedet_trainer.contract.times import format_time, parse_time
 
 Policy = Callable[[Facts, Draft], Draft]
 
@@ -89,6 +92,7 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
     draft = _begin(facts)
     for policy in POLICIES:
         draft = policy(facts, draft)
+    draft = images.unify(facts, draft, settings)
     wary = exclusion.avoid_suspects(facts, draft)
     creations = _create_missing(facts, wary, settings)
     if creations:
@@ -99,7 +103,7 @@ def decide(facts: Facts, settings: OperatorSettings) -> Plan:
             training=facts.training,
         )
     return Plan(
-        status=dump_status(_complete_status(facts, draft, creations)),
+        status=keep_unknown(dump_status(_complete_status(facts, draft, creations)), facts.written_status),
         preparations=tuple(action for action in creations if _goes_first(action)),
         actions=(*_deletions(facts, draft), *(action for action in creations if not _goes_first(action))),
         next_check_seconds=_next_check(facts, draft),
@@ -136,16 +140,19 @@ def _begin(facts: Facts) -> Draft:
         if condition_type not in known:
             draft = draft.turn(condition_type, False, reason=reason, message=message)
     if facts.progress is not None and not draft.finished:
-        draft = replace(draft, status=_report(draft.status, facts.progress))
+        draft = replace(draft, status=_report(draft.status, facts.progress, now=facts.now))
     return draft
 
 
-def _report(status: DetectionJobStatus, record: ProgressRecord) -> DetectionJobStatus:
+def _report(status: DetectionJobStatus, record: ProgressRecord, *, now: datetime) -> DetectionJobStatus:
     """`status` with the trainer's own words, unless they are older than what is known."""
     restarts = status.restarts or RestartCounts()
     if record.processRestarts > restarts.process:
         status = replace(status, restarts=replace(restarts, process=record.processRestarts))
-    if not is_newer(record.progress, status.progress):
+    known = status.progress
+    if known and known.lastProgressTime and is_ahead(parse_time(known.lastProgressTime), now=now):
+        known = None  # of a clock that was wrong
+    if not is_newer(record.progress, known):
         return status
     return replace(status, progress=record.progress, checkpoint=record.checkpoint or status.checkpoint)
 
@@ -233,7 +240,10 @@ def _complete_status(facts: Facts, draft: Draft, creations: Iterable[ApplyChild]
     ready = sum(pod.ready and pod.active for pod in workers)
     processes = facts.progress.worldSize if facts.progress and ready else 0
     restarts = status.restarts or RestartCounts()
-    desired = len(draft.indices) if not draft.finished else 0
+    if facts.job is None and status.workers is not None:
+        desired = status.workers.desired  # another version of the operator could read the spec
+    else:
+        desired = len(draft.indices)
     return replace(
         status,
         observedGeneration=facts.metadata.generation,
@@ -242,7 +252,7 @@ def _complete_status(facts: Facts, draft: Draft, creations: Iterable[ApplyChild]
         selector=names.worker_selector(facts.metadata.name),
         restarts=replace(restarts, total=restarts.application + restarts.infrastructure),
         workers=WorkerCounts(
-            desired=desired,
+            desired=0 if draft.finished else desired,
             active=sum(pod.active for pod in workers) + created,
             ready=ready,
             succeeded=sum(pod.phase == "Succeeded" for pod in workers),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from kubedet_operator.api import names, patterns
 from kubedet_operator.api.fields import DEFAULT_MAX_LENGTH as MAX_LINE_LENGTH
 from kubedet_operator.api.policies import FailureRule, RuleAction
 from kubedet_operator.api.status import MAX_LOG_LINES
-from kubedet_operator.decision.facts import Ending, PodFacts, read_termination
+from kubedet_operator.decision.objects import CLOCK_SECONDS
+from kubedet_operator.decision.pods import Ending, PodFacts, read_termination
 from kubedet_trainer.contract import ExitCode, FailureClass, failure_class
 
 _DISRUPTIONS = (
@@ -34,6 +36,12 @@ _REMEDIES = {
 }
 """What to do about container reasons that leave no record of the trainer."""
 
+_NO_MODULE = re.compile(r"No module named '?kubedet_trainer\b")
+_OTHER_VERSION = (
+    "the image has no such part of the trainer: it is of another version than this operator; set "
+    "spec.worker.image to an image of the operator's version, or remove it"
+)
+
 
 _ACTIONS: dict[RuleAction, FailureClass] = {
     "FailJob": FailureClass.PERMANENT,
@@ -42,6 +50,9 @@ _ACTIONS: dict[RuleAction, FailureClass] = {
     "ExcludeNodeAndRestart": FailureClass.INFRASTRUCTURE,
 }
 """Whom a failure is charged to that a rule of the job is for."""
+
+AHEAD_SECONDS = 2
+"""How far the clock of a node may be ahead of the cluster's before its times are not believed."""
 
 _STOPPED = (ExitCode.TERMINATED_SAVED, ExitCode.TERMINATED_UNSAVED)
 
@@ -59,9 +70,9 @@ class PodFailure:
     exit_code: int | None = None
     rank: int | None = None
     time: datetime
-    """When it began, never in the future."""
+    """When it began, within the life of the pod."""
     is_dated: bool = True
-    """Whether anybody has said when: else `time` is only when it was seen."""
+    """Whether a clock that can be believed has said when: else `time` is only when it was seen."""
     from_outside: bool = False
     """The pod was ended from outside, or a rule of the job ignores such failures."""
     rule: str | None = None
@@ -100,7 +111,9 @@ def _is_disrupted(pod: PodFacts) -> bool:
 
 
 def _lost(pod: PodFacts, reason: str, now: datetime) -> PodFailure:
-    time = pod.ending.time if pod.ending else pod.lost_at
+    said = pod.ending.time if pod.ending else pod.lost_at
+    # When a pod was told to end, the API server says, whose time it is that decisions are made by.
+    time = said if pod.deleting and not pod.ending else _believe(pod, said, now)
     where = f" on node {pod.node}" if pod.node else ""
     return PodFailure(
         pod=pod,
@@ -120,6 +133,8 @@ def _ended(pod: PodFacts, ending: Ending, now: datetime) -> PodFailure:
     charged_to = FailureClass.APPLICATION if killed_for_memory else failure_class(ending.exit_code)
     if pod.component == names.RENDEZVOUS and charged_to is not FailureClass.PERMANENT:
         charged_to = FailureClass.INFRASTRUCTURE
+    # When the first rank failed: its pod ends later, and with it in another order than its peers.
+    time = _believe(pod, min(record.time or ending.time, ending.time), now)
     return PodFailure(
         pod=pod,
         charged_to=charged_to,
@@ -127,11 +142,19 @@ def _ended(pod: PodFacts, ending: Ending, now: datetime) -> PodFailure:
         message=_message(ending, record.message),
         exit_code=ending.exit_code,
         rank=record.rank,
-        # When the first rank failed: its pod ends later, and with it in another order than its peers.
-        time=min(record.time or ending.time, ending.time, now),
+        time=min(time or now, now),
+        is_dated=time is not None,
         from_outside=ending.exit_code in _STOPPED,
         last_lines=_last_lines(record.last_lines, ending),
     )
+
+
+def _believe(pod: PodFacts, time: datetime | None, now: datetime) -> datetime | None:
+    """`time`; None if the node's clock is wrong: nothing happens before the pod or in the future."""
+    if time is None:
+        return None
+    difference = timedelta(seconds=CLOCK_SECONDS)
+    return time if pod.created - difference <= time <= now + timedelta(seconds=AHEAD_SECONDS) else None
 
 
 def _last_lines(recorded: Sequence[str], ending: Ending) -> tuple[str, ...]:
@@ -152,7 +175,7 @@ def _reason(ending: Ending, recorded: str) -> str:
 
 def _message(ending: Ending, recorded: str) -> str:
     said = recorded or ending.message
-    remedy = _REMEDIES.get(ending.reason, "")
+    remedy = _OTHER_VERSION if _NO_MODULE.search(said) else _REMEDIES.get(ending.reason, "")
     text = ": ".join(part for part in (remedy, said) if part)
     return _one_line(text or f"the container ended with exit code {ending.exit_code}")
 

@@ -1,14 +1,18 @@
-"""What the metadata of any object of Kubernetes says: whose it is, and how new."""
+"""What the metadata of any object of Kubernetes says: whose it is, and how new; and what its times mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
 
 _DIGITS = 19
 """The longest number that is read from a text: it fits 64 bits."""
+
+CLOCK_SECONDS = 60
+"""The clocks of machines that keep time differ by less."""
 
 
 class Owner(NamedTuple):
@@ -39,3 +43,17 @@ def read_version(metadata: Mapping[str, Any]) -> int:
 def read_number(text: Any) -> int | None:
     """The number that `text` is, if it is one that an operator could have written."""
     return int(text) if str(text).isdecimal() and len(str(text)) <= _DIGITS else None
+
+
+def end_of_wait(since: datetime, seconds: float, *, now: datetime) -> datetime | None:
+    """When a wait of `seconds` from `since` is over; None if it is.
+
+    It is over, too, if `since` is in the future: a clock has been set back, and nobody waits for it.
+    """
+    end = since + timedelta(seconds=seconds)
+    return None if now >= end or is_ahead(since, now=now) else end
+
+
+def is_ahead(time: datetime, *, now: datetime) -> bool:
+    """Whether `time` is so far in the future that no clock that keeps time can have said it."""
+    return time > now + timedelta(seconds=CLOCK_SECONDS)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.status import DetectionJobStatus
 from kubedet_operator.decision.draft import StatusDraft
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_trainer.contract.times import parse_time
 
 

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from kubedet_operator.api.fields import DEFAULT_MAX_ITEMS, DEFAULT_MAX_LENGTH
 from kubedet_operator.api.policies import MAX_SECONDS
 from kubedet_operator.api.status import TimeAccount
 from kubedet_trainer import contract
+from kubedet_trainer.contract.times import format_time, parse_time
 
 MAX_BYTES = 65536
 """The longest document that is read. A report of the trainer has about 1 KB."""
@@ -38,6 +39,8 @@ _YEARS = range(1970, 9000)
 """Times of other years are no times: adding to them could overflow."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,127}")
 """A reason. Kubernetes takes no longer one in an Event."""
+_PHASE = re.compile(r"[a-z_]{1,32}")
+_STAGES = frozenset(stage.value for stage in contract.Stage)
 _CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "�")
 """Control characters but tab and newline: they could write anything on the terminal that shows them."""
 
@@ -96,6 +99,28 @@ def read_progress(answer: bytes) -> contract.ProgressRecord | None:
         return None
 
 
+def in_cluster_time(record: contract.ProgressRecord, *, ahead_seconds: float) -> contract.ProgressRecord:
+    """`record` of a worker whose clock is ahead, with its times in the cluster's time."""
+    progress, checkpoint, straggler = record.progress, record.checkpoint, record.straggler
+    recovery = progress.recovery
+    if not ahead_seconds:
+        return record
+
+    def shift(time: str) -> str:
+        return format_time(parse_time(time) - timedelta(seconds=ahead_seconds))
+
+    return replace(
+        record,
+        progress=replace(
+            progress,
+            lastProgressTime=shift(progress.lastProgressTime) if progress.lastProgressTime else None,
+            recovery=replace(recovery, time=shift(recovery.time)) if recovery else None,
+        ),
+        checkpoint=replace(checkpoint, time=shift(checkpoint.time)) if checkpoint else None,
+        straggler=replace(straggler, since=shift(straggler.since)) if straggler else None,
+    )
+
+
 def read_termination(message: str) -> Termination:
     """What the trainer left in a termination message; nothing if the message is not the trainer's."""
     try:
@@ -108,6 +133,18 @@ def read_termination(message: str) -> Termination:
         failure=_read_failure(document.get("failure")),
         progress=_parse_progress(document.get("progress")),
     )
+
+
+def with_known_stage(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`document`, whose `progress` may have a stage that only a newer version knows: it trains, for all that
+    this version can say."""
+    progress = document.get("progress")
+    if not isinstance(progress, Mapping):
+        return document
+    stage = progress.get("stage")
+    if not isinstance(stage, str) or stage in _STAGES or not _WORD.fullmatch(stage):
+        return document
+    return {**document, "progress": {**progress, "stage": contract.Stage.TRAINING.value}}
 
 
 def clean_progress(progress: contract.Progress) -> contract.Progress:
@@ -141,8 +178,11 @@ def clean_checkpoint(checkpoint: contract.CheckpointStatus | None) -> contract.C
 
 
 def clean_account(account: TimeAccount) -> TimeAccount:
-    """`account` with known phases only, and every number within its range."""
-    return replace(account, seconds=_clean_seconds(account.seconds), reached=max(account.reached, 0))
+    """`account` with every number within its range. Phases of a newer version count: they are time that is
+    accounted for."""
+    phases = [phase for phase in account.seconds if _PHASE.fullmatch(phase)]
+    seconds = {phase: _within(account.seconds[phase], MAX_SECONDS) for phase in phases}
+    return replace(account, seconds=seconds, reached=max(account.reached, 0))
 
 
 def read_time(text: Any) -> datetime | None:
@@ -158,7 +198,8 @@ def _parse_progress(document: Any) -> contract.ProgressRecord | None:
     """The `ProgressRecord` in a document that was loaded, or None if it is none."""
     if not isinstance(document, Mapping):
         return None
-    record = _decode(contract.ProgressRecord, {**document, "checkpoint": None, "straggler": None})
+    known = with_known_stage(document)
+    record = _decode(contract.ProgressRecord, {**known, "checkpoint": None, "straggler": None})
     if record is None:
         return None
     return replace(

@@ -11,7 +11,8 @@ from rich.table import Table
 from kubedet_operator.api import conditions
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.status import DetectionJobStatus
-from kubedet_operator.decision.facts import Facts, read_termination
+from kubedet_operator.decision.facts import Facts
+from kubedet_operator.decision.pods import read_termination
 from kubedet_trainer import contract
 
 _COLUMNS = (

@@ -10,14 +10,17 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kubedet_operator.api import names
-from kubedet_operator.decision.facts import Ending, PodFacts
+from kubedet_operator.cluster.clock import ClusterClock
+from kubedet_operator.decision.pods import Ending, PodFacts
 from kubedet_operator.local.container import LOOPBACK, Command, Machine, translate
 from kubedet_trainer import contract
+
+_CLOCK = ClusterClock()
 
 _LOG_TAIL_BYTES = 2048
 """What a kubelet takes from the log where a failed container has left no message."""
@@ -69,7 +72,7 @@ class LocalPods:
             return
         command = translate(manifest, self._machine)
         self._pods[name] = _Pod(
-            manifest=manifest, command=command, process=self._start(name, command), created=_now()
+            manifest=manifest, command=command, process=self._start(name, command), created=now()
         )
 
     def delete(self, name: str, uid: str) -> None:
@@ -138,7 +141,7 @@ class LocalPods:
             exit_code=exit_code,
             reason="Error" if exit_code else "Completed",
             message=message[: contract.TERMINATION_MESSAGE_BYTES],
-            time=_now(),
+            time=now(),
         )
 
     def _terminate(self, pod: _Pod) -> None:
@@ -180,5 +183,6 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def now() -> datetime:
+    """The time of a local run: this machine's when the run began, which no setting of its clock changes."""
+    return _CLOCK.now()

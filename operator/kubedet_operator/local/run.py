@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from threading import Event
@@ -33,11 +32,11 @@ from kubedet_operator.local import outcome, places
 from kubedet_operator.local.container import LOOPBACK, Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Follower, follow
-from kubedet_operator.local.pods import LocalPods
+from kubedet_operator.local.pods import LocalPods, now
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
-from kubedet_trainer.contract.times import format_now
+from kubedet_trainer.contract.times import format_time
 
 POLL_SECONDS = 0.3
 """Between two looks at the processes."""
@@ -113,7 +112,7 @@ def localise(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
         elsewhere.append(Violation(path="spec.dataset.proposals.fromJob", got=source, rule=rule))
     if claims or elsewhere:
         raise InvalidManifest([*claims, *elsewhere])
-    created = format_now()
+    created = format_time(now())
     metadata = {"namespace": "default", **(manifest.get("metadata") or {}), "creationTimestamp": created}
     return {**manifest, "spec": spec, "metadata": {**metadata, "uid": str(uuid.uuid4())}, "status": {}}
 
@@ -192,7 +191,7 @@ class LocalJob:
             self.manifest,
             pods=self._pods.observe(),
             progress=_ask(self._pods.metrics_ports().values()),
-            now=datetime.now(UTC),
+            now=now(),
         )
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from kubedet_operator.local.container import Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Quiet
 from kubedet_operator.local.places import resolve_paths
-from kubedet_operator.local.pods import LocalPods
+from kubedet_operator.local.pods import LocalPods, now
 from kubedet_operator.local.run import (
     POLL_SECONDS,
     LocalJob,
@@ -113,9 +112,12 @@ def _read(given: Mapping[str, Any], output: Path) -> tuple[ParsedZoo, dict[str, 
         place = {"storageUri": (output / "checkpoints").as_uri()}
         local = {**resolve_paths(job), **({} if job.get("checkpoint") else {"checkpoint": place})}
         spec["template"] = {**(template or {}), "spec": local}
-    metadata = {"namespace": "default", **(given.get("metadata") or {}), "uid": "local", "generation": 1}
     file = output / STATUS_FILE
     status = json.loads(file.read_text()) if file.exists() else {}
+    # The file may have changed since the last run.
+    generation = status.get("observedGeneration", 0) + 1
+    metadata = {"namespace": "default", **(given.get("metadata") or {})}
+    metadata |= {"uid": "local", "generation": generation}
     manifest = {**given, "metadata": metadata, "spec": spec, "status": status}
     parsed = parse_zoo(manifest)
     if parsed.document is None or parsed.violations:
@@ -192,7 +194,7 @@ class _ZooRun:
                 jobs=[started.job.manifest for started in self._jobs.values()],
                 parsed=self._parsed,
                 page=next(iter(self._page_pods.observe()), None),
-                now=datetime.now(UTC),
+                now=now(),
             )
         )
         if plan.status != self.status:

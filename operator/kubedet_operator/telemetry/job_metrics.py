@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from kubedet_operator.api import names, types
@@ -168,7 +169,7 @@ def _read_state(job: Manifest) -> Iterator[Figure]:
     yield "info", (str(spec.get("recipe", "")), queue, zoo), 1
 
 
-def _read_course(job: Manifest) -> Iterator[Figure]:
+def _read_course(job: Manifest, *, clock: Callable[[], datetime]) -> Iterator[Figure]:
     """What the operator says of a job's course."""
     status = job.get("status") or {}
     if reason := status.get("reason"):
@@ -176,7 +177,7 @@ def _read_course(job: Manifest) -> Iterator[Figure]:
     if created := job["metadata"].get("creationTimestamp"):
         yield "created", (), _seconds(created)
     yield "gpus", (), _gpus(job.get("spec") or {}, status)
-    for spent_on, seconds in accounting.seconds_by_phase(job, now=datetime.now(UTC)).items():
+    for spent_on, seconds in accounting.seconds_by_phase(job, now=clock()).items():
         yield "time", (spent_on,), seconds
     yield "gpu_seconds", (), status.get("gpuSeconds") or 0
 
@@ -217,9 +218,9 @@ def _read_durability(job: Manifest) -> Iterator[Figure]:
         yield "checkpoint_interval", (), interval
 
 
-def _read_exclusions(job: Manifest) -> Iterator[Figure]:
+def _read_exclusions(job: Manifest, *, clock: Callable[[], datetime]) -> Iterator[Figure]:
     """Counted over all jobs: a series for each job and node could be as many as both together."""
-    status, now = job.get("status") or {}, datetime.now(UTC)
+    status, now = job.get("status") or {}, clock()
     for name, against in evidence.read_evidence(job).items():
         if evidence.is_fresh(against, now=now):
             yield "suspect_nodes", (name,), 1
@@ -230,14 +231,15 @@ def _read_exclusions(job: Manifest) -> Iterator[Figure]:
             yield "excluded_nodes", (node["name"], node["mode"], node["reason"]), 1
 
 
-JOB_READERS: Sequence[Reader] = (
-    _read_state,
-    _read_course,
-    _read_training,
-    _read_durability,
-    _read_exclusions,
-)
-"""What reads the figures of `JOB_TABLE` out of a job."""
+def job_readers(clock: Callable[[], datetime]) -> Sequence[Reader]:
+    """What reads the figures of `JOB_TABLE` out of a job, by the time of `clock`."""
+    return (
+        _read_state,
+        partial(_read_course, clock=clock),
+        _read_training,
+        _read_durability,
+        partial(_read_exclusions, clock=clock),
+    )
 
 
 def _phase(status: Mapping[str, Any]) -> str:

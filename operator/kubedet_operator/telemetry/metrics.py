@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from importlib import metadata
 from typing import Any
 
@@ -11,7 +12,7 @@ import prometheus_client
 from prometheus_client.registry import CollectorRegistry
 
 from kubedet_operator.telemetry.health import EVENTS, PROGRESS, RECONCILIATION, ZOOS
-from kubedet_operator.telemetry.job_metrics import JOB_READERS, JOB_TABLE
+from kubedet_operator.telemetry.job_metrics import JOB_TABLE, job_readers
 from kubedet_operator.telemetry.manifests import Manifest, ManifestCollector
 from kubedet_operator.telemetry.zoo_metrics import ZOO_READERS, ZOO_TABLE
 from kubedet_trainer.contract import FailureClass
@@ -140,11 +141,19 @@ class Metrics:
         return self._recorded[key]
 
     def expose(
-        self, *, jobs: Callable[[], Iterable[Manifest]], zoos: Callable[[], Iterable[Manifest]]
+        self,
+        *,
+        jobs: Callable[[], Iterable[Manifest]],
+        zoos: Callable[[], Iterable[Manifest]],
+        clock: Callable[[], datetime],
     ) -> None:
-        """Expose figures of the jobs and zoos whose manifests these return, whenever they are asked for."""
+        """Expose figures of the jobs and zoos whose manifests these return, whenever they are asked for.
+
+        `clock` is what decisions are made by.
+        """
         unreadable = self["unreadable"].labels("status").inc
-        for table, manifests, readers in ((JOB_TABLE, jobs, JOB_READERS), (ZOO_TABLE, zoos, ZOO_READERS)):
+        of_jobs = job_readers(clock)
+        for table, manifests, readers in ((JOB_TABLE, jobs, of_jobs), (ZOO_TABLE, zoos, ZOO_READERS)):
             self.registry.register(ManifestCollector(table, manifests, readers, unreadable=unreadable))
 
 

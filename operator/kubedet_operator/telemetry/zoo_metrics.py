@@ -71,8 +71,8 @@ ZOO_TABLE: Mapping[str, Definition] = {
     "page_written": Definition(
         kind="gauge",
         name="kubedet_zoo_page_written",
-        help="1 if the page of a zoo shows its rows, 0 if something keeps it from being written. Absent "
-        "before the first row has ended.",
+        help="1 if the page of a zoo shows its rows, 0 if it is behind them or something keeps it from being "
+        "written. Absent before the first row has ended.",
         labels=(*WHOSE, "reason"),
     ),
 }

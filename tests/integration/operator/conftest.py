@@ -165,6 +165,10 @@ class OperatorProcess:
     namespaces: str = NAMESPACE
     port: int = 0
     health_port: int = 0
+    program: tuple[str, ...] = ("-m", "kubedet_operator")
+    """Arguments of Python."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """In addition to that of the tests."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -180,10 +184,11 @@ class OperatorProcess:
             "KUBEDET_OPERATOR_METRICS_PORT": str(self.port),
             "KUBEDET_OPERATOR_HEALTH_PORT": str(self.health_port),
             "KUBEDET_OPERATOR_PROGRESS_INTERVAL_SECONDS": "1",
+            **self.environment,
         }
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kubedet_operator"], env=environment, stdout=output, stderr=output
+                [sys.executable, *self.program], env=environment, stdout=output, stderr=output
             )
 
     def get(self, path: str) -> str:
@@ -381,8 +386,9 @@ def make_operator(tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
     """A function that starts a further operator with another kubeconfig."""
     started: list[OperatorProcess] = []
 
-    def make(kubeconfig: Path, *, namespace: str = NAMESPACE) -> OperatorProcess:
-        operator = OperatorProcess(kubeconfig, tmp_path / f"log-{len(started)}", namespaces=namespace)
+    def make(kubeconfig: Path, *, namespace: str = NAMESPACE, **options: Any) -> OperatorProcess:
+        log = tmp_path / f"log-{len(started)}"
+        operator = OperatorProcess(kubeconfig, log, namespaces=namespace, **options)
         operator.start()
         started.append(operator)
         return operator

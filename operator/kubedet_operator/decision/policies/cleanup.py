@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kubedet_operator.api.conditions import ConditionType, Reason
-from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import DeletePod, Draft
+from kubedet_operator.decision.pods import PodFacts
 
 _ENDS = {
     ConditionType.RUNNING: Reason.WORKERS_NOT_RUNNING,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 from kubedet_operator.api.conditions import ConditionType, Reason
-from kubedet_operator.decision.facts import Facts, PodFacts, read_termination
+from kubedet_operator.decision.facts import Facts
+from kubedet_operator.decision.objects import end_of_wait
 from kubedet_operator.decision.plan import Draft
+from kubedet_operator.decision.pods import PodFacts, read_termination
 from kubedet_trainer.contract import Results, Stage
 
 LINGER_SECONDS = 60
@@ -21,6 +22,13 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     succeeded = [pod for pod in facts.workers if pod.phase == "Succeeded"]
     for pod in succeeded:
         results = read_termination(pod).results
+        if results is not None and facts.job.spec.task == "Measure" and results.task != "Measure":
+            return draft.end(
+                ConditionType.FAILED,
+                reason=Reason.RESULTS_MISSING,
+                message=f"pod {pod.name} has trained, but spec.task is Measure: the trainer image is older "
+                "than this operator; set spec.worker.image to one of this version",
+            )
         if results is not None:
             return _complete(facts, draft, pod, results)
     if not draft.indices or not set(draft.indices) <= {pod.index for pod in succeeded}:
@@ -37,8 +45,8 @@ def _complete(facts: Facts, draft: Draft, pod: PodFacts, results: Results) -> Dr
     working = [other for other in facts.workers if other.active]
     if working and pod.ending is not None:
         # A worker may still be saying goodbye to the rendezvous. What it does now changes nothing.
-        patience_ends = pod.ending.time + timedelta(seconds=LINGER_SECONDS)
-        if facts.now < patience_ends:
+        patience_ends = end_of_wait(pod.ending.time, LINGER_SECONDS, now=facts.now)
+        if patience_ends is not None:
             return draft.check(patience_ends)
     progress = draft.status.progress
     if progress is not None:

@@ -21,6 +21,8 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     if known is None:  # no worker yet, or an operator of an earlier version created them
         has_workers = draft.status.startTime is not None and not draft.finished
         return draft.change(training=facts.training) if has_workers else draft
+    if not facts.spec_changed:  # an operator of another version has another digest for the same training
+        return draft.change(training=facts.training)
     restarts = draft.status.restarts or RestartCounts()
     draft = draft.renew(facts.workers).change(
         training=facts.training,

@@ -14,7 +14,7 @@ from kubedet_trainer.contract.times import parse_time
 
 def judge(facts: Facts, draft: Draft) -> Draft:
     """Fail a job whose time is over; delete one that has been finished for long enough."""
-    if facts.job is None or (facts.violations and not draft.finished):
+    if facts.job is None:
         return draft
     spec = facts.job.spec
     if draft.finished:

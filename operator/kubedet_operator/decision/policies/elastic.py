@@ -17,8 +17,10 @@ from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.policies import ElasticPolicy
 from kubedet_operator.api.status import ElasticStatus
 from kubedet_operator.children.environment import has_peers
-from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
+from kubedet_operator.decision.objects import end_of_wait
 from kubedet_operator.decision.plan import Draft
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_trainer.contract.times import parse_time
 
 PLACEMENT_SECONDS = 60
@@ -34,7 +36,7 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     size = draft.status.workers.desired if draft.status.workers else 0
     whole = _describe(policy, wanted)
     before = draft.status.elastic
-    if size and _bounds(before) != _bounds(whole):
+    if size and facts.spec_changed and _bounds(before) != _bounds(whole):
         # The workers know the bounds of their number since they were started.
         draft = _restart_all(facts, draft, "spec.elasticPolicy has changed")
     elif policy is not None and not facts.grouped:
@@ -119,8 +121,8 @@ def _give_up(
 
 def _may_join(now: datetime, draft: Draft, policy: ElasticPolicy, since: datetime) -> tuple[Draft, bool]:
     """Whether absent workers may come now; if the delay is what they wait for, ask again after it."""
-    due = since + timedelta(seconds=policy.scaleUpDelaySeconds)
-    if now < due:
+    due = end_of_wait(since, policy.scaleUpDelaySeconds, now=now)
+    if due is not None:
         return draft.check(due), False
     checkpoint = draft.status.checkpoint
-    return draft, checkpoint is not None and parse_time(checkpoint.time) > since
+    return draft, checkpoint is not None and not parse_time(checkpoint.time) <= since <= now

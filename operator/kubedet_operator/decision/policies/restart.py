@@ -19,6 +19,7 @@ from kubedet_operator.api.policies import FailurePolicy
 from kubedet_operator.api.status import HISTORY_LENGTH, FailureRecord, RestartCounts
 from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.failures import PodFailure, read_failure
+from kubedet_operator.decision.objects import end_of_wait
 from kubedet_operator.decision.plan import Draft
 from kubedet_trainer.contract import ExitCode, FailureClass
 from kubedet_trainer.contract.times import format_time, parse_time
@@ -198,8 +199,8 @@ def _recover(facts: Facts, draft: Draft) -> Draft:
     history = draft.status.failureHistory
     if history and condition.reason != Reason.RESIZED:
         failed = parse_time(history[0].time)
-        create_from = failed + timedelta(seconds=delay_seconds(history))
-        if create_from > facts.now:
+        create_from = end_of_wait(failed, delay_seconds(history), now=facts.now)
+        if create_from is not None:
             return replace(draft, create_from=create_from).check(create_from)
         since = max(since, failed)
     workers = [pod for pod in facts.workers if pod.uid not in draft.status.chargedPods and not pod.deleting]
@@ -209,7 +210,7 @@ def _recover(facts: Facts, draft: Draft) -> Draft:
         return draft
     progress = facts.progress.progress if facts.progress else None
     last_step = progress.lastProgressTime if progress else None
-    if last_step is not None and parse_time(last_step) <= since:
+    if last_step is not None and parse_time(last_step) <= since <= facts.now:
         return draft
     return draft.turn(
         ConditionType.RESTARTING, False, reason=Reason.RECOVERED, message="all workers train again"

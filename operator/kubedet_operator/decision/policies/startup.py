@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.status import HISTORY_LENGTH, FailureRecord
-from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import Draft
+from kubedet_operator.decision.pods import PodFacts
 
 CREATION_SECONDS = 120
 """A container that has not been created by then is waiting for something: mostly a volume."""

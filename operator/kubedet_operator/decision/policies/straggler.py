@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.status import StragglerStatus
-from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import Draft
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_trainer.contract import Straggler
 from kubedet_trainer.contract.times import format_time, parse_time
 

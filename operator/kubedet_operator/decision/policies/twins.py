@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kubedet_operator.decision.facts import Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
 from kubedet_operator.decision.plan import Draft
+from kubedet_operator.decision.pods import PodFacts
 
 
 def judge(facts: Facts, draft: Draft) -> Draft:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from kubedet_operator.api import conditions, names
 from kubedet_operator.api.conditions import ConditionType, Reason
-from kubedet_operator.api.status import dump_status
+from kubedet_operator.api.status import dump_status, keep_unknown
 from kubedet_operator.api.zoo_status import ModelZooStatus
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import ZooDraft, ZooPlan
@@ -52,11 +53,11 @@ def decide_zoo(facts: ZooFacts) -> ZooPlan:
         status=facts.status, now=format_time(facts.now), generation=facts.metadata.generation, runs={}
     )
     if facts.parsed.violations:
-        return ZooPlan(status=dump_status(_complete(facts, _refuse(facts, draft))))
+        return ZooPlan(status=_dump(facts, _refuse(facts, draft)))
     for policy in POLICIES:
         draft = policy(facts, draft)
     return ZooPlan(
-        status=dump_status(_complete(facts, draft)),
+        status=_dump(facts, draft),
         actions=draft.actions,
         awaits_page=draft.awaits_page,
         next_check_seconds=_next_check(facts, draft),
@@ -69,14 +70,15 @@ def _refuse(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
     return draft.turn(ConditionType.FAILED, True, reason=Reason.INVALID_SPEC, message=message)
 
 
-def _complete(facts: ZooFacts, draft: ZooDraft) -> ModelZooStatus:
+def _dump(facts: ZooFacts, draft: ZooDraft) -> dict[str, Any]:
     """The final status: what is derived, over what the policies decided."""
-    return replace(
+    status = replace(
         draft.status,
         observedGeneration=facts.metadata.generation,
         phase=conditions.derive_phase(draft.status.conditions).value,
         reason=conditions.derive_reason(draft.status.conditions),
     )
+    return keep_unknown(dump_status(status), facts.written_status, ModelZooStatus)
 
 
 def _next_check(facts: ZooFacts, draft: ZooDraft) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from kubedet_operator.api import decoding, names, types, zoo
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.zoo_status import FIGURES, ModelZooStatus, Row, Run, RunPhase
 from kubedet_operator.children.rows import RowPlan, plan_rows
-from kubedet_operator.decision.facts import PodFacts, read_pod
 from kubedet_operator.decision.objects import Owner
+from kubedet_operator.decision.pods import PodFacts, read_pod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
 
@@ -190,11 +190,12 @@ def observe_zoo(
     metadata = manifest.get("metadata") or {}
     uid = metadata.get("uid")
     known = [parse_child(job) for job in jobs]
+    status = zoo.decode_zoo_status(manifest)
+    read = decoding.decode(types.Metadata, metadata, path="metadata", found=[], strict=False)
     return ZooFacts(
-        metadata=decoding.decode(types.Metadata, metadata, path="metadata", found=[], strict=False)
-        or types.Metadata(),
-        status=zoo.decode_zoo_status(manifest),
-        parsed=parsed or parse_zoo(manifest),
+        metadata=read or types.Metadata(),
+        status=status,
+        parsed=_keep_meaning(parsed or parse_zoo(manifest), status, generation=metadata.get("generation")),
         children={child.name: child for child in known if child.owner == uid},
         occupied=frozenset(child.name for child in known if child.owner != uid),
         rejection=rejection,
@@ -204,6 +205,18 @@ def observe_zoo(
         written_status=manifest.get("status") or {},
         now=now,
     )
+
+
+def _keep_meaning(parsed: ParsedZoo, status: ModelZooStatus, *, generation: int | None) -> ParsedZoo:
+    """`parsed` with the hashes of the status, if that describes the same spec.
+
+    An operator of another version has another hash for the same training.
+    """
+    if generation is None or status.observedGeneration != generation:
+        return parsed
+    hashes = {row.recipe: row.hash for row in status.rows}
+    rows = (replace(row, hash=hashes.get(row.recipe, row.hash)) for row in parsed.rows)
+    return ParsedZoo(parsed.document, tuple(rows), parsed.violations)
 
 
 def owner_of(job: Mapping[str, Any]) -> tuple[str, str] | None:

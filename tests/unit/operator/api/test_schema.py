@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+import first_release
 from builders import make_manifest
 from kubedet_operator.api import names, schema
 
@@ -105,3 +106,11 @@ def test_the_text_is_the_crd() -> None:
     crd = yaml.safe_load(schema.dump_crd())
     assert crd == schema.build_crd()
     assert crd["metadata"]["name"] == f"{names.PLURAL}.{names.GROUP}"
+
+
+def test_the_api_server_writes_no_default_into_jobs_that_the_first_release_does_not_know() -> None:
+    """Its operator would refuse every job that has them, during an upgrade or after a roll-back."""
+    root = yaml.safe_load(first_release.read_definition())
+    known = dict(_walk(root["spec"]["versions"][0]["schema"]["openAPIV3Schema"], ""))
+    defaulted = {path for path, node in NODES.items() if "default" in node}
+    assert {path for path in defaulted if "default" not in known.get(path, {})} == set()

@@ -6,6 +6,8 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import aiohttp.web
@@ -18,6 +20,7 @@ from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import reports
 from kubedet_operator.telemetry.health import Health
 from kubedet_trainer import contract
+from kubedet_trainer.contract.times import format_time, parse_time
 
 KEY = ("default", "demo")
 
@@ -110,7 +113,9 @@ async def cache(workers: Workers, queue: WorkQueue[Key]) -> AsyncIterator[Cache]
     cache.store_pod(pod)
     leading = asyncio.Event()
     leading.set()
-    poller = ProgressPoller(cache, queue, health=Health(), interval_seconds=0.01)
+    poller = ProgressPoller(
+        cache, queue, health=Health(), interval_seconds=0.01, clock=lambda: datetime.now(UTC)
+    )
     asking = asyncio.create_task(poller.run(leading))
     yield cache
     asking.cancel()
@@ -177,7 +182,7 @@ async def test_no_answer_and_nonsense_are_no_progress(
     workers: Workers, cache: Cache, queue: WorkQueue[Key]
 ) -> None:
     await _asked(workers, 3)
-    workers.record = {"progress": {"stage": "Sleeping"}}
+    workers.record = {"progress": {"stage": 7}}
     await _asked(workers, 3)
     assert KEY not in cache.progress
     assert len(queue) == 0
@@ -241,6 +246,52 @@ async def test_a_bug_about_one_answer_ends_no_poll(
         await _asked(workers, 3)
     assert "default/demo: this is a bug in the operator" in caplog.text
     await _publish_first(workers, queue)
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+async def test_times_of_a_worker_whose_clock_is_wrong_are_read_in_the_clusters_time(
+    workers: Workers, cache: Cache, queue: WorkQueue[Key], ahead: int
+) -> None:
+    now = datetime.now(UTC)
+    wrong = now + timedelta(seconds=ahead)
+    workers.report(1, 0)
+    assert workers.record is not None
+    workers.record["progress"]["lastProgressTime"] = format_time(wrong)
+    workers.record["checkpoint"] = {
+        "latest": "s3://b/step-1",
+        "iteration": 1,
+        "time": format_time(wrong),
+        "sizeBytes": 1,
+        "saveSeconds": 1.0,
+        "stallSeconds": 0.0,
+    }
+
+    async def answer(_: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+        return aiohttp.web.json_response(workers.record, headers={"Date": date})
+
+    workers.misbehave = answer
+    await _asked(workers, 3)
+    record = cache.progress[KEY]
+    assert record.checkpoint is not None
+    for told in (record.progress.lastProgressTime, record.checkpoint.time):
+        assert abs((parse_time(told or "") - now).total_seconds()) < 5
+    queue.done(await asyncio.wait_for(queue.get(), 10))
+    await _asked(workers, 3)
+    assert cache.progress[KEY] == record
+    assert len(queue) == 0
+
+
+@pytest.mark.parametrize("date", ["", "soon", "Fri, 01 Jan 1971 00:00:00 GMT"])
+async def test_a_date_that_is_none_changes_no_time(workers: Workers, cache: Cache, date: str) -> None:
+    workers.report(7, 0)
+
+    async def answer(_: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        return aiohttp.web.json_response(workers.record, headers={"Date": date})
+
+    workers.misbehave = answer
+    await _asked(workers, 3)
+    assert cache.progress[KEY].progress.lastProgressTime == "2026-01-01T00:00:07Z"
 
 
 async def test_a_finished_job_is_not_asked(workers: Workers, cache: Cache) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import world
 from kubedet_operator.decision.decide import decide
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_trainer import contract
 from kubedet_trainer.contract import ExitCode
 from simulation import Simulation

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import world
-from kubedet_operator.decision.facts import PodFacts
 from kubedet_operator.decision.plan import Plan
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_trainer import contract
 
 TWO = {"worker": {"replicas": 2}}

@@ -8,7 +8,7 @@ import pytest
 
 import world
 from kubedet_operator.api import names
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.pods import PodFacts
 
 TWO = {"replicas": 2, "gpus": 0}
 GONE_BY = "2026-01-01T01:02:00Z"

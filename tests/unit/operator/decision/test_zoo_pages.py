@@ -13,7 +13,7 @@ import pytest
 
 import builders
 from kubedet_operator.api import names
-from kubedet_operator.decision.facts import Ending, PodFacts
+from kubedet_operator.decision.pods import Ending, PodFacts
 from kubedet_operator.decision.zoo.policies.page import INTERVAL_SECONDS, MOST_FAILURES
 from kubedet_trainer.contract import catalogue
 from zoo_simulation import ZooSimulation, settled
@@ -74,6 +74,22 @@ def test_rows_that_end_soon_after_come_together_and_the_end_does_not_wait() -> N
     assert phases == {"Succeeded"}
     zoo.wait(86400)
     assert len(zoo.pages) == 3
+
+
+def test_a_page_that_is_behind_names_the_rows_that_it_lacks_until_it_shows_them() -> None:
+    zoo = settled(rows={"recipes": [RETINA, RETINA_101, SSD]}, parallelism=3)
+    zoo.succeed(RETINA)
+    zoo.settle()
+    assert zoo.condition("PageWritten") == ("True", "RowsShown")
+    zoo.wait(60)
+    zoo.succeed(RETINA_101)
+    zoo.settle()
+    assert zoo.condition("PageWritten") == ("False", "RowsBehind")
+    (told,) = [item for item in zoo.status["conditions"] if item["type"] == "PageWritten"]
+    assert f"these rows have ended since: {RETINA_101}; it is written again within" in told["message"]
+    zoo.wait(INTERVAL_SECONDS)
+    assert zoo.condition("PageWritten") == ("True", "RowsShown")
+    assert len(zoo.pages) == 2
 
 
 def test_what_runs_makes_no_page() -> None:

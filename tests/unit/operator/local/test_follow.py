@@ -13,7 +13,8 @@ from rich.console import Console
 from builders import make_job
 from kubedet_operator.api.conditions import ConditionType, set_condition
 from kubedet_operator.api.status import DetectionJobStatus, FailureRecord, StragglerStatus
-from kubedet_operator.decision.facts import Ending, Facts, PodFacts
+from kubedet_operator.decision.facts import Facts
+from kubedet_operator.decision.pods import Ending, PodFacts
 from kubedet_operator.local import outcome
 from kubedet_operator.local.follow import describe, follow
 from kubedet_trainer import contract

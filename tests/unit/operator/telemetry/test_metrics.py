@@ -58,7 +58,7 @@ def health() -> Health:
 @pytest.fixture
 def port(jobs: list[dict[str, Any]], health: Health) -> Iterator[int]:
     metrics = Metrics()
-    metrics.expose(jobs=lambda: jobs, zoos=list)
+    metrics.expose(jobs=lambda: jobs, zoos=list, clock=lambda: datetime.now(UTC))
     server = endpoint.serve(0, metrics=metrics, health=health)
     yield server.server_port
     server.shutdown()

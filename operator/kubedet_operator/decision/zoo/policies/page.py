@@ -7,11 +7,12 @@ import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from kubedet_operator.api.conditions import ConditionType, Reason
+from kubedet_operator.api.conditions import ConditionType, Reason, find_condition
 from kubedet_operator.api.status import dump_status
-from kubedet_operator.api.zoo_status import PageStatus, RunPhase
+from kubedet_operator.api.zoo_status import PageStatus, Run, RunPhase
 from kubedet_operator.children.page import PagePlace, build_page_pod, locate_page
-from kubedet_operator.decision.facts import PodFacts
+from kubedet_operator.decision.objects import end_of_wait
+from kubedet_operator.decision.pods import PodFacts
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import CreatePage, DeletePage, ZooDraft
 from kubedet_trainer.contract.times import parse_time
@@ -27,6 +28,8 @@ PATIENCE_SECONDS = 120
 
 _ENDED = (RunPhase.SUCCEEDED, RunPhase.FAILED)
 _MESSAGE_LENGTH = 512
+_MOST_NAMED = 10
+"""Rows that a message names."""
 
 
 def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
@@ -48,7 +51,9 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
         return _follow(facts, draft, page, pod=facts.page, place=place)
     wanted = digest_rows(draft)
     if wanted == page.written:
-        return draft
+        return _show(draft, page, place) if _is_behind(draft) else draft
+    if draft.holds(ConditionType.PAGE_WRITTEN):
+        draft = _fail(draft, Reason.ROWS_BEHIND, _describe_lag(draft, page))
     if wanted != page.tried:
         page = replace(page, failures=0)
     if page.failures >= MOST_FAILURES:
@@ -60,8 +65,8 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
             Reason.CHILD_REJECTED,
             f"the API server refuses the pod that writes the page: {facts.page_rejection}; it is tried again",
         )
-    due = _due(draft, page, wanted)
-    if due is not None and facts.now < due:
+    due = _due(facts, draft, page, wanted)
+    if due is not None:
         return draft.check(due)
     status = dump_status(replace(draft.status, page=None, conditions=()))
     pod = build_page_pod(facts.parsed.document, place, status=status, digest=wanted, settings=facts.settings)
@@ -85,13 +90,13 @@ def digest_rows(draft: ZooDraft) -> str:
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _due(draft: ZooDraft, page: PageStatus, wanted: str) -> datetime | None:
+def _due(facts: ZooFacts, draft: ZooDraft, page: PageStatus, wanted: str) -> datetime | None:
     """When the next pod may be created; None for now."""
-    if page.time is None:
+    is_retry = wanted == page.tried
+    if page.time is None or (draft.finished and not is_retry):
         return None
-    if wanted == page.tried:
-        return parse_time(page.time) + timedelta(seconds=RETRY_SECONDS * 2 ** max(page.failures - 1, 0))
-    return None if draft.finished else parse_time(page.time) + timedelta(seconds=INTERVAL_SECONDS)
+    seconds = RETRY_SECONDS * 2 ** max(page.failures - 1, 0) if is_retry else INTERVAL_SECONDS
+    return end_of_wait(parse_time(page.time), seconds, now=facts.now)
 
 
 def _follow(
@@ -104,16 +109,44 @@ def _follow(
     if pod.uid != page.pod:
         if pod.phase == "Succeeded":
             page = replace(page, written=page.tried, failures=0, pod=pod.uid)
-            draft = draft.change(page=page, reportUri=place.page_uri).turn(
-                ConditionType.PAGE_WRITTEN,
-                True,
-                reason=Reason.ROWS_SHOWN,
-                message=f"{place.page_uri} shows the rows that had ended at {page.time}",
-            )
+            draft = _show(draft.change(page=page, reportUri=place.page_uri), page, place)
         else:
             page = replace(page, failures=page.failures + 1, pod=pod.uid)
             draft = _fail(draft.change(page=page), Reason.PAGE_FAILED, _describe_failure(pod, page))
     return draft if pod.deleting else draft.act(DeletePage(name=pod.name, uid=pod.uid))
+
+
+def _show(draft: ZooDraft, page: PageStatus, place: PagePlace) -> ZooDraft:
+    return draft.turn(
+        ConditionType.PAGE_WRITTEN,
+        True,
+        reason=Reason.ROWS_SHOWN,
+        message=f"{place.page_uri} shows the rows that had ended at {page.time}",
+    )
+
+
+def _is_behind(draft: ZooDraft) -> bool:
+    found = find_condition(draft.status.conditions, ConditionType.PAGE_WRITTEN)
+    return found is not None and found.reason == Reason.ROWS_BEHIND
+
+
+def _describe_lag(draft: ZooDraft, page: PageStatus) -> str:
+    """Which rows the page does not show as they are."""
+    written_at = parse_time(page.time) if page.time else None
+    later = [
+        row.recipe
+        for row in draft.status.rows
+        if written_at and any(_ended_after(run, written_at) for run in row.runs)
+    ]
+    named = ", ".join(later[:_MOST_NAMED]) + (
+        f" and {len(later) - _MOST_NAMED} more" if len(later) > _MOST_NAMED else ""
+    )
+    what = f"these rows have ended since: {named}" if later else "rows have changed since"
+    return f"the page is of {page.time}; {what}; it is written again within {INTERVAL_SECONDS} s"
+
+
+def _ended_after(run: Run, time: datetime) -> bool:
+    return run.completionTime is not None and parse_time(run.completionTime) > time
 
 
 def _explain_wait(facts: ZooFacts, draft: ZooDraft, pod: PodFacts) -> ZooDraft:
