@@ -76,7 +76,7 @@ def build_pages() -> dict[str, str]:
 
 
 def _fields(resource: schema.Resource) -> Iterator[str]:
-    root = schema.build_schema(resource)
+    root = schema.build_schema(resource, for_people=True)
     yield _NOTE.format(source="operator/kubedet_operator/api")
     yield f"# Fields of the {resource.kind}\n"
     path = "spec.worker" if resource is schema.JOB else "zoo.spec.rows"

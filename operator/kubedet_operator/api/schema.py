@@ -35,6 +35,19 @@ _HEADER = """\
 Column = tuple[str, str, str, int]
 """Name, type, path, and 1 for a column that only ``-o wide`` shows."""
 
+_LATER = frozenset(
+    {
+        "spec.benchmark.iterations",
+        "spec.checkpoint.saveDeadlineSeconds",
+        "spec.dataset.validate",
+        "spec.evaluation.report",
+        "spec.task",
+        "spec.writeProposals",
+    }
+)
+"""Fields that have come since 0.1.0. Their defaults are in the programs alone: the API server would show them
+in every job, and an operator that does not know them refuses such a job."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
@@ -142,9 +155,12 @@ def build_crd(resource: Resource = JOB) -> dict[str, Any]:
     }
 
 
-def build_schema(resource: Resource = JOB) -> dict[str, Any]:
-    """The OpenAPI schema of a whole object of one kind, with its rules in CEL."""
-    return _SchemaBuilder(resource).root()
+def build_schema(resource: Resource = JOB, *, for_people: bool = False) -> dict[str, Any]:
+    """The OpenAPI schema of a whole object of one kind, with its rules in CEL.
+
+    That for people has the defaults of the programs, too, which the API server must not write.
+    """
+    return _SchemaBuilder(resource, later=frozenset() if for_people else _LATER).root()
 
 
 def _build_version(resource: Resource) -> dict[str, Any]:
@@ -164,8 +180,9 @@ def _build_version(resource: Resource) -> dict[str, Any]:
 class _SchemaBuilder:
     """Turns annotations, bounds and rules into OpenAPI; every rule must find its place."""
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, *, later: frozenset[str]) -> None:
         self._resource = resource
+        self._later = later
         self._rules: dict[str, list[dict[str, str]]] = {}
         self._add_rules(resource.rules)
 
@@ -218,7 +235,8 @@ class _SchemaBuilder:
             hint = decoding.without_optional(decoding.field_types(target)[field.name])
             schema = self._value(hint, bounds_of(field), path=f"{path}.{name}")
             # Only what users write is defaulted; the operator's own status stays as it was written.
-            default = _default(field, schema) if path.startswith("spec") else {}
+            is_defaulted = path.startswith("spec") and f"{path}.{name}" not in self._later
+            default = _default(field, schema) if is_defaulted else {}
             properties[name] = {"description": described[field.name], **default, **schema}
             if is_required(field):
                 required.append(name)

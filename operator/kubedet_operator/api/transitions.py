@@ -48,7 +48,12 @@ MANAGED_BY = Transition(
 )
 
 TRANSITIONS = (
-    Transition(field="spec.task", moment=TRAINED, unchanged="self.spec.task == oldSelf.spec.task"),
+    Transition(
+        field="spec.task",
+        moment=TRAINED,
+        unchanged="(has(self.spec.task) ? self.spec.task : 'Train') == "
+        "(has(oldSelf.spec.task) ? oldSelf.spec.task : 'Train')",
+    ),
     Transition(field="spec.recipe", moment=TRAINED, unchanged="self.spec.recipe == oldSelf.spec.recipe"),
     Transition(
         field="spec.overrides",

@@ -268,7 +268,7 @@ RULES = (
         cel="!has(self.dataset.validate) || self.dataset.validate || !has(self.evaluation) || "
         "(!has(self.evaluation.stopAfter) && (!has(self.evaluation.report) || "
         "self.evaluation.report == 'Last'))",
-        got="'report: ' + self.evaluation.report",
+        got="'report: ' + (has(self.evaluation.report) ? self.evaluation.report : 'Last')",
         meaning="stopAfter and report Best compare evaluations, which need a validation split; "
         "remove them or set dataset.validate to true",
         field=".evaluation",

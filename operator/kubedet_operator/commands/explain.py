@@ -42,7 +42,7 @@ def explain(path: str, *, width: int) -> str:
     below = None
     if resource is schema.JOB and fields[:2] == _OVERRIDES:
         fields, below = fields[:2], ".".join(fields[2:])
-    found = schema.build_schema(resource)
+    found = schema.build_schema(resource, for_people=True)
     for depth, field in enumerate(fields):
         inner = _inner(found)
         if field not in inner:
