@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dataset_builders import annotation_record, image_record, load_truth, write_annotations
-from rank_processes import run_ranks
 from kubedet_trainer import dist
 from kubedet_trainer.data.arrays import Truth
 from kubedet_trainer.evaluation.coco import build_scorer
@@ -21,6 +20,7 @@ from kubedet_trainer.evaluation.evaluate import evaluate
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.structures import Batch, Detections, Images, Targets
+from rank_processes import run_ranks
 
 _IMAGES = 5
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from rank_processes import run_ranks
 from kubedet_trainer import dist
 from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSettings
 from kubedet_trainer.training import restore
@@ -17,6 +16,7 @@ from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.manifest import Located
 from kubedet_trainer.training.snapshot import Snapshot
+from rank_processes import run_ranks
 
 ORIGIN = Origin(recipe={"name": "smoke", "model": {"depth": 18}}, classes=["cell"])
 SLOW_SECONDS = 2.5
