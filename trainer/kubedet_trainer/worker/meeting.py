@@ -2,7 +2,9 @@
 
 An agent is there for as long as its connection is. One whose process ended is known at once, because the
 kernel closes its connection; one whose node was cut off, after a silence. The others are told as soon as that
-happens, and the next round waits only for agents that are still there. This module needs no torch.
+happens, and the next round waits only for agents that are still there. When all of them are silent, it is the
+store that is stopped or cut off: nobody is lost, and the agents take their places again. This module needs no
+torch.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from typing import Any
 
 RETURN_SECONDS = 10.0
 """How long a store that was away waits for the agents of a running round."""
+
+AWAY_SECONDS = 3.0
+"""After such a silence of all agents of a running round the store was away: each looks ten times a second."""
 
 _LAST_CALL_AFTER_LOSS_SECONDS = 2.0
 """How long a round that may begin without a lost worker waits for it: its pod may start another agent."""
@@ -84,6 +89,7 @@ class Meeting:
         self._is_broken = False
         self._is_closed = False
         self._return_by: float | None = None
+        self._heard_at = 0.0
 
     def join(self, ticket: dict[str, Any], *, is_there: Callable[[], bool]) -> dict[str, Any] | None:
         """Wait for the next round. Returns it; None if the run is closed or the agent is no longer there."""
@@ -107,6 +113,7 @@ class Meeting:
     def attach(self, name: str, number: int, rank: int, size: int, max_agents: int) -> None:
         """Take an agent back into its running round, after the store was away and lost its values."""
         with self._changed:
+            self._hear()
             if self._number < number:
                 self._number, self._size, self._max_agents = number, size, max_agents
                 self._members, self._former, self._is_broken = {}, {}, False
@@ -118,6 +125,7 @@ class Meeting:
     def look(self, name: str) -> dict[str, Any]:
         """What the agent `name` sees of its round."""
         with self._changed:
+            self._hear()
             if self._return_by is not None and time.monotonic() > self._return_by:
                 self._is_broken |= len(self._members) < self._size
                 self._return_by = None
@@ -132,9 +140,11 @@ class Meeting:
             self._is_broken |= name in self._members
 
     def leave(self, name: str) -> None:
-        """Take leave of an agent that ends or is lost. Its round is over."""
+        """Take leave of an agent that ends or is lost. Its round is over, unless the store was away."""
         with self._changed:
-            self._is_broken |= self._members.pop(name, None) is not None
+            self._note_absence()
+            was_member = self._members.pop(name, None) is not None
+            self._is_broken |= was_member and self._return_by is None
             self._joining.pop(name, None)
             self._begun.pop(name, None)
             self._changed.notify_all()
@@ -144,6 +154,17 @@ class Meeting:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+    def _hear(self) -> None:
+        """Note that an agent of the round is heard."""
+        self._note_absence()
+        self._heard_at = time.monotonic()
+
+    def _note_absence(self) -> None:
+        """Give the agents time to return if none of the running round was heard for long."""
+        now = time.monotonic()
+        if self._size and now - self._heard_at > AWAY_SECONDS:
+            self._return_by = now + RETURN_SECONDS
 
     def _begin_if_due(self) -> None:
         """Begin a round once enough agents wait and none of the round before is still to come."""
@@ -167,6 +188,7 @@ class Meeting:
         self._members = dict(self._former)
         self._indices = {agent.name: agent.index for agent in chosen}
         self._may_begin_at = self._return_by = None
+        self._heard_at = time.monotonic()
         self._is_broken = False
         for agent in chosen:
             del self._joining[agent.name]

@@ -197,6 +197,35 @@ def test_store_that_came_back_ends_a_round_whose_agents_stay_away(monkeypatch: p
     await_true(lambda: again.look("agent-0")["isLost"])
 
 
+def test_store_that_was_stopped_or_cut_off_ends_no_round_whose_agents_return(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(meeting, "AWAY_SECONDS", 0.2)
+    run = Meeting()
+    with ThreadPoolExecutor(2) as threads:
+        join = functools.partial(run.join, is_there=lambda: True)
+        rounds = list(threads.map(join, [asdict(ticket(0)), asdict(ticket(1))]))
+    time.sleep(0.3)  # in which no agent looks
+    for index, place in enumerate(rounds):
+        assert place is not None
+        run.leave(ticket(index).name)  # its connection has ended
+        run.attach(ticket(index).name, place["number"], place["rank"], place["size"], 2)
+        assert not run.look(ticket(index).name)["isLost"]
+    assert [run.look(ticket(index).name)["isLost"] for index in range(2)] == [False, False]
+
+
+def test_store_that_was_away_ends_a_round_whose_agents_do_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(meeting, "RETURN_SECONDS", 0.1)
+    run = Meeting()
+    with ThreadPoolExecutor(2) as threads:
+        join = functools.partial(run.join, is_there=lambda: True)
+        list(threads.map(join, [asdict(ticket(0)), asdict(ticket(1))]))
+    time.sleep(0.3)
+    run.leave(ticket(0).name)
+    await_true(lambda: run.look(ticket(1).name)["isLost"])
+
+
 def test_agent_that_left_while_it_waited_takes_no_part(server: tuple[StoreServer, int]) -> None:
     store, port = server
     with socket.create_connection(("127.0.0.1", port)) as connection:
