@@ -39,9 +39,12 @@ class Cluster:
 
 
 @contextmanager
-def run_cluster(kit: Path, name: str) -> Iterator[Cluster]:
-    """Run a control plane without nodes, of a name of its own, until the block ends."""
-    found = re.search(r"KUBECONFIG=(\S+)", run(kit / "up", "--name", name))
+def run_cluster(kit: Path, name: str, *options: str) -> Iterator[Cluster]:
+    """Run a control plane without nodes, of a name of its own, until the block ends.
+
+    `options` are further ones of the kit's `up`.
+    """
+    found = re.search(r"KUBECONFIG=(\S+)", run(kit / "up", "--name", name, *options))
     try:
         assert found is not None
         yield Cluster(Path(run(kit / "unpack").strip().splitlines()[-1]), found.group(1))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 ITERATIONS = 40
-_TINY = {
+TINY = {
     "data.scale": "96,64",
     "data.images_per_process": "2",
     "data.num_workers": "1",
@@ -53,7 +53,7 @@ class Job:
     @property
     def all_overrides(self) -> dict[str, str]:
         """What makes the detector tiny, and the job's own."""
-        given = {**_TINY, **self.overrides}
+        given = {**TINY, **self.overrides}
         return {name: value for name, value in given.items() if value is not None}
 
     @property
