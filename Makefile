@@ -89,7 +89,7 @@ include images/images.mk
 
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## Print the figures of benchmarks/ as JSON
-	for name in commands data evaluation job_events metrics models operator_idle step_cost; do $(BIN)/python benchmarks/$$name.py; done
+	for name in commands data evaluation job_events loader_workers metrics models operator_idle step_cost; do $(BIN)/python benchmarks/$$name.py; done
 
 .PHONY: bench-operator
 bench-operator: $(VENV)/dev.stamp ## Measure the operator with 100, 1000 and 3000 jobs, and the API server's limit

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +34,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from kubedet_trainer.data import run_lengths
+from kubedet_trainer.data.masks import ImageMasks, place_masks
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.structures import Batch, Targets
 
@@ -257,10 +257,12 @@ class Theirs:
 
 
 def _as_batch(pixels: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor) -> Batch:
-    """One image as our loader gives it: objects in the first of `_SLOTS`, masks as packed bits."""
+    """One image as our loader gives it: objects in the first of `_SLOTS`."""
     empty = _SLOTS - len(boxes)
-    bits = np.packbits(F.pad(masks, (0, 0, 0, 0, 0, empty)).numpy(), axis=-1)
-    size = torch.tensor([pixels.shape[1:]])
+    height, width = pixels.shape[1:]
+    size = torch.tensor([[height, width]])
+    codes = [run_lengths.encode(mask) for mask in masks.bool().numpy()]
+    shown = ImageMasks(codes=codes, original_size=(height, width), size=(height, width), flip=False)
     return Batch(
         pixels=pixels[None],
         sizes=size,
@@ -271,7 +273,7 @@ def _as_batch(pixels: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor) -> B
             boxes=F.pad(boxes, (0, 0, 0, empty))[None],
             labels=F.pad(labels, (0, empty))[None],
             valid=torch.arange(_SLOTS)[None] < len(boxes),
-            masks=torch.from_numpy(bits)[None],
+            masks=place_masks([shown], slots=_SLOTS, size=(height, width)),
         ),
     )
 

@@ -25,16 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kubedet_trainer.config import Recipe, plan_batch
 from kubedet_trainer.dist import World
 from kubedet_trainer.models import host, nms
-from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.detector import Detector
-from kubedet_trainer.models.rpn import RpnHead
-from kubedet_trainer.structures import Batch, Detections, Proposals, Targets
+from kubedet_trainer.structures import Batch, Detections, Masks, Proposals, Targets
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.report import TrainingLength
 from kubedet_trainer.training import loop, optim
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.state import TrainState
-from trainer_builders import own_frames
+from trainer_builders import own_frames, sample_by
 
 DEVICE = torch.device("cuda", 0)
 NUM_CLASSES = 21
@@ -283,6 +281,13 @@ def _make_batch(recipe: Recipe, *, size: tuple[int, int]) -> Batch:
     data = recipe.data
     count, (height, width) = data.images_per_process, size if data.keep_aspect else data.scale[::-1]
     boxes = torch.zeros(count, _SLOTS, 4)
+    places = torch.int64
+    masks = Masks(
+        run_ends=torch.zeros(1024, dtype=places),
+        starts=torch.zeros(count, _SLOTS, dtype=places),
+        rows=torch.zeros(count, height, dtype=places),
+        columns=torch.zeros(count, width, dtype=places),
+    )
     proposals = None
     if (slots := data.num_proposals) is not None:
         scores = torch.zeros(count, slots)
@@ -299,7 +304,7 @@ def _make_batch(recipe: Recipe, *, size: tuple[int, int]) -> Batch:
             boxes=boxes,
             labels=torch.zeros(count, _SLOTS, dtype=torch.int64),
             valid=torch.zeros(count, _SLOTS, dtype=torch.bool),
-            masks=torch.zeros(count, _SLOTS, height, width // 8, dtype=torch.uint8) if data.masks else None,
+            masks=masks if data.masks else None,
         ),
         proposals=proposals,
     )
@@ -320,12 +325,7 @@ def _draw(shape: torch.Size, _generator: torch.Generator) -> Tensor:
 
 def prepare_run(recipe: Recipe, detector: Detector) -> Run:
     """What the loop's step needs of a run of `detector` on the device."""
-    for module in detector.modules():
-        if isinstance(module, RpnHead):
-            module.sampler = replace(module.sampler, priority=_draw)
-        if isinstance(module, BoxHead):
-            sampler = replace(module.region_sampler.sampler, priority=_draw)
-            module.region_sampler = replace(module.region_sampler, sampler=sampler)
+    sample_by(detector, _draw)
     images = recipe.data.images_per_process
     batch = plan_batch(global_batch=images, images_per_process=images, world_size=1)
     run = SimpleNamespace(

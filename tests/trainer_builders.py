@@ -14,21 +14,26 @@ from unittest import mock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kubedet_trainer import config
 from kubedet_trainer.config import Recipe
+from kubedet_trainer.data import run_lengths
+from kubedet_trainer.data.masks import ImageMasks, place_masks
 from kubedet_trainer.models import host
 from kubedet_trainer.models.box_head import BoxHead
 from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.mask_targets import read_pixels
 from kubedet_trainer.models.options.boxes import DetectionOptions
 from kubedet_trainer.models.options.task import Task
 from kubedet_trainer.models.rpn import RpnHead
+from kubedet_trainer.models.sample import Priority
 from kubedet_trainer.recipes import read_recipe, smoke
 from kubedet_trainer.settings import CheckpointSettings
-from kubedet_trainer.structures import Batch, Images, Proposals, Targets
+from kubedet_trainer.structures import Batch, Images, Masks, Proposals, Targets
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
 from kubedet_trainer.training.optim import build_optimizer
 from kubedet_trainer.training.snapshot import take_snapshot
@@ -93,18 +98,19 @@ def accept_any_score(detector: nn.Module) -> None:
             module.options = replace(module.options, score_threshold=0.0)
 
 
-def sample_in_order(detector: nn.Module) -> None:
-    """Let `detector` sample the first candidates instead of random ones, as the goldens do."""
+def first_come(shape: torch.Size, _generator: torch.Generator) -> Tensor:
+    """A priority of candidates that falls in their order."""
+    return torch.arange(shape[1], 0, -1, dtype=torch.float32).expand(shape)
+
+
+def sample_by(detector: nn.Module, priority: Priority = first_come) -> None:
+    """Let `detector` sample the candidates of the highest `priority`: the first ones, as the goldens do."""
     for module in detector.modules():
         if isinstance(module, RpnHead):
-            module.sampler = replace(module.sampler, priority=_first_come)
+            module.sampler = replace(module.sampler, priority=priority)
         if isinstance(module, BoxHead):
-            sampler = replace(module.region_sampler.sampler, priority=_first_come)
+            sampler = replace(module.region_sampler.sampler, priority=priority)
             module.region_sampler = replace(module.region_sampler, sampler=sampler)
-
-
-def _first_come(shape: torch.Size, _generator: torch.Generator) -> Tensor:
-    return torch.arange(shape[1], 0, -1, dtype=torch.float32).expand(shape)
 
 
 def make_images(architecture: str = "rpn", *, seed: int = 0) -> Images:
@@ -161,8 +167,30 @@ def make_targets(
             valid[image, slot] = True
             x1, y1, x2, y2 = (int(corner) for corner in box)
             masks[image, slot, y1 : y2 + 1, x1 : x2 + 1] = 1
-    packed = torch.from_numpy(np.packbits(masks, axis=-1))
-    return Targets(boxes=padded, labels=labels, valid=valid, masks=packed)
+    return Targets(boxes=padded, labels=labels, valid=valid, masks=make_masks(masks))
+
+
+def make_masks(bitmaps: NDArray[np.uint8]) -> Masks:
+    """A loader's masks of (B, G, H, W) bitmaps, as of images that are as large as in their files."""
+    size = (bitmaps.shape[2], bitmaps.shape[3])
+    images = [
+        ImageMasks(
+            codes=[run_lengths.encode(bitmap.astype(np.bool_)) for bitmap in own],
+            original_size=size,
+            size=size,
+            flip=False,
+        )
+        for own in bitmaps
+    ]
+    return place_masks(images, slots=bitmaps.shape[1], size=size)
+
+
+def draw_masks(masks: Masks) -> NDArray[np.bool_]:
+    """(B, G, H, W) bitmaps of a loader's masks."""
+    (count, slots), height, width = masks.starts.shape, masks.rows.shape[1], masks.columns.shape[1]
+    every = [torch.arange(length).expand(count, slots, -1) for length in (height, width)]
+    own = torch.arange(slots).expand(count, -1)
+    return read_pixels(masks, own, rows=every[0], columns=every[1]).bool().numpy()
 
 
 TWO_OBJECTS = [[10.0, 12.0, 49.0, 45.0], [60.0, 20.0, 109.0, 79.0]]

@@ -122,5 +122,5 @@ def _build(architecture: str) -> nn.Module:
     names = (architecture, *(f"{architecture}_{schedule}" for schedule in ("1x", "2x")))
     recipe = read_recipe(next(name for name in names if name in RECIPES))
     detector = recipe.model.build(Task(num_classes=COCO_CLASSES))
-    trainer_builders.sample_in_order(detector)
+    trainer_builders.sample_by(detector)
     return detector

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import trainer_builders
 from golden.records import Found, GoldenBatch, Meta, Regions
 from kubedet_trainer.data import run_lengths
 from kubedet_trainer.models import pooling
 from kubedet_trainer.models.cascade import CascadeDetector
 from kubedet_trainer.models.rpn import RpnHead, RpnOutput
 from kubedet_trainer.models.two_stage import RoiDetector, Rpn
-from kubedet_trainer.structures import Images, Proposals, Targets
+from kubedet_trainer.structures import Images, Masks, Proposals, Targets
 
 RegionDetector = Rpn | RoiDetector | CascadeDetector
 
@@ -130,16 +131,16 @@ def _targets(batch: GoldenBatch) -> Targets:
     if "gt_labels" in batch:
         targets = replace(targets, labels=torch.stack(batch["gt_labels"]))
     if "gt_masks" in batch:
-        targets = replace(targets, masks=_pack(batch["gt_masks"], size=batch["img"].shape[2:]))
+        targets = replace(targets, masks=_masks(batch["gt_masks"], size=batch["img"].shape[2:]))
     return targets
 
 
-def _pack(masks: Sequence[Tensor], *, size: Sequence[int]) -> Tensor:
-    """(G, h, w) maps of each image as packed bits, padded to the `size` of the batch."""
+def _masks(masks: Sequence[Tensor], *, size: Sequence[int]) -> Masks:
+    """A loader's masks of (G, h, w) maps of each image, padded to the `size` of the batch."""
     padded = np.zeros((len(masks), len(masks[0]), *size), np.uint8)
     for image, maps in zip(padded, masks, strict=True):
         image[:, : maps.shape[1], : maps.shape[2]] = maps.numpy()
-    return torch.from_numpy(np.packbits(padded, axis=-1))
+    return trainer_builders.make_masks(padded)
 
 
 def _rpn_losses_by_level(

@@ -106,11 +106,6 @@ class DataConfig:
             yield "scale_jitter", "must be 1.0,1.0 where keep_aspect is false: all images have one size there"
         if len(set(self.classes)) != len(self.classes):
             yield "classes", "must be different names"
-        if self.masks and self.pad_multiple % 8:
-            yield (
-                "pad_multiple",
-                "must be a multiple of 8 where masks are learnt: eight pixels of a mask share a byte",
-            )
         if self.masks and self.augmentation != "flip":
             yield "augmentation", "must be flip where masks are learnt: the others move boxes only"
 

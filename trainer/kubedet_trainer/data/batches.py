@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from kubedet_trainer.data import augment, images, transforms
 from kubedet_trainer.data.images import Pixels
-from kubedet_trainer.data.masks import PackedMasks, place_masks
+from kubedet_trainer.data.masks import ImageMasks, place_masks
 from kubedet_trainer.data.sampler import Plan, SampleKey
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline, Sample
 from kubedet_trainer.errors import InvalidInput, TrainerError
-from kubedet_trainer.structures import Batch, Proposals, Targets
+from kubedet_trainer.structures import Batch, Masks, Proposals, Targets
 
 _FEWEST_SLOTS = 8
 
@@ -36,52 +35,57 @@ class Item:
     """(K,) of the sample's first K boxes."""
     proposal_scores: NDArray[np.float32] | None = None
     """(P,) of the sample's other boxes; None where the detector makes its own proposals."""
-    masks: PackedMasks | None = None
-    """Of the K objects, as large as the sample's pixels; None where not asked for."""
+    masks: ImageMasks | None = None
+    """Of the K objects; None where not asked for."""
 
 
 def collate(
     items: Sequence[Item], *, slots: int, pad_multiple: int, proposal_slots: int | None = None
 ) -> Batch:
-    """Put images side by side: pixels padded with zeros, boxes and labels padded to `slots`.
+    """Draw images side by side: pixels padded with zeros, boxes and labels padded to `slots`.
 
-    With `proposal_slots` every item must have proposals, at most as many.
+    With `proposal_slots` every item must have proposals, at most as many. All lies in one piece of memory.
     """
     samples = [item.sample for item in items]
-    sizes = [(sample.pixels.shape[0], sample.pixels.shape[1]) for sample in samples]
-    height, width = transforms.padded_size(sizes, multiple=pad_multiple)
-    # NumPy gives zeroed pages on first use; torch would wake its threads to write zeros.
-    pixels = np.zeros((len(items), 3, height, width), samples[0].pixels.dtype)
-    targets = Targets(
-        boxes=torch.zeros((len(items), slots, 4)),
-        labels=torch.zeros((len(items), slots), dtype=torch.int64),
-        valid=torch.zeros((len(items), slots), dtype=torch.bool),
-        masks=_collate_masks(items, slots=slots, size=(height, width)),
-    )
-    for place, item in enumerate(items):
-        rows, columns = sizes[place]
-        # One transposing copy. OpenCV's split is faster by itself, but the pages it asks the system for anew
-        # in every call cost several times what it saves.
-        pixels[place, :, :rows, :columns] = item.sample.pixels.transpose(2, 0, 1)
-        count = len(item.labels)
-        targets.boxes[place, :count] = torch.from_numpy(item.sample.boxes[:count])
-        targets.labels[place, :count] = torch.from_numpy(item.labels)
-        targets.valid[place, :count] = True
-    return Batch(
-        pixels=torch.from_numpy(pixels),
+    sizes = [sample.size for sample in samples]
+    size = transforms.padded_size(sizes, multiple=pad_multiple)
+    masks = [item.masks for item in items if item.masks is not None]
+    dtype = torch.uint8 if samples[0].pixels.dtype == np.uint8 else torch.float32
+    # Channels stay next to each other, as OpenCV has them: to part them here would take as long as to resize.
+    pixels = torch.empty((len(items), *size, 3), dtype=dtype, device="meta").permute(0, 3, 1, 2)
+    batch = Batch(
+        pixels=pixels,
         sizes=torch.tensor(sizes, dtype=torch.int64),
         original_sizes=torch.tensor([item.original_size for item in items], dtype=torch.int64),
         scale_factors=torch.tensor([sample.scale_factors for sample in samples], dtype=torch.float32),
         image_ids=torch.tensor([item.image_id for item in items], dtype=torch.int64),
-        targets=targets,
+        targets=_collate_targets(
+            items, slots=slots, masks=place_masks(masks, slots=slots, size=size) if masks else None
+        ),
         proposals=None if proposal_slots is None else _collate_proposals(items, slots=proposal_slots),
-    )
+    ).packed()
+    canvas = batch.pixels.permute(0, 2, 3, 1).numpy()
+    for place, (sample, (rows, columns)) in enumerate(zip(samples, sizes, strict=True)):
+        sample.draw(canvas[place, :rows, :columns])
+    return batch
 
 
 def _bucket(items: Sequence[Item], *, most: int) -> int:
     """Slots for the objects of `items`: a power of two from 8 on, so that few shapes occur, or `most`."""
     needed = max(len(item.labels) for item in items)
     return min(most, max(_FEWEST_SLOTS, 1 << (needed - 1).bit_length()))
+
+
+def _collate_targets(items: Sequence[Item], *, slots: int, masks: Masks | None) -> Targets:
+    boxes = torch.zeros((len(items), slots, 4))
+    labels = torch.zeros((len(items), slots), dtype=torch.int64)
+    valid = torch.zeros((len(items), slots), dtype=torch.bool)
+    for place, item in enumerate(items):
+        count = len(item.labels)
+        boxes[place, :count] = torch.from_numpy(item.sample.boxes[:count])
+        labels[place, :count] = torch.from_numpy(item.labels)
+        valid[place, :count] = True
+    return Targets(boxes=boxes, labels=labels, valid=valid, masks=masks)
 
 
 def _collate_proposals(items: Sequence[Item], *, slots: int) -> Proposals:
@@ -95,19 +99,6 @@ def _collate_proposals(items: Sequence[Item], *, slots: int) -> Proposals:
         scores[place, :count] = torch.from_numpy(item.proposal_scores)
         valid[place, :count] = True
     return Proposals(boxes=boxes, scores=scores, valid=valid)
-
-
-def _collate_masks(items: Sequence[Item], *, slots: int, size: tuple[int, int]) -> Tensor | None:
-    if items[0].masks is None:
-        return None
-    height, width = size
-    assert width % 8 == 0, "a recipe with masks pads to multiples of 8"
-    together = np.zeros((len(items), slots, height, width // 8), np.uint8)
-    for place, item in zip(together, items, strict=True):
-        assert item.masks is not None
-        count, rows, columns = item.masks.shape
-        place[:count, :rows, :columns] = item.masks
-    return torch.from_numpy(together)
 
 
 class Batches(Dataset[Batch]):
@@ -166,16 +157,17 @@ class Batches(Dataset[Batch]):
             sample=sample,
             labels=labels,
             proposal_scores=proposal_scores,
-            masks=self._masks(row, sample=sample, flip=flip) if self._with_masks else None,
+            masks=self._masks(row, sample) if self._with_masks else None,
         )
 
-    def _masks(self, row: int, *, sample: Sample, flip: bool) -> PackedMasks | None:
+    def _masks(self, row: int, sample: Sample) -> ImageMasks | None:
         annotations = self._split.annotations
         if not annotations.has_masks:
             return None
         height, width = annotations.sizes[row].tolist()
-        size = (sample.pixels.shape[0], sample.pixels.shape[1])
-        return place_masks(annotations.masks(row), original_size=(height, width), size=size, flip=flip)
+        return ImageMasks(
+            codes=annotations.masks(row), original_size=(height, width), size=sample.size, flip=sample.flip
+        )
 
     def _read(self, row: int) -> images.Pixels:
         annotations = self._split.annotations

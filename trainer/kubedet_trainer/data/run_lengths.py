@@ -101,6 +101,21 @@ def decode(counts: bytes, *, size: Size) -> Bitmap:
     return cast("Bitmap", coco_mask.decode(_rle(counts, size)))
 
 
+def ends(codes: Sequence[bytes]) -> Iterator[NDArray[np.int64]]:
+    """Where the runs of each code end, as numbers of pixels down the columns; an even number of ends.
+
+    A pixel belongs to the object if an odd number of runs end before or at it. The end of zeros behind the
+    object is left out. The codes must be sound, as those of `compress` are.
+    """
+    if not codes:
+        return
+    numbers, starts = _read_numbers(_digits(b"".join(codes)))
+    bounds = np.searchsorted(starts, np.cumsum([len(code) for code in codes])).tolist()
+    for begin, end in itertools.pairwise([0, *bounds]):
+        runs = _undo_differences(numbers[begin:end])
+        yield np.cumsum(runs[: len(runs) // 2 * 2])
+
+
 def encode(bitmap: NDArray[np.bool_]) -> bytes:
     """The code of a bitmap of an image's whole (H, W)."""
     return _encode_part(bitmap, left=0, top=0, size=(bitmap.shape[0], bitmap.shape[1]))
@@ -206,18 +221,32 @@ def _decompress(counts: bytes) -> NDArray[np.int64] | None:
 
     pycocotools itself reads beyond the end of such a code.
     """
-    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    digits = _digits(counts)
     if not len(digits) or digits.min() < 0 or digits.max() >= 2 * _MORE or digits[-1] & _MORE:
         return None
+    numbers, starts = _read_numbers(digits)
+    if np.diff(starts, append=len(digits)).max() > 7:  # groups of a 32-bit number
+        return None
+    return _undo_differences(numbers)
+
+
+def _digits(counts: bytes) -> NDArray[np.int64]:
+    return np.frombuffer(counts, np.uint8).astype(np.int64) - _FIRST_CHARACTER
+
+
+def _read_numbers(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of one code or several, and which of the digits begins each."""
     starts = np.concatenate(([0], np.flatnonzero(digits[:-1] & _MORE == 0) + 1))
     lengths = np.diff(starts, append=len(digits))
-    if lengths.max() > 7:  # groups of a 32-bit number
-        return None
     places = np.arange(len(digits)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((digits & (_MORE - 1)) << (_BITS * places), starts)
     negative = digits[starts + lengths - 1] & _SIGN > 0
     numbers -= negative * (np.int64(1) << (_BITS * lengths))
-    # From the fourth on a number is the difference to the run two before.
+    return numbers, starts
+
+
+def _undo_differences(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The runs of a code: from its fourth on a number is the difference to the run two before."""
     for parity in (1, 2):
         numbers[parity::2] = np.cumsum(numbers[parity::2])
     return numbers

@@ -84,13 +84,27 @@ class Pipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An image ready to be placed in a batch."""
+    """An image with all that is decided about its place in a batch; it is resized when it is drawn there."""
 
     pixels: Pixels | FloatPixels
-    """(H, W, 3) resized and flipped."""
+    """(h, w, 3) before resizing."""
+    size: tuple[int, int]
+    """Height and width after resizing."""
+    flip: bool
+    """Whether it is then mirrored left to right."""
     boxes: Boxes
+    """After both."""
     scale_factors: tuple[float, float, float, float]
     """Of x1, y1, x2 and y2."""
+
+    def draw(self, target: Pixels | FloatPixels) -> None:
+        """Resize and mirror the pixels into `target`, (H, W, 3) of this `size`, a part of a larger one."""
+        height, width = self.size
+        if self.flip:
+            resized = cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+            cv2.flip(resized, 1, dst=target)
+        else:
+            cv2.resize(self.pixels, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
 
 
 def scale_factor(size: tuple[int, int], *, scale: tuple[int, int]) -> float:
@@ -112,10 +126,11 @@ def padded_size(sizes: list[tuple[int, int]], *, multiple: int) -> tuple[int, in
 def transform(
     pixels: Pixels | FloatPixels, *, boxes: Boxes, pipeline: Pipeline, flip: bool, jitter: float = 1.0
 ) -> Sample:
-    """Resize to `jitter` times the pipeline's scale, mirror if `flip`, and clip the boxes to the image.
+    """What resizing to `jitter` times the pipeline's scale and mirroring if `flip` make of an image.
 
     `jitter` has no effect where images are stretched to one size. Boxes are scaled by the unrounded factors
-    and mirrored about W - 1; they may touch W and H themselves, a habit of the zoo until March 2019.
+    and mirrored about W - 1, then clipped to the image; they may touch W and H themselves, a habit of the zoo
+    until March 2019.
     """
     before = (pixels.shape[0], pixels.shape[1])
     if pipeline.keep_aspect:
@@ -125,11 +140,10 @@ def transform(
     else:
         width, height = pipeline.scale
         factors = (width / before[1], height / before[0]) * 2
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     boxes = boxes * np.array(factors, np.float32)
     if flip:
-        pixels = cv2.flip(pixels, 1)  # type: ignore[assignment]
-        boxes = boxes.copy()
         boxes[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]
     limit = np.array([width, height, width, height], np.float32)
-    return Sample(pixels=pixels, boxes=boxes.clip(0, limit), scale_factors=factors)
+    return Sample(
+        pixels=pixels, size=(height, width), flip=flip, boxes=boxes.clip(0, limit), scale_factors=factors
+    )

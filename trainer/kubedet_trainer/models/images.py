@@ -14,7 +14,9 @@ def normalise(images: Images, options: NormalisationOptions) -> Tensor:
     """The pixels (B, 3, H, W) float32 as ``(x - mean) / std``, zero beyond each image's own size."""
     pixels, sizes = images.pixels, images.sizes
     channels = pixels.flip(1) if options.to_rgb else pixels
-    scaled = channels - host.constant(options.mean, pixels.device)[:, None, None]
+    # A loader's pixels have their channels next to each other; layers are given each channel in one piece.
+    scaled = torch.empty(channels.shape, device=pixels.device)
+    torch.sub(channels, host.constant(options.mean, pixels.device)[:, None, None], out=scaled)
     scaled /= host.constant(options.std, pixels.device)[:, None, None]
     height, width = pixels.shape[-2:]
     below = torch.arange(height, device=pixels.device)[:, None] >= sizes[:, 0, None, None, None]

@@ -16,7 +16,7 @@ from kubedet_trainer.models.mask_targets import mask_targets
 from kubedet_trainer.models.options.two_stage import MaskHeadOptions
 from kubedet_trainer.models.pooling import Cells
 from kubedet_trainer.models.regions import RegionSamples
-from kubedet_trainer.structures import Detections
+from kubedet_trainer.structures import Detections, Masks
 
 UPSAMPLING = 2
 """A map has this many times the rows and columns of the pooled features."""
@@ -62,10 +62,10 @@ class MaskHead(ClassHead):
             hidden = conv(hidden)
         return F.relu(self.upsample(hidden), inplace=True)
 
-    def losses(self, pooled: Tensor, regions: RegionSamples, masks: Tensor) -> dict[str, Tensor]:
+    def losses(self, pooled: Tensor, regions: RegionSamples, masks: Masks) -> dict[str, Tensor]:
         """``loss_mask``, the mean over all pixels of the maps of the positive ones of `regions`.
 
-        `masks` are packed bits (B, G, H, W / 8), `pooled` the features (B * R, C, h, w) of `regions`.
+        `pooled` are the features (B * R, C, h, w) of `regions`.
         """
         size = UPSAMPLING * pooled.shape[-1]
         wanted = mask_targets(masks, regions.gt_slots, regions.boxes, size=size)

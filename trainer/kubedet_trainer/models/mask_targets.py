@@ -1,8 +1,9 @@
 """What the mask of a region should be: its part of the ground truth's mask, resized (`docs/zoo.md`, 5.5).
 
 The zoo did this on the host, with ``cv2.resize(crop, (size, size))`` of a uint8 map of zeros and ones. Here
-the same fixed-point arithmetic runs on the device, on packed bits and with static shapes, and its result is
-equal bit for bit: constants and roundings are those of OpenCV's bilinear resize of bytes.
+the same fixed-point arithmetic runs on the device, on run-length codes and with static shapes, and its result
+is equal bit for bit: constants and roundings are those of OpenCV's bilinear resize of bytes. Only the pixels
+that the result depends on are looked up; no mask is drawn.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ import torch
 from torch import Tensor
 
 from kubedet_trainer.models import host
+from kubedet_trainer.structures import Masks
 
 _ONE = 2048
 """A weight of 1: OpenCV keeps 11 bits of each."""
 
 
-def mask_targets(masks: Tensor, gt_slots: Tensor, boxes: Tensor, *, size: int) -> Tensor:
+def mask_targets(masks: Masks, gt_slots: Tensor, boxes: Tensor, *, size: int) -> Tensor:
     """The map of each of (B, R, 4) `boxes` in ground truth `gt_slots` (B, R): (B, R, size, size) bool.
 
-    `masks` are packed bits (B, G, H, W / 8), as in `structures.Targets`. Corners are truncated to integers.
+    Corners are truncated to integers.
     """
-    height, width = masks.shape[2], masks.shape[3] * 8
+    height, width = masks.rows.shape[1], masks.columns.shape[1]
     corners = boxes.long().movedim(-1, 0)
     limits = host.constant((width, height), boxes.device, dtype=torch.int64)[:, None, None]
     (columns, rows), weights = _taps(corners[:2], corners[2:], size=size, limits=limits)
-    image = torch.arange(masks.shape[0], device=masks.device)[:, None]
-    plane = (image * masks.shape[1] + gt_slots)[..., None, None]
-    bits = _read_bits(masks, plane, rows.flatten(2)[..., :, None], columns.flatten(2)[..., None, :])
+    bits = read_pixels(masks, gt_slots, rows=rows.flatten(2), columns=columns.flatten(2))
     taps = bits.view(*boxes.shape[:2], size, 2, size, 2)  # a row and its tap, a column and its tap
     of_rows = (taps * weights[0, :, :, None, None]).sum(dim=-1) >> 4
     of_taps = (of_rows * weights[1, ..., None]) >> 16
@@ -51,7 +51,16 @@ def _taps(begins: Tensor, ends: Tensor, *, size: int, limits: Tensor) -> tuple[T
     return torch.minimum(taps.clamp(min=0), (limits - 1)[..., None, None]), weights
 
 
-def _read_bits(masks: Tensor, plane: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The pixels at `rows` and `columns` of each `plane` of packed `masks`, as int32 of the common shape."""
-    packed = masks.flatten().take((plane * masks.shape[2] + rows) * masks.shape[3] + (columns >> 3))
-    return (packed.int() >> (7 - (columns & 7)).int()) & 1
+def read_pixels(masks: Masks, gt_slots: Tensor, *, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, R, Y, X) int32: 1 where an object has the pixel at a row and a column of its image, else 0.
+
+    Args:
+        masks: of G ground truths of each image.
+        gt_slots: (B, R) int64, which of them is looked at.
+        rows: (B, R, Y) int64.
+        columns: (B, R, X) int64.
+    """
+    down = masks.rows.gather(1, rows.flatten(1)).view_as(rows) + masks.starts.gather(1, gt_slots)[..., None]
+    right = masks.columns.gather(1, columns.flatten(1)).view_as(columns)
+    places = down[..., :, None] + right[..., None, :]
+    return torch.searchsorted(masks.run_ends, places, right=True, out_int32=True) & 1

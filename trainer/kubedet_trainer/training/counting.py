@@ -34,12 +34,14 @@ from kubedet_trainer.models import host
 from kubedet_trainer.recipes import RECIPES, cost, read_recipe
 from kubedet_trainer.recipes.cost import Memory, StepCost, Work
 from kubedet_trainer.recipes.published_classes import CLASSES, COCO_CLASSES
-from kubedet_trainer.structures import Batch, Proposals, Targets
+from kubedet_trainer.structures import Batch, Masks, Proposals, Targets
 from kubedet_trainer.training import optim
 from kubedet_trainer.training.device import AUTOCAST
 
 _OBJECTS = 8
 """Of an image, as is usual on COCO."""
+_RUNS = 256
+"""Of the mask of an object, about."""
 _BLOCK = 512
 """CUDA's caching allocator rounds each allocation up to a multiple of this."""
 _UNCOUNTED = frozenset(
@@ -164,7 +166,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hoo
             self._note(tensor)
         packet = func.overloadpacket
         if not func.is_view and packet.__name__ not in _UNCOUNTED:
-            touched = sum(tensor.nbytes for tensor in (*_tensors((args, kwargs)), *made))
+            read = {name: value for name, value in kwargs.items() if name != "out"}  # which is a result
+            touched = sum(tensor.nbytes for tensor in (*_tensors((args, read)), *made))
             flops = int(_FLOPS[packet](*args, **kwargs, out_val=result)) if packet in _FLOPS else 0
             work = self.work[self._part]
             self.work[self._part] = Work(
@@ -294,10 +297,15 @@ def make_batch(data: DataConfig) -> Batch:
         scores = torch.zeros(count, slots)
         proposals = Proposals(boxes=torch.zeros(count, slots, 4), scores=scores, valid=scores > 0)
     sizes = torch.tensor([[height, width]] * count)
-    bits = torch.zeros(count, _OBJECTS, height, -(-width // 8), dtype=torch.uint8) if data.masks else None
-    is_float = Pipeline.of_training(data).augments
+    masks = Masks(
+        run_ends=torch.zeros(_RUNS * count * _OBJECTS, dtype=torch.int64),
+        starts=torch.zeros(count, _OBJECTS, dtype=torch.int64),
+        rows=torch.zeros(count, height, dtype=torch.int64),
+        columns=torch.zeros(count, width, dtype=torch.int64),
+    )
+    dtype = torch.float32 if Pipeline.of_training(data).augments else torch.uint8
     return Batch(
-        pixels=torch.zeros(count, 3, height, width, dtype=torch.float32 if is_float else torch.uint8),
+        pixels=torch.zeros(count, height, width, 3, dtype=dtype).permute(0, 3, 1, 2),
         sizes=sizes,
         original_sizes=sizes,
         scale_factors=torch.ones(count, 4),
@@ -306,7 +314,7 @@ def make_batch(data: DataConfig) -> Batch:
             boxes=torch.zeros(count, _OBJECTS, 4),
             labels=torch.ones(count, _OBJECTS, dtype=torch.int64),
             valid=torch.ones(count, _OBJECTS, dtype=torch.bool),
-            masks=bits,
+            masks=masks if data.masks else None,
         ),
         proposals=proposals,
     )

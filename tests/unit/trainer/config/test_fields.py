@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from kubedet_trainer.config import DataConfig, Recipe, apply_overrides
+from kubedet_trainer.config import Recipe, apply_overrides
 from kubedet_trainer.config.fields import check
 from kubedet_trainer.contract.bounds import Bounds, bounded, bounds_of
 from kubedet_trainer.errors import InvalidInput
@@ -178,10 +178,6 @@ def test_colours_and_scales_suit_masks() -> None:
 
 def test_data_config_refuses_what_masks_cannot_be_learnt_with() -> None:
     recipe: Recipe = read_recipe("smoke_mask_rcnn")
-    wrong: list[tuple[DataConfig, str]] = [
-        (replace(recipe.data, pad_multiple=4), "data.pad_multiple: got 4, must be a multiple of 8"),
-        (replace(recipe.data, augmentation="ssd"), "data.augmentation: got 'ssd', must be flip"),
-    ]
-    for data, message in wrong:
-        with pytest.raises(InvalidInput, match=f"^{message}"):
-            replace(recipe, data=data)
+    data = replace(recipe.data, augmentation="ssd")
+    with pytest.raises(InvalidInput, match=r"^data.augmentation: got 'ssd', must be flip"):
+        replace(recipe, data=data)

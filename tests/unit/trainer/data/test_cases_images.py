@@ -190,8 +190,9 @@ def test_a_side_never_shrinks_below_a_pixel(width: int, height: int) -> None:
     pixels = np.full((height, width, 3), 7, np.uint8)
     boxes = np.array([[0, 0, width - 1, height - 1]], np.float32)
     sample = transforms.transform(pixels, boxes=boxes, pipeline=Pipeline(scale=(128, 96)), flip=True)
-    assert min(sample.pixels.shape[:2]) >= 1
-    assert max(sample.pixels.shape[:2]) <= 128
+    assert min(sample.size) >= 1
+    assert max(sample.size) <= 128
+    sample.draw(np.empty((*sample.size, 3), np.uint8))
     assert np.isfinite(sample.boxes).all()
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
+import trainer_builders
 from dataset_builders import (
     ALONE,
     DATA,
@@ -24,7 +24,7 @@ from dataset_builders import (
 )
 from kubedet_trainer.data import loader, run_lengths, splits
 from kubedet_trainer.data.arrays import Annotations
-from kubedet_trainer.data.masks import place_masks
+from kubedet_trainer.data.masks import ImageMasks, place_masks
 from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.errors import InvalidInput
 
@@ -118,21 +118,29 @@ def test_a_bad_segmentation_is_refused_with_file_id_and_rule(outline: Any, said:
     assert all("annotation 2" in line and "[malformed-segmentation]" in line for line in found)
 
 
-def unpacked(masks: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    return np.unpackbits(masks, axis=-1, count=width)
-
-
 @pytest.mark.parametrize("size", [(96, 131), (20, 17), (48, 64)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_masks_are_resized_by_nearest_neighbours(size: tuple[int, int], flip: bool) -> None:
     bitmap = (np.random.default_rng(0).random((48, 64)) < 0.4).astype(np.uint8)
     runs = np.flatnonzero(np.diff(bitmap.T.ravel(), prepend=0, append=2))
     code = {"size": [48, 64], "counts": np.diff(runs, prepend=0).tolist()}
-    placed = place_masks(
-        [run_lengths.compress(code, size=(48, 64))], original_size=(48, 64), size=size, flip=flip
-    )
+    codes = [run_lengths.compress(code, size=(48, 64))] * 2
+    image = ImageMasks(codes=codes, original_size=(48, 64), size=size, flip=flip)
+    padded = (size[0] + 5, size[1] + 9)
+    found = trainer_builders.draw_masks(place_masks([image], slots=3, size=padded))
+    assert found.shape == (1, 3, *padded)
     expected = cv2.resize(bitmap, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
-    np.testing.assert_array_equal(unpacked(placed, size[1])[0], expected[:, ::-1] if flip else expected)
+    for drawn in found[0, :2, : size[0], : size[1]]:
+        np.testing.assert_array_equal(drawn, expected[:, ::-1] if flip else expected)
+    assert found.sum() == 2 * expected.sum(), "nothing beyond the image and in the empty slot"
+
+
+@pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 48), slice(47, 48), slice(0, 1)])
+def test_masks_that_touch_the_borders_do_not_touch_each_other(rows: slice) -> None:
+    bitmaps = np.zeros((2, 2, 48, 64), np.uint8)
+    bitmaps[0, 0, rows] = bitmaps[1, 1, rows, -1] = bitmaps[0, 1, -1, rows.start : rows.stop] = 1
+    found = trainer_builders.draw_masks(trainer_builders.make_masks(bitmaps))
+    np.testing.assert_array_equal(found, bitmaps)
 
 
 def test_a_training_batch_holds_the_masks_of_its_boxes(tmp_path: Path) -> None:
@@ -160,8 +168,8 @@ def test_a_training_batch_holds_the_masks_of_its_boxes(tmp_path: Path) -> None:
     for batch in batches:
         targets = batch.targets
         assert targets.masks is not None
-        assert targets.masks.shape == (2, 8, 96, 20)
-        bits = unpacked(targets.masks.numpy(), 160)
+        bits = trainer_builders.draw_masks(targets.masks)
+        assert bits.shape == (2, 8, 96, 160)
         assert not bits[~targets.valid.numpy()].any()
         for place, slot in targets.valid.nonzero().tolist():
             rows, columns = np.nonzero(bits[place, slot])

@@ -85,7 +85,7 @@ def test_stages_demand_more_and_more() -> None:
 
 def test_losses_of_each_stage_carry_its_weight() -> None:
     detector = trainer_builders.make_one(CascadeDetector, "cascade_mask_rcnn").train()
-    trainer_builders.sample_in_order(detector)
+    trainer_builders.sample_by(detector)
     images = trainer_builders.make_images()
     targets = trainer_builders.make_targets([trainer_builders.TWO_OBJECTS, []])
 

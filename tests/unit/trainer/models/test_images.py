@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pytest
 import torch
 
 import golden_files
@@ -37,3 +38,17 @@ def test_caffe_style_keeps_blue_first_and_zero_beyond_each_size() -> None:
 
     torch.testing.assert_close(found[0, :, 0, 0], 128 - torch.tensor([102.9801, 115.9465, 122.7717]))
     assert (found[1] != 0).sum() == 3 * 2 * 3
+
+
+@pytest.mark.parametrize("style", ["pytorch", "caffe"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pixels_whose_channels_lie_together_give_the_same_planes(style: Style, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8, generator=generator).to(dtype)
+    sizes = torch.tensor([[8, 12], [5, 9]])
+
+    planes = _normalise(pixels, sizes, style)
+    found = _normalise(pixels.contiguous(memory_format=torch.channels_last), sizes, style)
+
+    assert torch.equal(found, planes)
+    assert found.is_contiguous()

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import trainer_builders
 from kubedet_trainer.models.mask_head import MaskHead, add_masks
 from kubedet_trainer.models.options.backbones import ConvNorm
 from kubedet_trainer.models.options.two_stage import MaskHeadOptions
 from kubedet_trainer.models.pooling import Cells, tabulate
 from kubedet_trainer.models.regions import RegionSamples
-from kubedet_trainer.structures import Detections
+from kubedet_trainer.structures import Detections, Masks
 
 LABELS = torch.tensor([[2, 1, 0]])
 
@@ -39,11 +40,11 @@ def _regions(*, positive: list[bool]) -> RegionSamples:
     )
 
 
-def _left_half() -> torch.Tensor:
-    """The packed mask of an object that covers the left half of 16 x 16 pixels."""
+def _left_half() -> Masks:
+    """The mask of an object that covers the left half of 16 x 16 pixels."""
     maps = np.zeros((1, 1, 16, 16), np.uint8)
     maps[..., :8] = 1
-    return torch.from_numpy(np.packbits(maps, axis=-1))
+    return trainer_builders.make_masks(maps)
 
 
 def test_only_the_map_of_the_own_class_is_made() -> None:

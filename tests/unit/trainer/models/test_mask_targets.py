@@ -8,12 +8,8 @@ import pytest
 import torch
 
 import golden_files
+import trainer_builders
 from kubedet_trainer.models.mask_targets import mask_targets
-
-
-def _pack(maps: np.ndarray) -> torch.Tensor:
-    """(G, H, W) of 0 and 1 as the packed masks of one image."""
-    return torch.from_numpy(np.packbits(maps, axis=-1))[None]
 
 
 def _resized_by_opencv(plane: np.ndarray, box: np.ndarray, *, size: int) -> np.ndarray:
@@ -31,7 +27,10 @@ def test_targets_equal_the_goldens() -> None:
     maps[1] = ((x - 200) / 70) ** 2 + ((y - 120) / 50) ** 2 <= 1
 
     (found,) = mask_targets(
-        _pack(maps), torch.tensor([golden["gt_inds"]]), torch.tensor([golden["boxes"]]), size=28
+        trainer_builders.make_masks(maps[None]),
+        torch.tensor([golden["gt_inds"]]),
+        torch.tensor([golden["boxes"]]),
+        size=28,
     )
 
     packed = [np.packbits(target.numpy()).tobytes().hex() for target in found]
@@ -54,17 +53,17 @@ def test_targets_equal_opencv_on_random_masks(blur: int, size: int) -> None:
     boxes[2] = 20.9, 30, 20.1, 29.5
     slots = random.integers(0, 3, 200)
 
-    (found,) = mask_targets(
-        _pack(planes), torch.from_numpy(slots)[None], torch.from_numpy(boxes)[None], size=size
-    )
+    masks = trainer_builders.make_masks(planes[None])
+    (found,) = mask_targets(masks, torch.from_numpy(slots)[None], torch.from_numpy(boxes)[None], size=size)
 
     for target, slot, box in zip(found.numpy(), slots, boxes, strict=True):
         np.testing.assert_array_equal(target, _resized_by_opencv(planes[slot], box, size=size), str(box))
 
 
 def test_each_image_reads_its_own_masks() -> None:
-    masks = torch.zeros(2, 2, 8, 1, dtype=torch.uint8)
-    masks[1, 1] = 255
+    maps = np.zeros((2, 2, 8, 8), np.uint8)
+    maps[1, 1] = 1
+    masks = trainer_builders.make_masks(maps)
     whole = torch.tensor([0.0, 0, 7, 7]).expand(2, 2, 4)
 
     found = mask_targets(masks, torch.tensor([[0, 1], [0, 1]]), whole, size=4)

@@ -91,7 +91,7 @@ def test_empty_slots_change_nothing(architecture: str) -> None:
     detector = trainer_builders.make_detector(architecture)
     few, many = (trainer_builders.make_targets([TWO_OBJECTS, []], slots=slots) for slots in (2, 9))
     many.boxes[~many.valid] = torch.tensor([0.0, 0.0, 60.0, 60.0])
-    trainer_builders.sample_in_order(detector)  # random numbers would move with the number of slots
+    trainer_builders.sample_by(detector)  # random numbers would move with the number of slots
 
     torch.testing.assert_close(_losses(detector, architecture, few), _losses(detector, architecture, many))
 
