@@ -45,6 +45,11 @@ SEAMS: dict[str, dict[str, str]] = {
         "torch.utils._python_dispatch": f"{_COUNTING}::test_flops_are_those_of_the_products",
         "torch.utils._pytree": f"{_COUNTING}::test_flops_are_those_of_the_products",
     },
+    "kubedet_trainer.worker.fork_server": {
+        f"_forkserver_{name}": "tests/unit/trainer/worker/test_fork_server.py::"
+        "test_loader_workers_are_forks_of_a_fork_of_the_rank"
+        for name in ("address", "alive_fd", "pid")
+    },
     "kubedet_trainer.worker.agent": {
         "_monitor_workers": f"{_AGENT}::test_an_agent_is_made_by_exactly_four_methods",
         "_shutdown": f"{_AGENT}::test_signal_exception_shuts_the_ranks_down_with_that_signal",

@@ -23,7 +23,7 @@ from kubedet_trainer.settings import read_settings
 from kubedet_trainer.storage.files import write_json
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.training.loop import train
-from kubedet_trainer.worker import endings
+from kubedet_trainer.worker import endings, fork_server
 
 _SECONDS_TO_BE_ENDED = 30
 """How long a rank that no retry would help waits for the launcher to stop all ranks."""
@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 def main() -> int:
     """Run this rank to its end; returns the exit code, unless it failed."""
     configure_logging()
+    fork_server.start()
     settings = read_settings(os.environ)
     recipe = config.apply_overrides(recipes.read_recipe(settings.recipe), settings.overrides)
     train(settings, recipe, metrics=Metrics())

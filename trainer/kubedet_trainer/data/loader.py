@@ -1,11 +1,23 @@
-"""Streams of batches, made by worker processes: for training from any iteration on, and for validation."""
+"""Streams of batches, made by worker processes: for training from any iteration on, and for validation.
+
+Workers are forked by multiprocessing's fork server, never by the rank, which has threads and perhaps a GPU. A
+rank in a pod has forked that server from itself at its start (`worker.fork_server`); elsewhere the first
+loader starts one, which takes an import of torch. Workers map the arrays of annotations that all share, and
+end with their rank.
+"""
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
+from multiprocessing import connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
@@ -20,7 +32,8 @@ from kubedet_trainer.dist import World
 from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.structures import Batch
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What a rank may be asked to stop by; its workers go on until it ends them."""
 
 
 def sampling_plan(split: Split, *, images_per_process: int, global_batch: int, seed: int) -> Plan:
@@ -44,6 +57,7 @@ class Loader:
     def __init__(self, batches: DataLoader[Batch]) -> None:
         self._batches = batches
         self._iterator: Iterator[Any] | None = None
+        self._workers: set[BaseProcess] = set()
         self._turn: object = None
 
     def __len__(self) -> int:
@@ -55,15 +69,17 @@ class Loader:
         # ever. What is registered here runs before that.
         atexit.register(self.close)
         # Born with these signals blocked, no worker is ended by one before it ignores them.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        others = set(multiprocessing.active_children())
         try:
             self._iterator = iter(self._batches)
         finally:
+            self._workers = set(multiprocessing.active_children()) - others
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         turn = self._turn = object()
         try:
             while self._turn is turn and self._iterator is not None:
-                if (item := next(self._iterator, None)) is None:
+                if (item := self._next(self._iterator)) is None:
                     return
                 if isinstance(item, TrainerError):
                     raise item
@@ -74,9 +90,19 @@ class Loader:
 
     def close(self) -> None:
         """End the workers of an iteration that was not taken to its end."""
-        # torch ends the workers, by a message, once nothing refers to the iterator.
+        # torch ends the workers, by a message, once nothing refers to the iterator. Its own errors do.
         self._iterator = None
+        for worker in self._workers:
+            worker.kill()
+        self._workers = set()
         atexit.unregister(self.close)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except (ConnectionError, EOFError) as error:
+            # It was killed before it had handed over all of a batch that it had announced.
+            raise RuntimeError("DataLoader worker exited unexpectedly") from error
 
 
 def train_loader(
@@ -146,11 +172,19 @@ def _loader(
         dataset,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
+        multiprocessing_context=_processes() if num_workers else None,
         pin_memory=world.device.type == "cuda",
         collate_fn=_as_is,
         worker_init_fn=_start_worker,
     )
     return Loader(batches=batches)
+
+
+def _processes() -> BaseContext:
+    """How workers are started."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, not once a worker
+    return context
 
 
 def _as_is(batch: Any) -> Any:
@@ -159,8 +193,17 @@ def _as_is(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     # A stop is the rank's affair: it still needs batches until its state is saved, and ends its workers then.
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    threading.Thread(target=_end_with_rank, daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_with_rank() -> None:
+    # torch's workers look whether their parent has changed, which is the fork server, not the rank.
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    connection.wait([rank.sentinel])
+    os._exit(0)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +55,18 @@ def end_with_parent() -> None:
 def _prctl(option: int, argument: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0)
+
+
+def fork_obstacle() -> str | None:
+    """Why processes that are forked from this one could not work, as "it ..."; None if they can."""
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        return f"has {threads} threads"
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if (device := os.readlink(descriptor)).startswith("/dev/nvidia"):
+                return f"has {device} open"
+    return None
 
 
 def children() -> set[int]:

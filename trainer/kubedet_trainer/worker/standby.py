@@ -23,13 +23,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from kubedet_trainer.logs import configure_logging
-from kubedet_trainer.worker import endings, warm
+from kubedet_trainer.worker import endings, processes, warm
 
 _PRELOADED = (
     endings.AGENT_MODULE,
@@ -180,9 +179,9 @@ def main() -> _Task | None:
     torch.compiler.reset()  # imports the compiler, as the first step of any optimiser does
     if known is None:
         del os.environ[_CUDA_CHECK]
-    if (obstacle := _obstacle()) is not None:
+    if (obstacle := processes.fork_obstacle()) is not None:
         configure_logging()
-        _logger.warning("no warm standby: %s", obstacle)
+        _logger.warning("no warm standby: after its imports it %s", obstacle)
         requests.send(obstacle.encode())  # another one would end like this one
         return None
     gc.collect()
@@ -198,18 +197,6 @@ def _submodules() -> list[str]:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
         if not module.name.endswith(".__main__")
     ]
-
-
-def _obstacle() -> str | None:
-    """Why forked processes could not work; None if they can."""
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        return f"importing started {threads - 1} threads"
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            if (device := os.readlink(descriptor)).startswith("/dev/nvidia"):
-                return f"importing opened {device}"
-    return None
 
 
 def _tell(channel: socket.socket, message: dict[str, int]) -> bool:

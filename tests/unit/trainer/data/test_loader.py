@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -53,6 +54,10 @@ def assert_equal(first: Batch, second: Batch) -> None:
         assert torch.equal(getattr(first, name), getattr(second, name)), name
     for name in ("boxes", "labels", "valid"):
         assert torch.equal(getattr(first.targets, name), getattr(second.targets, name)), name
+    assert (first.targets.masks is None) is (second.targets.masks is None)
+    if first.targets.masks is not None and second.targets.masks is not None:
+        for name in ("run_ends", "starts", "rows", "columns"):
+            assert torch.equal(getattr(first.targets.masks, name), getattr(second.targets.masks, name)), name
 
 
 def test_slots_follow_the_fullest_image_of_a_batch_in_few_steps(tmp_path: Path) -> None:
@@ -108,9 +113,13 @@ def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path:
     assert batch.targets.labels.tolist() == [[1] + [0] * 7] * 2
 
 
-def test_workers_and_none_make_the_same_batches(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_and_none_make_the_same_batches(
+    method: Literal["forkserver", "spawn"], shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_processes", lambda: multiprocessing.get_context(method))
     data = shared / "data/coco_mini"
-    annotations = load_coco(data / "instances_train.json", cache=tmp_path)
+    annotations = load_coco(data / "instances_train.json", cache=tmp_path, masks=True)
     split = splits.training_split(annotations, folder=data / "images", data=DATA)
     pipeline = Pipeline(scale=(160, 96), flip_probability=0.5)
     alone = list(train(split, workers=0, pipeline=pipeline))
@@ -118,6 +127,7 @@ def test_workers_and_none_make_the_same_batches(shared: Path, tmp_path: Path) ->
     assert len(alone) == len(helped) == 4
     for first, second in zip(alone, helped, strict=True):
         assert_equal(first, second)
+        assert second.targets.masks is not None
 
 
 def test_flips_depend_on_seed_and_epoch(tmp_path: Path) -> None:

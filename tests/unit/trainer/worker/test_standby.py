@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kubedet_trainer.worker import standby, warm
+from kubedet_trainer.worker import processes, warm
 from kubedet_trainer.worker.warm import ForkedProgram, Standby
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a standby")
@@ -28,7 +28,7 @@ import sys
 from kubedet_trainer.worker import standby
 standby._PRELOADED = standby._PRELOADED_PACKAGES = ()
 standby.torch.compiler.reset = lambda: None  # which takes its time
-standby._obstacle = lambda: "importing started 3 threads"
+standby.processes.fork_obstacle = lambda: "has 3 threads"
 standby.main()
 """
 
@@ -184,7 +184,7 @@ def test_process_with_threads_is_no_standby() -> None:
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     thread.start()
-    obstacle = standby._obstacle()
+    obstacle = processes.fork_obstacle()
     ended.set()
     thread.join()
     assert obstacle is not None
