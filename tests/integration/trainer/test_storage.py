@@ -7,8 +7,11 @@ import itertools
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
+import minio
+import minio.time
 import pytest
 import urllib3
 
@@ -171,6 +174,20 @@ def test_refused_credentials_are_said_without_the_secret(
         store.put_bytes("a", data=b"1")
     assert secret_key not in str(caught.value)
     assert caught.value.exit_code == 77
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_an_hour_wrong_is_told_and_may_pass(
+    s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """It is no fault of the credentials: with them the worker is tried again, and its job does not fail."""
+    told = minio.time.utcnow
+    store = open_store("s3://ready/prefix", _credentials(s3_server))
+    with monkeypatch.context() as shifted:
+        shifted.setattr(minio.time, "utcnow", lambda: told() + timedelta(hours=hours))
+        with pytest.raises(StorageUnreachable, match="check the time service of both"):
+            store.put_bytes("key", data=b"x")
+    store.put_bytes("key", data=b"x")
 
 
 def test_a_server_that_does_not_answer_is_unreachable(
