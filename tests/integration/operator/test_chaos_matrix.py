@@ -35,6 +35,7 @@ from chaos_cells import (
     plan,
 )
 from pod_network import ISOLATE
+from throwaway import run
 
 TESTS = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("KUBEDET_CHAOS_SEED") or random.randrange(2**32))
@@ -91,28 +92,24 @@ def _chosen() -> list[Cell]:
 
 def _play(lives: Sequence[Life], *, kit: Path, folder: Path) -> list[dict[str, Any]]:
     """The verdicts of lives, which worlds side by side play."""
-    lanes = []
-    for number in range(LANES):
+    lanes, clusters = [], [f"kubedet-chaos-{os.getpid()}-{number}" for number in range(LANES)]
+    for number, cluster in enumerate(clusters):
         place = folder / f"lane-{number}"
         place.mkdir()
         cells = [cell for life in lives[number::LANES] for cell in life.cells]
         (place / "cells.json").write_text(json.dumps(cells))
         words = [sys.executable, str(TESTS / "chaos_matrix.py"), f"--kit={kit}", f"--folder={place}"]
-        words += [f"--name=kubedet-chaos-{os.getpid()}-{number}"]
+        words += [f"--name={cluster}", f"--cells={place / 'cells.json'}"]
         with (place / "verdicts").open("wb") as verdicts, (place / "log").open("wb") as log:
-            lanes.append(
-                subprocess.Popen(
-                    [*ISOLATE, *words, f"--cells={place / 'cells.json'}"],
-                    stdout=verdicts,
-                    stderr=log,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )
-            )
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            lanes.append(subprocess.Popen([*ISOLATE, *words], stdout=verdicts, stderr=log, env=environment))
     try:
         codes = [lane.wait() for lane in lanes]
     finally:
-        for lane in lanes:
+        for lane, cluster in zip(lanes, clusters, strict=True):
             lane.kill()
+            lane.wait()
+            run(kit / "down", "--name", cluster)  # of a lane that was killed
     logs = [(folder / f"lane-{number}" / "log").read_text()[-3000:] for number in range(LANES)]
     assert not any(codes), "\n".join(logs)
     written = [(folder / f"lane-{number}" / "verdicts").read_text() for number in range(LANES)]
