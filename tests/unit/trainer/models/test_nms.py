@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,53 @@ def test_sections_and_images_do_not_suppress_each_other_on_a_gpu_either() -> Non
 
     assert torch.equal(all_at_once, one_by_one)
     assert 20 < one_by_one.sum() < 250
+
+
+CELLS = torch.Generator().manual_seed(0)
+
+
+def _crowd(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, 3, 4) boxes on few cells and (N, 3) scores of few values: many overlaps and scores are equal."""
+    begins = torch.randint(0, 12, (count, 3, 2), generator=CELLS).float()
+    sides = torch.randint(4, 11, (count, 3, 2), generator=CELLS)
+    scores = torch.randint(1, 20, (count, 3), generator=CELLS) / 20
+    return torch.cat([begins, begins + sides - 1], dim=-1), scores
+
+
+@pytest.mark.parametrize("iou_threshold", [0.5, 0.3, 0.7])
+def test_groups_in_one_call_or_in_one_each_keep_the_same_boxes_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch, iou_threshold: float
+) -> None:
+    boxes, scores = _crowd(600)  # more than torchvision puts into one call on a CPU
+
+    def found(most_at_once: int) -> Detections:
+        monkeypatch.setitem(nms._MOST_AT_ONCE, "cpu", most_at_once)
+        return _per_class(boxes, scores, nms_iou=iou_threshold, max_detections=1000)
+
+    one_each, at_once = found(0), found(10_000)
+
+    assert torch.equal(one_each.boxes, at_once.boxes)
+    assert torch.equal(one_each.labels, at_once.labels)
+    assert len(set(one_each.scores.tolist())) < len(one_each.scores) < 1000
+    assert one_each.scores.tolist() == sorted(one_each.scores.tolist(), reverse=True)
+    with trainer_builders.as_on_gpu():
+        assert torch.equal(found(10_000).boxes, one_each.boxes)
+
+
+def _suppressed_on_a_gpu(iou: float, threshold: float) -> bool:
+    """As torchvision's kernel for GPUs compares: an IoU in double precision with a threshold in single."""
+    return iou > float(np.float32(threshold))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5, 0.6, 0.7, 0.9])
+def test_overlap_equal_to_the_threshold_does_not_suppress_on_a_gpu_either(threshold: float) -> None:
+    given = nms.float32_not_below(threshold)
+    assert not _suppressed_on_a_gpu(threshold, given)
+    assert _suppressed_on_a_gpu(threshold + 1e-7, given)
+
+
+def test_a_gpu_would_take_the_threshold_for_less_than_it_is() -> None:
+    assert _suppressed_on_a_gpu(0.9, 0.9)
 
 
 @pytest.mark.parametrize(("case", "limit"), [("per_class_top20", 20), ("shared_all", 1000)])
