@@ -51,6 +51,13 @@ def await_mark(name: str) -> None:
         time.sleep(0.02)
 
 
+def await_beat(rank: str) -> None:
+    """Wait until a rank of this start has shown progress."""
+    beats = WORK / "heartbeats" / "touched"
+    while not any(Path(f"/proc/{beat.suffix[1:]}").exists() for beat in beats.glob(f"{rank}.*")):
+        time.sleep(0.02)
+
+
 def results() -> None:
     (WORK / "results.json").write_text(json.dumps({"boxAP": 12.5, "metrics": []}))
 
@@ -112,6 +119,7 @@ ACTIONS = {
         ignore_sigterm,
         mark,
         await_mark,
+        await_beat,
         results,
         count,
         say,

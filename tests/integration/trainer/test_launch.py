@@ -218,6 +218,21 @@ def test_stopped_rank_is_noticed_within_its_limit_and_not_left_behind(
     assert not Path(f"/proc/{beat.suffix[1:]}").exists()
 
 
+def test_rank_that_waits_in_native_code_behind_a_crashed_one_is_neither_left_nor_blamed(
+    start_worker: Callable[..., Worker],
+) -> None:
+    """As on a GPU: suppression waits for an exchange of gradients that will never end."""
+    worker = start_worker(
+        {"0": ["hang"], "1": ["await_beat 0", "crash SIGSEGV"]}, KUBEDET_PROCS_PER_REPLICA="2"
+    )
+    assert worker.end() == 139, worker.output()
+    failure = worker.message()["failure"]
+    assert (failure["reason"], failure["rank"]) == ("SIGSEGV", 1)
+    assert (worker.directory / "work" / "starts-0").read_text() == "xxxx"
+    for beat in (worker.directory / "work" / "heartbeats" / "touched").glob("0.*"):
+        assert not Path(f"/proc/{beat.suffix[1:]}").exists()
+
+
 def test_missing_data_set_ends_the_worker_before_any_rank(
     start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
@@ -285,9 +300,13 @@ def start_peer(
     *,
     port: int,
     actions: Sequence[str] = ("reduce",),
+    then: Sequence[str] | None = None,
     **environment: str,
 ) -> Worker:
-    """One of two workers. By default its ranks train together with those of the other one."""
+    """One of two workers. By default its ranks train together with those of the other one.
+
+    They do `actions` at their first start, and at later ones `then`, where it differs.
+    """
     shared = {
         "KUBEDET_REPLICAS": "2",
         "KUBEDET_REPLICA_INDEX": str(index),
@@ -296,7 +315,8 @@ def start_peer(
         "KUBEDET_LOCAL_ADDRESS": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    return start_worker({"*": list(actions)}, name=f"worker-{index}", **shared, **environment)
+    plan = [{"*": list(actions)}] + ([] if then is None else [{"*": list(then)}])
+    return start_worker(*plan, name=f"worker-{index}", **shared, **environment)
 
 
 def leave(worker: Worker) -> None:
@@ -344,6 +364,28 @@ def test_store_that_replaces_another_ends_a_round_whose_workers_are_lost(
         for worker in (first, second):
             worker.mark("finish")
         assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+
+
+def test_ranks_that_wait_in_native_code_for_a_lost_worker_are_ended_and_train_with_its_successor(
+    start_worker: Callable[..., Worker],
+) -> None:
+    port = free_port()
+    with Store(port):
+        first, second = (
+            start_peer(start_worker, index, port=port, actions=actions, then=["reduce"])
+            for index, actions in enumerate((["hang"], ["mark up", "await_mark go", "reduce"]))
+        )
+        second.await_mark("up")
+        beats = first.directory / "work" / "heartbeats" / "touched"
+        await_true(lambda: list(beats.glob("0.*")))
+        second.kill_all()
+        second.mark("go")
+        second.start()
+        await_new_steps(first, second)
+        for worker in (first, second):
+            worker.mark("finish")
+        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+    assert "a rank of another worker is lost" in first.output()
 
 
 def processes_of(worker: Worker) -> list[int]:
