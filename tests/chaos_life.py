@@ -177,13 +177,13 @@ class _Played:
     async def meet_faults(self) -> None:
         """Hit the target in each phase in turn."""
         self.verdicts = [Verdict(cell=cell) for cell in self.life.cells]
-        for number, verdict in enumerate(self.verdicts):
+        for verdict in self.verdicts:
             self._began = time.monotonic()
             try:
                 await self._meet(verdict.cell)
             except (AssertionError, TimeoutError, Refused) as error:
-                for unmet in self.verdicts[number:]:
-                    unmet.faults.append(f"{verdict.cell.phase}: {error}")
+                for unjudged in self.verdicts:
+                    unjudged.faults.append(f"not judged, {verdict.cell.phase}: {error}")
                 return
             verdict.seconds = round(time.monotonic() - self._began, 1)
 
