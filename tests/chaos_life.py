@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import torch
 
 import builders
 from chaos_cells import NOTHING, Budget, Cell, Life
+from chaos_outcome import Outcome, list_committed, read_object, read_outcome
 from chaos_strikes import find_rank, find_victim, is_alive
 from chaos_world import BUCKET, NAMESPACE, NODE, SECRET, World, wait_for
 from kube import Refused
@@ -59,16 +57,6 @@ class Verdict:
     def dump(self) -> dict[str, Any]:
         """As JSON."""
         return {**vars(self), "cell": list(self.cell), "budget": list(self.budget)}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training has left."""
-
-    weights: Mapping[int, str]
-    """A hash of the model's state by the iteration of each checkpoint."""
-    figures: Any
-    """The metrics of the row."""
 
 
 @dataclass
@@ -156,7 +144,7 @@ async def train_undisturbed(world: World) -> Outcome:
     status = await played.await_end()
     assert played.ended(status) == "Complete", status
     assert played.spent(status) == NOTHING, status
-    outcome = await asyncio.to_thread(_read_outcome, world, "undisturbed", status)
+    outcome = await asyncio.to_thread(read_outcome, world, "undisturbed", status)
     assert outcome.weights.keys() == {EPOCH, 2 * EPOCH, 3 * EPOCH, ITERATIONS}
     await world.delete_job("undisturbed")
     return outcome
@@ -223,7 +211,7 @@ class _Played:
         if (end := self.ended(status)) != "Complete":
             last.faults.append(f"ends {end}: {json.dumps(status.get('conditions'))[-600:]}")
             return
-        outcome = await asyncio.to_thread(_read_outcome, self.world, self.name, status)
+        outcome = await asyncio.to_thread(read_outcome, self.world, self.name, status)
         starts = await asyncio.to_thread(self._starts)
         for verdict, met in zip(self.verdicts, self._strikes, strict=True):
             verdict.faults += _losses(met, outcome, starts)
@@ -261,7 +249,7 @@ class _Played:
 
     async def _note(self) -> None:
         """Note what the job had before it is hit."""
-        committed = await asyncio.to_thread(_committed, self.world, self.name)
+        committed = await asyncio.to_thread(list_committed, self.world, self.name)
         status = (await self.world.read_job(self.name)).get("status", {})
         self._strikes.append(
             _Strike(
@@ -296,7 +284,7 @@ class _Played:
 
     def _starts(self) -> list[dict[str, Any]]:
         """The starts of rank 0, as the report of the run lists them."""
-        document = json.loads(_read(self.world, f"{self.name}/{contract.RESULTS_FILE}"))
+        document = json.loads(read_object(self.world, f"{self.name}/{contract.RESULTS_FILE}"))
         return list(document["run"]["starts"])
 
 
@@ -382,39 +370,3 @@ def _differences(outcome: Outcome, undisturbed: Outcome) -> list[str]:
     if outcome.figures != undisturbed.figures:
         faults.append("other figures in the row")
     return faults
-
-
-def _read_outcome(world: World, job: str, status: Mapping[str, Any]) -> Outcome:
-    weights = {}
-    for iteration in _committed(world, job):
-        folder = f"{job}/step-{iteration:08d}"
-        manifest = json.loads(_read(world, f"{folder}/manifest.json"))
-        content = _read(world, f"{folder}/{manifest.get('stateFile', 'state.pt')}")
-        assert hashlib.sha256(content).hexdigest() == manifest["sha256"], folder
-        weights[iteration] = _fingerprint(content)
-    return Outcome(weights, status["results"]["metrics"])
-
-
-def _fingerprint(content: bytes) -> str:
-    model = torch.load(io.BytesIO(content), weights_only=True)["model"]
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _committed(world: World, job: str) -> list[int]:
-    """The iterations of a job's checkpoints."""
-    found = world.store.list_objects(BUCKET, prefix=f"{job}/step-", recursive=True)
-    names = (item.object_name.split("/") for item in found)
-    return sorted(int(name[1].removeprefix("step-")) for name in names if name[-1] == "manifest.json")
-
-
-def _read(world: World, key: str) -> bytes:
-    answer = world.store.get_object(BUCKET, key)
-    try:
-        return bytes(answer.read())
-    finally:
-        answer.close()
-        answer.release_conn()
