@@ -119,7 +119,9 @@ class Meeting:
                 self._members, self._former, self._is_broken = {}, {}, False
                 self._return_by = time.monotonic() + RETURN_SECONDS
             if self._number == number:
-                self._members[name] = self._former[name] = rank
+                self._former[name] = rank
+                if name not in self._joining:
+                    self._members[name] = rank
             self._changed.notify_all()
 
     def look(self, name: str) -> dict[str, Any]:

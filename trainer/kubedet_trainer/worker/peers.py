@@ -111,6 +111,7 @@ class SharedRendezvous(Rendezvous):
         self._ended = threading.Event()
         self._values: StoreClient | None = None
         self._connection: Connection | None = self._connect()
+        self._returning = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, name="rendezvous", daemon=True)
         self._watcher.start()
 
@@ -132,7 +133,7 @@ class SharedRendezvous(Rendezvous):
             max_agents=self._settings.max_replicas,
             last_call_seconds=_LAST_CALL_SECONDS if elastic else 0,
         )
-        connection = self._connection or self._connect()
+        connection = self._connected()
         began = time.monotonic()
         try:
             answer = self._ask(connection, "join", asdict(ticket), timeout_seconds=_JOIN_SECONDS)
@@ -142,7 +143,7 @@ class SharedRendezvous(Rendezvous):
             raise RendezvousTimeoutError(f"too few workers joined within {_JOIN_SECONDS} s") from error
         if answer is None:
             raise RendezvousClosedError
-        self._round, self._view, self._connection = Round(**answer), View(), connection
+        self._round, self._view = Round(**answer), View()
         if self._values is not None:
             self._values.close()
         self._values = StoreClient(self._endpoint, timeout_seconds=_STORE_SECONDS)
@@ -201,10 +202,9 @@ class SharedRendezvous(Rendezvous):
         """Look at the round again and again, which also shows the store that this agent is there."""
         while not self._ended.is_set():
             try:
-                if self._connection is None:
-                    self._connection = self._return()
+                connection = self._connected()
                 known = self._round
-                answer = self._ask(self._connection, "look", self._name, timeout_seconds=_CONNECT_SECONDS)
+                answer = self._ask(connection, "look", self._name, timeout_seconds=_CONNECT_SECONDS)
                 if known is not None and self._round is known:
                     self._view = View(**answer)
             except DistNetworkError:
@@ -214,6 +214,16 @@ class SharedRendezvous(Rendezvous):
                 self._ended.wait(_RECONNECT_SECONDS)
             else:
                 self._ended.wait(_LOOK_SECONDS)
+
+    def _connected(self) -> Connection:
+        """The connection to the store. Where it is lost, the thread that comes first makes another one.
+
+        With one for each thread the agent would join by one of them, and take its old place by the other.
+        """
+        with self._returning:
+            if self._connection is None:
+                self._connection = self._return()
+            return self._connection
 
     def _return(self) -> Connection:
         """Connect to a store that was away, and take the place in the round that it may have forgotten."""

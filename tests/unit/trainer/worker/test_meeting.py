@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import socket
@@ -19,6 +20,7 @@ from kubedet_trainer.worker import meeting, rendezvous
 from kubedet_trainer.worker.meeting import Meeting, Ticket
 from kubedet_trainer.worker.peers import SharedRendezvous, build_rendezvous
 from kubedet_trainer.worker.rendezvous import StoreServer
+from kubedet_trainer.worker.store_client import Connection
 
 Agent = Callable[..., SharedRendezvous]
 
@@ -195,6 +197,38 @@ def test_store_that_came_back_ends_a_round_whose_agents_stay_away(monkeypatch: p
     again = Meeting()
     again.attach("agent-0", 7, 0, 2, 2)
     await_true(lambda: again.look("agent-0")["isLost"])
+
+
+def test_agent_that_waits_for_a_round_is_not_put_back_into_the_one_before() -> None:
+    again = Meeting()
+    with ThreadPoolExecutor(2) as threads, contextlib.closing(again):
+        join = functools.partial(threads.submit, again.join, is_there=lambda: True)
+        waiting = join(asdict(ticket(1)))
+        await_true(lambda: "agent-1" in again._joining)
+        again.attach("agent-1", 7, 0, 2, 2)  # its request may have been on its way for long
+        assert again.look("agent-1")["waiting"] == 1
+        other = join(asdict(ticket(0)))
+        rounds = [each.result(timeout=20) for each in (waiting, other)]
+    assert [place and place["rank"] for place in rounds] == [0, 1]
+
+
+def test_threads_of_an_agent_share_the_connection_to_a_store_that_is_back(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = agent(0)
+    lost, connect = first._connection, first._connect
+    assert lost is not None
+
+    def connect_slowly() -> Connection:
+        time.sleep(0.2)
+        return connect()
+
+    monkeypatch.setattr(first, "_connect", connect_slowly)
+    lost.close()
+    await_true(lambda: first._connection is not lost)
+    with ThreadPoolExecutor(4) as threads:
+        found = {id(connection) for connection in threads.map(lambda _: first._connected(), range(4))}
+    assert found == {id(first._connection)}
 
 
 def test_store_that_was_stopped_or_cut_off_ends_no_round_whose_agents_return(
