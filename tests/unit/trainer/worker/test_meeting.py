@@ -202,12 +202,15 @@ def test_store_that_came_back_ends_a_round_whose_agents_stay_away(monkeypatch: p
 def test_agent_that_waits_for_a_round_is_not_put_back_into_the_one_before() -> None:
     again = Meeting()
     with ThreadPoolExecutor(2) as threads, contextlib.closing(again):
-        join = functools.partial(threads.submit, again.join, is_there=lambda: True)
-        waiting = join(asdict(ticket(1)))
+
+        def join(index: int) -> Future[Any]:
+            return threads.submit(again.join, asdict(ticket(index)), is_there=lambda: True)
+
+        waiting = join(1)
         await_true(lambda: "agent-1" in again._joining)
         again.attach("agent-1", 7, 0, 2, 2)  # its request may have been on its way for long
         assert again.look("agent-1")["waiting"] == 1
-        other = join(asdict(ticket(0)))
+        other = join(0)
         rounds = [each.result(timeout=20) for each in (waiting, other)]
     assert [place and place["rank"] for place in rounds] == [0, 1]
 
