@@ -51,6 +51,8 @@ class Verdict:
     attempts: int = 0
     budget: Budget = NOTHING
     process_restarts: int = 0
+    is_judged: bool = True
+    """Whether the job was hit in all phases of its life."""
     faults: list[str] = field(default_factory=list)
     """What must not be; empty if all is well."""
 
@@ -105,7 +107,7 @@ def build_job(name: str, *, hold: Path, hang_seconds: int) -> dict[str, Any]:
             "keepLast": 100,
         },
         evaluation={"everyEpochs": 2},
-        benchmark={"images": 10},
+        benchmark={"images": 60},
         failurePolicy={"hangTimeoutSeconds": hang_seconds},
         backoffLimit=10,
     )
@@ -171,6 +173,7 @@ class _Played:
                 await self._meet(verdict.cell)
             except (AssertionError, TimeoutError, Refused) as error:
                 for unjudged in self.verdicts:
+                    unjudged.is_judged = False
                     unjudged.faults.append(f"not judged, {verdict.cell.phase}: {error}")
                 return
             verdict.seconds = round(time.monotonic() - self._began, 1)

@@ -16,20 +16,31 @@ from pathlib import Path
 
 import torch
 
-from chaos_cells import Cell, plan
+from chaos_cells import Cell, Life, plan
 from chaos_life import Verdict, play, train_undisturbed
-from chaos_world import run_world
+from chaos_outcome import Outcome
+from chaos_world import World, run_world
+
+_TRIES = 3
+"""A life that goes through a phase too fast to be hit in it says nothing, and is played again."""
+
+
+async def _play(life: Life, world: World, *, name: str, undisturbed: Outcome) -> list[Verdict]:
+    try:
+        return await play(life, world, name=name, undisturbed=undisturbed)
+    except Exception:
+        why = traceback.format_exc()[-1500:]
+        return [Verdict(cell=cell, faults=[why]) for cell in life.cells]
 
 
 async def _run(kit: Path, folder: Path, cells: list[Cell], *, name: str) -> None:
     async with run_world(kit, folder, name=name) as world:
         undisturbed = await train_undisturbed(world)
         for number, life in enumerate(plan(cells)):
-            try:
-                verdicts = await play(life, world, name=f"life-{number}", undisturbed=undisturbed)
-            except Exception:
-                why = traceback.format_exc()[-1500:]
-                verdicts = [Verdict(cell=cell, faults=[why]) for cell in life.cells]
+            for again in range(_TRIES):
+                verdicts = await _play(life, world, name=f"life-{number}-{again}", undisturbed=undisturbed)
+                if all(verdict.is_judged for verdict in verdicts):
+                    break
             for verdict in verdicts:
                 print(json.dumps(verdict.dump()), flush=True)
 

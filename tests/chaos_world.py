@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import minio
 import urllib3
 import yaml
@@ -135,9 +136,16 @@ class World:
         """Wait until all parts work, as they do before each fault."""
         for daemon in (*self.operators, self.s3):
             daemon.start()
+        await self.kube.wait_for(self._is_answered)
         await wait_for(self._has_bucket, "S3 server")
         await wait_for(lambda: all(one.ask(8080, "/readyz") == "ok" for one in self.operators), "operators")
         await wait_for(lambda: any(map(leads, self.operators)), "leader")
+
+    async def _is_answered(self) -> bool:
+        """Whether the API server answers; it may just have been started again."""
+        with suppress(aiohttp.ClientError, TimeoutError):
+            return bool(await self.kube.ask("GET", f"/{CORE}/namespaces/{NAMESPACE}"))
+        return False
 
     def _has_bucket(self) -> bool:
         with suppress(minio.error.MinioException, urllib3.exceptions.HTTPError):
