@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 GROUP = "kubedet.dev"
 VERSION = "v1alpha1"
@@ -104,6 +106,12 @@ def read_pod_name(name: str, job: str) -> tuple[str, int | None] | None:
     index = usual.removeprefix(worker_name(job, 0).removesuffix("0"))
     is_worker = index.isdecimal() and len(index) <= 4 and worker_name(job, int(index)) == usual
     return (WORKER, int(index)) if is_worker else None
+
+
+def find_container(pod_spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The trainer's container in the spec of a pod; an empty one if there is none."""
+    containers = pod_spec.get("containers") or ()
+    return next((item for item in containers if item.get("name") == CONTAINER), {})
 
 
 def page_name(zoo: str) -> str:

@@ -166,9 +166,8 @@ def build_container(worker: types.Worker, settings: OperatorSettings, *, module:
 
 def image_of(worker: types.Worker, settings: OperatorSettings) -> str:
     """The image of all pods of a job."""
-    containers = ((worker.template or {}).get("spec") or {}).get("containers") or ()
-    given = (item.get("image") for item in containers if item.get("name") == names.CONTAINER)
-    return next(filter(None, given), None) or worker.image or settings.trainer_image
+    given = names.find_container((worker.template or {}).get("spec") or {}).get("image")
+    return given or worker.image or settings.trainer_image
 
 
 def _build_resources(worker: types.Worker) -> dict[str, Any]:

@@ -149,10 +149,7 @@ def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _image(spec: Mapping[str, Any]) -> str | None:
     """What the container's environment says; in the field of the image a webhook may have put another one."""
-    containers = spec.get("containers") or ()
-    trainer: Mapping[str, Any] = next(
-        (item for item in containers if item.get("name") == names.CONTAINER), {}
-    )
+    trainer = names.find_container(spec)
     told = (item.get("value") for item in trainer.get("env") or () if item.get("name") == Environment.IMAGE)
     found = next(told, None) or trainer.get("image")
     return sys.intern(found) if isinstance(found, str) else None  # thousands of pods have the same

@@ -64,7 +64,7 @@ def translate(pod: Mapping[str, Any], machine: Machine) -> Command:
         CannotRunHere: a variable refers to something that the machine does not have.
     """
     name = pod["metadata"]["name"]
-    container = next(item for item in pod["spec"]["containers"] if item["name"] == names.CONTAINER)
+    container = names.find_container(pod["spec"])
     declared = {variable["name"]: variable for variable in container.get("env", ())}
     resolved = {key: _resolve(variable, machine) for key, variable in declared.items()}
     environment = {key: value for key, value in resolved.items() if value is not None}
