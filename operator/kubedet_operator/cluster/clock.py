@@ -29,6 +29,14 @@ _PAUSE_SECONDS = 1.0
 """Answers that come faster are not looked at."""
 
 
+def read_date(text: str | None) -> datetime | None:
+    """The time in an HTTP ``Date``, whose zone is always GMT; None if there is none."""
+    try:
+        return parsedate_to_datetime(text or "").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 class ClusterClock:
     """A clock that never jumps. Without answers it continues from this machine's time at the start."""
 
@@ -61,10 +69,9 @@ class ClusterClock:
         now = self._steady()
         if self._noted_at is not None and now - self._noted_at < _PAUSE_SECONDS:
             return
-        try:
-            said = parsedate_to_datetime(date or "").timestamp() + 0.5 - now
-        except ValueError:
+        if (sent := read_date(date)) is None:
             return
+        said = sent.timestamp() + 0.5 - now
         differs = abs(said - self._offset) > TOLERATED_SECONDS
         self._wanted = said if differs else self._offset
         self._tell(said - self._offset, is_first=self._noted_at is None)

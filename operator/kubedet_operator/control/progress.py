@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 
 from kubedet_operator.api import conditions, names
 from kubedet_operator.cluster.cache import Cache, Key
+from kubedet_operator.cluster.clock import read_date
 from kubedet_operator.control.workqueue import WorkQueue
 from kubedet_operator.decision import reports
 from kubedet_operator.decision.objects import CLOCK_SECONDS
@@ -161,9 +161,7 @@ class ProgressPoller:
     def _compare_clocks(self, uid: str, date: str) -> float:
         """How many seconds the clock of a worker that has just answered is ahead; 0 if nobody can say."""
         known = self._ahead.get(uid, 0.0)
-        try:
-            said = parsedate_to_datetime(date).replace(tzinfo=UTC)  # HTTP has no other zone
-        except ValueError:
+        if (said := read_date(date)) is None:
             return known
         ahead_seconds = (said - self._clock()).total_seconds()
         # Dates are in whole seconds: times must not differ from answer to answer.
