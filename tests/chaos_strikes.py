@@ -120,7 +120,7 @@ class _Launcher(Victim):
         return self.first.pids()[:1]
 
 
-class _Worker(Victim):
+class _Pod(Victim):
     def pids(self) -> Sequence[int]:
         return self.first.pids()
 
@@ -130,24 +130,17 @@ class _Worker(Victim):
     async def terminate(self) -> None:
         await self.world.delete_pod(self.first.pod)
 
+
+class _Worker(_Pod):
     async def kill(self) -> None:
         await self.world.delete_pod(self.first.pod, grace=0)
         self.first.kill()
 
 
-class _Rendezvous(Victim):
+class _Rendezvous(_Pod):
     def __init__(self, world: World, job: str, first: Container) -> None:
         name = names.rendezvous_name(job)
         super().__init__(world, job, next(found for found in world.pods_of(job) if found.pod == name))
-
-    def pids(self) -> Sequence[int]:
-        return self.first.pids()
-
-    def hosts(self) -> Sequence[Host]:
-        return [self.first.host]
-
-    async def terminate(self) -> None:
-        await self.world.delete_pod(self.first.pod)
 
 
 class _Daemon(Victim):
