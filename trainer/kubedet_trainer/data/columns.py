@@ -27,7 +27,8 @@ MAX_PIXELS = 2**28
 """Of an image, unless a recipe says otherwise: 16384 x 16384."""
 
 _LARGEST = 1e30
-"""A larger coordinate counts as infinite: sums and products of it would not fit into float32."""
+"""A larger number counts as infinite. No picture is so large, and the sums and products that are made of
+smaller ones are finite."""
 
 
 class Columns:
