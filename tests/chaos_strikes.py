@@ -7,10 +7,10 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from chaos_world import Daemon, World
 from kubedet_operator.api import names
+from kubedet_trainer.telemetry.processes import read_stat
 from kubelet import Container
 from pod_network import Host
 
@@ -40,8 +40,9 @@ def find_rank(container: Container) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there."""
-    return Path(f"/proc/{pid}").exists()
+    """Whether a process has not ended. It may have, and wait for a parent that does not ask for it."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state != "Z"
 
 
 class Victim:
