@@ -34,6 +34,8 @@ class ApiServer:
         self.refusals: list[tuple[int, str]] = []
         """Codes and messages of the next answers to lists and watches."""
         self.knows_jobs = True
+        self.names_jobs = True
+        """Whether discovery shows what is known of our group; a real one lags behind."""
         self.knows_zoos = True
         self.silent_watches = 0
         """How many of the next watches are accepted, and then tell nothing and never end."""
@@ -101,7 +103,8 @@ class ApiServer:
         return self._list(request.query, plural, namespace)
 
     def _discover(self, path: str) -> dict[str, Any] | None:
-        groups = [group for group in _GROUPS if self.knows_jobs or names.GROUP not in group]
+        is_named = self.knows_jobs and self.names_jobs
+        groups = [group for group in _GROUPS if is_named or names.GROUP not in group]
         if path == "api":
             return {"versions": ["v1"]}
         if path == "apis":

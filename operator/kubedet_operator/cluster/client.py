@@ -76,6 +76,25 @@ class Cluster:
         """
         return await self._connection.credentials()
 
+    async def require_discovery(self, collection: Collection) -> None:
+        """Return if the API server names the kind where kopf looks for it.
+
+        The API server serves a new kind some moments before that.
+
+        Raises:
+            errors.DefinitionMissing: it does not name it yet.
+        """
+        call = Call("discover", collection.plural)
+        _, group, version = collection.api.split("/")
+        groups = (await self._connection.request("GET", "apis", call))["groups"]
+        if any(found["name"] == group for found in groups):
+            kinds = (await self._connection.request("GET", collection.api, call))["resources"]
+            if any(found["name"] == collection.plural for found in kinds):
+                return
+        raise errors.DefinitionMissing(
+            f"the API server names no {collection.plural} of {group}/{version} yet: apply manifests/crds"
+        )
+
     async def list_pages(self, collection: Collection, namespace: str | None) -> AsyncIterator[Page]:
         """The objects of a namespace, or of all (None), at one moment, page by page.
 

@@ -37,7 +37,7 @@ class JobWatch:
         namespaces: tuple[str, ...],
         restart_kopf: Callable[[], None],
     ) -> None:
-        """`restart_kopf` is called once a missing CRD has appeared: kopf looks for it only at its start."""
+        """`restart_kopf` is called once a missing CRD has been discovered: kopf looks for it at its start."""
         self._cluster = cluster
         self._cache = cache
         self._outages = outages
@@ -64,6 +64,8 @@ class JobWatch:
         while True:
             try:
                 missed = await self._list()
+                if was_missing or not self.listed.is_set():
+                    await self._cluster.require_discovery(ALL_JOBS)
             except errors.OperatorError as error:
                 was_missing |= isinstance(error, errors.DefinitionMissing)
                 await asyncio.sleep(self._outages.fail(self._stream, error))

@@ -26,6 +26,6 @@ async def client(
     kubeconfig = tmp_path / "kubeconfig"
     api_server.write_kubeconfig(kubeconfig, server.url)
     monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
-    cluster = Cluster(Metrics())
+    cluster = Cluster(Metrics(), may_write=lambda: False)  # a standby watches as well
     yield cluster
     await cluster.close()

@@ -141,3 +141,19 @@ async def test_kopf_starts_again_when_the_api_server_knows_jobs_at_last(
     assert watching.restarts == 1
     watching.task.cancel()
     await asyncio.gather(watching.task, return_exceptions=True)
+
+
+async def test_kopf_starts_again_when_discovery_shows_jobs_that_were_listed_before(
+    server: ApiServer, client: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubedet_operator.cluster.outages.FIRST_RETRY_SECONDS", 0.001)
+    server.names_jobs = False
+    watching = Watching(server, client)
+    await watching.until_listed_again()
+    assert watching.restarts == 0
+    assert not watching.watch.listed.is_set()
+    server.names_jobs = True
+    await watching.watch.listed.wait()
+    assert watching.restarts == 1
+    watching.task.cancel()
+    await asyncio.gather(watching.task, return_exceptions=True)
