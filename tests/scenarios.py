@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from scenarios_codes import CODES
 from scenarios_corrections import CORRECTIONS
-from scenarios_failures import FAULTS, NODES, RESTARTS
+from scenarios_failures import NODES, RESTARTS
+from scenarios_faults import FAULTS
 from scenarios_life import ENDS, LIVES, STARTS, SUSPENSIONS
 from scenarios_size import GANGS, SIZES
 

@@ -16,12 +16,12 @@ from chaos_proxy import Chaos, ChaosProxy
 from kubedet_trainer import contract
 from onlooker import Onlooker
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
-
 NAMESPACE = "kubedet-chaos"
 JOBS = int(os.environ.get("KUBEDET_CHAOS_JOBS", "30"))
 SECONDS = float(os.environ.get("KUBEDET_CHAOS_SECONDS", "20"))
-"""Over which the jobs are created. An acceptance run takes 1000 jobs over 600 s."""
+"""Over which the jobs are created. An acceptance run takes 1000 jobs over 1800 s."""
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500 + SECONDS)]
 
 RESULTS = {"fake.kubedet/message": contract.dump_termination_message(results=contract.Results(boxAP=61.5))}
 LONGEST_LATE_SECONDS = 30

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 import s3
+from launched_worker import Worker
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +16,18 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]
     """A real S3 server for the whole session; make a bucket of your own."""
     with s3.run_s3_server(tmp_path_factory.mktemp("s3") / "server") as server:
         yield server
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """A function that starts a worker whose ranks follow a plan for each of their starts."""
+    workers: list[Worker] = []
+
+    def start(*plan: Mapping[str, list[str]], name: str = "worker", **environment: str) -> Worker:
+        workers.append(Worker(tmp_path / name, plan=list(plan), **environment))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.kill_all()

@@ -1,4 +1,4 @@
-"""PID 1 before and around the agent; `tests/integration/trainer/test_launch.py` has the rest."""
+"""PID 1 before and around the agent; `tests/integration/trainer/test_launch*.py` have the rest."""
 
 from __future__ import annotations
 
