@@ -28,13 +28,14 @@ from kubedet_operator.api import names
 from kubedet_operator.cluster.client import CORE, JOBS
 from kubelet import Container, Kubelet
 from pod_network import Host, Network
+from s3 import ACCESS_KEY, SECRET_KEY, minio_program
 from throwaway import Cluster, await_definition, run, run_cluster
 
 NAMESPACE = "chaos"
 NODE = "chaos-node"
 SECRET = "s3"
 BUCKET = "checkpoints"
-_KEYS = {"accessKey": "chaos", "secretKey": "chaos-secret"}
+_KEYS = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
 _ACCOUNT = "chaos"
 _CRDS = Path(__file__).resolve().parent.parent / "manifests" / "crds"
 _UNSEEN_NODE = (
@@ -226,15 +227,8 @@ def _surroundings() -> Iterator[dict[str, Any]]:
 
 def _s3(host: Host, program: Path, folder: Path) -> Daemon:
     (folder / "s3").mkdir()
-    environment = {
-        "MINIO_ROOT_USER": _KEYS["accessKey"],
-        "MINIO_ROOT_PASSWORD": _KEYS["secretKey"],
-        "MINIO_BROWSER": "off",
-        "MINIO_UPDATE": "off",
-        "HOME": str(folder / "s3"),
-    }
-    words = [str(program), "server", str(folder / "s3" / "data"), "--address", ":9000", "--quiet"]
-    return Daemon(host, words, environment, folder / "s3.log")
+    command, environment = minio_program(program, folder / "s3", ":9000")
+    return Daemon(host, command, environment, folder / "s3.log")
 
 
 def _operator(host: Host, kubeconfig: Path, folder: Path) -> Daemon:

@@ -1,9 +1,10 @@
-"""A real S3 server for tests: SeaweedFS in one process, on loopback, with ports and a folder of its own."""
+"""Real S3 servers for tests, SeaweedFS and MinIO, on loopback, with ports and folders of their own."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -77,15 +78,47 @@ def run_s3_server(
         *(f"-{name}={port}" for name, port in ports.items() if certificate or name != "s3.port.https"),
         *([f"-s3.cert.file={certificate}", f"-s3.key.file={key}"] if certificate else []),
     ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(arguments, stdout=log, stderr=log, cwd=folder)
-    try:
-        server = S3Server(
-            endpoint=f"http://127.0.0.1:{ports['s3.port']}",
-            tls_endpoint=f"https://localhost:{ports['s3.port.https']}" if certificate else None,
-        )
-        _await(server, process, log=folder / "log")
+    server = S3Server(
+        endpoint=f"http://127.0.0.1:{ports['s3.port']}",
+        tls_endpoint=f"https://localhost:{ports['s3.port.https']}" if certificate else None,
+    )
+    with _run(arguments, server, folder):
         yield server
+
+
+@contextmanager
+def run_minio(program: Path, folder: Path) -> Iterator[S3Server]:
+    """Run MinIO with its data below `folder` until the block ends."""
+    folder.mkdir(parents=True)
+    (port,) = _free_ports(1)
+    server = S3Server(endpoint=f"http://127.0.0.1:{port}", tls_endpoint=None)
+    command, environment = minio_program(program, folder, f"127.0.0.1:{port}")
+    with _run(command, server, folder, {**os.environ, **environment}):
+        yield server
+
+
+def minio_program(program: Path, folder: Path, address: str) -> tuple[list[str], dict[str, str]]:
+    """The command that runs MinIO with its data below `folder`, and its environment."""
+    command = [str(program), "server", str(folder / "data"), "--address", address, "--quiet"]
+    environment = {
+        "MINIO_ROOT_USER": ACCESS_KEY,
+        "MINIO_ROOT_PASSWORD": SECRET_KEY,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+        "HOME": str(folder),
+    }
+    return command, environment
+
+
+@contextmanager
+def _run(
+    command: list[str], server: S3Server, folder: Path, environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
+    try:
+        _await(server, process, log=folder / "log")
+        yield
     finally:
         process.kill()
         process.wait()

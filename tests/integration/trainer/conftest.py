@@ -9,12 +9,21 @@ import pytest
 
 import s3
 from launched_worker import Worker
+from throwaway import run
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
     """A real S3 server for the whole session; make a bucket of your own."""
     with s3.run_s3_server(tmp_path_factory.mktemp("s3") / "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio_server(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+    """MinIO for the whole session."""
+    programs = Path(run(shared / "cluster" / "unpack").strip().splitlines()[-1])
+    with s3.run_minio(programs / "minio", tmp_path_factory.mktemp("minio") / "server") as server:
         yield server
 
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import s3
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -46,12 +48,16 @@ def test_nothing_is_lost_in_a_folder(tmp_path: Path) -> None:
     _assert_sound(_live(f"file://{tmp_path}/store"))
 
 
-def test_nothing_is_lost_on_an_s3_server(s3_server: s3.S3Server, tmp_path: Path) -> None:
-    bucket = s3_server.make_bucket("lives")
-    with _unreliable(s3_server, journal=tmp_path / "journal") as endpoint:
+@pytest.mark.parametrize("fixture", ["s3_server", "minio_server"])
+def test_nothing_is_lost_on_an_s3_server(
+    fixture: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server: s3.S3Server = request.getfixturevalue(fixture)
+    bucket = server.make_bucket("lives")
+    with _unreliable(server, journal=tmp_path / "journal") as endpoint:
         verdict = _live(
             f"s3://{bucket}/below",
-            f"--endpoint={s3_server.endpoint}",
+            f"--endpoint={server.endpoint}",
             f"--through={endpoint}",
             f"--journal={tmp_path / 'journal'}",
             f"--access-key={s3.ACCESS_KEY}",
