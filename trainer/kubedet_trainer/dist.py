@@ -58,7 +58,7 @@ def initialise(device: torch.device) -> World:
         PeerFailed: another rank went away while joining.
     """
     world = World(
-        rank=int(os.environ.get("RANK", "0")),
+        rank=rank(),
         size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank(),
         device=device,
@@ -82,7 +82,7 @@ def shut_down() -> None:
 
 def rank() -> int:
     """This process's number among all ranks, 0 and up."""
-    return c10d.get_rank() if c10d.is_initialized() else 0
+    return c10d.get_rank() if c10d.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:

@@ -102,6 +102,14 @@ def hang() -> None:
     time.sleep(300)
 
 
+def stop_early() -> None:
+    """Stop as SIGSTOP does before any progress."""
+    from kubedet_trainer.telemetry.heartbeat import announce
+
+    announce(WORK, rank=RANK)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def stop() -> None:
     """Show progress once, then stop as SIGSTOP does: no handler runs, and the process still lives."""
     from kubedet_trainer.telemetry.heartbeat import Heartbeat
@@ -126,6 +134,7 @@ ACTIONS = {
         reduce,
         hang,
         stop,
+        stop_early,
     )
 }
 

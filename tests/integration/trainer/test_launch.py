@@ -109,19 +109,20 @@ def test_hung_rank_ends_the_worker_with_its_stacks(start_worker: Callable[..., W
     assert "in hang" in worker.output()
 
 
+@pytest.mark.parametrize("action", ["stop", "stop_early"])
 def test_stopped_rank_is_noticed_within_its_limit_and_not_left_behind(
-    start_worker: Callable[..., Worker],
+    start_worker: Callable[..., Worker], action: str
 ) -> None:
     worker = start_worker(
-        {"0": ["await_mark never"], "1": ["stop"]},
+        {"0": ["await_mark never"], "1": [action]},
         KUBEDET_PROCS_PER_REPLICA="2",
         KUBEDET_HANG_TIMEOUT_SECONDS="2",
     )
     assert worker.end() == 152, worker.output()
     failure = worker.message()["failure"]
     assert (failure["reason"], failure["rank"]) == ("Hang", 1)
-    (beat,) = (worker.directory / "work" / "heartbeats" / "touched").glob("1.*")
-    assert not Path(f"/proc/{beat.suffix[1:]}").exists()
+    (stacks,) = (worker.directory / "work" / "heartbeats" / "stacks").glob("1.*")
+    assert not Path(f"/proc/{stacks.suffix[1:]}").exists()
 
 
 def test_rank_that_waits_in_native_code_behind_a_crashed_one_is_neither_left_nor_blamed(

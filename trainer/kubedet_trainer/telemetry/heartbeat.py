@@ -22,7 +22,10 @@ from pathlib import Path
 from kubedet_trainer.telemetry.processes import read_stat
 
 DIRECTORY = "heartbeats"
-"""In the work directory: two folders, each with a file for every rank, named by rank and process."""
+"""In the work directory: two folders, each with a file for every rank, named by rank and process.
+
+`stacks` has one from a rank's start, `touched` from its first heartbeat.
+"""
 
 MIN_STEP_SECONDS = 60.0
 """A step may always take this long, however fast the others were: storage and networks pause sometimes."""
@@ -49,6 +52,14 @@ _STACKS_SECONDS = 2.0
 """How long the launcher waits for stacks. A stopped process never writes any."""
 
 
+def announce(work_directory: Path, *, rank: int) -> None:
+    """Have the launcher know of this rank before it has joined the others and can have a `Heartbeat`.
+
+    Until its first heartbeat a rank may wait for others for as long as it takes, but not be stopped.
+    """
+    os.close(_open_stacks(work_directory, _name(rank)))
+
+
 class Heartbeat:
     """The heartbeats of this process."""
 
@@ -60,13 +71,12 @@ class Heartbeat:
             rank: the number of this rank.
             median_steps: how many times the median step a step may take; 0 sets no such limit.
         """
-        name = f"{rank}.{os.getpid()}"
-        touched, stacks = (work_directory / DIRECTORY / folder for folder in (_TOUCHED, _STACKS))
-        for folder in (touched, stacks):
-            folder.mkdir(parents=True, exist_ok=True)
+        name = _name(rank)
+        touched = work_directory / DIRECTORY / _TOUCHED
+        touched.mkdir(parents=True, exist_ok=True)
         self._file = touched / name
         # A descriptor, because it stays open for the signal until the process ends.
-        descriptor = os.open(stacks / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        descriptor = _open_stacks(work_directory, name)
         faulthandler.register(_STACKS_SIGNAL, file=descriptor, all_threads=True)
         self._median_steps = median_steps
         self._steps: deque[float] = deque(maxlen=_STEPS)
@@ -172,24 +182,42 @@ class HangWatch:
 
     def _allowed(self, file: Path) -> tuple[float, str]:
         """How many seconds a rank may be silent in its present work, and the message if it is longer."""
-        step, any_work = float(file.read_text() or "inf"), self._patience_seconds
+        said = file.read_text() if file.exists() else ""
+        step, any_work = float(said or "inf"), self._patience_seconds
         policy = "must be within spec.failurePolicy"
         if step < any_work:
             return step, f"no step for {step:.0f} s, {policy}.hangMedianSteps times the median step"
         return any_work, f"no progress for {any_work} s, {policy}.hangTimeoutSeconds"
 
     def _silences(self) -> list[tuple[float, Path]]:
-        """For each rank that still runs, the seconds since its last heartbeat and its file."""
+        """For each rank that still runs, the seconds since its last heartbeat and the file of that.
+
+        A rank without any heartbeat is silent from the time at which it was stopped.
+        """
         now = self._clock()
         silences = []
-        for file in (self._directory / _TOUCHED).glob("*"):
+        for name in [file.name for file in (self._directory / _STACKS).glob("*")]:
+            file = self._directory / _TOUCHED / name
             if not _is_running(_pid(file)):
                 continue
-            stamp = file.stat().st_mtime_ns
+            stamp = file.stat().st_mtime_ns if file.exists() else int(_is_stopped(_pid(file)))
+            if not stamp:
+                self._seen.pop(file, None)
+                continue
             if self._seen.get(file, (None, 0.0))[0] != stamp:
                 self._seen[file] = (stamp, now)
             silences.append((now - self._seen[file][1], file))
         return silences
+
+
+def _name(rank: int) -> str:
+    return f"{rank}.{os.getpid()}"
+
+
+def _open_stacks(work_directory: Path, name: str) -> int:
+    folder = work_directory / DIRECTORY / _STACKS
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
 
 def _pid(file: Path) -> int:

@@ -18,7 +18,7 @@ from kubedet_trainer.contract import RecoveryPhase, Results, Stage, Task
 from kubedet_trainer.errors import LossNotFinite, PeerFailed, TerminatedSaved, TerminatedUnsaved
 from kubedet_trainer.settings import RunSettings
 from kubedet_trainer.structures import Batch
-from kubedet_trainer.telemetry import memory, stragglers
+from kubedet_trainer.telemetry import heartbeat, memory, stragglers
 from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Interval
@@ -46,6 +46,7 @@ def train(settings: RunSettings, recipe: Recipe, *, metrics: Metrics) -> Results
         TrainerError: one of its kinds for every ending that is understood; `TerminatedSaved` after a stop.
     """
     check_proposals(settings, recipe)
+    heartbeat.announce(settings.work_directory, rank=dist.rank())
     start = RankTimes(settings.work_directory)
     stop = StopRequest()
     run: Run | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kubedet_trainer.telemetry import heartbeat as heartbeats
-from kubedet_trainer.telemetry.heartbeat import HangWatch, Heartbeat
+from kubedet_trainer.telemetry.heartbeat import HangWatch, Heartbeat, announce
 
 
 class Clock:
@@ -106,13 +107,13 @@ def test_quick_steps_may_take_a_minute(tmp_path: Path, clock: Clock) -> None:
     assert watch.find_hung() is not None
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Rank 1, which has beaten once and then stopped as SIGSTOP does."""
+@pytest.fixture(params=["Heartbeat(Path(sys.argv[1]), rank=1).beat()", "announce(Path(sys.argv[1]), rank=1)"])
+def stopped(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    """Rank 1, which has beaten once, or has only started, and then stopped as SIGSTOP does."""
     script = (
         "import os, signal, sys; from pathlib import Path; "
-        "from kubedet_trainer.telemetry.heartbeat import Heartbeat; "
-        "Heartbeat(Path(sys.argv[1]), rank=1).beat(); os.kill(os.getpid(), signal.SIGSTOP)"
+        "from kubedet_trainer.telemetry.heartbeat import Heartbeat, announce; "
+        f"{request.param}; os.kill(os.getpid(), signal.SIGSTOP)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, tmp_path])
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
@@ -153,6 +154,18 @@ def test_a_stopped_rank_is_noticed_within_its_limit_though_its_worker_has_peers(
     assert watch.find_hung() is None
     clock.now += 6
     assert watch.find_hung() is not None
+
+
+def test_a_rank_that_runs_may_wait_for_others_for_any_time_before_its_first_beat(
+    tmp_path: Path, clock: Clock, stopped: subprocess.Popen[bytes]
+) -> None:
+    announce(tmp_path, rank=0)
+    watch = HangWatch(tmp_path, patience_seconds=5, clock=clock)
+    assert watch.find_hung() is None
+    stopped.send_signal(signal.SIGCONT)
+    stopped.wait()
+    clock.now += 1000
+    assert watch.find_hung() is None
 
 
 def test_rank_that_has_ended_does_not_hang(tmp_path: Path, clock: Clock) -> None:
