@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kubedet_trainer.errors import StorageUnreachable
 from kubedet_trainer.storage.store import Sink, Store, StoredObject
@@ -150,11 +149,11 @@ class Damage:
 
 def _truncate(store: Store, key: str, fate: random.Random) -> None:
     data = store.get_bytes(key)
-    store.put_bytes(key, data=data[: fate.randrange(len(data))])
+    store.put_bytes(key, data=data[: fate.randrange(len(data) or 1)])
 
 
 def _flip(store: Store, key: str, fate: random.Random) -> None:
-    data = bytearray(store.get_bytes(key))
+    data = bytearray(store.get_bytes(key) or bytes(1))
     data[fate.randrange(len(data))] ^= 1 << fate.randrange(8)
     store.put_bytes(key, data=bytes(data))
 
@@ -164,7 +163,13 @@ def _remove(store: Store, key: str, fate: random.Random) -> None:
 
 
 def _retype(store: Store, key: str, fate: random.Random) -> None:
-    document: dict[str, Any] = json.loads(store.get_bytes(key))
+    try:
+        document = json.loads(store.get_bytes(key))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):  # it was damaged before
+        _scribble(store, key, fate)
+        return
     name = fate.choice(sorted(document))
     document[name] = fate.choice([None, "text", 10**30, -1, [], {"a": 1}, 1.5, True])
     store.put_bytes(key, data=json.dumps(document).encode())

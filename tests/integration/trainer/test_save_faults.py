@@ -22,6 +22,8 @@ TESTS = Path(__file__).resolve().parents[2]
 FAULTS = int(os.environ.get("KUBEDET_SAVE_FAULTS", "50"))
 SEED = int(os.environ.get("KUBEDET_SAVE_SEED", "0"))
 
+pytestmark = pytest.mark.timeout(300 + 2 * FAULTS)
+
 
 def _live(uri: str, *arguments: str) -> dict[str, Any]:
     program = [sys.executable, str(TESTS / "save_lives.py")]
