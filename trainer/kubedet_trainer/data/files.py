@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from io import FileIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from kubedet_trainer.errors import InvalidInput, MissingInput
 
@@ -71,8 +71,7 @@ def inside(name: str) -> str | None:
         name.encode()
     except UnicodeEncodeError:
         return "must be valid Unicode text"
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":"):
+    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
         return "must be a path relative to the folder of the images, and inside it"
     return None
 

@@ -32,6 +32,7 @@ _MOST_CHARACTERS = 64 * 1024 * 1024
 _GZIP_START = b"\x1f\x8b"
 
 _NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
+_SEPARATOR = re.compile(r"[ \t\r\n]*([],])[ \t\r\n]*")
 
 
 class JsonRecord(NamedTuple):
@@ -103,7 +104,7 @@ def _read_array(scanner: _Scanner, section: str) -> Iterator[JsonRecord]:
     while True:
         yield JsonRecord(section, index, scanner.value())
         index += 1
-        if scanner.expect(",]") == "]":
+        if scanner.separator() == "]":
             return
 
 
@@ -137,9 +138,18 @@ class _Scanner:
         self._position += 1
         return character
 
+    def separator(self) -> str:
+        """Take the comma behind a value, or the bracket behind the last one, and white space around it."""
+        found = _SEPARATOR.match(self._text, self._position)
+        if found is None or found.end() == len(self._text):  # more may follow, or something else
+            return self.expect(",]")
+        self._position = found.end()
+        return found.group(1)
+
     def value(self) -> Any:
         """Take the next JSON value, whatever it is."""
-        self.peek()
+        if not self._text[self._position : self._position + 1].strip():
+            self.peek()
         while True:
             try:
                 value, end = self._decode(self._text, self._position)
