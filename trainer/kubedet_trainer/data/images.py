@@ -5,6 +5,7 @@ The header is looked at before anything is decoded, so that a small file cannot 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -25,8 +26,8 @@ Pixels = NDArray[np.uint8]
 SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Of images in folders, in lower case."""
 
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names."""
+_FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of those whose size it reads. For a GIF it takes the memory of the first frame."""
 _ORIENTATION = 274
 _TURNED = range(5, 9)
 """Values of EXIF's orientation that swap height and width."""
@@ -124,22 +125,35 @@ def _eight_bits(pixels: NDArray[np.uint16]) -> Pixels:
 
 def _size(content: IO[bytes], *, max_pixels: int) -> tuple[int, int] | ImageFlaw:
     try:
-        with Image.open(content, formats=_FORMATS) as header:
-            width, height = header.size
-            # Not `getexif`: of a PNG it decodes the image. Of a TIFF Pillow gives the turned size itself.
-            exif = Image.Exif()
-            exif.load(header.info.get("exif", b"") if header.format != "TIFF" else b"")
-            turn = exif.get(_ORIENTATION, 1)
+        width, height, turn = _read_gif_header(content) or _read_header(content)
     except Exception:  # a damaged header may raise anything
-        return ImageFlaw("undecodable-image", f"not an image, must be one of {', '.join(_FORMATS)}")
+        return ImageFlaw("undecodable-image", f"not an image, must be one of GIF, {', '.join(_FORMATS)}")
     if width * height > max_pixels:
         return ImageFlaw("image-too-large", f"is {width}x{height}, must have at most {max_pixels} pixels")
     return (width, height) if turn in _TURNED else (height, width)
 
 
+def _read_header(content: IO[bytes]) -> tuple[int, int, int]:
+    """Width, height and EXIF's orientation."""
+    with Image.open(content, formats=_FORMATS) as header:
+        # Not `getexif`: of a PNG it decodes the image. Of a TIFF Pillow gives the turned size itself.
+        exif = Image.Exif()
+        exif.load(header.info.get("exif", b"") if header.format != "TIFF" else b"")
+        return *header.size, exif.get(_ORIENTATION, 1)
+
+
+def _read_gif_header(content: IO[bytes]) -> tuple[int, int, int] | None:
+    """The same of a GIF, None of anything else. OpenCV refuses frames beyond this size (GIF89a, 18)."""
+    start = content.read(10)
+    content.seek(0)
+    if not start.startswith((b"GIF87a", b"GIF89a")):
+        return None
+    return *struct.unpack("<HH", start[6:]), 1
+
+
 def _is_truncated(data: bytes) -> bool:
     if data.startswith(_PNG_START):
-        return _PNG_END not in data[-64:] and _PNG_END not in data
+        return _PNG_END not in _png_chunks(data)
     if not data.startswith(_JPEG_START) or data.endswith(_JPEG_END):
         return False
     # Some cameras append data of their own, so the end mark may lie earlier; but behind the first scan's
@@ -147,6 +161,14 @@ def _is_truncated(data: bytes) -> bool:
     # there every 0xFF of the data is followed by a zero.
     scan = next((start for marker, start in _jpeg_segments(data) if marker == _JPEG_SCAN), len(data))
     return data.rfind(_JPEG_END, scan) < 0
+
+
+def _png_chunks(data: bytes) -> Iterator[bytes]:
+    """Types of the chunks that begin within a PNG. OpenCV takes as much memory as a chunk claims to have."""
+    offset = len(_PNG_START)
+    while offset + 8 <= len(data):
+        yield data[offset + 4 : offset + 8]
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:

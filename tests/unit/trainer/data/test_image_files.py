@@ -12,6 +12,7 @@ from dataset_builders import make_image
 from kubedet_trainer.data import images
 from kubedet_trainer.data.images import ImageFlaw
 from kubedet_trainer.errors import InvalidInput, MissingInput
+from memory_peak import memory_below
 
 
 def test_pixels_are_those_of_opencv(shared: Path) -> None:
@@ -58,6 +59,30 @@ def test_a_png_cut_short_is_refused(tmp_path: Path) -> None:
     data = make_image(tmp_path, "1.png").read_bytes()
     assert isinstance(images.decode(data), np.ndarray)
     assert isinstance(images.decode(data[:-20]), ImageFlaw)
+
+
+def test_a_png_takes_no_memory_for_a_chunk_that_is_longer_than_the_file(tmp_path: Path) -> None:
+    data = make_image(tmp_path, "1.png").read_bytes()
+    start = data.index(b"IDAT") - 4
+    with memory_below(2**24, what="a small file"):
+        flaw = images.decode(data[:start] + bytes([0xE0]) + data[start + 1 :])
+    assert isinstance(flaw, ImageFlaw)
+    assert flaw.rule == "truncated-image"
+
+
+def test_a_gif_takes_no_memory_for_a_frame_that_is_larger_than_the_image(tmp_path: Path) -> None:
+    data = make_image(tmp_path, "1.gif").read_bytes()
+    assert isinstance(images.decode(data), np.ndarray)
+    assert images.read_size(tmp_path / "1.gif") == (48, 64)
+    frame = data.index(bytes([0x2C, 0, 0, 0, 0, 64, 0, 48, 0])) + 5
+    control = data.index(bytes([0x21, 0xF9, 4])) + 3
+    large = bytearray(data)
+    large[frame : frame + 4] = b"\xff" * 4
+    large[control] = 2 << 2  # the frame is disposed of, for which Pillow fills its area
+    with memory_below(2**24, what="a small file"):
+        flaw = images.decode(bytes(large))
+    assert isinstance(flaw, ImageFlaw)
+    assert flaw.rule == "undecodable-image"
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xd9", b"GIF", b"\xff\xd8" + bytes(50) + b"\xff\xd9"])
