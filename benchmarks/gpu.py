@@ -4,11 +4,12 @@ Speed: the loop's own step (copies, forward, backward, clipping, fused update, D
 on generated images in each precision: seconds, images a second, peak memory, and how often the host waits,
 beside the zoo's page, whose figures are of eight V100. Checks: small detectors of all architectures stay
 finite in every precision; losses and gradient norm are those of the CPU; a deterministic run that resumes is
-the run that did not stop, twice; detections are those of the CPU; an evaluation ends with figures.
+the run that did not stop, twice; detections are those of the CPU; an evaluation ends with figures. Last
+come the same steps with `compile: true`, as many as `--compile-seconds` leaves time for: graphs take some.
 
-    python benchmarks/gpu.py [--device cuda] [--steps 20] [--output gpu.json] [RECIPE ...]
+    python benchmarks/gpu.py [--steps 20] [--compile-seconds 90] [--output gpu.json] [RECIPE ...]
 
-With ``--device cpu`` it rehearses the same on small detectors; CI does so.
+With ``--device cpu`` it rehearses the same on small detectors, with graphs but without inductor; CI does so.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from kubedet_trainer.settings import CheckpointSettings, DatasetSettings, RunSet
 from kubedet_trainer.structures import Batch
 from kubedet_trainer.telemetry import memory
 from kubedet_trainer.telemetry.metrics import Metrics
+from kubedet_trainer.training import compiling, loop, results, setup
 from kubedet_trainer.training import device as devices
-from kubedet_trainer.training import loop, results, setup
 from kubedet_trainer.training.setup import Run
 from kubedet_trainer.training.signals import StopRequest
 
@@ -101,9 +102,11 @@ class Bench:
 # --------------------------------------------------------------------------- speed
 
 
-def measure_speed(bench: Bench, recipe: Recipe, precision: Precision, *, dataset: str) -> dict[str, Any]:
+def measure_speed(
+    bench: Bench, recipe: Recipe, precision: Precision, *, dataset: str, compiled: bool = False
+) -> dict[str, Any]:
     """Seconds, memory and waits of a step."""
-    run = bench.prepare(replace(recipe, precision=precision), dataset=dataset)
+    run = bench.prepare(replace(recipe, precision=precision, compile=compiled), dataset=dataset)
     batches = itertools.repeat(_first_batch(run))
     for _ in range(_WARM_UP_STEPS if bench.device.type == "cuda" else 1):
         loop._step(run, batches)
@@ -118,6 +121,7 @@ def measure_speed(bench: Bench, recipe: Recipe, precision: Precision, *, dataset
     return {
         "recipe": recipe.name,
         "precision": precision,
+        **_compilation(run),
         "seconds_per_iteration": round(seconds, 4),
         "images_per_second": round(recipe.data.images_per_process / seconds, 2),
         **{f"peak_{kind}_gib": round(peak / 2**30, 2) for kind, peak in peaks.items()},
@@ -125,6 +129,25 @@ def measure_speed(bench: Bench, recipe: Recipe, precision: Precision, *, dataset
         "finite": run.monitor.check() == 0,
         "page": dict(recipe.reference),
     }
+
+
+def _compilation(run: Run) -> dict[str, Any]:
+    """What became of `compile: true`."""
+    if run.compilation is None:
+        return {}
+    return {"compile_seconds": round(run.compilation.seconds, 1), "obstacle": run.compilation.obstacle}
+
+
+def measure_compiled(
+    bench: Bench, names: Sequence[str], precisions: Sequence[Precision], *, dataset: str, seconds: float
+) -> list[dict[str, Any]]:
+    """`measure_speed` with compilation, in the order of the rows, until the time is over."""
+    rows, end = [], time.monotonic() + seconds
+    for name, precision in itertools.product(names, precisions):
+        if time.monotonic() > end:
+            break
+        rows.append(measure_speed(bench, read_recipe(name), precision, dataset=dataset, compiled=True))
+    return rows
 
 
 def _first_batch(run: Run) -> Batch:
@@ -233,13 +256,15 @@ def _best_scores(run: Run, batch: Batch, device: torch.device) -> Tensor:
 # --------------------------------------------------------------------------- all of it
 
 
-def run_all(bench: Bench, names: Sequence[str]) -> dict[str, Any]:
+def run_all(bench: Bench, names: Sequence[str], *, compile_seconds: float) -> dict[str, Any]:
     """Every figure and every check."""
     on_gpu = bench.device.type == "cuda"
+    measured: Sequence[Precision] = _SPEED_PRECISIONS if on_gpu else ("fp32",)
+    dataset = _FULL if on_gpu else _TINY
     speed = [
-        measure_speed(bench, read_recipe(name), precision, dataset=_FULL if on_gpu else _TINY)
+        measure_speed(bench, read_recipe(name), precision, dataset=dataset)
         for name in names
-        for precision in (_SPEED_PRECISIONS if on_gpu else ("fp32",))
+        for precision in measured
     ]
     precisions: Sequence[Precision] = get_args(Precision) if on_gpu else ("fp16",)
     small = SMALL if on_gpu else SMALL[:2]
@@ -247,12 +272,15 @@ def run_all(bench: Bench, names: Sequence[str]) -> dict[str, Any]:
     checks += [check_against_cpu(bench, name) for name in small]
     checks += [check_resume(bench, "smoke_mask_rcnn") for _ in range(2 if on_gpu else 1)]
     checks += check_use(bench, "smoke_faster_rcnn")
+    compiling.BACKEND = "inductor" if on_gpu else "aot_eager"
+    compiled = measure_compiled(bench, names, measured, dataset=dataset, seconds=compile_seconds)
     return {
         "benchmark": "gpu",
         "device": torch.cuda.get_device_name(bench.device) if on_gpu else "cpu",
         "driver": devices.driver_version(),
         "torch": torch.__version__,
         "speed": speed,
+        "compiled": compiled,
         "checks": checks,
     }
 
@@ -261,7 +289,8 @@ def print_table(figures: dict[str, Any]) -> None:
     """The figures for a person, and what failed."""
     print(f"\n{figures['device']}, driver {figures['driver']}, torch {figures['torch']}")
     columns = f"{'recipe':34} {'':5} {'s/iter':>8} {'img/s':>8} {'alloc':>6} {'reserv':>6} {'waits':>6}"
-    print(f"{columns} {'2019 s':>7} {'2019 GB':>8}")
+    print(f"{columns} {'2019 s':>7} {'2019 GB':>8} {'compiled':>8} {'alloc':>6} {'graphs s':>8}")
+    compiled = {(row["recipe"], row["precision"]): row for row in figures["compiled"]}
     for row in figures["speed"]:
         page = row["page"]
         theirs = f"{page.get('secondsPerIteration', '-'):>7} {page.get('memoryGB', '-'):>8}"
@@ -269,12 +298,23 @@ def print_table(figures: dict[str, Any]) -> None:
         print(
             f"{row['recipe']:34} {row['precision']:5} {row['seconds_per_iteration']:8.4f} "
             f"{row['images_per_second']:8.2f} {row['peak_allocated_gib']:6.2f} "
-            f"{row['peak_reserved_gib']:6.2f} {waits:>6} {theirs}"
+            f"{row['peak_reserved_gib']:6.2f} {waits:>6} {theirs} "
+            f"{_describe_compiled(compiled.get((row['recipe'], row['precision'])))}"
         )
     failed = [check for check in figures["checks"] if not check["passed"]]
     print(f"checks: {len(figures['checks']) - len(failed)} passed, {len(failed)} failed")
     for check in failed:
         print(f"  {check}")
+
+
+def _describe_compiled(row: dict[str, Any] | None) -> str:
+    """The columns of a row with compilation, empty where there was no time for it."""
+    if row is None:
+        return f"{'-':>8} {'-':>6} {'-':>8}"
+    if row["obstacle"] is not None:
+        return f"failed: {row['obstacle']}"
+    seconds, peak = row["seconds_per_iteration"], row["peak_allocated_gib"]
+    return f"{seconds:8.4f} {peak:6.2f} {row['compile_seconds']:8.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -285,6 +325,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="whose speed is measured")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses")
     parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
+    parser.add_argument(
+        "--compile-seconds", type=float, default=90, help="after which no further graphs are made"
+    )
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="file for the figures")
     given = parser.parse_args(arguments)
     on_gpu = given.device == "cuda"
@@ -296,7 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         c10d.init_process_group(backend, init_method=group, rank=0, world_size=1)
         try:
             bench = Bench(device=device, folder=Path(folder), steps=given.steps)
-            figures = run_all(bench, given.recipes or (RECIPES if on_gpu else SMALL[:1]))
+            names = given.recipes or (RECIPES if on_gpu else SMALL[:1])
+            figures = run_all(bench, names, compile_seconds=given.compile_seconds)
         finally:
             c10d.destroy_process_group()
     given.output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,8 @@ _FOLDING = (
     "tests/unit/trainer/models/test_folding.py::"
     "test_outputs_and_all_gradients_are_those_of_convolution_and_normalisation"
 )
+_COMPILING = "tests/unit/trainer/training/test_compiling.py"
+_FULL_REGION = "test_more_shapes_than_graphs_run_without_and_one_line_of_each_region_says_so"
 _COUNTING = "tests/unit/trainer/training/test_counting.py"
 _PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
 
@@ -38,6 +40,15 @@ SEAMS: dict[str, dict[str, str]] = {
     "kubedet_trainer.data.proposal_pickle": {"numpy._core.multiarray": _PICKLES},
     "kubedet_trainer.models.backbones.folding": {
         f"_foreach_{name}": _FOLDING for name in ("add", "addcmul", "mul", "rsqrt")
+    },
+    "kubedet_trainer.training.compiling": {
+        "_dynamo": f"{_COMPILING}::test_images_of_other_sizes_need_no_other_graph",
+        "_functorch": f"{_COMPILING}::test_an_error_of_the_backward_pass_is_told_with_its_region",
+        "_logging": f"{_COMPILING}::{_FULL_REGION}",
+        "torch._dynamo": f"{_COMPILING}::{_FULL_REGION}",
+        "torch._functorch.config": (
+            f"{_COMPILING}::test_an_error_of_the_backward_pass_is_told_with_its_region"
+        ),
     },
     "kubedet_trainer.training.counting": {
         "_deform_conv2d_backward": f"{_COUNTING}::test_the_table_has_what_a_step_costs",

@@ -35,6 +35,7 @@ _WITHOUT_FORMULAS = {
     "trainer/kubedet_trainer/evaluation/evaluate.py",
     "trainer/kubedet_trainer/evaluation/loss.py",
     "trainer/kubedet_trainer/evaluation/propose.py",
+    "trainer/kubedet_trainer/models/compilable.py",
     "trainer/kubedet_trainer/models/detector.py",
     "trainer/kubedet_trainer/models/host.py",
     "trainer/kubedet_trainer/models/options/detectors.py",

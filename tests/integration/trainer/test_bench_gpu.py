@@ -21,6 +21,8 @@ def test_the_script_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     figures = json.loads(output.read_text())
     assert [row["recipe"] for row in figures["speed"]] == ["smoke_rpn"]
     assert all(row["finite"] and row["seconds_per_iteration"] > 0 for row in figures["speed"])
+    assert [(row["recipe"], row["obstacle"]) for row in figures["compiled"]] == [("smoke_rpn", None)]
+    assert figures["compiled"][0]["finite"]
     checks = {check["check"]: check["passed"] for check in figures["checks"]}
     assert checks.keys() >= {"resume smoke_mask_rcnn", "evaluation smoke_faster_rcnn"}
     assert all(checks.values()), figures["checks"]

@@ -72,6 +72,8 @@ def estimate(
     for table in (_memory_table(found), _work_table(found), _gpu_table(found)):
         console.print()
         console.print(table)
+    if changed.compile:
+        console.print("counted as without compile: graphs touch fewer bytes and keep other activations")
     console.print("c: bound by compute, b: by the bandwidth of memory", highlight=False)
 
 

@@ -167,6 +167,9 @@ class Recipe:
     deterministic: bool = False
     """Whether equal steps give equal bits on a GPU, too, which costs time; a CPU's always do. Deformable
     convolution has no such form on GPUs."""
+    compile: bool = False
+    """Whether backbone, neck and heads run as graphs of `torch.compile`, which needs a compiler in the image
+    and minutes at the start. Where it fails the detector runs without, and the log says why."""
     seed: int = bounded(default=0, minimum=0)
     """Of initial weights, epoch order, augmentation and sampling."""
     pretrained: str | None = None

@@ -194,8 +194,8 @@ class Results:
     validationImages: int | None = None
     """Images that the precision was measured on."""
     hardware: dict[str, Any] = field(default_factory=dict)
-    """``accelerator``, ``worldSize``, ``precision``, ``globalBatch``, and ``memoryKind``: what ``memoryGB``
-    means."""
+    """``accelerator``, ``worldSize``, ``precision``, ``globalBatch``, ``memoryKind``: what ``memoryGB``
+    means, and ``compiled`` where the recipe asks for it: whether the detector ran so."""
     reference: dict[str, float] = field(default_factory=dict)
     """The published figures of the same recipe, under the same names."""
     checkpoint: str | None = None

@@ -13,6 +13,7 @@ from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.class_rows import ClassHead, ClassRows
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.convolutions import build_region_convs
 from kubedet_trainer.models.options.two_stage import BoxHeadOptions
 from kubedet_trainer.models.regions import RegionSampler, RegionSamples
@@ -81,6 +82,7 @@ class BoxHead(ClassHead):
         scores = {"fc_cls": ClassRows()}
         return scores if self.options.class_agnostic else scores | {"fc_reg": ClassRows(rows_per_class=4)}
 
+    @compilable()
     def forward(self, pooled: Tensor, boxes: Tensor) -> BoxPrediction:
         """Judge the (B, R, 4) `boxes` by their `pooled` features (B * R, C, size, size)."""
         hidden = pooled

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.options.backbones import FpnOptions
 
 
@@ -37,12 +38,13 @@ class Fpn(nn.Module):
                 width = stages[-1] if level == 0 else channels
                 self.fpn_convs.append(conv(width, kernel_size=3, stride=2))
 
+    @compilable("sizes")
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """The levels, finest first, each (B, channels, h, w) at half the resolution of the one before."""
         used = stages[self.start_stage :]
         merged = [lateral(stage) for lateral, stage in zip(self.lateral_convs, used, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
-            merged[level - 1] = _AddUpsampled.apply(merged[level - 1], merged[level])
+            merged[level - 1] = _add_upsampled(merged[level - 1], merged[level])
         levels = [conv(feature) for conv, feature in zip(self.fpn_convs, merged, strict=False)]
         extra = used[-1]
         for conv in self.fpn_convs[len(used) :]:
@@ -53,8 +55,19 @@ class Fpn(nn.Module):
         return levels
 
 
+def _add_upsampled(finer: Tensor, coarser: Tensor) -> Tensor:
+    """Add to each cell of (B, C, h, w) the one of (B, C, h / 2, w / 2), halves rounded up, that covers it."""
+    if torch.compiler.is_compiling():  # one kernel, whose strides inductor can order
+        height, width = coarser.shape[2:]
+        blocks = coarser[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+        upsampled = blocks.reshape(*coarser.shape[:2], 2 * height, 2 * width)
+        return finer + upsampled[..., : finer.shape[2], : finer.shape[3]]
+    merged: Tensor = _AddUpsampled.apply(finer, coarser)
+    return merged
+
+
 class _AddUpsampled(torch.autograd.Function):
-    """Adds to each cell of (B, C, h, w) that of (B, C, h / 2, w / 2), the half rounded up, that lies over it.
+    """`_add_upsampled` as it runs without compilation.
 
     The upsampled map is never written. Automatic differentiation would add the gradients up in a slower way.
     """

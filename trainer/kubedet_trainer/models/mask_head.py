@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kubedet_trainer.models import losses
 from kubedet_trainer.models.class_rows import ClassHead, ClassRows
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.convolutions import build_region_convs, init_for_relu
 from kubedet_trainer.models.mask_targets import mask_targets
 from kubedet_trainer.models.options.two_stage import MaskHeadOptions
@@ -44,6 +45,7 @@ class MaskHead(ClassHead):
         """The last layer has a filter for each class."""
         return {"conv_logits": ClassRows()}
 
+    @compilable("count")
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, 2h, 2w) float32 of class `labels` (N,) for `pooled` features (N, C, h, w).
 

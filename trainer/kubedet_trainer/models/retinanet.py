@@ -15,6 +15,7 @@ from kubedet_trainer.models import dense, losses, nms
 from kubedet_trainer.models.anchors import pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.class_rows import ClassHead, ClassRows
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.dense import DenseOutput, per_anchor
 from kubedet_trainer.models.options.dense import RetinaHeadOptions
 from kubedet_trainer.models.options.detectors import PyramidOptions
@@ -108,13 +109,18 @@ class RetinaHead(ClassHead):
     def forward(self, features: Sequence[Tensor]) -> RetinaOutput:
         """Judge the anchors of each (B, C, h, w) level."""
         sheet = Sheet([feature.shape[-2:] for feature in features])
-        maps = list(zip(sheet.maps(features), (None, sheet.closed_gaps(features[0])), strict=False))
+        maps = zip(sheet.maps(features), (None, sheet.closed_gaps(features[0])), strict=False)
+        logits, deltas = zip(*(self._judge(*own) for own in maps), strict=True)
         return RetinaOutput(
-            logits=[self.retina_cls(_climb(self.cls_convs, *own)) for own in maps],
-            deltas=[self.retina_reg(_climb(self.reg_convs, *own)) for own in maps],
-            anchors=self.anchor_grid(features),
-            sheet=sheet,
+            logits=list(logits), deltas=list(deltas), anchors=self.anchor_grid(features), sheet=sheet
         )
+
+    @compilable("sizes")
+    def _judge(self, feature: Tensor, closed_gaps: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits and deltas, as in `RetinaOutput`, of one map."""
+        logits: Tensor = self.retina_cls(_climb(self.cls_convs, feature, closed_gaps))
+        deltas: Tensor = self.retina_reg(_climb(self.reg_convs, feature, closed_gaps))
+        return logits, deltas
 
     def anchor_losses(self, output: RetinaOutput, images: Images, targets: Targets) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_reg`` of each anchor (B, N), divided by the positives of the batch.
@@ -136,6 +142,7 @@ class RetinaHead(ClassHead):
         divisor = wanted.divisor()
         return {"loss_cls": torch.cat(of_maps, dim=1) / divisor, "loss_reg": smooth / divisor}
 
+    @compilable("sizes")
     def _focal(self, logits: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """The focal loss of the anchors of one map, all (B, n) but its (B, A * C, h, w) `logits`."""
         own = per_anchor(logits.float(), self.num_labels)

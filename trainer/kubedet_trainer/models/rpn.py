@@ -14,6 +14,7 @@ from kubedet_trainer.models import boxes as box_ops
 from kubedet_trainer.models import losses, nms, pooling
 from kubedet_trainer.models.anchors import AnchorGrid, pyramid_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.options.two_stage import RpnHeadOptions
 from kubedet_trainer.models.sample import BalancedSampler, Samples
 from kubedet_trainer.structures import Images, Proposals, Targets
@@ -84,12 +85,13 @@ class RpnHead(nn.Module):
         The loss looks at some hundred anchors of a hundred thousand and computes these again (`_judge`): to
         take the gradient of the whole maps, nearly all zero, would cost twice what they did, and keep them.
         """
+        return RpnOutput(maps=self._maps(features), anchors=self.anchor_grid(features))
+
+    @compilable("sizes")
+    def _maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         hidden = [F.relu(self.rpn_conv(feature), inplace=True) for feature in features]
         weight, bias = (values.to(hidden[0].dtype) for values in self._filters())  # once for all levels
-        return RpnOutput(
-            maps=[F.conv2d(level, weight[..., None, None], bias) for level in hidden],
-            anchors=self.anchor_grid(features),
-        )
+        return [F.conv2d(level, weight[..., None, None], bias) for level in hidden]
 
     def losses(
         self,

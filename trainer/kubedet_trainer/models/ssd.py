@@ -13,6 +13,7 @@ from kubedet_trainer.models.anchors import AnchorGrid, single_shot_anchors
 from kubedet_trainer.models.assign import MaxIouAssigner
 from kubedet_trainer.models.backbones.vgg import Vgg
 from kubedet_trainer.models.class_rows import ClassHead, ClassRows
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.dense import DenseOutput, DenseTargets
 from kubedet_trainer.models.detector import Detector
 from kubedet_trainer.models.options.backbones import VggOptions
@@ -79,11 +80,14 @@ class SsdHead(ClassHead):
 
     def forward(self, sources: Sequence[Tensor]) -> DenseOutput:
         """Judge the anchors of each (B, C, h, w) source map."""
-        return DenseOutput(
-            logits=[conv(source) for conv, source in zip(self.cls_convs, sources, strict=True)],
-            deltas=[conv(source) for conv, source in zip(self.reg_convs, sources, strict=True)],
-            anchors=self.anchor_grid(sources),
-        )
+        logits, deltas = self._maps(sources)
+        return DenseOutput(logits=logits, deltas=deltas, anchors=self.anchor_grid(sources))
+
+    @compilable("sizes")
+    def _maps(self, sources: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits = [conv(source) for conv, source in zip(self.cls_convs, sources, strict=True)]
+        deltas = [conv(source) for conv, source in zip(self.reg_convs, sources, strict=True)]
+        return logits, deltas
 
     def image_losses(self, output: DenseOutput, targets: Targets) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_reg`` of each image (B,), divided by the positives of all images."""

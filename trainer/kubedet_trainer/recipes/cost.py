@@ -21,8 +21,8 @@ TABLE = Path(__file__).with_name("costs.json")
 
 _FREE = (
     *("name", "reference", "schedule", "seed", "pretrained", "evaluation_kind", "evaluation_detections"),
-    *("deterministic", "global_batch", "optimizer.lr", "optimizer.weight_decay", "data.flip_probability"),
-    *("data.keep_empty", "data.min_image_side", "data.max_image_pixels", "data.repeat"),
+    *("deterministic", "compile", "global_batch", "optimizer.lr", "optimizer.weight_decay", "data.repeat"),
+    *("data.flip_probability", "data.keep_empty", "data.min_image_side", "data.max_image_pixels"),
     *("data.balance_threshold", "data.num_workers", "data.images_per_process"),
 )
 """Fields of a recipe that change neither the shape of a tensor nor an operation on one. Costs are scaled to

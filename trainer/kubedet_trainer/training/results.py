@@ -212,6 +212,7 @@ def _row(run: Run, figures: Figures, *, peak_bytes: float) -> Results:
             "accelerator": torch.cuda.get_device_name(world.device) if on_gpu else "cpu",
             "worldSize": world.size,
             "precision": effective_precision(run.recipe.precision, device=world.device),
+            **({} if run.compilation is None else {"compiled": run.compilation.obstacle is None}),
             "memoryKind": memory.peak_kind(world.device, kind=run.recipe.memory_kind),
             "timedIterations": history.timed_iterations,
             "globalBatch": batch.global_batch,

@@ -29,8 +29,9 @@ from kubedet_trainer.telemetry.metrics import Metrics
 from kubedet_trainer.telemetry.monitor import ForwardTimer, LossMonitor, StepTimer
 from kubedet_trainer.telemetry.recovery import RankTimes
 from kubedet_trainer.telemetry.report import Reporter, TrainingLength
-from kubedet_trainer.training import best, capacity, initial, optim, restore
+from kubedet_trainer.training import best, capacity, compiling, initial, optim, restore
 from kubedet_trainer.training.checkpoint import Checkpointer, Origin
+from kubedet_trainer.training.compiling import Compilation
 from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.local_copy import copy_file
 from kubedet_trainer.training.manifest import Located
@@ -78,6 +79,8 @@ class Run:
     """The model of `state`."""
     model: nn.Module
     """The detector with its gradients averaged over the ranks."""
+    compilation: Compilation | None
+    """None where the recipe asks for none."""
     length: TrainingLength
     checkpointer: Checkpointer
     saver: Saver
@@ -140,7 +143,7 @@ def prepare(
     set_arithmetic(recipe, device=world.device)
     measured = initial.read_measured(settings, recipe, world=world, waiting=reporter.beat_waiting)
     data = _prepare_data(settings, recipe, world=world, measured=measured)
-    detector = _build_detector(recipe, data=data, device=world.device)
+    detector, compilation = _build_detector(recipe, data=data, device=world.device)
     state = TrainState(
         model=detector,
         optimizer=optim.build_optimizer(detector, config=recipe.optimizer),
@@ -168,6 +171,7 @@ def prepare(
         state=state,
         detector=detector,
         model=dist.wrap(detector),
+        compilation=compilation,
         length=length,
         checkpointer=checkpointer,
         saver=_build_saver(checkpointer, settings=settings, reporter=reporter),
@@ -271,11 +275,15 @@ def _plan_batch(settings: RunSettings, recipe: Recipe, *, world: dist.World) -> 
     return filled
 
 
-def _build_detector(recipe: Recipe, *, data: RunData, device: torch.device) -> Detector:
-    """With the recipe's initial weights, the same on every rank."""
+def _build_detector(
+    recipe: Recipe, *, data: RunData, device: torch.device
+) -> tuple[Detector, Compilation | None]:
+    """With the recipe's initial weights, the same on every rank, and compiled if the recipe says so."""
     torch.manual_seed(recipe.seed)
     num_classes = len(data.classes) + 1  # the background is one
-    return recipe.build(num_classes=num_classes).to(device).train()
+    detector = recipe.build(num_classes=num_classes).to(device).train()
+    images = data.batch.images_per_pass
+    return detector, compiling.compile_detector(detector, recipe, images=images, device=device)
 
 
 def _open_checkpoints(

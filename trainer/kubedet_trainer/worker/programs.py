@@ -212,6 +212,8 @@ def agent_environment(settings: RunSettings, environment: Mapping[str, str]) -> 
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
         "TORCH_FR_BUFFER_SIZE": "2000",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # as torchrun sets it
+        "TORCHINDUCTOR_CACHE_DIR": str(settings.work_directory / contract.CACHE_DIRECTORY / "compiled"),
+        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
         **environment,
         "PROMETHEUS_MULTIPROC_DIR": str(settings.work_directory / contract.METRICS_DIRECTORY),
         "PYTHONUNBUFFERED": "1",

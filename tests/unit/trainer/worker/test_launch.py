@@ -230,6 +230,15 @@ def test_ranks_share_the_processors_unless_told_otherwise(environment: dict[str,
     assert programs.agent_environment(settings, {"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
 
 
+def test_ranks_keep_compiled_graphs_in_the_work_directory_unless_told_otherwise(
+    environment: dict[str, str],
+) -> None:
+    settings, name = read_settings(environment), "TORCHINDUCTOR_CACHE_DIR"
+    folder = settings.work_directory / "cache" / "compiled"
+    assert programs.agent_environment(settings, {})[name] == str(folder)
+    assert programs.agent_environment(settings, {name: "/mnt/graphs"})[name] == "/mnt/graphs"
+
+
 def test_launcher_imports_neither_torch_nor_what_reads_data() -> None:
     code = "import sys, kubedet_trainer.worker.launch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -88,6 +89,20 @@ print(before, torch.get_num_threads(), threads() > 1, float(value[0, 0]), layer.
     program, output = run(warmed, folder, code)
     assert program.wait(120) == 0, output.read_text()
     assert output.read_text().splitlines() == ["True True", "1 2 True 512.0 tensor(True)"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and not os.environ.get("CI"), reason="inductor needs g++")
+def test_forked_program_compiles(warmed: Standby, folder: Path) -> None:
+    code = f"""
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = {str(folder / "graphs")!r}
+import torch
+layer = torch.compile(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Tanh()), fullgraph=True)
+print(layer(torch.tensor([-1.0, 0.0])).tolist())
+"""
+    program, output = run(warmed, folder, code)
+    assert program.wait(240) == 0, output.read_text()
+    assert output.read_text().splitlines()[-1] == "[0.0, 0.0]"  # after what torch finds of a CUDA toolkit
+    assert list((folder / "graphs").rglob("*.so"))
 
 
 def test_exception_ends_a_forked_program_with_1_and_its_traceback(warmed: Standby, folder: Path) -> None:

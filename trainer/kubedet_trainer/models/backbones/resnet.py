@@ -14,6 +14,7 @@ from torchvision.ops import deform_conv2d
 
 from kubedet_trainer.models.backbones import folding
 from kubedet_trainer.models.backbones.folding import Folded, Pair
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.options.backbones import Deformable, ResNetOptions
 
 EXPANSION = 4
@@ -143,18 +144,27 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to the outputs of the four stages, finest first."""
+        x = self._stem(pixels)
+        outputs = []
+        for name in self.stages:
+            x = self._stage(x, self.get_submodule(name))
+            outputs.append(x)
+        return outputs
+
+    @compilable("sizes")
+    def _stem(self, pixels: Tensor) -> Tensor:
         stem = self.conv1, self.get_submodule(self.stem_norm)
         x = folding.convolve(pixels, *stem, folding.fold([stem]))
         # Maximum and ReLU commute, and after the pooling there is a quarter of the cells to go through.
-        x = F.relu(F.max_pool2d(x, kernel_size=3, stride=2, padding=1), inplace=True)
-        outputs = []
-        for name in self.stages:
-            blocks = [block for block in self.get_submodule(name).children() if isinstance(block, Bottleneck)]
-            folded = folding.fold([pair for block in blocks for pair in block.pairs()])
-            for block in blocks:
-                x = block(x, folded)
-            outputs.append(x)
-        return outputs
+        return F.relu(F.max_pool2d(x, kernel_size=3, stride=2, padding=1), inplace=True)
+
+    @compilable("sizes")
+    def _stage(self, x: Tensor, stage: nn.Module) -> Tensor:
+        blocks = [block for block in stage.children() if isinstance(block, Bottleneck)]
+        folded = folding.fold([pair for block in blocks for pair in block.pairs()])
+        for block in blocks:
+            x = block(x, folded)
+        return x
 
     def train(self, mode: bool = True) -> Self:
         """Like `nn.Module.train`, but leaves batch normalisation in evaluation under `norm_eval`."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kubedet_trainer.models.compilable import compilable
 from kubedet_trainer.models.options.backbones import VggOptions
 
 _EXTRA_LAYERS: dict[int, tuple[tuple[int, int, int], ...]] = {
@@ -62,6 +63,7 @@ class Vgg(nn.Module):
             self.out_channels.append(width)
         self._initialise()
 
+    @compilable("sizes")
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, input_size, input_size) to the source maps, finest first; the first one is normalised."""
         first = self.features[: self.first_source](pixels)
