@@ -1,7 +1,7 @@
 """A training step with `compile: true` next to one without, on this machine's CPU, as JSON.
 
 Both sides are the loop's own step on the same generated images, in the order without, with, with, without.
-Times are wall time, since a compiled step may use several threads.
+Times are the CPU time of one thread, which other programs on the machine disturb least.
 
     python benchmarks/compiling.py [--steps 3] [--rounds 2] [--size 320x240] [RECIPE ...]
 """
@@ -55,16 +55,17 @@ def measure(name: str, *, size: str, steps: int, rounds: int, folder: Path) -> d
         "step_seconds": round(without, 3),
         "compiled_step_seconds": round(with_, 3),
         "ratio": round(with_ / without, 3),
+        "ratio_by_round": [round(b / a, 3) for a, b in zip(*seconds.values(), strict=True)],
     }
 
 
 def _step(run: Run, steps: int) -> float:
     """Seconds of one of so many steps."""
     batches = itertools.repeat(_first_batch(run))
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(steps):
         loop._step(run, batches)
-    return (time.perf_counter() - started) / steps
+    return (time.process_time() - started) / steps
 
 
 def main() -> None:
@@ -77,13 +78,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of without, with, with, without")
     parser.add_argument("--size", default="320x240", help="longest and shortest side of the images")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     figures = {}
     for name in given.recipes:
         with tempfile.TemporaryDirectory(prefix="kubedet-compiling-") as folder:
             figures[name] = measure(
                 name, size=given.size, steps=given.steps, rounds=given.rounds, folder=Path(folder)
             )
-    print(json.dumps({"benchmark": "compiling", "threads": torch.get_num_threads(), **figures}, indent=2))
+    print(json.dumps({"benchmark": "compiling", **figures}, indent=2))
 
 
 if __name__ == "__main__":
