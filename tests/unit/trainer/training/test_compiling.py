@@ -141,6 +141,7 @@ def test_a_step_in_bf16_is_in_graphs_as_without(use: Callable[[str], None]) -> N
 
 
 @needs_compiler
+@pytest.mark.timeout(900)  # g++ compiles a file for each kernel
 @pytest.mark.parametrize("architecture", WITH_INDUCTOR)
 def test_kernels_of_inductor_train_and_detect_as_without(
     use: Callable[[str], None], architecture: str
