@@ -53,9 +53,9 @@ _STACKS_SECONDS = 2.0
 
 
 def announce(work_directory: Path, *, rank: int) -> None:
-    """Have the launcher know of this rank before it has joined the others and can have a `Heartbeat`.
+    """Tell the launcher of this rank before it joins the others.
 
-    Until its first heartbeat a rank may wait for others for as long as it takes, but not be stopped.
+    Until its first heartbeat a rank may wait for others for any time. From here on it must not be stopped.
     """
     os.close(_open_stacks(work_directory, _name(rank)))
 
