@@ -84,7 +84,7 @@ class Cluster:
         Raises:
             errors.DefinitionMissing: it does not name it yet.
         """
-        call = Call("discover", collection.plural)
+        call = Call("list", collection.plural)
         _, group, version = collection.api.split("/")
         groups = (await self._connection.request("GET", "apis", call))["groups"]
         if any(found["name"] == group for found in groups):

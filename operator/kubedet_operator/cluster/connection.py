@@ -40,7 +40,7 @@ CONNECT_SECONDS = 10
 CONNECTIONS = 16
 """In parallel. Each costs a handshake and 0.3 MiB; with more, requests only wait at the API server."""
 
-_READS = ("discover", "get", "list", "watch")
+_READS = ("get", "list", "watch")
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _JSON = "application/json"
 _KINDS = {names.PLURAL: names.KIND, names.ZOO_PLURAL: names.ZOO_KIND}
@@ -278,7 +278,7 @@ def _error(code: int, answer: str, host: str, call: Call, headers: Mapping[str, 
     # Admission (quota, Pod Security) answers 403 as well; the authoriser's own words say who cannot do what.
     if code == 403 and "cannot" in said and 'resource "' in said:
         return errors.PermissionMissing(f"{said}; apply manifests/install.yaml or upgrade the chart")
-    if code == 404 and call.verb in ("list", "discover") and call.resource in _KINDS:
+    if code == 404 and call.verb == "list" and call.resource in _KINDS:
         return errors.DefinitionMissing(
             f"the API server {host} knows no {_KINDS[call.resource]}s: apply manifests/crds "
             "(`kubedet crds` prints them)"

@@ -128,31 +128,21 @@ async def test_an_api_server_that_is_away_is_no_reason_to_restart_the_operator(
     assert watching.health.ages()[names.PLURAL] > LONGEST_SILENCE_SECONDS
 
 
-async def test_kopf_starts_again_when_the_api_server_knows_jobs_at_last(
-    server: ApiServer, client: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("ability", ["knows_jobs", "names_jobs"])
+async def test_kopf_starts_again_when_the_api_server_serves_and_names_jobs_at_last(
+    ability: str,
+    server: ApiServer,
+    client: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("kubedet_operator.cluster.outages.FIRST_RETRY_SECONDS", 0.001)
-    server.knows_jobs = False
+    setattr(server, ability, False)
     watching = Watching(server, client)
     await watching.until(lambda: "manifests/crds" in caplog.text)
     assert watching.restarts == 0
-    server.knows_jobs = True
-    await watching.watch.listed.wait()
-    assert watching.restarts == 1
-    watching.task.cancel()
-    await asyncio.gather(watching.task, return_exceptions=True)
-
-
-async def test_kopf_starts_again_when_discovery_shows_jobs_that_were_listed_before(
-    server: ApiServer, client: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kubedet_operator.cluster.outages.FIRST_RETRY_SECONDS", 0.001)
-    server.names_jobs = False
-    watching = Watching(server, client)
-    await watching.until_listed_again()
-    assert watching.restarts == 0
     assert not watching.watch.listed.is_set()
-    server.names_jobs = True
+    setattr(server, ability, True)
     await watching.watch.listed.wait()
     assert watching.restarts == 1
     watching.task.cancel()
