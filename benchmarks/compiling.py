@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import Bench, _first_batch
+from gpu import Bench, first_batch
 
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.training import loop
@@ -61,7 +61,7 @@ def measure(name: str, *, size: str, steps: int, rounds: int, folder: Path) -> d
 
 def _step(run: Run, steps: int) -> float:
     """Seconds of one of so many steps."""
-    batches = itertools.repeat(_first_batch(run))
+    batches = itertools.repeat(first_batch(run))
     started = time.process_time()
     for _ in range(steps):
         loop._step(run, batches)

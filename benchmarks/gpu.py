@@ -107,7 +107,7 @@ def measure_speed(
 ) -> dict[str, Any]:
     """Seconds, memory and waits of a step."""
     run = bench.prepare(replace(recipe, precision=precision, compile=compiled), dataset=dataset)
-    batches = itertools.repeat(_first_batch(run))
+    batches = itertools.repeat(first_batch(run))
     for _ in range(_WARM_UP_STEPS if bench.device.type == "cuda" else 1):
         loop._step(run, batches)
     memory.forget_peak(bench.device)
@@ -150,7 +150,8 @@ def measure_compiled(
     return rows
 
 
-def _first_batch(run: Run) -> Batch:
+def first_batch(run: Run) -> Batch:
+    """The batch that a run begins with."""
     return next(iter(run.batches(end_iteration=run.length.total_iterations)))
 
 
@@ -175,7 +176,7 @@ def _count_synchronisations(run: Run, batches: Iterator[Batch]) -> int | None:
 def check_finite(bench: Bench, name: str, precision: Precision) -> dict[str, Any]:
     """Whether a small detector's losses and weights stay finite over some steps."""
     run = bench.prepare(replace(read_recipe(name), precision=precision))
-    batches = itertools.repeat(_first_batch(run))
+    batches = itertools.repeat(first_batch(run))
     for _ in range(3):
         loop._step(run, batches)
     weights = all(bool(torch.isfinite(weight).all()) for weight in run.detector.parameters())
@@ -200,7 +201,7 @@ def _first_losses(bench: Bench, recipe: Recipe) -> dict[str, float]:
         if isinstance(module, BoxHead):
             sampler = replace(module.region_sampler.sampler, priority=_first_come)
             module.region_sampler = replace(module.region_sampler, sampler=sampler)
-    loop._step(run, itertools.repeat(_first_batch(run)))
+    loop._step(run, itertools.repeat(first_batch(run)))
     (interval,) = run.monitor.close_interval(1, is_last=True)
     return interval.means
 
@@ -229,7 +230,7 @@ def check_resume(bench: Bench, name: str) -> dict[str, Any]:
 def check_use(bench: Bench, name: str) -> list[dict[str, Any]]:
     """Train a little, evaluate, and detect on both devices: the same boxes, as far as scores decide them."""
     run = bench.prepare(replace(read_recipe(name), precision="fp32"))
-    batches = itertools.repeat(_first_batch(run))
+    batches = itertools.repeat(first_batch(run))
     for _ in range(bench.steps):
         loop._step(run, batches)
     assert run.data.val is not None, "generated data have a validation split"

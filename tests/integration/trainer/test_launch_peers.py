@@ -79,10 +79,17 @@ def leave(worker: Worker) -> None:
     assert worker.end() in (143, 144), worker.output()
 
 
+def finish(*workers: Worker) -> None:
+    """Let workers that train together come to their end."""
+    for worker in workers:
+        worker.mark("finish")
+    codes = [worker.end() for worker in workers]
+    assert codes == [0] * len(workers), "".join(worker.output() for worker in workers)
+
+
 def train_alone(worker: Worker) -> None:
     await_new_steps(worker)
-    worker.mark("finish")
-    assert worker.end() == 0, worker.output()
+    finish(worker)
 
 
 def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Callable[..., Worker]) -> None:
@@ -98,9 +105,7 @@ def test_two_workers_survive_the_loss_of_one_and_of_the_store(start_worker: Call
     with Store(port) as store:
         await_more_steps(first, second)
         assert [steps(worker)[-1] for worker in (first, second)] == ranks
-        for worker in (first, second):
-            worker.mark("finish")
-        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+        finish(first, second)
         store.process.send_signal(signal.SIGTERM)
         assert store.process.wait(timeout=60) == 0
 
@@ -116,9 +121,7 @@ def test_store_that_replaces_another_ends_a_round_whose_workers_are_lost(
     with Store(port):
         second.start()
         await_new_steps(first, second)
-        for worker in (first, second):
-            worker.mark("finish")
-        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+        finish(first, second)
 
 
 def test_ranks_that_wait_in_native_code_for_a_lost_worker_are_ended_and_train_with_its_successor(
@@ -137,9 +140,7 @@ def test_ranks_that_wait_in_native_code_for_a_lost_worker_are_ended_and_train_wi
         second.mark("go")
         second.start()
         await_new_steps(first, second)
-        for worker in (first, second):
-            worker.mark("finish")
-        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+        finish(first, second)
     assert "a rank of another worker is lost" in first.output()
 
 
@@ -156,9 +157,7 @@ def test_killed_agent_starts_again_in_its_worker_and_takes_its_ranks_along(
         await_new_steps(first, second)
         assert agent not in processes_of(second)
         assert rank not in processes_of(second)
-        for worker in (first, second):
-            worker.mark("finish")
-        assert [worker.end() for worker in (first, second)] == [0, 0], first.output() + second.output()
+        finish(first, second)
     assert "the agent was killed and restarts" in second.output()
     assert "a rank of another worker is lost" in first.output()
 
