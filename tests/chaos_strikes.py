@@ -40,7 +40,7 @@ def find_rank(container: Container) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended. It may have, and wait for a parent that does not ask for it."""
+    """Whether a process runs. A zombie has ended: only its parent has not asked for its exit code yet."""
     stat = read_stat(pid)
     return stat is not None and stat.state != "Z"
 
