@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ import cv2
 import numpy as np
 
 from kubedet_trainer.config import DataConfig
-from kubedet_trainer.data import arrays, images, opening, splits, table
+from kubedet_trainer.data import arrays, forked, images, opening, splits, table
 from kubedet_trainer.data.arrays import Annotations, Reading
 from kubedet_trainer.data.opening import FindProposals
 from kubedet_trainer.data.prepare import LocalDataset
@@ -194,19 +192,14 @@ def _look_at_all(files: list[Path], *, max_pixels: int) -> Iterator[_Looked]:
         return
     # libjpeg and libpng say what is damaged on standard error only, so each process needs one of its own.
     workers = min(len(os.sched_getaffinity(0)), -(-len(files) // _IMAGES_AT_ONCE))
-    with ProcessPoolExecutor(workers, mp_context=_processes(), initializer=_listen) as pool:
+    with ProcessPoolExecutor(workers, mp_context=forked.context(__name__), initializer=_listen) as pool:
         look = partial(_look_at, max_pixels=max_pixels)
         yield from pool.map(look, files, chunksize=_IMAGES_AT_ONCE)
 
 
-def _processes() -> ForkServerContext:
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, not once a process
-    return context
-
-
 def _listen() -> None:
     """Take what libraries write to standard error."""
+    forked.hear_stops()
     os.dup2(os.memfd_create("warnings"), 2)
     cv2.setNumThreads(0)
 

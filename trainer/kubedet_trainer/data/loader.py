@@ -16,7 +16,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from multiprocessing import connection
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -24,6 +23,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
+from kubedet_trainer.data import forked
 from kubedet_trainer.data.batches import Batches, TrainingBatches, ValidationBatches
 from kubedet_trainer.data.sampler import ChunkSampler, Plan
 from kubedet_trainer.data.splits import Split
@@ -31,9 +31,6 @@ from kubedet_trainer.data.transforms import Pipeline
 from kubedet_trainer.dist import World
 from kubedet_trainer.errors import TrainerError
 from kubedet_trainer.structures import Batch
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""What a rank may be asked to stop by; its workers go on until it ends them."""
 
 
 def sampling_plan(split: Split, *, images_per_process: int, global_batch: int, seed: int) -> Plan:
@@ -68,14 +65,11 @@ class Loader:
         # Python ends forgotten child processes by SIGTERM, which these ignore, and then waits for them for
         # ever. What is registered here runs before that.
         atexit.register(self.close)
-        # Born with these signals blocked, no worker is ended by one before it ignores them.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         others = set(multiprocessing.active_children())
         try:
             self._iterator = iter(self._batches)
         finally:
             self._workers = set(multiprocessing.active_children()) - others
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         turn = self._turn = object()
         try:
             while self._turn is turn and self._iterator is not None:
@@ -172,19 +166,12 @@ def _loader(
         dataset,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
-        multiprocessing_context=_processes() if num_workers else None,
+        multiprocessing_context=forked.context(__name__) if num_workers else None,
         pin_memory=world.device.type == "cuda",
         collate_fn=_as_is,
         worker_init_fn=_start_worker,
     )
     return Loader(batches=batches)
-
-
-def _processes() -> BaseContext:
-    """How workers are started."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, not once a worker
-    return context
 
 
 def _as_is(batch: Any) -> Any:
@@ -193,9 +180,9 @@ def _as_is(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     # A stop is the rank's affair: it still needs batches until its state is saved, and ends its workers then.
-    for number in STOP_SIGNALS:
+    for number in forked.STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    forked.hear_stops()
     threading.Thread(target=_end_with_rank, daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

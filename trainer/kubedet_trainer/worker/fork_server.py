@@ -17,7 +17,7 @@ import sys
 from multiprocessing import util
 from typing import Any
 
-from kubedet_trainer.data.loader import STOP_SIGNALS
+from kubedet_trainer.data.forked import STOP_SIGNALS
 from kubedet_trainer.worker import processes
 
 _logger = logging.getLogger(__name__)

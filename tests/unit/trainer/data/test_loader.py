@@ -25,7 +25,7 @@ from dataset_builders import (
     write_annotations,
 )
 from kubedet_trainer.config import ColourConfig
-from kubedet_trainer.data import arrays, loader, splits
+from kubedet_trainer.data import arrays, forked, loader, splits
 from kubedet_trainer.data.loader import Loader
 from kubedet_trainer.data.splits import Split
 from kubedet_trainer.data.transforms import Pipeline
@@ -117,7 +117,7 @@ def test_a_batch_holds_resized_padded_pixels_and_slots_of_ground_truth(tmp_path:
 def test_workers_and_none_make_the_same_batches(
     method: Literal["forkserver", "spawn"], shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "_processes", lambda: multiprocessing.get_context(method))
+    monkeypatch.setattr(forked, "context", lambda _: multiprocessing.get_context(method))
     data = shared / "data/coco_mini"
     annotations = load_coco(data / "instances_train.json", cache=tmp_path, masks=True)
     split = splits.training_split(annotations, folder=data / "images", data=DATA)
