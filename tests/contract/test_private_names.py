@@ -32,6 +32,7 @@ _FOLDING = (
     "test_outputs_and_all_gradients_are_those_of_convolution_and_normalisation"
 )
 _COMPILING = "tests/unit/trainer/training/test_compiling.py"
+_NO_COMPILER = "test_without_a_compiler_the_detector_runs_as_it_is_and_one_line_says_why"
 _FULL_REGION = "test_more_shapes_than_graphs_run_without_and_one_line_of_each_region_says_so"
 _COUNTING = "tests/unit/trainer/training/test_counting.py"
 _PICKLES = "tests/unit/trainer/data/test_proposals.py::test_pickles_of_2019_are_read"
@@ -44,8 +45,9 @@ SEAMS: dict[str, dict[str, str]] = {
     "kubedet_trainer.training.compiling": {
         "_dynamo": f"{_COMPILING}::test_images_of_other_sizes_need_no_other_graph",
         "_functorch": f"{_COMPILING}::test_an_error_of_the_backward_pass_is_told_with_its_region",
-        "_logging": f"{_COMPILING}::{_FULL_REGION}",
         "torch._dynamo": f"{_COMPILING}::{_FULL_REGION}",
+        "torch._functorch": f"{_COMPILING}::{_NO_COMPILER}",
+        "torch._inductor": f"{_COMPILING}::{_NO_COMPILER}",
         "torch._functorch.config": (
             f"{_COMPILING}::test_an_error_of_the_backward_pass_is_told_with_its_region"
         ),

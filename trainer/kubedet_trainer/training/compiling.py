@@ -40,6 +40,9 @@ _NO_COMPILER = re.compile(r"\bC(\+\+)? compiler|InvalidCxxCompiler", re.ASCII)
 _IMAGE = "the image needs gcc and g++ (docs/trainer-image.md#compile)"
 _SWITCH = "compile: false trains the same without this message"
 
+_TALKATIVE = ("torch._dynamo", "torch._functorch", "torch._inductor", "torch.fx", "torch.utils.cpp_extension")
+"""Loggers of torch that repeat in many lines, up to CRITICAL, what is said here in one."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -103,10 +106,8 @@ def _set_up_torch() -> None:
     torch.compiler.reset()  # a process may train several detectors, one after the other
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
     torch._functorch.config.force_non_lazy_backward_lowering = True  # else errors come in a backward pass
-    error = logging.ERROR  # what must be said is said here, in one line
-    torch._logging.set_logs(  # type: ignore[attr-defined]  # torch's
-        dynamo=error, dynamic=error, aot=error, inductor=error
-    )
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch looks
 
 
