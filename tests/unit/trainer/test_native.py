@@ -13,6 +13,10 @@ _CUDA_HINT = (
     "might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
     "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
 )
+_SEARCH = (
+    "\nSearch for `{}' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more "
+    "information."
+)
 _COUNT = (
     "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
     "NumCudaDevices() that might have already set an error? Error "
@@ -25,6 +29,9 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
     ExitCode.ABORTED: (
         "CUDA error: unspecified launch failure" + _CUDA_HINT,
         "CUDA error: an illegal memory access was encountered" + _CUDA_HINT,
+        "CUDA error: an illegal memory access was encountered"
+        + _SEARCH.format("cudaErrorIllegalAddress")
+        + _CUDA_HINT,
         "CUDA error: an illegal instruction was encountered" + _CUDA_HINT,
         "CUDA error: misaligned address" + _CUDA_HINT,
         "CUDA error: the launch timed out and was terminated" + _CUDA_HINT,
@@ -45,6 +52,9 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
         _NCCL + "unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.30.7\n"
         "ncclUnhandledCudaError: Call to CUDA function failed.\n"
         "Last error:\nCuda failure 700 'an illegal memory access was encountered'",
+        _NCCL + "unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.30.7\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+        "Cuda failure 226 'Invalid access of peer GPU memory over nvlink or a hardware error'",
         _NCCL + "unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.30.7\n"
         "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.",
         _NCCL + "internal error - please report this issue to the NCCL developers, NCCL version 2.30.7\n"
@@ -67,6 +77,12 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
         "CUDA out of memory. Tried to allocate 392.00 MiB. GPU 0 has a total capacity of 15.77 GiB of which "
         "151.88 MiB is free. Including non-PyTorch memory, this process has 15.62 GiB memory in use.",
         "CUDA error: out of memory" + _CUDA_HINT,
+        "CUDA error: out of memory" + _SEARCH.format("cudaErrorMemoryAllocation") + _CUDA_HINT,
+        "CUDA driver error: out of memory",
+        "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN "
+        "may need additional device memory to JIT-compile shape-specialized kernels.",
+        "OOM trying to allocate workspace for cublaslt",
+        "Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : 14.9 GiB",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
@@ -80,6 +96,7 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
         "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver by "
         "downloading and installing a new version",
         "CUDA error: CUDA driver version is insufficient for CUDA runtime version" + _CUDA_HINT,
+        "CUDA error: API call is not supported in the installed CUDA driver" + _CUDA_HINT,
         _COUNT + "804: forward compatibility was attempted on non supported HW",
         "CUDA error: no kernel image is available for execution on the device" + _CUDA_HINT,
         "CUDA error: the provided PTX was compiled with an unsupported toolchain." + _CUDA_HINT,
@@ -120,8 +137,11 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
     ),
     ExitCode.HANG: (
         "ProcessGroupNCCL's watchdog got stuck for 480 seconds without making progress in monitoring "
-        "enqueued collectives. This typically indicates a NCCL/CUDA API hang "
-        "blocking the watchdog",
+        "enqueued collectives. This typically indicates a NCCL/CUDA API (e.g., CudaEventDestroy) hang "
+        "blocking the watchdog, and could be triggered by another thread holding the GIL inside a CUDA api, "
+        "or other deadlock-prone behaviors.If you suspect the watchdog is not actually stuck and a longer "
+        "timeout would help, you can either increase the timeout (TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC) to a "
+        "larger value or disable the heartbeat monitor (TORCH_NCCL_ENABLE_MONITORING=0).",
     ),
 }
 
@@ -146,7 +166,13 @@ def test_an_error_without_a_retry_says_what_to_change() -> None:
 _STACK = "\n".join(
     f"frame #{number}: c10d::ProcessGroupNCCL::watchdogHandler() + 0x890" for number in range(60)
 )
-_THREADS = "\nFatal Python error: Aborted\n\n" + '  File "/opt/kubedet/loop.py", line 9 in _step\n' * 90
+_THREADS = (
+    "\nFatal Python error: Aborted\n\nThread 0x00007f1c2bfff640 (most recent call first):\n"
+    '  File "/usr/lib/python3.11/multiprocessing/connection.py", line 948 in wait\n'
+    '  File "/opt/venv/torch/utils/data/_utils/pin_memory.py", line 41 in do_one_step\n'
+    + '  File "/opt/kubedet/loop.py", line 9 in _step\n'
+    * 90
+)
 _WATCHDOG = "[PG ID 0 PG GUID 0(default_pg) Rank 3] Process group watchdog thread terminated with exception: "
 
 

@@ -78,11 +78,13 @@ _BUG = Verdict(
 _RETRY = Verdict(exit_code=ExitCode.ABORTED, meaning="the GPU or one of its libraries failed")
 
 _TABLE: tuple[tuple[str, Verdict], ...] = (
-    (r"CUDA out of memory|(CUDA|Cuda)\w* (error|failure).{0,20}out of memory", _OUT_OF_MEMORY),
+    (r"CUDA (ran )?out of memory|CUDA( driver)? (error|failure).{0,20}out of memory", _OUT_OF_MEMORY),
     (r"CU(DNN|BLAS|BLASLT|SOLVER)_STATUS_\w*ALLOC\w*_FAILED|CUDA calloc", _OUT_OF_MEMORY),
+    (r"OOM trying to allocate workspace|would exceed allowed memory", _OUT_OF_MEMORY),
     (r"uncorrectable (ECC|NVLink) error|GPU is lost|fallen off the bus", _BROKEN),
     (r"Error 803|unsupported display driver|Driver/library version mismatch", _BROKEN_NODE),
     (r"driver on your system is too old|driver version is insufficient", _OLD_DRIVER),
+    (r"not supported in the installed CUDA driver", _OLD_DRIVER),
     (r"Error 804|forward compatibility was attempted", _OLD_DRIVER),
     (r"no kernel image is available|PTX was compiled with an unsupported toolchain", _WRONG_GPU),
     (r"device kernel image is invalid|invalid device function|\w+_STATUS_ARCH_MISMATCH", _WRONG_GPU),
@@ -92,24 +94,30 @@ _TABLE: tuple[tuple[str, Verdict], ...] = (
     (r"does not have a deterministic implementation", _NOT_DETERMINISTIC),
     (r"device-side assert triggered|ncclInvalid(Usage|Argument)", _BUG),
     (r"CUDA error: invalid (argument|configuration argument|resource handle)", _BUG),
+    (r"Error 802|system not yet initialized", _RETRY),
+    (r"CUDA error|CUDA driver error|Cuda failure|Unexpected error from cuda", _RETRY),
+    (r"watchdog got stuck|watchdog hang", _HANG),
     (r"remote process exited|ncclRemoteError|collective operation timeout|collective timeout", _PEER),
     (r"NCCL communicator was aborted|nccl.*(peer|connection|timed? ?out)", _PEER),
     (r"gloo/|connection (was )?(closed|reset|refused|aborted)|broken pipe", _PEER),
     (r"socket (closed|timeout|error)", _PEER),
-    (r"watchdog got stuck|watchdog hang", _HANG),
-    (r"Error 802|system not yet initialized", _RETRY),
-    (r"CUDA error|CUDA driver error|Cuda failure|Unexpected error from cuda", _RETRY),
     (r"CU(DNN|BLAS|BLASLT|SOLVER)_STATUS_(NOT_INITIALIZED|\w*(EXECUTION|INTERNAL|MAPPING)\w*)", _RETRY),
     (r"nccl(SystemError|InternalError|UnhandledCudaError)|NCCL error", _RETRY),
 )
 _PATTERNS = tuple((re.compile(pattern, re.IGNORECASE | re.DOTALL), verdict) for pattern, verdict in _TABLE)
+
+_STACK = re.compile(
+    r"^(Exception raised from|frame #\d|Fatal Python error|Thread 0x|Current thread)", re.MULTILINE
+)
+"""Where stacks begin: names of functions and files in them mean nothing."""
 
 _ABORT = re.compile(r"terminate called after throwing|thread terminated with exception|watchdog got stuck")
 
 
 def judge(text: str) -> Verdict | None:
     """What `text` means by the first row that fits it; None where it is not of these libraries."""
-    return next((verdict for pattern, verdict in _PATTERNS if pattern.search(text)), None)
+    said = _STACK.split(text, maxsplit=1)[0]
+    return next((verdict for pattern, verdict in _PATTERNS if pattern.search(said)), None)
 
 
 def judge_abort(output: str) -> tuple[Verdict, str] | None:
