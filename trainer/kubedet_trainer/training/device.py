@@ -74,9 +74,10 @@ def _count_gpus() -> tuple[int, str]:
     """How many GPUs CUDA sees, and why none, if it says so."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch's
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        # An AssertionError comes from a torch without CUDA; the last one is no RuntimeError.
         if native.judge(str(error)) is not None:
-            raise
+            raise RuntimeError(str(error)) from error
         return 0, str(error).strip().partition("\n")[0]
     return torch.cuda.device_count(), ""
 
@@ -130,9 +131,13 @@ def set_arithmetic(recipe: Recipe, *, device: torch.device) -> None:
 
     CPUs multiply float32 exactly whatever the recipe says: no setting of theirs changes.
     """
-    precision = "tf32" if effective_precision(recipe.precision, device=device) == "tf32" else "ieee"
-    for products in (torch.backends.cuda.matmul, _backends.cudnn.conv):
-        products.fp32_precision = precision
+    has_tf32 = effective_precision(recipe.precision, device=device) == "tf32"
+    # torch keeps older settings next to these, and what reads the older ones raises where the two differ:
+    # inductor does, in torch 2.9 and later (https://github.com/pytorch/pytorch/issues/166387).
+    torch.set_float32_matmul_precision("high" if has_tf32 else "highest")
+    _backends.cudnn.allow_tf32 = has_tf32
+    for products in (torch.backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn):
+        products.fp32_precision = "tf32" if has_tf32 else "ieee"
     if torch.are_deterministic_algorithms_enabled() != recipe.deterministic:
         # cuBLAS is deterministic only with workspaces of its own, and reads this when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

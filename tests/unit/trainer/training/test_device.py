@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from kubedet_trainer.__main__ import describe
 from kubedet_trainer.config.recipe import Precision
+from kubedet_trainer.contract import ExitCode
 from kubedet_trainer.errors import GpuBroken, InvalidInput
 from kubedet_trainer.recipes import RECIPES, read_recipe, smoke
 from kubedet_trainer.training import device as devices
@@ -91,6 +93,21 @@ def test_a_driver_that_cannot_start_speaks_for_itself(see_gpus: SeeGpus) -> None
         devices.open_device(gpus=1, local_rank=0)
 
 
+def test_a_gpu_that_fails_at_its_first_call_is_judged_by_what_it_says(
+    see_gpus: SeeGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see_gpus(8)
+    said = "CUDA call failed lazily at initialization with error: CUDA error: uncorrectable ECC error"
+
+    def init() -> None:
+        raise torch.cuda.DeferredCudaCallError(said)
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(RuntimeError, match="ECC") as caught:
+        devices.open_device(gpus=8, local_rank=0)
+    assert describe(caught.value).exitCode == ExitCode.GPU_HARDWARE
+
+
 @pytest.mark.parametrize(
     ("capability", "architectures", "runs"),
     [
@@ -133,9 +150,10 @@ def test_the_driver_is_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.fixture
 def restored_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = BACKENDS.cuda.matmul.fp32_precision, BACKENDS.cudnn.conv.fp32_precision
+    before = torch.get_float32_matmul_precision(), BACKENDS.cudnn.allow_tf32
     yield
-    BACKENDS.cuda.matmul.fp32_precision, BACKENDS.cudnn.conv.fp32_precision = before
+    torch.set_float32_matmul_precision(before[0])
+    BACKENDS.cudnn.allow_tf32 = before[1]  # that of convolutions, too
     torch.use_deterministic_algorithms(False)
 
 
@@ -161,6 +179,11 @@ def test_products_and_convolutions_are_as_exact_as_the_recipe_says(
     assert BACKENDS.cuda.matmul.fp32_precision == multiplies
     assert BACKENDS.cudnn.conv.fp32_precision == multiplies
     assert devices.effective_precision(precision, device=device) == row
+    # What inductor reads: it raises where these are not what the others are.
+    assert torch.get_float32_matmul_precision() == ("high" if multiplies == "tf32" else "highest")
+    assert BACKENDS.cuda.matmul.allow_tf32 is BACKENDS.cudnn.allow_tf32 is (multiplies == "tf32")
+    with BACKENDS.cudnn.flags(enabled=True):
+        pass
 
 
 def test_on_a_cpu_tf32_is_fp32() -> None:
