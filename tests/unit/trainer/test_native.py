@@ -79,10 +79,10 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
         "CUDA error: out of memory" + _CUDA_HINT,
         "CUDA error: out of memory" + _SEARCH.format("cudaErrorMemoryAllocation") + _CUDA_HINT,
         "CUDA driver error: out of memory",
-        "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN "
-        "may need additional device memory to JIT-compile shape-specialized kernels.",
+        "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, "
+        "cuDNN may need additional device memory to JIT-compile shape-specialized kernels.",
         "OOM trying to allocate workspace for cublaslt",
-        "Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : 14.9 GiB",
+        "Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated : 14.9 GiB",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",

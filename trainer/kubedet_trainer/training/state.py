@@ -71,10 +71,17 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. With another global batch, after the same number of images."""
+        """Continue from `state`. With another global batch, after the same number of images.
+
+        Momenta come from `state`; what the recipe says of the optimiser and of the precision stays.
+        """
         self.model.load_state_dict(state["model"])
+        [group] = self.optimizer.param_groups
+        settings = {name: value for name, value in group.items() if name != "params"}
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.optimizer.param_groups[0].update(settings)
+        if state["scaler"]:  # empty where the run that saved it had another precision than fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"] * state["global_batch"] // self.global_batch
         known = {field.name for field in fields(History)}
         # A newer version may have noted more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from torch import nn
 
@@ -52,6 +53,29 @@ def test_with_another_global_batch_it_goes_on_after_as_many_images() -> None:
     resumed = _state(global_batch=24)
     resumed.load_state_dict(saved.state_dict())
     assert resumed.iteration == 60
+
+
+def test_the_optimiser_goes_on_by_the_recipe_of_the_run_and_not_by_that_of_the_state() -> None:
+    saved, resumed = _state(), _state()
+    _step(saved)
+    saved.optimizer.param_groups[0].update(weight_decay=0.5, momentum=0.5, fused=False)
+    resumed.load_state_dict(saved.state_dict())
+    [group] = resumed.optimizer.param_groups
+    assert (group["weight_decay"], group["momentum"], group["fused"]) == (0, 0.9, True)
+    for own, other in zip(resumed.model.parameters(), saved.model.parameters(), strict=True):
+        momenta = (state.optimizer.state[key] for state, key in ((resumed, own), (saved, other)))
+        assert torch.equal(*(kept["momentum_buffer"] for kept in momenta))
+
+
+@pytest.mark.parametrize(("before", "then"), [(False, True), (True, False), (True, True)])
+def test_a_run_in_another_precision_goes_on_from_a_state(before: bool, then: bool) -> None:
+    saved, resumed = _state(), _state()
+    saved.scaler = torch.amp.GradScaler("cpu", enabled=before, init_scale=8.0)
+    resumed.scaler = torch.amp.GradScaler("cpu", enabled=then, init_scale=4.0)
+    _step(saved)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.iteration == 1
+    assert resumed.scaler.get_scale() == (8.0 if before and then else 4.0 if then else 1.0)
 
 
 def test_every_chunk_has_a_seed_of_its_own_that_never_changes() -> None:
