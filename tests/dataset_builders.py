@@ -74,7 +74,9 @@ def make_image(folder: Path, name: str, *, width: int = 64, height: int = 48, se
     """Write a picture of random blotches and return its path; the suffix chooses the format."""
     folder.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    cv2.imwrite(str(folder / name), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    # OpenCV's own writing does not take every path.
+    (folder / name).write_bytes(cv2.imencode(Path(name).suffix, pixels)[1].tobytes())
     return folder / name
 
 

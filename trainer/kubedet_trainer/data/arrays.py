@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kubedet_trainer.data import array_cache, sources, table
+from kubedet_trainer.data import array_cache, files, sources, table
 from kubedet_trainer.data.columns import MAX_PIXELS, OutlineUse, is_learnable
 from kubedet_trainer.data.sources import LocalSplit
 from kubedet_trainer.data.table import AnnotationTable
@@ -240,7 +240,7 @@ def require_images(annotations: Annotations, folder: Path) -> None:
         row, name = missing[0]
         raise MissingInput(
             f"{folder / name}: image {annotations.image_ids[row]} is absent, as are {len(missing) - 1} more, "
-            "must be a file; `kubedet check-data` lists them"
+            f"must be a file{files.describe_alike(folder / name)}; `kubedet check-data` lists them"
         )
 
 
@@ -301,7 +301,7 @@ def left_out(content: AnnotationTable) -> dict[str, int]:
     reasons: Sequence[tuple[str, NDArray[np.bool_]]] = (
         ("crowds", content.crowd),
         ("ignored objects", content.ignored),
-        ("objects whose area is given as 0", ~(content.areas > 0)),
+        ("objects whose area is given as 0 or less", ~(content.areas > 0)),
         ("objects less than a pixel wide or high", ~np.all(content.boxes[:, 2:] >= 1, axis=1)),
     )
     counts = {"objects of other classes": content.num_other_classes}

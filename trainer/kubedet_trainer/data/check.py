@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from kubedet_trainer.config import DataConfig
-from kubedet_trainer.data import arrays, forked, images, opening, splits, table
+from kubedet_trainer.data import arrays, files, forked, images, opening, splits, table
 from kubedet_trainer.data.arrays import Annotations, Reading
 from kubedet_trainer.data.opening import FindProposals
 from kubedet_trainer.data.prepare import LocalDataset
@@ -129,20 +129,19 @@ class _Checker:
             absent = set(arrays.absent(folder, iter(content.file_names)))
             for row, name in enumerate(content.file_names):
                 if name in absent:
-                    yield _problem(
-                        content, row, folder / name, "missing-image", "no such image, must be a file"
-                    )
+                    message = f"no such image, must be a file{files.describe_alike(folder / name)}"
+                    yield _problem(content, row, folder / name, "missing-image", message)
             return
-        files = [folder / name for name in content.file_names]
-        new = [file for file in dict.fromkeys(files) if file not in self._looked]
+        paths = [folder / name for name in content.file_names]
+        new = [file for file in dict.fromkeys(paths) if file not in self._looked]
         self._looked |= zip(new, _look_at_all(new, max_pixels=self._max_pixels), strict=True)
-        for row, file in enumerate(files):
+        for row, file in enumerate(paths):
             looked = self._looked[file]
             self._splits_of[looked.digest].add(split.name)
             height, width = content.image_sizes[row].tolist()
             if looked.flaw is not None:
                 yield _problem(content, row, file, *looked.flaw)
-            elif looked.size is not None and looked.size != (height, width):
+            elif looked.size is not None and min(height, width) > 0 and looked.size != (height, width):
                 message = f"is {looked.size[1]}x{looked.size[0]}, must be {width}x{height} as its record says"
                 yield _problem(content, row, file, "image-size", message)
 
@@ -186,15 +185,15 @@ def summarise(content: AnnotationTable, *, name: str) -> list[str]:
     return [*lines, *([f"  {repeated} images are listed more than once"] if repeated else [])]
 
 
-def _look_at_all(files: list[Path], *, max_pixels: int) -> Iterator[_Looked]:
+def _look_at_all(paths: list[Path], *, max_pixels: int) -> Iterator[_Looked]:
     """Decode all images in processes of their own."""
-    if not files:
+    if not paths:
         return
     # libjpeg and libpng say what is damaged on standard error only, so each process needs one of its own.
-    workers = min(len(os.sched_getaffinity(0)), -(-len(files) // _IMAGES_AT_ONCE))
+    workers = min(len(os.sched_getaffinity(0)), -(-len(paths) // _IMAGES_AT_ONCE))
     with ProcessPoolExecutor(workers, mp_context=forked.context(__name__), initializer=_listen) as pool:
         look = partial(_look_at, max_pixels=max_pixels)
-        yield from pool.map(look, files, chunksize=_IMAGES_AT_ONCE)
+        yield from pool.map(look, paths, chunksize=_IMAGES_AT_ONCE)
 
 
 def _listen() -> None:

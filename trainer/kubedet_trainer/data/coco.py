@@ -6,6 +6,7 @@ fields that do no harm are filled in: ``id``, ``iscrowd``, ``area``, the size of
 
 from __future__ import annotations
 
+import contextlib
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubedet_trainer.data import files, images, run_lengths
 from kubedet_trainer.data.columns import CROWD, IGNORED, MAX_PIXELS, Columns, OutlineUse
 from kubedet_trainer.data.json_records import read_records
 from kubedet_trainer.data.run_lengths import Size
+from kubedet_trainer.data.sources import without
 from kubedet_trainer.data.table import AnnotationTable, Place, Problem
 
 _SECTIONS = ("images", "annotations", "categories")
@@ -70,6 +73,7 @@ class _Reader:
         self._category_records: list[tuple[Any, str, str | None]] = []
         self._image_ids: list[Any] = []
         self._backslashes = 0
+        self._refused: set[int] = set()
         self._readers: dict[str, Callable[[Any, int], None]] = {
             "images": self._add_image,
             "annotations": self._add_annotation,
@@ -85,6 +89,13 @@ class _Reader:
             path, reason = error.args if isinstance(error, _Broken) else _diagnose(section, value, error)
             identity = value.get("id") if isinstance(value, Mapping) else None
             self._problem(f"{section}[{index}]{path}: {reason}", "malformed-record", identity)
+            if section == "images":
+                self._refuse_image(value, index)
+
+    def _refuse_image(self, value: Any, index: int) -> None:
+        """Remember an image that could not be taken: its annotations break no rule of their own."""
+        with contextlib.suppress(_Broken, AttributeError):  # nothing belongs to an image without an id
+            self._refused.add(self._image_number(_identity(value.get("id", index + 1))))
 
     def _problem(self, message: str, rule: str, identity: object = None) -> None:
         number = identity if isinstance(identity, int) else None
@@ -196,7 +207,7 @@ class _Reader:
             image_keys=list(self._images),
             category_keys=list(self._categories),
         )
-        return columns.table(
+        content = columns.table(
             places,
             image_rows=self._rows,
             labels=self._labels,
@@ -204,6 +215,12 @@ class _Reader:
             classes=classes,
             category_ids=ids,
         )
+        return without(content, self._told(content)) if self._refused or not classes else content
+
+    def _told(self, content: AnnotationTable) -> NDArray[np.bool_]:
+        """(M,) annotations of images or categories that a problem has been told of already."""
+        of_refused = np.isin(self._columns.annotation_images(), list(self._refused))
+        return np.asarray((of_refused & (content.image_rows < 0)) | (not content.classes), np.bool_)
 
     def _read_classes(self) -> tuple[list[str], list[Any]]:
         """Names and ids of the classes; sets the labels of the category numbers."""

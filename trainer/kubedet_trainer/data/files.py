@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 
 from kubedet_trainer.errors import InvalidInput, MissingInput
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+"""How an absolute path of Windows begins."""
 
 
 class NotRegular(OSError):
@@ -60,6 +67,47 @@ def require_regular(file: Path, *, kind: str) -> os.stat_result:
     return state
 
 
+def listed_names(text: bytes) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not empty, without the white space around it.
+
+    Only line feeds end a line. `str.splitlines` also splits at characters that names of files may have.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    lines = text.decode("utf-8-sig").split("\n")
+    return ((number, name) for number, line in enumerate(lines, start=1) if (name := line.strip(" \t\r")))
+
+
+def describe_alike(file: Path) -> str:
+    """Which file was perhaps meant by one that is absent, as the end of a message; empty without any.
+
+    Names that differ in case, in the suffix or in how Unicode composes a letter are hard to tell apart.
+    """
+    try:
+        names = _alike(file.parent, file.parent.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return ""
+    found = names.get(_normalised(file.name)) or names.get(_normalised(file.stem))
+    if found is None:
+        return ""
+    is_composed = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", file.name)
+    shown = f"{found!a}, whose letters are composed otherwise" if is_composed else repr(found)
+    return f"; the folder has {shown}"
+
+
+@lru_cache(maxsize=4)
+def _alike(folder: Path, changed: int) -> dict[str, str]:
+    """The names in a folder by what they are compared by; read once, since many may be absent."""
+    names = sorted(os.listdir(folder), reverse=True)
+    stems = {_normalised(os.path.splitext(name)[0]): name for name in names}
+    return stems | {_normalised(name): name for name in names}
+
+
+def _normalised(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def inside(name: str) -> str | None:
     """Why the relative path `name` of a data set's file cannot be used; None where it can.
 
@@ -71,7 +119,7 @@ def inside(name: str) -> str | None:
         name.encode()
     except UnicodeEncodeError:
         return "must be valid Unicode text"
-    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
+    if name.startswith("/") or _DRIVE.match(name) or ".." in name.split("/"):
         return "must be a path relative to the folder of the images, and inside it"
     return None
 

@@ -6,6 +6,7 @@ The header is looked at before anything is decoded, so that a small file cannot 
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kubedet_trainer.data import exif, files
 from kubedet_trainer.data.columns import MAX_PIXELS
 from kubedet_trainer.data.files import open_regular, read_regular
 from kubedet_trainer.errors import InvalidInput, MissingInput
@@ -23,14 +25,15 @@ from kubedet_trainer.errors import InvalidInput, MissingInput
 Pixels = NDArray[np.uint8]
 """(H, W, 3) in BGR order, as OpenCV decodes."""
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jp2", ".png", ".tif", ".tiff", ".webp"}
+    | {".jfif", ".jpe", ".jpeg", ".jpg"}
+    | {".pbm", ".pgm", ".pnm", ".ppm"}
+)
 """Of images in folders, in lower case."""
 
 _FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of those whose size it reads. For a GIF it takes the memory of the first frame."""
-_ORIENTATION = 274
-_TURNED = range(5, 9)
-"""Values of EXIF's orientation that swap height and width."""
 
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of the samples that cameras and scanners give."""
@@ -50,6 +53,16 @@ class ImageFlaw(NamedTuple):
 
     rule: str
     message: str
+
+
+class _Header(NamedTuple):
+    """What the first bytes of an image say."""
+
+    width: int
+    height: int
+    """Both as stored."""
+    orientation: int | None
+    """EXIF's; None for TIFF, which Pillow and OpenCV turn by themselves."""
 
 
 def read_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -76,19 +89,27 @@ def read_data(file: Path) -> bytes | ImageFlaw:
     """The bytes of a regular file."""
     try:
         return read_regular(file)
-    except FileNotFoundError:
-        return ImageFlaw("missing-image", "no such image, must be a file")
     except OSError as error:
-        return ImageFlaw("missing-image", f"cannot be read ({error.strerror}), must be a file")
+        return _unreadable(file, error)
 
 
 def read_size(file: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | ImageFlaw:
     """Height and width as `read` gives them, from the header alone, or what is wrong with the file."""
     try:
         with open_regular(file) as content:
-            return _size(content, max_pixels=max_pixels)
+            header = _header(content, max_pixels=max_pixels)
     except OSError as error:
-        return ImageFlaw("missing-image", f"cannot be read ({error.strerror}), must be a file")
+        return _unreadable(file, error)
+    if isinstance(header, ImageFlaw):
+        return header
+    is_swapped = header.orientation in exif.SWAPPED
+    return (header.width, header.height) if is_swapped else (header.height, header.width)
+
+
+def _unreadable(file: Path, error: OSError) -> ImageFlaw:
+    if isinstance(error, FileNotFoundError):
+        return ImageFlaw("missing-image", f"no such image, must be a file{files.describe_alike(file)}")
+    return ImageFlaw("missing-image", f"cannot be read ({error.strerror}), must be a file")
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels | ImageFlaw:
@@ -98,18 +119,19 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels | ImageFlaw:
     """
     if _is_truncated(data):
         return ImageFlaw("truncated-image", "the file ends before the image does, must be complete")
-    if isinstance(size := _size(BytesIO(data), max_pixels=max_pixels), ImageFlaw):
-        return size
+    if isinstance(header := _header(BytesIO(data), max_pixels=max_pixels), ImageFlaw):
+        return header
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        flags |= 0 if header.orientation is None else cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         pixels = None
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         return ImageFlaw("undecodable-image", "not an image that OpenCV can decode, of 8 or 16 bits a sample")
     if pixels.dtype == np.uint16:
-        return _eight_bits(pixels.astype(np.uint16, copy=False))
-    return pixels.astype(np.uint8, copy=False)
+        pixels = _eight_bits(pixels.astype(np.uint16, copy=False))
+    return exif.turn(pixels.astype(np.uint8, copy=False), header.orientation or 1)
 
 
 def _eight_bits(pixels: NDArray[np.uint16]) -> Pixels:
@@ -123,32 +145,33 @@ def _eight_bits(pixels: NDArray[np.uint16]) -> Pixels:
     return (pixels >> np.uint16(depth - 8)).astype(np.uint8)
 
 
-def _size(content: IO[bytes], *, max_pixels: int) -> tuple[int, int] | ImageFlaw:
+def _header(content: IO[bytes], *, max_pixels: int) -> _Header | ImageFlaw:
     try:
-        width, height, turn = _read_gif_header(content) or _read_header(content)
+        header = _read_gif_header(content) or _read_header(content)
     except Exception:  # a damaged header may raise anything
         return ImageFlaw("undecodable-image", f"not an image, must be one of GIF, {', '.join(_FORMATS)}")
-    if width * height > max_pixels:
-        return ImageFlaw("image-too-large", f"is {width}x{height}, must have at most {max_pixels} pixels")
-    return (width, height) if turn in _TURNED else (height, width)
+    if header.width * header.height > max_pixels:
+        message = f"is {header.width}x{header.height}, must have at most {max_pixels} pixels"
+        return ImageFlaw("image-too-large", message)
+    return header
 
 
-def _read_header(content: IO[bytes]) -> tuple[int, int, int]:
-    """Width, height and EXIF's orientation."""
-    with Image.open(content, formats=_FORMATS) as header:
-        # Not `getexif`: of a PNG it decodes the image. Of a TIFF Pillow gives the turned size itself.
-        exif = Image.Exif()
-        exif.load(header.info.get("exif", b"") if header.format != "TIFF" else b"")
-        return *header.size, exif.get(_ORIENTATION, 1)
+def _read_header(content: IO[bytes]) -> _Header:
+    # Pillow warns of damaged EXIF, which does no harm here.
+    with warnings.catch_warnings(action="ignore"), Image.open(content, formats=_FORMATS) as header:
+        if header.format == "TIFF":
+            return _Header(*header.size, None)
+        return _Header(*header.size, exif.read_orientation(header.info.get("exif", b"")))
 
 
-def _read_gif_header(content: IO[bytes]) -> tuple[int, int, int] | None:
-    """The same of a GIF, None of anything else. OpenCV refuses frames beyond this size (GIF89a, 18)."""
+def _read_gif_header(content: IO[bytes]) -> _Header | None:
+    """That of a GIF, None of anything else. OpenCV refuses frames beyond this size (GIF89a, 18)."""
     start = content.read(10)
     content.seek(0)
     if not start.startswith((b"GIF87a", b"GIF89a")):
         return None
-    return *struct.unpack("<HH", start[6:]), 1
+    width, height = struct.unpack("<HH", start[6:])
+    return _Header(width, height, 1)
 
 
 def _is_truncated(data: bytes) -> bool:

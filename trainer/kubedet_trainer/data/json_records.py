@@ -65,9 +65,7 @@ def read_records(file: Path, *, arrays: Collection[str] = ()) -> Iterator[JsonRe
     with _open(file) as stream:
         scanner = _Scanner(stream, file)
         scanner.expect("{")
-        if scanner.peek() == "}":
-            return
-        while True:
+        while scanner.peek() != "}":
             section = str(scanner.value())
             scanner.expect(":")
             if (start := scanner.peek()) == "[":
@@ -78,7 +76,11 @@ def read_records(file: Path, *, arrays: Collection[str] = ()) -> Iterator[JsonRe
             else:
                 scanner.value()
             if scanner.expect(",}") == "}":
-                return
+                break
+        else:
+            scanner.expect("}")
+        if found := scanner.peek():  # a second document: nobody would know that it was left out
+            raise scanner.invalid(f"expected the end of the file, found '{found}'")
 
 
 @contextmanager
@@ -134,7 +136,7 @@ class _Scanner:
         character = self.peek()
         if not character or character not in allowed:
             found = f"'{character}'" if character else "the end of the file"
-            raise self._invalid(f"expected one of '{allowed}', found {found}")
+            raise self.invalid(f"expected one of '{allowed}', found {found}")
         self._position += 1
         return character
 
@@ -155,11 +157,11 @@ class _Scanner:
                 value, end = self._decode(self._text, self._position)
             except json.JSONDecodeError as error:
                 if not self._refill():
-                    raise self._invalid(error.msg, position=error.pos) from error
+                    raise self.invalid(error.msg, position=error.pos) from error
                 continue
             except (ValueError, RecursionError) as error:  # a number of too many digits, too many brackets
                 reason = "a number that is too long" if isinstance(error, ValueError) else "nested too deeply"
-                raise self._invalid(reason) from error
+                raise self.invalid(reason) from error
             # A number cut by the window's end may have been taken for a shorter one: "1" of "1.5" or "1e+5".
             if len(self._text) - end < _CUT_NUMBER_CHARACTERS and self._refill():
                 continue
@@ -171,13 +173,13 @@ class _Scanner:
         # A value longer than the window doubles it, so that scanning it again stays linear in its length.
         rest = len(self._text) - self._position
         if rest > _MOST_CHARACTERS:
-            raise self._invalid(f"a value of more than {_MOST_CHARACTERS} characters")
+            raise self.invalid(f"a value of more than {_MOST_CHARACTERS} characters")
         try:
             chunk = self._stream.read(max(_CHUNK_CHARACTERS, rest))
         except UnicodeError as error:
-            raise self._invalid(f"not {self._stream.encoding.upper()} text ({error})") from error
+            raise self.invalid(f"not {self._stream.encoding.upper()} text ({error})") from error
         except (OSError, EOFError, zlib.error) as error:
-            raise self._invalid(f"not a whole file ({error})") from error
+            raise self.invalid(f"not a whole file ({error})") from error
         if not chunk:
             return False
         self._consumed += self._position
@@ -185,6 +187,7 @@ class _Scanner:
         self._position = 0
         return True
 
-    def _invalid(self, reason: str, *, position: int | None = None) -> InvalidInput:
+    def invalid(self, reason: str, *, position: int | None = None) -> InvalidInput:
+        """The error about what stands at the next character, or at `position` in the window."""
         place = self._consumed + (self._position if position is None else position)
         return InvalidInput(f"{self._file}: not valid JSON at character {place}: {reason}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from kubedet_trainer.contract.nearest import did_you_mean
 from kubedet_trainer.data import synthetic, voc, yolo
@@ -25,6 +25,7 @@ from kubedet_trainer.data.yolo import YoloSplit
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked, make_folder
+from kubedet_trainer.storage.folder import path_of
 from kubedet_trainer.storage.store import Store, StoredObject
 from kubedet_trainer.storage.uris import open_store
 
@@ -139,7 +140,9 @@ def _image_sets(settings: DatasetSettings) -> dict[str, list[PurePosixPath]]:
 def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
     parts = urlsplit(settings.uri)
     if parts.scheme == "file":
-        root = Path(unquote(parts.path))
+        root = path_of(settings.uri)
+        if ".." in root.parts:  # what lies inside is compared with the root as text
+            root = root.resolve()
         if not root.is_dir():
             raise MissingInput(f"dataset.storageUri: {settings.uri} is not a folder, must be one")
         return root

@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from kubedet_trainer.data.files import open_regular
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked
+from kubedet_trainer.storage.folder import path_of
 from kubedet_trainer.storage.store import Store
 from kubedet_trainer.storage.uris import open_store
 
@@ -99,7 +100,7 @@ def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str)
         )
     parts = urlsplit(uri)
     if parts.scheme == "file":
-        found = [Path(unquote(parts.path), split + suffix) for suffix in _SUFFIXES]
+        found = [path_of(uri) / (split + suffix) for suffix in _SUFFIXES]
         return next((file for file in found if file.is_file()), None) or _refuse_absent(uri, split)
     root = directory / f"proposals-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
     with locked(root):
@@ -200,6 +201,17 @@ def _read(file: Path, annotations: Annotations) -> ProposalRecord:
         raise InvalidInput(
             f"{file}: boxes: must be four finite corners for each of the {len(record.scores)} scores"
         )
+    # A corner is a pixel: a box of one pixel has equal ones. A file may take gigabytes, so column by column.
+    x1, y1, x2, y2 = record.boxes.T
+    has_extent = (x2 > x1 - 1) & (y2 > y1 - 1)
+    for name, is_right, rule in (
+        ("boxes", has_extent, "x1, y1, x2, y2 with x2 >= x1 and y2 >= y1"),
+        ("scores", np.isfinite(record.scores), "a finite number"),
+    ):
+        if not is_right.all():
+            row = int(np.flatnonzero(~is_right)[0])
+            got = getattr(record, name)[row].tolist()
+            raise InvalidInput(f"{file}: {name}[{row}]: got {got}, must be {rule}")
     return record
 
 

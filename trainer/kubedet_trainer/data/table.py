@@ -40,7 +40,8 @@ class Problem:
     """What was found and what must hold."""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.message} [{self.rule}]"
+        text = f"{self.file}: {self.message} [{self.rule}]"
+        return text.encode("utf-8", "backslashreplace").decode()  # a path may have bytes that no text has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,8 @@ def _box_problems(table: AnnotationTable) -> Iterator[Problem]:
     sizes = np.where(has_image[:, None], table.image_sizes[table.image_rows], 0)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     outside = (low < -BOX_TOLERANCE_PIXELS) | (high > sizes[:, ::-1] + BOX_TOLERANCE_PIXELS)
-    for row in np.flatnonzero(outside.any(axis=1) & is_finite & has_image).tolist():
+    is_sized = (sizes > 0).all(axis=1)  # else the size is a problem of its own
+    for row in np.flatnonzero(outside.any(axis=1) & is_finite & is_sized).tolist():
         height, width = sizes[row].tolist()
         got = table.places.box(row, boxes[row].tolist())
         message = f"got {got}, must lie within the image's {width}x{height} pixels"

@@ -29,6 +29,7 @@ from kubedet_trainer.recipes.published_classes import VOC_CLASSES
 CLASSES = VOC_CLASSES
 """VOC's own, in the order of their labels 1, 2, ..."""
 
+_ROOT = "annotation"
 _ANNOTATIONS, _IMAGES = "Annotations", "JPEGImages"
 _CORNERS = ("bndbox.xmin", "bndbox.ymin", "bndbox.xmax", "bndbox.ymax")
 _CLASS_FLAGS = frozenset({"-1", "0", "1"})
@@ -94,7 +95,8 @@ class VocLists:
             MissingInput: a list or a folder of annotations is absent.
         """
         everything = (*self.lists, *self.other_lists)
-        digest = hashlib.sha256(f"{self.images.resolve()} {self.lists} {self.other_lists}".encode())
+        text = f"{self.images.resolve()} {self.lists} {self.other_lists}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
         for file in everything:
             digest.update(_stamp(_stat(self.images / file)).encode())
         for folder in folders(everything):
@@ -139,19 +141,16 @@ def _stamp(state: os.stat_result) -> str:
 
 def _read_list(root: Path, file: PurePosixPath) -> Iterator[_Listed]:
     try:
-        lines = files.read_regular(root / file).decode("utf-8-sig").splitlines()
+        lines = files.listed_names(files.read_regular(root / file))
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{root / file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise MissingInput(f"{root / file}: no such image set") from error
-    for number, line in enumerate(lines, start=1):
-        name = line.strip()
-        if not name:
-            continue
+    for number, name in lines:
         fields = name.split()
         if len(fields) == 2 and fields[1] in _CLASS_FLAGS and not _is_annotated(root, file.parents[2], name):
             raise InvalidInput(
-                f"{root / file}: line {number}: got '{line}', must be the name of one image; "
+                f"{root / file}: line {number}: got '{name}', must be the name of one image; "
                 "lists of a single class are not used"
             )
         if reason := files.inside(name):
@@ -178,7 +177,7 @@ def _parse(file: str) -> Element:
             "missing-annotation", f"cannot be read ({error.strerror}), must be a file"
         ) from None
     try:
-        return ElementTree.fromstring(data)
+        return _require_root(ElementTree.fromstring(data))
     except ElementTree.ParseError as error:
         reason = str(error)
     except (ValueError, LookupError) as error:  # an encoding that expat does not know
@@ -189,12 +188,20 @@ def _parse(file: str) -> Element:
     # Expat itself reads UTF-8, UTF-16, and encodings of one byte a character.
     encoding = declared[1].decode()
     try:
-        return ElementTree.fromstring(data[declared.end() :].decode(encoding))
+        return _require_root(ElementTree.fromstring(data[declared.end() :].decode(encoding)))
     except (LookupError, UnicodeError):
         message = f"encoding: got '{encoding}', must be one that Python knows and that the text is in"
         raise _RuleBroken("malformed-record", f"{message}; save the file as UTF-8") from None
     except (ElementTree.ParseError, ValueError) as error:
         raise _RuleBroken("malformed-record", f"not XML ({error})") from None
+
+
+def _require_root(element: Element) -> Element:
+    """The element, which must be VOC's own: in any other, objects are not found and nobody is told."""
+    if element.tag != _ROOT:
+        message = f"root element: got '{element.tag[:60]}', must be '{_ROOT}' without a namespace"
+        raise _RuleBroken("malformed-record", message)
+    return element
 
 
 def _class_names(root: Path, listed: _Listed) -> set[str]:

@@ -1,6 +1,7 @@
 """Reads YOLO data sets: a ``data.yaml`` that names classes and folders, and a text file an image.
 
-A line is a class and a box (centre and sides) or a polygon, in shares of the image. Exports of Roboflow and
+A line is a class and a box (centre and sides) or a polygon, in shares of the image. With ``kpt_shape`` in
+``data.yaml`` it is a class, a box and keypoints, of which the box is taken. Exports of Roboflow and
 Ultralytics are read as they are. The labels of ``images/a/1.jpg`` lie in ``labels/a/1.txt``; an image without
 that file has no objects. Imports no torch.
 """
@@ -10,26 +11,25 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
 from kubedet_trainer.data import files, images, run_lengths
+from kubedet_trainer.data import yolo_description as description
 from kubedet_trainer.data.columns import MAX_PIXELS, Columns, OutlineUse
 from kubedet_trainer.data.images import ImageFlaw
 from kubedet_trainer.data.run_lengths import Size
 from kubedet_trainer.data.table import AnnotationTable, Place, Problem
+from kubedet_trainer.data.yolo_description import BOX_FIELDS
 from kubedet_trainer.errors import InvalidInput, MissingInput
 
 _DECIMALS = 2
 """Of pixels, as in COCO's files; six decimals of a share are no finer."""
-_BOX_FIELDS = 5
 _LEAST_POLYGON_FIELDS = 7
-_MOST_YAML_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,12 @@ class YoloSplit:
 
     def identity(self) -> str:
         """Changes when the list of images or a label file does; reads only names, sizes and times."""
-        digest = hashlib.sha256(f"{self.file.resolve()} {self.images.resolve()} {self.split}".encode())
+        text = f"{self.file.resolve()} {self.images.resolve()} {self.split}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
         digest.update(files.read_regular(self.file))
         for name in _image_names(self.images, self.file, self.split):
-            digest.update(f"\n{name} {_stamp(self.images / _label_name(name))}".encode())
+            text = f"\n{name} {_stamp(self.images / _label_name(name))}"
+            digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def read(self, use: OutlineUse, *, max_pixels: int = MAX_PIXELS) -> AnnotationTable:
@@ -59,54 +61,15 @@ class YoloSplit:
             InvalidInput: `file` is no such description.
         """
         names = list(_image_names(self.images, self.file, self.split))
-        reader = _Reader(self, read_classes(self.file), Columns(use, max_pixels=max_pixels), max_pixels)
+        reader = _Reader(self, Columns(use, max_pixels=max_pixels), max_pixels)
         for name in names:
             reader.add(name)
+        if unread := _unread_names(self.images, self.file, self.split):
+            reader.note(
+                f"{self.file}: {self.split}: left out {len(unread)} files with labels, such as "
+                f"{unread[0]!r}: must be images, and end with one of {', '.join(sorted(images.SUFFIXES))}"
+            )
         return reader.table()
-
-
-def read_yaml(file: Path) -> Mapping[str, Any]:
-    """The content of a ``data.yaml``.
-
-    Raises:
-        MissingInput: there is none.
-        InvalidInput: it is not a mapping in YAML.
-    """
-    state = files.require_regular(file, kind="data.yaml")
-    try:
-        if state.st_size > _MOST_YAML_BYTES:
-            raise yaml.YAMLError(f"more than {_MOST_YAML_BYTES} bytes")
-        content = yaml.safe_load(files.read_regular(file))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidInput(f"{file}: not YAML ({reason})") from error
-    if not isinstance(content, Mapping):
-        raise InvalidInput(
-            f"{file}: got {type(content).__name__}, must be a mapping with names, train and val"
-        )
-    return content
-
-
-def read_classes(file: Path) -> list[str]:
-    """The names of the classes 0, 1, ...
-
-    Raises:
-        InvalidInput: ``names`` is neither a list nor a mapping from 0, 1, ... on.
-    """
-    content = read_yaml(file)
-    names = content.get("names")
-    if isinstance(names, Mapping):
-        keys = {str(key): name for key, name in names.items()}
-        names = [keys.get(str(number)) for number in range(len(keys))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
-        raise InvalidInput(
-            f"{file}: names: got {content.get('names')!r:.60}, must name the classes 0, 1, 2, ..."
-        )
-    found = [str(name) for name in names]
-    for name in found:
-        if found.count(name) > 1:
-            raise InvalidInput(f"{file}: names: got '{name}' twice, must be different names")
-    return found
 
 
 class Tree(Protocol):
@@ -132,11 +95,18 @@ class _Disk:
         return os.path.exists(path)
 
     def below(self, folder: Path) -> Iterator[Path]:
-        for parent, _, leaves in os.walk(folder):
+        for parent, folders, leaves in os.walk(folder, followlinks=True):
             yield from (Path(parent, leaf) for leaf in leaves)
+            folders[:] = [name for name in folders if not _leads_back(parent, name)]
 
     def read(self, file: Path) -> bytes:
         return files.read_regular(file)
+
+
+def _leads_back(parent: str, name: str) -> bool:
+    """Whether a link leads to a folder that it lies in, so that walking it would never end."""
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
 
 
 _DISK = _Disk()
@@ -157,20 +127,29 @@ def split_files(source: YoloSplit, tree: Tree) -> Iterator[str]:
 
 def _image_names(root: Path, file: Path, split: str, tree: Tree = _DISK) -> Iterator[str]:
     """The paths of the split's images from `root`, sorted within each entry."""
-    content = read_yaml(file)
-    entries = content.get(split)
-    entries = [entries] if isinstance(entries, str) else entries
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
-        raise InvalidInput(
-            f"{file}: {split}: got {content.get(split)!r:.60}, must be a folder or a list of images"
-        )
     found: dict[str, None] = {}
-    for entry in entries:
-        place = _resolve(root, file, content.get("path"), entry, field=split, tree=tree)
+    for place in _places(root, file, split, tree):
         is_list = place.suffix == ".txt"
         names = _listed_names(root, place, tree) if is_list else _folder_names(root, place, tree)
         found |= dict.fromkeys(names)
     yield from found
+
+
+def _unread_names(root: Path, file: Path, split: str) -> list[str]:
+    """What lies among the images and has labels, but no suffix of an image: it is left out."""
+    folders = (place for place in _places(root, file, split, _DISK) if place.suffix != ".txt")
+    found = (path for folder in folders for path in _DISK.below(folder))
+    others = (path for path in found if path.suffix.lower() not in (*images.SUFFIXES, ".txt"))
+    names = (path.relative_to(root).as_posix() for path in others)
+    return sorted(name for name in names if os.path.exists(root / _label_name(name)))
+
+
+def _places(root: Path, file: Path, split: str, tree: Tree) -> Iterator[Path]:
+    """The folders and lists of a split."""
+    content = description.read_yaml(file)
+    entries = description.read_entries(content, file=file, split=split)
+    for entry in entries:
+        yield _resolve(root, file, content.get("path"), entry, field=split, tree=tree)
 
 
 def _resolve(root: Path, file: Path, base: Any, entry: str, *, field: str, tree: Tree) -> Path:
@@ -199,20 +178,13 @@ def _folder_names(root: Path, folder: Path, tree: Tree) -> list[str]:
 
 def _listed_names(root: Path, file: Path, tree: Tree) -> Iterator[str]:
     try:
-        lines = tree.read(file).decode("utf-8-sig").splitlines()
+        lines = files.listed_names(tree.read(file))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: not a list of images ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        if not (name := line.strip()):
-            continue
-        place = next(
-            (
-                path
-                for path in (Path(os.path.normpath(base / name)) for base in (file.parent, root))
-                if path.is_relative_to(root) and tree.exists(path)
-            ),
-            None,
-        )
+    for number, name in lines:
+        written = (name, name.replace("\\", "/"))
+        places = (Path(os.path.normpath(base / text)) for text in written for base in (file.parent, root))
+        place = next((path for path in places if path.is_relative_to(root) and tree.exists(path)), None)
         if place is None or files.inside(str(place.relative_to(root))):
             raise InvalidInput(f"{file}: line {number}: got {name[:80]!r}, must be an image below {root}")
         yield place.relative_to(root).as_posix()
@@ -241,14 +213,18 @@ class _RuleBroken(Exception):
 
 
 class _Reader:
-    def __init__(self, source: YoloSplit, classes: Sequence[str], columns: Columns, max_pixels: int) -> None:
+    def __init__(self, source: YoloSplit, columns: Columns, max_pixels: int) -> None:
         self._root = source.images
-        self._classes = classes
+        self._classes = description.read_classes(source.file)
+        self._pose_fields = description.read_pose_fields(source.file)
         self._columns = columns
         self._max_pixels = max_pixels
         self._lines: list[tuple[int, int]] = []
 
     def add(self, name: str) -> None:
+        if reason := files.inside(name):
+            self._problem(str(self._root / name), "malformed-name", f"{reason}; rename the file")
+            return
         size = images.read_size(self._root / name, max_pixels=self._max_pixels)
         if isinstance(size, ImageFlaw):
             self._problem(str(self._root / name), size.rule, size.message)
@@ -271,6 +247,10 @@ class _Reader:
             except _RuleBroken as broken:
                 self._problem(str(file), "malformed-record", f"line {number}: {broken}")
 
+    def note(self, text: str) -> None:
+        """Tell the user something that breaks no rule."""
+        self._columns.notes.append(text)
+
     def _problem(self, file: str, rule: str, message: str) -> None:
         self._columns.problems.append(Problem(file=file, id=None, rule=rule, message=message))
 
@@ -279,16 +259,16 @@ class _Reader:
             label, *shares = map(float, fields)
         except ValueError:
             label, shares = math.nan, []
-        is_polygon = len(fields) >= _LEAST_POLYGON_FIELDS and len(fields) % 2 == 1
-        if not all(map(math.isfinite, (label, *shares))) or not (is_polygon or len(fields) == _BOX_FIELDS):
-            raise _RuleBroken(
-                f"got '{' '.join(fields)[:60]}', must be a class and x, y, width, height, or a class and the "
-                "corners of a polygon"
-            )
+        is_polygon = (
+            self._pose_fields is None and len(fields) >= _LEAST_POLYGON_FIELDS and len(fields) % 2 == 1
+        )
+        is_known = is_polygon or len(fields) in (BOX_FIELDS, self._pose_fields)
+        if not is_known or not all(map(math.isfinite, (label, *shares))):
+            raise _RuleBroken(f"got '{' '.join(fields)[:60]}', must be {self._form()}")
         if label not in range(len(self._classes)):
             raise _RuleBroken(f"got the class {fields[0]}, must be a whole number < {len(self._classes)}")
         sides = np.array([size[1], size[0]], np.float64)
-        points = np.array(shares).reshape(-1, 2)
+        points = np.array(shares if is_polygon else shares[: BOX_FIELDS - 1]).reshape(-1, 2)
         if is_polygon:
             corners = np.round(points * sides, _DECIMALS)
             low, outline = corners.min(axis=0), [corners.ravel().tolist()]
@@ -306,6 +286,13 @@ class _Reader:
             outline=outline,
             size=size,
         )
+
+    def _form(self) -> str:
+        """What a line must be."""
+        box = "a class and x, y, width, height"
+        if self._pose_fields is not None:
+            return f"{box}, and the keypoints of kpt_shape: {self._pose_fields} numbers"
+        return f"{box}, or a class and the corners of a polygon; for keypoints, data.yaml must have kpt_shape"
 
     def table(self) -> AnnotationTable:
         count, columns = len(self._columns.sizes), self._columns

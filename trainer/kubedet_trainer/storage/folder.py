@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from kubedet_trainer.errors import CredentialsRefused, InvalidInput, MissingInput, StorageUnreachable
 from kubedet_trainer.storage.files import HALF_WRITTEN_PREFIX, replacing
@@ -29,7 +29,17 @@ def open_folder(uri: str) -> Store:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise InvalidInput(f"{uri}: must be file:///absolute/path")
-    return _FolderStore(uri=uri.rstrip("/"), root=Path(unquote(parts.path)))
+    return _FolderStore(uri=uri.rstrip("/"), root=path_of(uri))
+
+
+def path_of(uri: str) -> Path:
+    """The path that a ``file://`` URI names, whatever bytes its name has."""
+    return Path(decode_path(urlsplit(uri).path))
+
+
+def decode_path(quoted: str) -> str:
+    """A quoted part of a URI as a path of this machine, whose bytes need not be UTF-8."""
+    return os.fsdecode(unquote_to_bytes(quoted))
 
 
 class _FolderStore:

@@ -8,11 +8,11 @@ secret is ever part of a message. Imports no torch: the launcher downloads data 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.settings import StoreCredentials
-from kubedet_trainer.storage.folder import open_folder
+from kubedet_trainer.storage.folder import decode_path, open_folder
 from kubedet_trainer.storage.s3 import open_prefix
 from kubedet_trainer.storage.store import Store
 
@@ -40,5 +40,5 @@ def fetch_object(uri: str, *, target: Path, credentials: StoreCredentials | None
     parent, _, key = uri.rpartition("/")
     if not key or parent.endswith(("/", ":")):
         raise InvalidInput(f"{uri}: must name one object, s3://bucket/path/name or file:///path/name")
-    key = unquote(key) if uri.startswith("file:") else key  # keys of S3 are written as they are
+    key = decode_path(key) if uri.startswith("file:") else key  # keys of S3 are written as they are
     open_store(parent, credentials).get_file(key, target=target)

@@ -107,7 +107,7 @@ def test_an_area_of_zero_is_left_out_and_told(tmp_path: Path) -> None:
 
     found = changed(tmp_path, change)
     assert len(found.boxes) == 3
-    assert found.left_out == {"objects whose area is given as 0": 1}
+    assert found.left_out == {"objects whose area is given as 0 or less": 1}
 
 
 def encode(content: Document, form: str) -> bytes:
@@ -240,9 +240,45 @@ def test_an_absent_size_of_an_absent_file_is_one_message_with_the_remedy(tmp_pat
     del content["images"][0]["width"]
     file = write(tmp_path, content)
     (tmp_path / "images/1.jpg").unlink()
-    found = problems_of(file, images=tmp_path / "images")
-    assert "add both to the record" in found[0]
-    assert all("must be the id of an image" in line for line in found[1:])
+    (problem,) = problems_of(file, images=tmp_path / "images")
+    assert "add both to the record" in problem
+
+
+@pytest.mark.parametrize(
+    ("section", "record"),
+    [
+        ("images", image_record(1) | {"width": "64"}),
+        ("images", image_record(1, width=0)),
+        ("images", image_record(1) | {"file_name": None}),
+        ("categories", None),
+    ],
+)
+def test_a_bad_image_or_no_category_is_one_message(
+    section: str, record: Document | None, tmp_path: Path
+) -> None:
+    content = document()
+    content[section][:] = [record, *content[section][1:]] if record else []
+    assert len(problems_of(write(tmp_path, content), images=tmp_path / "images")) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "there", "said"),
+    [
+        ("a.jpg", "A.JPG", "; the folder has 'A.JPG'"),
+        ("a.jpg", "a.png", "; the folder has 'a.png'"),
+        ("é.jpg", "e\u0301.jpg", "; the folder has 'e\\u0301.jpg', whose letters are composed otherwise"),
+        ("a.jpg", "b.jpg", "must be a file [missing-image]"),
+    ],
+)
+def test_an_absent_image_is_told_with_the_one_that_was_perhaps_meant(
+    written: str, there: str, said: str, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "images", there)
+    content = document()
+    content["images"][0]["file_name"] = written
+    (problem,) = problems_of(write(tmp_path, content), images=tmp_path / "images")
+    assert f"images/{written}: image 1: no such image, must be a file" in problem
+    assert said in problem
 
 
 @pytest.mark.parametrize("name", ["cam\\1.jpg", "cam\\day one\\1.jpg"])

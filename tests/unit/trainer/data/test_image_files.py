@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dataset_builders import make_image
 from kubedet_trainer.data import images
@@ -96,3 +98,43 @@ def test_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("x")
     with pytest.raises(InvalidInput, match=r"text\.jpg: .*undecodable-image.*kubedet check-data"):
         images.read_image(tmp_path / "text.jpg")
+
+
+def _entry(kind: int, count: int, value: bytes) -> bytes:
+    """EXIF with an orientation of this type, in its first directory."""
+    head = b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 274, kind, count)
+    return head + value.ljust(4, b"\0") + bytes(4)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"Exif\0\0garbage!garbage!", False),
+        (b"Exif\0\0II*\0", False),
+        (b"Exif\0\0II*\0\xff\xff\xff\x7f", False),
+        (b"Exif\0\0XX*\0", False),
+        (_entry(3, 1, b"\6\0")[:20], False),
+        (_entry(3, 1, b"\x09\0"), False),
+        (_entry(3, 1, b"\6\0"), True),
+        (_entry(3, 0, b"\6\0"), True),
+        (_entry(1, 1, b"\6"), True),
+        (_entry(4, 1, b"\6"), True),
+    ],
+)
+def test_odd_exif_neither_hides_a_sound_picture_nor_parts_its_size_from_its_pixels(
+    exif: bytes, turned: bool, form: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "x"
+    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(file, form, exif=exif)
+    pixels = images.read(file)
+    assert not isinstance(pixels, ImageFlaw)
+    assert images.read_size(file) == pixels.shape[:2] == ((40, 24) if turned else (24, 40))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_is_that_of_opencv(orientation: int, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    exif = _entry(3, 1, bytes([orientation]))
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "x.png"), cv2.imread(str(tmp_path / "x.png")))

@@ -68,3 +68,11 @@ def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(InvalidInput, match="not valid JSON"):
         list(json_records.read_records(file))
+
+
+@pytest.mark.parametrize("more", ["{}", '{"a": [2]}', "x", "\0"])
+def test_what_follows_the_document_is_refused(more: str, tmp_path: Path) -> None:
+    for document in ('{"a": [1]}', "{}"):
+        (tmp_path / "x.json").write_text(f"{document}\n{more}")
+        with pytest.raises(InvalidInput, match="expected the end of the file, found"):
+            list(json_records.read_records(tmp_path / "x.json"))

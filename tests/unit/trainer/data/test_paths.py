@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,18 @@ from dataset_builders import annotation_record, image_record, make_image, write_
 from kubedet_trainer.data import arrays, prepare
 from kubedet_trainer.settings import DatasetSettings
 
-NAMES = ["my drive", "50% #1 %20", "a?b&c=d", "[x] 'y' \"z\"", "划痕", "a,b", "new\nline"]
+NAMES = [
+    "my drive",
+    "50% #1 %20",
+    "a?b&c=d",
+    "[x] 'y' \"z\"",
+    "划痕",
+    "a,b",
+    "new\nline",
+    "8:30",
+    "-x",
+    "a\x85b",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,6 +41,31 @@ def test_a_data_set_lies_in_any_folder_and_has_files_of_any_name(name: str, tmp_
     annotations = arrays.load_annotations(split, cache=tmp_path / f"cache {name}")
     arrays.require_images(annotations, split.images)
     assert annotations.file_name(0) == f"{name}.jpg"
+
+
+@pytest.mark.parametrize("place", [b"inner/../data", b"caf\xe9"])
+@pytest.mark.parametrize("form", ["COCO", "YOLO"])
+def test_a_folder_is_named_by_any_path_and_any_bytes(form: str, place: bytes, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + place))
+    make_image(root / "images", "1.jpg")
+    write_annotations(
+        root / "train.json", images=[image_record(1)], annotations=[annotation_record(1, image=1)]
+    )
+    (root / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    (root / "labels").mkdir()
+    (root / "labels/1.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    settings = DatasetSettings(
+        uri=root.as_uri(),
+        format=form,
+        train_images="images",
+        train_annotations="train.json" if form == "COCO" else "data.yaml",
+        validate=False,
+    )
+    split = prepare.prepare_dataset(settings, tmp_path / "work").train
+    annotations = arrays.load_annotations(split, cache=tmp_path / "cache")
+    arrays.require_images(annotations, split.images)
+    assert len(annotations.boxes) == 1
 
 
 def test_names_separated_by_commas_are_several_files(tmp_path: Path) -> None:

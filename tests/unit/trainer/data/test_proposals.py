@@ -76,6 +76,11 @@ def test_a_spawned_worker_maps_the_same_file(tmp_path: Path, annotations: Annota
     [
         ({"offsets": np.array([0, 3, 3])}, "offsets: must rise"),
         ({"boxes": np.full((4, 4), np.nan, np.float32)}, "boxes: must be four finite corners"),
+        (
+            {"boxes": np.full((4, 4), 9, np.float32) - FIRST[0, :4]},
+            r"boxes\[0\]: got .* x2 >= x1 and y2 >= y1",
+        ),
+        ({"scores": np.full(4, np.nan, np.float32)}, r"scores\[0\]: got nan, must be a finite number"),
         ({"scores": np.array([object()] * 4)}, "is not a file of proposals"),
         ({"image_ids": np.array([30, 10, 21])}, "has no entry for image 20 and 0 more"),
     ],

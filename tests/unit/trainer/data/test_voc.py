@@ -136,6 +136,7 @@ def test_a_size_that_is_not_given_is_that_of_the_image(size: str, tmp_path: Path
     ("content", "said"),
     [
         ("<object>", "not XML"),
+        ("</annotation><annotation>", "not XML"),
         (DOG.replace("<name>dog</name>", ""), "object[0]: name: absent, must be the class"),
         (DOG + "<object><name>dog</name></object>", "object[1]: bndbox: absent"),
         (DOG.replace("<xmin>1<", "<xmin>one<"), "bndbox.xmin: got 'one', must be a number"),
@@ -238,3 +239,21 @@ def test_the_lists_of_the_zoo_are_the_defaults() -> None:
         f"{TRAIN},{MORE}",
         TEST,
     )
+
+
+@pytest.mark.parametrize("root", ["annotations", 'annotation xmlns="http://host/voc"'])
+def test_a_document_of_another_form_is_refused_instead_of_having_no_objects(
+    root: str, tmp_path: Path
+) -> None:
+    settings = write_voc(tmp_path, sets={TRAIN: {"1": DOG}, TEST: {}})
+    (tmp_path / "VOC2007/Annotations/1.xml").write_text(f"<{root}>{DOG}</{root.split()[0]}>")
+    message = first_problem(settings)
+    assert "1.xml: root element: got '" in message
+    assert "must be 'annotation' without a namespace" in message
+
+
+def test_a_listed_name_has_any_characters(tmp_path: Path) -> None:
+    name = "-a\x85 b\u2028"
+    assert read(write_voc(tmp_path, sets={TRAIN: {name: DOG}, TEST: {}})).file_names == [
+        f"VOC2007/JPEGImages/{name}.jpg"
+    ]

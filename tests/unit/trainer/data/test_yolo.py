@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from kubedet_trainer.settings import DatasetSettings
 
 BOX = "1 0.25 0.5 0.125 0.25"
 """In an image of 64x48: x 12, y 18, width 8, height 12."""
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 30)}]\n" for before, name in pairwise("abcdefghij")
+)
+"""Some hundred bytes of YAML whose whole text would be 10^13 bytes long."""
 POLYGON = "0 0.125 0.25 0.375 0.25 0.375 0.75"
 
 
@@ -166,6 +172,11 @@ def test_a_bad_line_is_named_by_file_line_and_value(line: str, said: str, tmp_pa
         ("train: images\nval: images\n", "names: got None, must name the classes"),
         ("train: images\nnames: {0: cat, 2: dog}\n", "names: got {0: 'cat', 2: 'dog'}, must name"),
         ("train: images\nnames: [cat, cat]\n", "names: got 'cat' twice"),
+        ("train: images\nnames: [cat, '']\n", "names: got no name for class 1, must be text"),
+        ("train: images\nnc: 0\n", "names: got None, must name the classes"),
+        ("train: images\nnames: [cat]\nkpt_shape: [3]\n", "kpt_shape: got ['3'], must be the number of"),
+        ("train: images\nnames: [cat]\nkpt_shape: [3, 4]\n", "kpt_shape: got ['3', '4'], must be"),
+        (f"{BOMB}train: images\nnames: *j\n", "names: got [["),
         ("names: [cat]\n", "train: got None, must be a folder or a list of images"),
         ("train: nowhere\nnames: [cat]\n", "train: got 'nowhere', must be a folder or a list of images"),
         ("train: ../../etc\nnames: [cat]\n", "train: got '../../etc', must be"),
@@ -222,3 +233,93 @@ def test_an_export_is_byte_for_byte_the_coco_file_that_says_the_same(tmp_path: P
     assert {file.name for file in found.folder.iterdir()} == names
     for name in names:
         assert (found.folder / name).read_bytes() == (expected.folder / name).read_bytes(), name
+
+
+DESCRIPTION: Mapping[str, Any] = {"train": "images", "val": "images", "names": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "keypoints"), [([1, 3], "0.1 0.1 2"), ([2, 3], "0.1 0.1 2 0 0 0"), ([3, 2], "0 0 0.9 0.9 0 0")]
+)
+def test_of_an_object_with_keypoints_the_box_is_taken(
+    shape: list[int], keypoints: str, tmp_path: Path
+) -> None:
+    labels = {"images/a.jpg": f"{BOX} {keypoints}\n{BOX}"}
+    found = read(write(tmp_path, {**DESCRIPTION, "kpt_shape": shape}, labels=labels))
+    assert found.boxes.tolist() == [[12, 18, 8, 12]] * 2
+    assert found.problems == ()
+
+
+def test_a_line_that_does_not_fit_the_keypoints_is_refused(tmp_path: Path) -> None:
+    labels = {"images/a.jpg": f"{BOX} 0.1 0.1"}
+    message = refused(write(tmp_path, {**DESCRIPTION, "kpt_shape": [2, 3]}, labels=labels))
+    assert "must be a class and x, y, width, height, and the keypoints of kpt_shape: 11 numbers" in message
+
+
+def test_keypoints_that_nothing_announces_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    message = refused(write(tmp_path, DESCRIPTION, labels={"images/a.jpg": f"{BOX} 0.1 0.1 2"}))
+    assert "for keypoints, data.yaml must have kpt_shape" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "classes"),
+    [
+        ("names: [no, yes]", ("no", "yes")),
+        ("names: {0: 1.5, 1: 2024-01-01}", ("1.5", "2024-01-01")),
+        ("names: [' cat ', dog]", ("cat", "dog")),
+        ("nc: 2", ("class_0", "class_1")),
+    ],
+)
+def test_classes_are_called_what_is_written(given: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+    settings = write(tmp_path, DESCRIPTION, labels={"images/a.jpg": BOX})
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\n{given}\n")
+    assert read(settings).classes == classes
+
+
+@pytest.mark.parametrize("key", ["validation", "valid"])
+def test_the_validation_split_may_have_another_name(key: str, tmp_path: Path) -> None:
+    description = {"train": "images", key: "more/images", "names": ["cat", "dog"]}
+    settings = write(tmp_path, description, labels={"images/a.jpg": BOX, "more/images/b.jpg": BOX})
+    assert read(settings, "val").file_names == ["more/images/b.jpg"]
+
+
+def test_an_absent_validation_split_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    settings = write(tmp_path, {"train": "images", "names": ["cat", "dog"]}, labels={"images/a.jpg": BOX})
+    local = prepare.prepare_dataset(settings, tmp_path)
+    assert local.val is not None
+    with pytest.raises(InvalidInput, match=r"val: got None, must be .*validate: false \(--no-val\)"):
+        local.val.read("ignore")
+
+
+def test_a_list_may_have_backslashes_and_names_of_any_characters(tmp_path: Path) -> None:
+    odd = "images/-a\x85 b\u2028.jpg"
+    labels = {"images/train/a.jpg": BOX, odd: BOX}
+    settings = write(tmp_path, {**DESCRIPTION, "train": "train.txt"}, labels=labels)
+    (tmp_path / "train.txt").write_text(f"images\\train\\a.jpg\r\n{odd}\r\n", newline="")
+    assert read(settings).file_names == ["images/train/a.jpg", odd]
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    settings = write(tmp_path, DESCRIPTION, labels={"images/a.jpg": BOX, "store/images/b.jpg": BOX})
+    (tmp_path / "images/more").symlink_to(tmp_path / "store/images")
+    (tmp_path / "labels/more").symlink_to(tmp_path / "store/labels")
+    (tmp_path / "images/back").symlink_to(tmp_path)
+    found = read(settings)
+    assert found.file_names == ["images/a.jpg", "images/more/b.jpg"]
+    assert found.image_rows.tolist() == [0, 1]
+
+
+def test_files_with_labels_that_are_not_called_images_are_told(tmp_path: Path) -> None:
+    settings = write(tmp_path, DESCRIPTION, labels={"images/a.jpg": BOX, "images/b.jpg": BOX})
+    (tmp_path / "images/b.jpg").rename(tmp_path / "images/b.heic")
+    (tmp_path / "images/.DS_Store").touch()
+    (note,) = read(settings).notes
+    assert "data.yaml: train: left out 1 files with labels, such as 'images/b.heic': must be images" in note
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    settings = write(tmp_path, DESCRIPTION, labels={"images/a.jpg": BOX})
+    os.rename(tmp_path / "images/a.jpg", os.fsencode(tmp_path / "images") + b"/caf\xe9.jpg")
+    message = refused(settings)
+    assert "caf\\udce9.jpg: must be valid Unicode text; rename the file" in message
+    message.encode()
