@@ -12,13 +12,16 @@ from enum import Enum
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
-from kubedet_operator.api.fields import JobSpec, Quantity, is_required
+from kubedet_operator.api.fields import JobSpec, Quantity, Time, bounds_of, is_required
 from kubedet_trainer.contract.nearest import did_you_mean
+from kubedet_trainer.contract.times import read_time
 
 T = TypeVar("T")
 _SECRET = re.compile(r"\.env(\[\d+\](\.value)?)?$")
 """Paths of values that are not shown."""
 _ABSENT = object()
+_LONG_AGO = "1970-01-01T00:00:00Z"
+"""Stands in for a time that has to be there and cannot be read: what else its object says still holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,9 @@ def _fields(target: type) -> Mapping[str, _Field]:
     described = {}
     for field in dataclasses.fields(target):
         hint = without_optional(field_types(target)[field.name])
-        name, plain = api_name(field.name), hint in (bool, int, float, str)
+        if hint is str and bounds_of(field).time:
+            hint = Time
+        name, plain = api_name(field.name), hint in (bool, int, float, str, Time)
         # A whole number may be written as 1.0, which is not taken unchanged.
         accepts = (_is_integer if hint is int else SCALARS[hint][0]) if plain else None
         described[name] = _Field(name, field.name, hint, is_required(field), accepts)
@@ -147,6 +152,8 @@ class _Decoder:
                 decoded = item
             else:
                 decoded = self.value(hint, item, f"{path}.{name}")
+            if decoded is _ABSENT and hint is Time and required:
+                decoded = _LONG_AGO
             if decoded is not _ABSENT:
                 arguments[argument] = decoded
             readable = readable and not (required and decoded is _ABSENT)
@@ -221,11 +228,17 @@ def _is_whole(value: Any) -> bool:
     return _is_integer(value) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
 
 
+def _is_reasonable(value: Any) -> bool:
+    """Whether `value` is a float that sums and means can be made of."""
+    return isinstance(value, float) and abs(value) < 2**63
+
+
 SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "must be true or false"),
     int: (_is_whole, "must be a whole number"),
-    float: (lambda value: _is_integer(value) or isinstance(value, float), "must be a number"),
+    float: (lambda value: _is_integer(value) or _is_reasonable(value), "must be a number"),
     str: (lambda value: isinstance(value, str), "must be a string; put it in quotes"),
+    Time: (lambda value: read_time(value) is not None, "must be a time such as 2026-01-01T00:00:00Z"),
     Quantity: (
         lambda value: _is_integer(value) or isinstance(value, str),
         "must be a quantity such as 16Gi",

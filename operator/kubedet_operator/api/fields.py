@@ -17,6 +17,9 @@ from kubedet_trainer.contract import bounds as contract
 Quantity = NewType("Quantity", str)
 """A Kubernetes quantity such as ``16Gi`` or ``500m``. A manifest may also write it as a whole number."""
 
+Time = NewType("Time", str)
+"""How a text that is `bounded(time=True)` is decoded: RFC 3339, of a year that sums of times stay below."""
+
 JobSpec = NewType("JobSpec", dict[str, Any])
 """The spec of a DetectionJob without its recipe, as a manifest has it."""
 

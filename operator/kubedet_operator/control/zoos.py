@@ -201,7 +201,7 @@ _TOLD = {RunPhase.SUCCEEDED: ("RowSucceeded", False), RunPhase.FAILED: ("RowFail
 
 def compare_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Occurrence]:
     """The rows that have ended between two statuses."""
-    known = {row["recipe"]: row["phase"] for row in before.get("rows") or ()}
+    known = {row["recipe"]: row.get("phase") for row in before.get("rows") or ()}
     for row in after.get("rows") or ():
         if row["phase"] in _TOLD and known.get(row["recipe"]) != row["phase"]:
             reason, warning = _TOLD[RunPhase(row["phase"])]

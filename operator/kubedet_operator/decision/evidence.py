@@ -10,8 +10,7 @@ from kubedet_operator.api import decoding
 from kubedet_operator.api.policies import FailurePolicy
 from kubedet_operator.api.status import ExcludedNode, FailureRecord
 from kubedet_operator.decision.policies import exclusion
-from kubedet_operator.decision.reports import read_time
-from kubedet_trainer.contract.times import format_time
+from kubedet_trainer.contract.times import format_time, read_time
 
 SUSPECT_JOBS = 3
 """All jobs avoid a node that has broken workers of so many jobs."""

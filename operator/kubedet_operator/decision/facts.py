@@ -201,6 +201,7 @@ def _read_status(written: Mapping[str, Any]) -> DetectionJobStatus:
         return DetectionJobStatus()
     return replace(
         status,
+        activeSeconds=reports.clean_seconds(status.activeSeconds),
         progress=reports.clean_progress(status.progress) if status.progress else None,
         checkpoint=reports.clean_checkpoint(status.checkpoint),
         time=reports.clean_account(status.time) if status.time else None,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from kubedet_operator.api import names
 
-_DIGITS = 19
-"""The longest number that is read from a text: it fits 64 bits."""
+_DIGITS = 18
+"""The longest number that is read from a text: it fits 64 bits, as numbers of a status do."""
 
 CLOCK_SECONDS = 60
 """The clocks of machines that keep time differ by less."""

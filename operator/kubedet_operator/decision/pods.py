@@ -13,8 +13,8 @@ from kubedet_operator.api import names
 from kubedet_operator.api.policies import MAX_SECONDS
 from kubedet_operator.decision import reports
 from kubedet_operator.decision.objects import Owner, read_number, read_owner, read_version
-from kubedet_operator.decision.reports import read_time
 from kubedet_trainer.contract import Environment
+from kubedet_trainer.contract.times import read_time
 
 _ENDED_PHASES = ("Succeeded", "Failed")
 _EPOCH = datetime.fromtimestamp(0, UTC)

@@ -22,7 +22,7 @@ from kubedet_operator.api.fields import DEFAULT_MAX_ITEMS, DEFAULT_MAX_LENGTH
 from kubedet_operator.api.policies import MAX_SECONDS
 from kubedet_operator.api.status import TimeAccount
 from kubedet_trainer import contract
-from kubedet_trainer.contract.times import format_time, parse_time
+from kubedet_trainer.contract.times import format_time, parse_time, read_time
 
 MAX_BYTES = 65536
 """The longest document that is read. A report of the trainer has about 1 KB."""
@@ -35,8 +35,6 @@ _MAX_RANK = 64_000
 """1000 workers have 64 each."""
 _MAX_RATIO = 1_000_000
 """Of the times of two ranks."""
-_YEARS = range(1970, 9000)
-"""Times of other years are no times: adding to them could overflow."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,127}")
 """A reason. Kubernetes takes no longer one in an Event."""
 _PHASE = re.compile(r"[a-z_]{1,32}")
@@ -129,7 +127,7 @@ def read_termination(message: str) -> Termination:
         return Termination()
     results = document.get("results")
     return Termination(
-        results=_read_results(results) if isinstance(results, dict) else None,
+        results=read_results(results) if isinstance(results, dict) else None,
         failure=_read_failure(document.get("failure")),
         progress=_parse_progress(document.get("progress")),
     )
@@ -177,21 +175,17 @@ def clean_checkpoint(checkpoint: contract.CheckpointStatus | None) -> contract.C
     )
 
 
+def clean_seconds(seconds: int) -> int:
+    """`seconds` within their range."""
+    return _within(seconds, MAX_SECONDS)
+
+
 def clean_account(account: TimeAccount) -> TimeAccount:
     """`account` with every number within its range. Phases of a newer version count: they are time that is
     accounted for."""
     phases = [phase for phase in account.seconds if _PHASE.fullmatch(phase)]
     seconds = {phase: _within(account.seconds[phase], MAX_SECONDS) for phase in phases}
     return replace(account, seconds=seconds, reached=max(account.reached, 0))
-
-
-def read_time(text: Any) -> datetime | None:
-    """The aware datetime of an RFC 3339 text; None if there is none that can be reckoned with."""
-    try:
-        time = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
-    return time if time.tzinfo and time.year in _YEARS else None
 
 
 def _parse_progress(document: Any) -> contract.ProgressRecord | None:
@@ -212,10 +206,16 @@ def _parse_progress(document: Any) -> contract.ProgressRecord | None:
     )
 
 
-def _read_results(document: Mapping[str, Any]) -> contract.Results:
+def read_results(document: Any) -> contract.Results:
     """The row, without figures that cannot be read: the training is complete all the same."""
-    found = decoding.decode(contract.Results, _bound(document), path="results", found=[], strict=False)
-    return found or contract.Results()
+    try:
+        bounded = _bound(document)
+    except Unreadable:
+        return contract.Results()
+    return (
+        decoding.decode(contract.Results, bounded, path="results", found=[], strict=False)
+        or contract.Results()
+    )
 
 
 def _read_failure(document: Any) -> FailureReport:

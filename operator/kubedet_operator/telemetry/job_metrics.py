@@ -8,10 +8,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from kubedet_operator.api import names, types
+from kubedet_operator.api import types
 from kubedet_operator.api.conditions import Phase
 from kubedet_operator.decision import evidence
 from kubedet_operator.decision.policies import accounting
+from kubedet_operator.decision.zoo.facts import owner_of
 from kubedet_operator.telemetry.manifests import WHOSE, Figure, Manifest, Reader
 from kubedet_trainer.contract.metrics import Definition
 from kubedet_trainer.contract.times import parse_time
@@ -160,13 +161,12 @@ JOB_TABLE: Mapping[str, Definition] = {
 
 
 def _read_state(job: Manifest) -> Iterator[Figure]:
-    metadata, spec, status = job["metadata"], job.get("spec") or {}, job.get("status") or {}
+    spec, status, owner = job.get("spec") or {}, job.get("status") or {}, owner_of(job)
     phase = _phase(status)
     yield "jobs", (phase,), 1
     yield "status_phase", (phase,), 1
     queue = (spec.get("schedulingPolicy") or {}).get("queue", "")
-    zoo = (metadata.get("labels") or {}).get(names.ZOO, "")
-    yield "info", (str(spec.get("recipe", "")), queue, zoo), 1
+    yield "info", (str(spec.get("recipe", "")), queue, owner[1] if owner else ""), 1
 
 
 def _read_course(job: Manifest, *, clock: Callable[[], datetime]) -> Iterator[Figure]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
+
+_YEARS = range(1970, 9000)
+"""Times of other years are no times: adding to them could overflow."""
 
 
 def format_time(moment: datetime, *, timespec: str = "seconds") -> str:
@@ -28,3 +32,12 @@ def parse_time(text: str) -> datetime:
     """
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def read_time(text: Any) -> datetime | None:
+    """The aware datetime of an RFC 3339 text, whoever wrote it; None if it cannot be reckoned with."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return time if time.tzinfo and time.year in _YEARS else None

@@ -12,10 +12,12 @@ from kubedet_operator.api import decoding, names, types, zoo
 from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.zoo_status import FIGURES, ModelZooStatus, Row, Run, RunPhase
 from kubedet_operator.children.rows import RowPlan, plan_rows
-from kubedet_operator.decision.objects import Owner
+from kubedet_operator.decision import reports
+from kubedet_operator.decision.objects import Owner, read_number
 from kubedet_operator.decision.pods import PodFacts, read_pod
 from kubedet_operator.settings import OperatorSettings
 from kubedet_trainer import contract
+from kubedet_trainer.contract.times import read_time
 
 RunKey = tuple[str, int]
 """Recipe and number of the repeat."""
@@ -236,7 +238,7 @@ def parse_page_pod(manifest: Mapping[str, Any]) -> PodFacts | None:
 
 
 def parse_child(job: Mapping[str, Any]) -> ChildFacts:
-    """The facts of a job in the API's JSON."""
+    """The facts of a job in the API's JSON. Others write its annotations and its status, too."""
     metadata, spec, status = job["metadata"], job.get("spec") or {}, job.get("status") or {}
     owner = owner_of(job)
     given = metadata.get("annotations") or {}
@@ -246,9 +248,9 @@ def parse_child(job: Mapping[str, Any]) -> ChildFacts:
         uid=metadata["uid"],
         owner=owner[0] if owner else None,
         recipe=given.get(names.ZOO_RECIPE, ""),
-        seed=_number(given.get(names.ZOO_SEED)),
+        seed=read_number(given.get(names.ZOO_SEED)) or 0,
         hash=given.get(names.ZOO_HASH, ""),
-        attempt=_number(given.get(names.ZOO_ATTEMPT)),
+        attempt=read_number(given.get(names.ZOO_ATTEMPT)) or 0,
         writes_proposals=bool(spec.get("writeProposals")),
         suspend=bool(spec.get("suspend")),
         suspended_by_zoo=names.ZOO_SUSPENDED in given,
@@ -258,12 +260,6 @@ def parse_child(job: Mapping[str, Any]) -> ChildFacts:
             for item in status.get("conditions") or ()
             if item.get("status") == "True"
         },
-        completion_time=status.get("completionTime"),
-        results=decoding.decode(contract.Results, results, path="results", found=[], strict=False)
-        if results
-        else None,
+        completion_time=ended if read_time(ended := status.get("completionTime")) else None,
+        results=reports.read_results(results) if results else None,
     )
-
-
-def _number(text: Any) -> int:
-    return int(text) if text is not None and str(text).isdecimal() else 0

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kubedet_operator.api import names
+from kubedet_operator.cluster.cache import Cache
 from kubedet_operator.telemetry import endpoint
 from kubedet_operator.telemetry.health import Health
 from kubedet_operator.telemetry.job_metrics import JOB_TABLE
@@ -22,7 +24,9 @@ JOB: dict[str, Any] = {
         "namespace": "team-a",
         "name": "mask",
         "creationTimestamp": "2026-01-01T00:00:05Z",
-        "labels": {"kubedet.dev/zoo": "nightly"},
+        "uid": "mask-1",
+        "resourceVersion": "7",
+        "ownerReferences": [{"kind": "ModelZoo", "name": "nightly", "uid": "zoo-1", "controller": True}],
     },
     "spec": {
         "recipe": "mask_rcnn_r50_fpn_1x",
@@ -47,7 +51,10 @@ NEW_YEAR = 1767225600
 
 @pytest.fixture
 def jobs() -> list[dict[str, Any]]:
-    return [JOB]
+    """As the operator keeps them: the cache drops what decisions do not need."""
+    cache = Cache(lambda _: None, lambda _: None)
+    cache.store_job({"apiVersion": names.API_VERSION, "kind": names.KIND, **JOB})
+    return cache.jobs()
 
 
 @pytest.fixture
