@@ -127,13 +127,13 @@ def read_pod(
         generation=read_number((metadata.get("annotations") or {}).get(names.GENERATION)),
         created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
         reason=status.get("reason"),
-        message=status.get("message"),
+        message=_text(status.get("message")),
         disruption=_said(conditions, "DisruptionTarget", "True", "reason"),
         unscheduled=None if gated else _said(conditions, "PodScheduled", "False", "message"),
         gated=gated,
         placed=_placed(conditions.get("PodScheduled", {})),
         waiting_reason=waiting.get("reason"),
-        waiting_message=waiting.get("message"),
+        waiting_message=_text(waiting.get("message")),
         ending=_ending(status),
     )
 
@@ -186,15 +186,19 @@ def _ending(status: Mapping[str, Any]) -> Ending | None:
         return Ending(
             exit_code=terminated.get("exitCode", 0),
             reason=terminated.get("reason", ""),
-            message=terminated.get("message", ""),
+            message=_text(terminated.get("message")) or "",
             time=read_time(terminated.get("finishedAt")) or _EPOCH,
         )
     return None
 
 
+def _text(value: str | None) -> str | None:
+    return reports.clean_text(value) if value else None
+
+
 def _said(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str, field: str) -> str | None:
     condition = conditions.get(kind, {})
-    return condition.get(field) or kind if condition.get("status") == status else None
+    return _text(condition.get(field)) or kind if condition.get("status") == status else None
 
 
 def _placed(scheduled: Mapping[str, Any]) -> datetime | None:

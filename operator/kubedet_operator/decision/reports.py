@@ -46,6 +46,11 @@ _Record = TypeVar("_Record")
 _Number = TypeVar("_Number", int, float)
 
 
+def clean_text(text: str) -> str:
+    """`text` without characters that control a terminal, as logs and container runtimes may have them."""
+    return text.translate(_CONTROLS)
+
+
 class Unreadable(ValueError):
     """A document is too large, too deep or no JSON object."""
 
@@ -245,7 +250,7 @@ def _bound(value: Any, max_text: int = DEFAULT_MAX_LENGTH, depth: int = 0) -> An
         Unreadable: it is nested too deeply.
     """
     if isinstance(value, str):
-        return value.encode(errors="replace").decode().translate(_CONTROLS)[:max_text]
+        return clean_text(value.encode(errors="replace").decode())[:max_text]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float) and not math.isfinite(value):

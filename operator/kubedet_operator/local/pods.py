@@ -16,6 +16,7 @@ from typing import Any
 
 from kubedet_operator.api import names
 from kubedet_operator.cluster.clock import ClusterClock
+from kubedet_operator.decision import reports
 from kubedet_operator.decision.pods import Ending, PodFacts
 from kubedet_operator.local.container import LOOPBACK, Command, Machine, translate
 from kubedet_trainer import contract
@@ -140,7 +141,7 @@ class LocalPods:
         return Ending(
             exit_code=exit_code,
             reason="Error" if exit_code else "Completed",
-            message=message[: contract.TERMINATION_MESSAGE_BYTES],
+            message=reports.clean_text(message[: contract.TERMINATION_MESSAGE_BYTES]),
             time=now(),
         )
 

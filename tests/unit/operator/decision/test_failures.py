@@ -60,3 +60,14 @@ def test_a_disruption_is_dated_by_whoever_tells_of_it() -> None:
     undated = read_failure(world.pod(conditions=[told], phase="Failed"), now=world.NOW)
     assert undated is not None
     assert (undated.time, undated.is_dated) == (world.NOW, False)
+
+
+def test_no_text_of_a_pod_controls_the_terminal_that_shows_it() -> None:
+    said = "loss\x1b]0;title\x07 \x00\x9b2J\tdone"
+    shown = "loss�]0;title� ��2J\tdone"
+    assert _read(message=f"{said}\n").last_lines == (shown,)
+    assert _read(message=said).message == shown.replace("\t", " ")
+    waiting = world.pod(waiting="ImagePullBackOff", message=said, phase="Pending")
+    assert waiting.waiting_message == shown
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
+    assert world.pod(phase="Pending", conditions=[unplaced]).unscheduled == shown
