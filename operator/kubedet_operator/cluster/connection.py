@@ -40,6 +40,9 @@ CONNECT_SECONDS = 10
 CONNECTIONS = 16
 """In parallel. Each costs a handshake and 0.3 MiB; with more, requests only wait at the API server."""
 
+LONGEST_PAUSE_SECONDS = 60.0
+"""However long the API server, or what is in front of it, asks to wait."""
+
 _READS = ("get", "list", "watch")
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _JSON = "application/json"
@@ -289,7 +292,7 @@ def _error(code: int, answer: str, host: str, call: Call, headers: Mapping[str, 
         seconds = headers.get("Retry-After", "1")
         return errors.ApiBusy(
             f"the API server {host} is busy: {said}",
-            retry_after_seconds=float(seconds) if seconds.isdecimal() else 1.0,
+            retry_after_seconds=min(float(seconds), LONGEST_PAUSE_SECONDS) if seconds.isdecimal() else 1.0,
         )
     if code == 500 and any(word in said for word in _OF_THE_OBJECT):
         return errors.Rejected(f"{call}: {said}")

@@ -141,7 +141,7 @@ class ZooReconciler:
 
     async def _carry_out(self, key: Key, action: ZooAction) -> None:
         if isinstance(action, CreateJob):
-            await self._create(action.manifest)
+            await self._create(key, action.manifest)
         elif isinstance(action, SuspendJob):
             await self._suspend(key, action)
         elif isinstance(action, DeleteRowJob):
@@ -153,12 +153,13 @@ class ZooReconciler:
         else:
             await self._cluster.delete(names.ZOO_PLURAL, *key, uid=action.uid)
 
-    async def _create(self, manifest: Mapping[str, Any]) -> None:
+    async def _create(self, key: Key, manifest: Mapping[str, Any]) -> None:
         metadata = manifest["metadata"]
         try:
             job = await self._cluster.create(manifest)
         except errors.Conflict:  # our watch is behind, or it is somebody else's: the next decision knows
             job = await self._cluster.read_job(metadata["namespace"], metadata["name"])
+            self._queue.add(key)
         self._cache.store_job(job)
 
     async def _create_page(self, key: Key, manifest: Mapping[str, Any]) -> None:

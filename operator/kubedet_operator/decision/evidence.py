@@ -38,7 +38,7 @@ def read_evidence(manifest: Mapping[str, Any]) -> dict[str, Evidence]:
         record = decoding.decode(FailureRecord, item, path="", found=[], strict=False)
         if record is None or record.node is None or not exclusion.speaks_against_node(policy, record):
             continue
-        time, known = read_time(record.time), against.get(record.node)
+        time, known = read_time(item.get("time")), against.get(record.node)
         if time is not None and (known is None or known.time < time):
             against[record.node] = Evidence(time, record.reason)
     return against

@@ -102,7 +102,7 @@ def free_port(*, preferred: int = 0) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
-            except OSError:
+            except (OSError, OverflowError):  # taken, or beyond 65535
                 continue
             return int(probe.getsockname()[1])
     raise CannotRunHere("no port is free on this machine")

@@ -43,8 +43,10 @@ def read_documents(paths: Iterable[Path]) -> Documents:
         for document in _read(path):
             kind = document.get("kind")
             if kind in (names.KIND, names.ZOO_KIND):
+                _require_objects(document, "metadata", "spec", where=f"{path}: {kind}")
                 jobs.append(document)
             elif kind == "Secret":
+                _require_objects(document, "metadata", "data", "stringData", where=f"{path}: {kind}")
                 name = str((document.get("metadata") or {}).get("name"))
                 secrets[name] = _read_secret(document, where=f"{path}: Secret {name}")
     if len(jobs) != 1:
@@ -57,7 +59,7 @@ def read_documents(paths: Iterable[Path]) -> Documents:
 def _read(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         documents = list(yaml.safe_load_all(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number may be none, too
         reason = " ".join(str(error).split())
         raise InvalidManifest([Violation(path=str(path), got=reason, rule="must be YAML")]) from error
     for number, document in enumerate(documents):
@@ -67,6 +69,14 @@ def _read(path: Path) -> Iterator[Mapping[str, Any]]:
             where = f"{path}: document {number}"
             raise InvalidManifest([Violation(path=where, got=document, rule="must be an object")])
         yield document
+
+
+def _require_objects(document: Mapping[str, Any], *parts: str, where: str) -> None:
+    """Raise unless each of the `parts` that `document` has is an object. A value may be secret."""
+    for part in parts:
+        if not isinstance(document.get(part) or {}, Mapping):
+            kind = type(document[part]).__name__
+            raise InvalidManifest([Violation(path=f"{where}: {part}", got=kind, rule="must be an object")])
 
 
 def _read_secret(document: Mapping[str, Any], *, where: str) -> dict[str, str]:

@@ -83,7 +83,8 @@ def _say(console: Console, text: str) -> None:
 
 def _figures(results: contract.Results) -> dict[str, float]:
     """Every figure of the row by name, the further metrics too."""
-    further = {metric["name"]: metric["value"] for metric in results.metrics}
+    told = {str(metric.get("name")): metric.get("value") for metric in results.metrics}
+    further = {name: value for name, value in told.items() if isinstance(value, int | float)}
     own = {name: getattr(results, name, None) for _, name, _ in _COLUMNS}
     return further | {name: value for name, value in own.items() if value is not None}
 

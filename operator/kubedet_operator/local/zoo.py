@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kubedet_operator.api.conditions import ConditionType
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 from kubedet_operator.api.zoo import decode_zoo_status
 from kubedet_operator.children.page import TABLE_FILE, TABLE_FOLDER
+from kubedet_operator.children.rows import RowPlan
 from kubedet_operator.decision.zoo.decide import decide_zoo
 from kubedet_operator.decision.zoo.facts import ParsedZoo, observe_zoo, parse_zoo
 from kubedet_operator.decision.zoo.plan import CreateJob, CreatePage, DeletePage, DeleteRowJob, ZooAction
@@ -112,17 +113,45 @@ def _read(given: Mapping[str, Any], output: Path) -> tuple[ParsedZoo, dict[str, 
         place = {"storageUri": (output / "checkpoints").as_uri()}
         local = {**resolve_paths(job), **({} if job.get("checkpoint") else {"checkpoint": place})}
         spec["template"] = {**(template or {}), "spec": local}
-    file = output / STATUS_FILE
-    status = json.loads(file.read_text()) if file.exists() else {}
+    status = _read_status(output / STATUS_FILE)
     # The file may have changed since the last run.
-    generation = status.get("observedGeneration", 0) + 1
+    generation = (decode_zoo_status({"status": status}).observedGeneration or 0) + 1
     metadata = {"namespace": "default", **(given.get("metadata") or {})}
     metadata |= {"uid": "local", "generation": generation}
     manifest = {**given, "metadata": metadata, "spec": spec, "status": status}
     parsed = parse_zoo(manifest)
     if parsed.document is None or parsed.violations:
         raise InvalidManifest(parsed.violations)
+    for row in parsed.rows:
+        _refuse_what_needs_a_cluster(row, output)
     return parsed, manifest
+
+
+def _read_status(file: Path) -> dict[str, Any]:
+    """The status that the last run left; none without one.
+
+    Raises:
+        InvalidManifest: the file holds something else.
+    """
+    try:
+        status = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        status = str(error)
+    if not isinstance(status, dict):
+        rule = "must be the status that an earlier run left; delete the file to train every row again"
+        raise InvalidManifest([Violation(path=str(file), got=status, rule=rule)])
+    return status
+
+
+def _refuse_what_needs_a_cluster(row: RowPlan, output: Path) -> None:
+    """Raise for a row whose job could not run here, before any other has begun."""
+    try:
+        localise({"spec": row.spec}, output)
+    except InvalidManifest as error:
+        wrong = (replace(item, path=f"{row.recipe}: {item.path}") for item in error.violations)
+        raise InvalidManifest(tuple(wrong)) from None
 
 
 class _ZooRun:

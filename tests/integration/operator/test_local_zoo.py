@@ -134,12 +134,30 @@ def test_a_page_that_cannot_be_written_is_told_and_fails_no_row(tmp_path: Path) 
     [
         ({"suspend": True}, "spec.suspend: got True, must not be set on this machine"),
         ({"rows": {"recipes": ["smoke_sd"]}}, "Did you mean 'smoke_ssd'?"),
+        (
+            {"rows": {"recipes": ["smoke_ssd"]}, "template": {"spec": {"suspend": True}}},
+            "smoke_ssd: spec.suspend: got True, must not be set on this machine",
+        ),
+        (
+            {
+                "rows": {"recipes": ["smoke_ssd"]},
+                "template": {"spec": {"dataset": {"storageUri": "pvc://data"}}},
+            },
+            "smoke_ssd: spec.dataset.storageUri: got 'pvc://data', must not be a claim on this machine",
+        ),
     ],
 )
 def test_what_cannot_run_here_is_refused(tmp_path: Path, spec: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidManifest) as refused:
         _run(tmp_path, _manifest(**spec))
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "\0"], ids=["cut", "list", "deep", "nul"])
+def test_a_status_that_cannot_be_read_is_named_with_a_remedy(tmp_path: Path, text: str) -> None:
+    (tmp_path / "zoo.json").write_text(text)
+    with pytest.raises(InvalidManifest, match=r"zoo\.json: got .*, must be the status .*delete the file"):
+        _run(tmp_path, _manifest(rows={"recipes": ["smoke_ssd"]}))
 
 
 def _wait_for_states(output: Path, count: int) -> list[Path]:

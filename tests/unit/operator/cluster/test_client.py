@@ -313,6 +313,18 @@ async def test_nothing_is_sent_while_the_server_has_asked_for_silence(
     await cluster.read_lease("n", "a")
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds"), [("86400", 60), ("9" * 400, 60), ("Thu, 01 Jan 2026 00:00:00 GMT", 1), ("-5", 1)]
+)
+async def test_silence_lasts_a_minute_whatever_is_asked(
+    cluster: Cluster, server: Server, told: str, seconds: float
+) -> None:
+    server.code, server.headers = 429, {"Retry-After": told}
+    with pytest.raises(errors.ApiBusy) as raised:
+        await cluster.read_job("n", "a")
+    assert raised.value.retry_after_seconds == seconds
+
+
 async def test_a_standby_reads_and_campaigns_but_writes_nothing(kubeconfig: Path, server: Server) -> None:
     cluster = Cluster(Metrics(), may_write=lambda: False)
     pod = {"kind": "Pod", "metadata": {"namespace": "n", "name": "a"}}

@@ -175,8 +175,6 @@ async def test_a_job_of_somebody_else_is_not_touched(world: World) -> None:
     other["metadata"] = {"name": JOB[1], "namespace": "default", "uid": "other"}
     world.cluster.others[JOB[1]] = other
     await world.settle()
-    world.queue.add(KEY)
-    await world.settle()
     assert world.cluster.asked == ["status", "create", "read job", "status"]
     reasons = {item["type"]: item["reason"] for item in world.status()["conditions"]}
     assert reasons["Degraded"] == "NameTaken"

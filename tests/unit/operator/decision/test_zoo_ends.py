@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kubedet_operator.api import names
+from kubedet_operator.decision.zoo.policies import start
 from zoo_simulation import ZooSimulation, settled, turn
 
 RETINA, RETINA_101 = "retinanet_r50_fpn_1x", "retinanet_r101_fpn_1x"
@@ -165,9 +166,20 @@ def test_a_name_that_somebody_else_has_is_told_and_not_touched() -> None:
     zoo.settle()
     assert zoo.condition("Degraded") == ("True", "NameTaken")
     assert zoo.jobs[name]["metadata"]["uid"] == "other"
+    assert zoo.plan().next_check_seconds == start.TAKEN_SECONDS
     del zoo.jobs[name]
     zoo.settle()
     assert (zoo.condition("Degraded")[0], zoo.active()) == ("False", {RETINA})
+
+
+def test_the_name_of_a_row_that_has_its_result_is_anybody_s() -> None:
+    zoo = settled()
+    zoo.succeed(RETINA, boxAP=35.9)
+    zoo.settle()
+    zoo.job(RETINA)["metadata"] |= {"uid": "other", "ownerReferences": []}
+    zoo.settle()
+    assert zoo.condition("Degraded")[0] == "False"
+    assert zoo.plan().next_check_seconds is None
 
 
 def test_a_refused_job_is_told_until_one_is_taken() -> None:

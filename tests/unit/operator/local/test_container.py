@@ -117,6 +117,10 @@ def test_a_taken_port_is_not_offered() -> None:
         assert free_port(preferred=port) not in (0, port)
 
 
+def test_a_port_beyond_the_last_one_is_replaced() -> None:
+    assert 0 < free_port(preferred=65536) < 65536
+
+
 def test_each_worker_prefers_a_port_of_its_own(tmp_path: Path) -> None:
     port = free_port()
     assert _command(tmp_path, metrics={"port": port - 1}).metrics_port == port

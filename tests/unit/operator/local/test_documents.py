@@ -46,6 +46,13 @@ def test_there_must_be_exactly_one_job(tmp_path: Path, jobs: int) -> None:
     [
         ("a: [", "must be YAML"),
         ("- a\n- b\n", "document 0: got .*, must be an object"),
+        ("[" * 5000, "must be YAML"),
+        ("a: 2026-13-41", "month must be in 1..12.*must be YAML"),
+        (f"a: {'9' * 5000}", "must be YAML"),
+        ("kind: DetectionJob\nmetadata: demo", "DetectionJob: metadata: got 'str', must be an object"),
+        ("kind: ModelZoo\nspec: [a]", "ModelZoo: spec: got 'list', must be an object"),
+        ("kind: Secret\nmetadata: 5", "Secret: metadata: got 'int', must be an object"),
+        ("kind: Secret\nstringData: a-password", "Secret: stringData: got 'str', must be an object"),
         ("kind: Secret\nmetadata: {name: m}\ndata: {accessKey: '!'}\n", "Secret m: data.accessKey: .*base64"),
     ],
 )

@@ -27,5 +27,16 @@ def test_the_row_says_whose_figures_it_has_and_why_the_training_ended_early(
     assert shown(results)[-2:] == [f"{checkpoint} checkpoint, after epoch {epoch}", reason]
 
 
+def test_further_figures_that_are_none_are_left_out() -> None:
+    metrics: list[dict[str, object]] = [
+        {"name": "boxAP50", "value": 61.2},
+        {"a": 1},
+        {"name": "ar1000", "value": "x"},
+    ]
+    row = "\n".join(shown(contract.Results(boxAP=41.2, metrics=metrics)))
+    assert "61.2" in row
+    assert "AR1000" not in row
+
+
 def test_a_row_without_an_evaluation_is_that_of_no_checkpoint() -> None:
     assert "checkpoint" not in "\n".join(shown(contract.Results(memoryGB=1.5, epoch=3)))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from kubedet_operator.api.conditions import ConditionType, Reason
 from kubedet_operator.api.zoo_status import RunPhase
 from kubedet_operator.children.rows import build_row_job
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import CreateJob, ZooDraft
+
+TAKEN_SECONDS = 10
+"""How often it is looked whether a name is free again: a job of somebody else tells no zoo that it goes."""
+
+_WITHOUT_JOB = (RunPhase.PENDING, RunPhase.WAITING)
 
 
 def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
@@ -41,7 +48,8 @@ def judge(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
 
 def _complain(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
     """Say what keeps a job from being created."""
-    taken = sorted({run.job for run in draft.runs.values()} & facts.occupied)
+    wanted = {run.job for run in draft.runs.values() if run.phase in _WITHOUT_JOB}
+    taken = sorted(wanted & facts.occupied)
     if facts.rejection:
         return draft.turn(
             ConditionType.DEGRADED,
@@ -51,6 +59,7 @@ def _complain(facts: ZooFacts, draft: ZooDraft) -> ZooDraft:
             "the namespace's quota and policies; the operator retries with growing delays",
         )
     if taken:
+        draft = draft.check(facts.now + timedelta(seconds=TAKEN_SECONDS))
         return draft.turn(
             ConditionType.DEGRADED,
             True,
