@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import Bench, first_batch
+from gpu_tasks import Bench, first_batch
 
 from kubedet_trainer.recipes import read_recipe
 from kubedet_trainer.training import loop
