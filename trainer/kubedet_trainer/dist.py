@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -167,7 +168,9 @@ def wrap(model: nn.Module) -> nn.Module:
     """The model with its gradients averaged over the ranks; the model itself when it is alone."""
     if not c10d.is_initialized():
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():  # torch 2.14 advises an argument that older versions do not have
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def accumulating(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def train_on(rank: int, port: int, folder: Path) -> None:
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
+    warnings.simplefilter("error", FutureWarning)  # ranks write theirs to the log of the run
     dist.initialise(CPU)
     compiling.BACKEND = "aot_eager"
     found = {name: _train(rank, compiled=name == "compiled") for name in ("plain", "compiled")}

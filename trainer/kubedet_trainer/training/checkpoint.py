@@ -82,6 +82,8 @@ class Checkpointer:
         self._store = open_store(settings.uri, settings.credentials)
         self._known: dict[int, Manifest | None] = {}
         """Manifests read or written before, by iteration; None: there is one that nobody can read."""
+        self._figures: dict[int, dict[str, float]] = {}
+        """What evaluations gave, by iteration, until their manifests say it."""
 
     def save(self, snapshot: Snapshot) -> CheckpointStatus:
         """Write and commit `snapshot`, then delete what `keepLast` and `keepBest` do not keep."""
@@ -134,7 +136,10 @@ class Checkpointer:
         return None if manifest is None else Located(uri=uri, manifest=manifest).state_uri
 
     def add_metrics(self, iteration: int, *, metrics: Mapping[str, float]) -> None:
-        """Note in a committed checkpoint what an evaluation of its weights gave, then prune by it."""
+        """Note in a committed checkpoint what an evaluation of its weights gave, then prune by it.
+
+        Where that fails, the next call of this or of `save` does it: until then nothing is pruned.
+        """
         metric = self._settings.keep_best_metric
         if metric is not None and metric not in metrics:
             _log.warning(
@@ -143,10 +148,16 @@ class Checkpointer:
                 ", ".join(metrics),
                 did_you_mean(metric, metrics),
             )
-        manifest = self._read(iteration)
-        if manifest is not None:
-            self._commit(replace(manifest, metrics=dict(metrics)))
+        self._figures[iteration] = dict(metrics)
+        self._note_figures()
+        if self._read(iteration) is not None:
             self._tidy(newest=iteration)
+
+    def _note_figures(self) -> None:
+        for iteration, metrics in list(self._figures.items()):
+            if (manifest := self._read(iteration)) is not None:
+                self._commit(replace(manifest, metrics=metrics))
+            del self._figures[iteration]
 
     def fetch(self, *, target: Path) -> Located | None:
         """Have the newest intact state in `target`, as `resume` asks; None: start from scratch.
@@ -276,6 +287,7 @@ class Checkpointer:
     def _tidy(self, *, newest: int) -> None:
         """Note the newest checkpoint and prune. What fails here is done after the next save."""
         try:
+            self._note_figures()
             self._store.put_bytes(_NEWEST, data=json.dumps({"iteration": newest}).encode())
             self._prune(newest=newest)
             self._store.sweep()

@@ -261,10 +261,12 @@ def _plan_batch(settings: RunSettings, recipe: Recipe, *, world: dist.World) -> 
         world_size=world.size,
         policy=settings.batch_policy,
     )
-    most = capacity.read_most_images(settings.work_directory)
-    if not recipe.data.fills_memory or world.device.type == "cpu" or most is None:
+    if not recipe.data.fills_memory or world.device.type == "cpu":
         return batch
-    [fewest] = dist.maximum([-most])
+    most = capacity.read_most_images(settings.work_directory)
+    is_unknown, fewest = dist.maximum([most is None, -(most or 0)])
+    if is_unknown:  # to one worker at least
+        return batch
     filled = batch.filling(round(-fewest))
     _log.info(
         "%d images at a time fit the GPUs of all ranks; each takes its %d images of a step in %d passes",

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kubedet_trainer import config
+from kubedet_trainer import config, dist
 from kubedet_trainer.config import Recipe
 from kubedet_trainer.contract import ExitCode
 from kubedet_trainer.dist import World
@@ -101,6 +101,27 @@ def test_ranks_take_what_was_noted_on_gpus_alone(
     plan = setup._plan_batch(run.settings, recipe, world=World(device=torch.device(device)))
     assert (plan.images_per_pass, plan.accumulation_steps) == passes
     assert plan.global_batch == 4
+
+
+@pytest.mark.parametrize("noted", [4, None])
+def test_all_ranks_ask_each_other_what_fits_whether_they_know_it_or_not(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, noted: int | None
+) -> None:
+    """A rank that asked alone would wait for ever."""
+    run = make_run(**{"data.images_per_process": "2"})
+    recipe = config.apply_overrides(run.recipe, {"data.images_per_process": "auto"})
+    if noted is not None:
+        capacity.note_most_images(run.settings.work_directory, noted)
+    asked: list[list[float]] = []
+
+    def maximum(values: list[float]) -> list[float]:
+        asked.append(values)
+        return [1.0, max(values[1], 0)]  # another rank does not know
+
+    monkeypatch.setattr(dist, "maximum", maximum)
+    plan = setup._plan_batch(run.settings, recipe, world=World(device=torch.device("cuda")))
+    assert (plan.images_per_pass, plan.accumulation_steps) == (2, 2)
+    assert asked == [[noted is None, -(noted or 0)]]
 
 
 def test_a_step_of_other_passes_has_the_same_images_and_the_mean_of_their_losses(

@@ -91,6 +91,28 @@ def test_a_metric_that_does_not_exist_is_named_with_the_nearest(
     assert "keepBest.metric: got 'boxap', must be one of boxAP, ar1000. Did you mean 'boxAP'?" in caplog.text
 
 
+def test_figures_that_the_store_did_not_take_are_noted_later_and_keep_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = _checkpointer(tmp_path, keep_last=1, keep_best_metric="boxAP", keep_best_count=1)
+    checkpointer.save(_snapshot(10))
+    put_bytes = folder_store._FolderStore.put_bytes
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageUnreachable("the store is away")
+
+    monkeypatch.setattr(folder_store._FolderStore, "put_bytes", refuse)
+    with pytest.raises(StorageUnreachable):  # a newer state that waits takes the place of this
+        checkpointer.add_metrics(10, metrics={"boxAP": 30.0})
+    monkeypatch.setattr(folder_store._FolderStore, "put_bytes", put_bytes)
+    checkpointer.save(_snapshot(20))
+    checkpointer.add_metrics(20, metrics={"boxAP": 20.0})
+    checkpointer.save(_snapshot(30))
+    assert _steps(tmp_path) == [10, 30]
+    manifest = json.loads((tmp_path / "store/step-00000010/manifest.json").read_text())
+    assert manifest["metrics"] == {"boxAP": 30.0}
+
+
 def test_a_state_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(_snapshot(10))
