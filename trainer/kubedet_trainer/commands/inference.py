@@ -97,14 +97,14 @@ def propose(output: str, work_directory: Path, **given: Any) -> None:
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=options.FOLDER,
     default=Path("predictions"),
     show_default=True,
     help="Folder for the pictures and the COCO file.",
 )
 @click.option(
     "--score",
-    type=click.FloatRange(0, 1),
+    type=options.SHARE,
     default=0.3,
     show_default=True,
     help="Minimum score of the detections to keep.",

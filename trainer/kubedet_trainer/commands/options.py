@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,11 +96,45 @@ def _default_paths(name: str) -> str:
     return "; ".join(f"{form}: {path}" for form, path in paths.items() if path)
 
 
+class _Folder(click.Path):
+    """A folder that is there or can be made: neither it nor one that it lies in is a file."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        folder = Path(value)
+        nearest = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
+        if not nearest.is_dir():
+            self.fail(f"got '{value}', must be a folder, but {nearest} is a file", param, ctx)
+        return folder
+
+
+FOLDER = _Folder()
+"""What a command writes into."""
+
+
+class _Share(click.FloatRange):
+    """A number from 0 to 1. Every comparison with NaN is false, so click takes it for one."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        share = super().convert(value, param, ctx)
+        if math.isnan(share):
+            self.fail(f"got {value}, must be from 0 to 1", param, ctx)
+        return share
+
+
+SHARE = _Share()
+
+
 def work_directory_option(name: str) -> Callable[[_Command], _Command]:
     """The option that says where a command keeps downloads and caches, `name` below ``runs`` by default."""
     return click.option(
         "--work-directory",
-        type=click.Path(path_type=Path),
+        type=FOLDER,
         default=Path("runs", name),
         show_default=True,
         help="Folder for downloads and caches.",
@@ -109,7 +145,7 @@ def run_directory_option(name: str) -> Callable[[_Command], _Command]:
     """The option that says where a command that trains RECIPE works, ``runs/RECIPE/`` `name` by default."""
     return click.option(
         "--work-directory",
-        type=click.Path(path_type=Path),
+        type=FOLDER,
         help=f"Folder for temporary files.  [default: runs/RECIPE/{name}]",
     )
 

@@ -21,7 +21,7 @@ from kubedet_trainer.errors import MissingInput, TrainerError, UsageError
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=options.FOLDER,
     help="Folder for the file of CHECKPOINT.  [default: published]",
 )
 @options.work_directory_option("inference")

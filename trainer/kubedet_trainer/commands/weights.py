@@ -13,6 +13,7 @@ import click
 from kubedet_trainer import contract
 from kubedet_trainer.commands import options
 from kubedet_trainer.contract import Environment
+from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.recipes import RECIPES, published_files
 from kubedet_trainer.recipes.published_classes import CLASSES
 from kubedet_trainer.settings import StoreCredentials, read_checkpoint_settings
@@ -106,8 +107,17 @@ def shown(uri: str) -> str:
 
 
 def parse_classes(text: str | None) -> tuple[str, ...] | None:
-    """The classes of a known data set, or those whose names ``--classes`` lists; None without any."""
+    """The classes of a known data set, or those whose names ``--classes`` lists; None without any.
+
+    Raises:
+        InvalidInput: a name is listed twice.
+    """
     if text is None:
         return None
-    known = CLASSES.get(text.lower())
-    return known or tuple(name.strip() for name in text.split(",") if name.strip()) or None
+    if known := CLASSES.get(text.lower()):
+        return known
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(f"classes: got '{name}' twice, must be different names")
+    return names or None

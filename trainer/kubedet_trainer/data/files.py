@@ -91,6 +91,8 @@ def describe_alike(file: Path) -> str:
     found = names.get(_normalised(file.name)) or names.get(_normalised(file.stem))
     if found is None:
         return ""
+    if found == file.name:
+        return "; it is a link to what is not there"
     is_composed = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", file.name)
     shown = f"{found!a}, whose letters are composed otherwise" if is_composed else repr(found)
     return f"; the folder has {shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,15 @@ from kubedet_trainer.reports.drawing import Marks
 DETECTIONS_FILE = "detections.json"
 """Name of the COCO file in the folder of the pictures."""
 
-_WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Formats in which pictures are written; others become JPEG, ``.jpg`` added to their names."""
+_LONGEST_SIDES = {
+    **dict.fromkeys((".jpeg", ".jpg"), 65_500),
+    **dict.fromkeys((".bmp", ".png", ".tif", ".tiff"), 1_000_000),
+    ".webp": 16_383,
+}
+"""Formats in which pictures are written, with the most pixels along a side that OpenCV writes. Others become
+JPEG or, if that is too small, PNG, whose suffix is added to their names."""
+_NAME_BYTES = 255
+"""Of the longest name that Linux's file systems have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +128,11 @@ def predict_folder(
 
 def _write(picture: Pixels, file: Path) -> Path:
     suffix = file.suffix.lower()
-    if suffix not in _WRITTEN_SUFFIXES:
-        suffix, file = ".jpg", file.with_name(f"{file.name}.jpg")
+    longest = _LONGEST_SIDES.get(suffix)
+    if longest is None or max(picture.shape) > longest:
+        suffix = ".jpg" if max(picture.shape) <= _LONGEST_SIDES[".jpg"] else ".png"
+        name = f"{file.name}{suffix}"
+        file = file.with_name(name) if len(os.fsencode(name)) <= _NAME_BYTES else file.with_suffix(suffix)
     # OpenCV's own writing refuses some names that file systems have.
     file.write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
     return file

@@ -117,6 +117,8 @@ class _FolderStore:
             raise MissingInput(
                 f"{self.uri}/{key}: there is no such file; check the URI and the mount"
             ) from error
+        except FileExistsError as error:  # from making a folder
+            raise InvalidInput(f"{self.uri}/{key}: a file is in its place, must be below a folder") from error
         except OSError as error:
             reason = error.strerror or str(error)
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -82,7 +82,7 @@ def read_source(
     addresses = published_files.addresses(uri, mirror=mirror)
     file = _fetch(addresses, sha256=sha256, cache=cache, credentials=credentials)
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
-    return Source(name=name, uri=uri, weights=read_weights(file), manifest=None)
+    return Source(name=name, uri=uri, weights=read_weights(file, called=uri), manifest=None)
 
 
 def _find_manifests(uri: str, credentials: StoreCredentials | None) -> tuple[Store, list[str]]:
@@ -151,7 +151,7 @@ def _read_checkpoint(located: Located, *, cache: Path, credentials: StoreCredent
     with locked(target):
         if not target.exists():
             fetch_state(located, target=target, credentials=credentials)
-    weights = replace(read_weights(target), classes=tuple(located.manifest.classes))
+    weights = replace(read_weights(target, called=located.uri), classes=tuple(located.manifest.classes))
     return Source(name=located.uri, uri=located.state_uri, weights=weights, manifest=located.manifest)
 
 

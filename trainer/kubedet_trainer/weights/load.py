@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -62,20 +61,25 @@ def load_weights(model: nn.Module, *, weights: Weights, file: str) -> None:
     model.load_state_dict({name: value for name, value in found.items() if name in wanted}, strict=False)
 
 
-def read_weights(file: Path) -> Weights:
+def read_weights(file: Path, *, called: str | None = None) -> Weights:
     """The tensors in `file`, of any time and wrapping: bare, ``{"state_dict": ...}`` or ``{"model": ...}``.
+
+    Args:
+        file: a copy of what the user named.
+        called: what the user named, for errors; None for `file` itself.
 
     Raises:
         InvalidInput: the file holds more than tensors and plain values, so maybe code, or no state dict.
     """
+    called = called or str(file)
     try:
         document: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f": it would run {found[1]}" if found else ""
         raise InvalidInput(
-            f"pretrained: {file} is not a PyTorch file of tensors alone{reason}; nothing in it was run, and "
-            "it is not loaded"
+            f"pretrained: {called} is not a PyTorch file of tensors alone{reason}; nothing in it was run, "
+            "and it is not loaded"
         ) from error
     meta: Any = document.get("meta") if isinstance(document, Mapping) else None
     for key in ("model", "state_dict"):
@@ -84,7 +88,7 @@ def read_weights(file: Path) -> Weights:
     if not isinstance(document, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in document.items()
     ):
-        raise InvalidInput(f"pretrained: {file} must contain a state dict (names to tensors)")
+        raise InvalidInput(f"pretrained: {called} must contain a state dict (names to tensors)")
     meta = meta if isinstance(meta, Mapping) else {}
     if names.is_second_version(document, meta=meta):
         _log.warning(

@@ -281,6 +281,14 @@ def test_an_absent_image_is_told_with_the_one_that_was_perhaps_meant(
     assert said in problem
 
 
+def test_a_link_to_nothing_is_told_as_such(tmp_path: Path) -> None:
+    file = write(tmp_path, document())
+    (tmp_path / "images/1.jpg").unlink()
+    (tmp_path / "images/1.jpg").symlink_to("gone.jpg")
+    (problem,) = problems_of(file, images=tmp_path / "images")
+    assert "no such image, must be a file; it is a link to what is not there" in problem
+
+
 @pytest.mark.parametrize("name", ["cam\\1.jpg", "cam\\day one\\1.jpg"])
 def test_backslashes_are_read_as_slashes_and_told(name: str, tmp_path: Path) -> None:
     make_image(tmp_path / "images" / name.replace("\\", "/").rpartition("/")[0], "1.jpg")

@@ -160,3 +160,24 @@ def test_any_name_is_written(name: str, tmp_path: Path) -> None:
     (picture,) = prediction.pictures
     assert picture.name.startswith(name)
     assert images.read_image(picture).shape == (48, 64, 3)
+
+
+LONGEST_NAME = "n" * 251
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "written"),
+    [
+        ("x.ppm", 66_000, "x.ppm.png"),
+        ("x.png", 66_000, "x.png"),
+        ("x.ppm", 60, "x.ppm.jpg"),
+        (f"{LONGEST_NAME}.ppm", 60, f"{LONGEST_NAME}.jpg"),
+    ],
+)
+def test_a_picture_of_any_size_and_length_of_name_is_written(
+    name: str, width: int, written: str, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "in", name, width=width, height=40)
+    (picture,) = run(tmp_path / "in", tmp_path / "out").pictures
+    assert picture == tmp_path / "out" / written
+    assert read(picture).shape == (40, width, 3)

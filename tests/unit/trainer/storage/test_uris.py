@@ -72,3 +72,9 @@ def test_a_full_disk_is_worth_a_retry_and_a_file_in_the_way_is_not(
     (tmp_path / "store" / "name").write_text("")
     with pytest.raises(MissingInput):
         store.get_bytes("name/key")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match="file/key: a file is in its place, must be below a folder"):
+        open_store(f"file://{tmp_path}/file").put_bytes("key", data=b"1")

@@ -7,6 +7,7 @@ import pickle
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -87,3 +88,25 @@ def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_other_things_is_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(InvalidInput, match="must contain a state dict"):
         load.read_weights(_save(tmp_path / "w.pth", content))
+
+
+def test_a_damaged_file_is_refused_under_the_name_that_the_user_gave(tmp_path: Path) -> None:
+    content = _save(tmp_path / "w.pth", {"w": torch.zeros(3)}).read_bytes()
+    random = np.random.default_rng(0)
+    said = []
+    for _ in range(300):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[random.integers(len(damaged), size=4)] = random.integers(256, size=4)
+        (tmp_path / "w.pth").write_bytes(damaged[: random.integers(1, 2 * len(damaged))].tobytes())
+        try:
+            load.read_weights(tmp_path / "w.pth", called="s3://mine/w.pth")
+        except InvalidInput as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert {text[:29] for text in said} == {"pretrained: s3://mine/w.pth i"}
+
+
+def test_a_file_that_breaks_off_in_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02ctorch\n")
+    with pytest.raises(InvalidInput, match="is not a PyTorch file of tensors alone"):
+        load.read_weights(tmp_path / "w.pth")
