@@ -7,11 +7,13 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 from kubedet_trainer import contract
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.evaluation.analysis import Analysis
+from kubedet_trainer.reports import shape
 
 REPORT_VERSION = 1
 """Grows when a field changes its meaning or goes; new fields do not count."""
@@ -34,7 +36,7 @@ class Change:
 class Start:
     """One time that rank 0 began, at first or again."""
 
-    time: str
+    time: Annotated[str, datetime]
     """UTC, RFC 3339."""
     attempt: int
     """Of the job, see `status.attempt`."""
@@ -54,11 +56,11 @@ class RunFacts:
     job: str
     image: str | None
     """Image of the worker's container; None outside of clusters."""
-    startTime: str
+    startTime: Annotated[str, datetime]
     """UTC, RFC 3339, as the next two."""
-    updateTime: str
+    updateTime: Annotated[str, datetime]
     """When this was written."""
-    endTime: str | None
+    endTime: Annotated[str, datetime] | None
     """None while the run is not finished."""
     iteration: int
     totalIterations: int
@@ -119,19 +121,65 @@ class BestEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What of `contract.Results.hardware` pages read."""
+
+    accelerator: str | None = None
+    worldSize: int | None = None
+    precision: str | None = None
+    globalBatch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One of `contract.Results.metrics`."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPoint:
+    """One of `Report.training`."""
+
+    iteration: int
+    lr: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPoint:
+    """One of `Report.evaluations`."""
+
+    iteration: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """One of `Report.spent`."""
+
+    iteration: int
+    seconds: float
+    gpuSeconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(contract.Results):
     """The row and everything behind it. What does not apply or is not known is None or empty."""
 
+    metrics: list[Annotated[dict[str, Any], Metric]] = field(default_factory=list)
+    hardware: Annotated[dict[str, Any], Hardware] = field(default_factory=dict)
     reportVersion: int = REPORT_VERSION
     run: RunFacts
     data: DataFacts
     pretrained: dict[str, Any] = field(default_factory=dict)
     """Which tensors the first weights took from a file."""
-    training: list[dict[str, Any]]
+    training: list[Annotated[dict[str, Any], TrainingPoint]]
     """A point every few iterations: ``{"iteration": 50, "lr": 0.02, "losses": {"loss_rpn_cls": 0.3}}``."""
-    evaluations: list[dict[str, Any]]
+    evaluations: list[Annotated[dict[str, Any], EvaluationPoint]]
     """A point each: ``{"iteration": 300, "metrics": {"boxAP": 21.5, "validationLoss": 0.4}}``."""
-    spent: list[dict[str, float]]
+    spent: list[Annotated[dict[str, float], Spent]]
     """What each evaluation had cost: ``{"iteration": 300, "seconds": 95.1, "gpuSeconds": 760.8}``."""
     best: BestEvaluation | None
     analysis: Analysis | dict[str, Any] | None
@@ -156,7 +204,7 @@ def parse(data: bytes, *, name: str) -> dict[str, Any]:
     """
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{name}: must be the {contract.RESULTS_FILE} of a run ({error})") from error
     if not isinstance(document, dict) or "recipe" not in document:
         raise InvalidInput(f"{name}: has no recipe, must be the {contract.RESULTS_FILE} of a run")
@@ -165,7 +213,10 @@ def parse(data: bytes, *, name: str) -> dict[str, Any]:
         raise InvalidInput(
             f"{name}: has reportVersion {version}, must be at most {REPORT_VERSION}; use a newer kubedet"
         )
-    return document
+    for wrong in shape.misfits(Report, document):
+        raise InvalidInput(f"{name}: {wrong}; the next evaluation of the run writes it again")
+    whole: dict[str, Any] = contract.without_none(document)
+    return whole
 
 
 def history_table(document: Mapping[str, Any]) -> str:
@@ -180,7 +231,13 @@ def history_table(document: Mapping[str, Any]) -> str:
         rows.setdefault(point["iteration"], {}).update(point["metrics"])
     columns = dict.fromkeys(name for _, row in sorted(rows.items()) for name in row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["iteration", *columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"iteration": iteration, **row} for iteration, row in sorted(rows.items()))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["iteration", *map(harmless, columns)])
+    for iteration, row in sorted(rows.items()):
+        writer.writerow([iteration, *(row.get(name, "") for name in columns)])
     return text.getvalue()
+
+
+def harmless(value: object) -> object:
+    """A cell of CSV: an apostrophe goes before a text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@") else value

@@ -38,7 +38,7 @@ _TITLES = {
     "ar300": "AR300",
     "ar1000": "AR1000",
 }
-_PHASES = {
+_PHASES: Mapping[str, str] = {
     TimePhase.TRAINING: "training",
     TimePhase.DATA_WAIT: "waiting for data",
     TimePhase.CHECKPOINT_STALL: "saving checkpoints",
@@ -48,7 +48,7 @@ _PHASES = {
     TimePhase.RESTARTING: "restarting",
     TimePhase.LOST: "lost",
 }
-_ERRORS = {
+_ERRORS: Mapping[str, tuple[str, str]] = {
     "classification": ("Wrong class", "at the place of an object of another class"),
     "localisation": ("Wrong place", "overlaps an object of its class by 0.1 to 0.5"),
     "both": ("Both", "overlaps an object of another class by 0.1 to 0.5"),
@@ -160,6 +160,7 @@ def curve_chart(document: Mapping[str, Any]) -> Chart | None:
             summary=f"AP {100 * sum(curve) / len(curve):.1f}",
         )
         for number, (overlap, curve) in enumerate((analysis.get("curves") or {}).items())
+        if curve
     ]
     return charts.build_chart(
         "Precision, mean over the classes", series, x_label="recall", x_range=(0, 1), y_range=(0, 1)
@@ -210,7 +211,7 @@ def error_bars(document: Mapping[str, Any]) -> dict[str, Any] | None:
         "counts": counts,
         "detections": [
             bar("Right", "found an object", counts["right"], "good"),
-            *(bar(*_ERRORS[kind], count, "bad") for kind, count in counts["wrong"].items()),
+            *(bar(*_name_error(kind), count, "bad") for kind, count in counts["wrong"].items()),
         ],
         "objects": [
             bar("Found", "", counts["right"], "good"),
@@ -218,6 +219,11 @@ def error_bars(document: Mapping[str, Any]) -> dict[str, Any] | None:
             bar("Missed", "there is no detection near it", counts["missed"], "bad"),
         ],
     }
+
+
+def _name_error(kind: str) -> tuple[str, str]:
+    """Label and note of a kind of error; a later version may know others."""
+    return _ERRORS.get(kind, (kind, ""))
 
 
 def confusion(document: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -249,7 +255,7 @@ def time_bars(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     total = sum(seconds.values()) or 1
     return [
         {
-            "label": _PHASES.get(TimePhase(phase), phase),
+            "label": _PHASES.get(phase, phase),
             "text": duration(value),
             "percent": 100 * value / total,
             "kind": "good" if phase == TimePhase.TRAINING else "bad" if phase == TimePhase.LOST else "",

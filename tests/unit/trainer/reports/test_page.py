@@ -192,6 +192,14 @@ def test_the_history_is_a_table_with_a_row_for_each_iteration() -> None:
     )
 
 
+def test_no_heading_of_the_history_is_a_formula() -> None:
+    read = report_builders.as_document(report_builders.make_report())
+    read["training"][0]["losses"]["=cmd|'/c calc'"] = 1.0
+    heading, *lines = document.history_table(read).splitlines()
+    assert ",'=cmd|'/c calc'," in f"{heading},"
+    assert {line.count(",") for line in lines} == {heading.count(",")}
+
+
 def test_tensorboard_has_every_point_once(jpeg: bytes, tmp_path: Path) -> None:
     """Read back by the format's own framing: length, checksum, message, checksum."""
     report = store_report(tmp_path, jpeg)
@@ -221,6 +229,13 @@ def read_events(data: bytes) -> Iterator[tuple[str, int, float]]:
     [
         (b"[1]", "has no recipe"),
         (b"{", "must be the results.json of a run"),
+        (b"[" * 100_000, "must be the results.json of a run"),
+        (b'{"recipe": 5}', "recipe: got 5, must be text; the next evaluation of the run writes it again"),
+        (
+            b'{"recipe": "a", "evaluations": [{"iteration": 9}]}',
+            "evaluations[0].metrics: absent, must be set",
+        ),
+        (b'{"recipe": "a", "reportVersion": 99, "run": 5}', "must be at most 1; use a newer kubedet"),
         (b'{"recipe": "a", "reportVersion": 99}', "must be at most 1; use a newer kubedet"),
     ],
 )

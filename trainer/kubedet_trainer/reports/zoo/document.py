@@ -11,6 +11,7 @@ from typing import Any
 
 from kubedet_trainer import contract
 from kubedet_trainer.errors import InvalidInput
+from kubedet_trainer.reports.document import harmless
 
 ZOO_REPORT_VERSION = 1
 """Grows when a field changes its meaning or goes; new fields do not count."""
@@ -190,7 +191,7 @@ def parse(data: bytes, *, name: str) -> dict[str, Any]:
     """
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{name}: must be the {DATA_FILE} of a zoo's page ({error})") from error
     version = document.get("zooReportVersion") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(version, int):
@@ -227,10 +228,5 @@ def csv_table(document: Mapping[str, Any]) -> str:
             next((run["report"] for run in done if "report" in run), ""),
             (row.get("weights") or {}).get("file", ""),
         ]  # fmt: skip
-        writer.writerow([_harmless(value) for value in values])
+        writer.writerow(map(harmless, values))
     return text.getvalue()
-
-
-def _harmless(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value

@@ -15,8 +15,8 @@ from typing import Any
 from kubedet_trainer import contract
 from kubedet_trainer.errors import InvalidInput, MissingInput
 from kubedet_trainer.reports import files as run_files
-from kubedet_trainer.reports import page
-from kubedet_trainer.reports.zoo import building, document, markdown
+from kubedet_trainer.reports import page, shape
+from kubedet_trainer.reports.zoo import building, document, markdown, source
 from kubedet_trainer.reports.zoo.document import Weights
 from kubedet_trainer.storage.store import SMALL_BYTES, Store
 
@@ -40,15 +40,19 @@ def read_zoo(file: Path) -> dict[str, Any]:
     try:
         text = data if data.lstrip()[:1] == b"{" else _unpack(data)
         zoo = json.loads(text)
-    except (ValueError, binascii.Error, OSError, EOFError, zlib.error) as error:
+    except (ValueError, RecursionError, binascii.Error, OSError, EOFError, zlib.error) as error:
         raise InvalidInput(f"--zoo: {file}: must be the JSON of a {_KIND} ({error})") from error
     if not isinstance(zoo, dict) or zoo.get("kind") != _KIND:
         raise InvalidInput(
             f"--zoo: {file}: must be one {_KIND}; write it with `kubectl get zoo NAME -o json`"
         )
-    if not (zoo.get("status") or {}).get("rows"):
+    status = zoo.get("status")
+    if not isinstance(status, dict) or not status.get("rows"):
         raise InvalidInput(f"--zoo: {file}: status.rows is empty, must have the rows of the table")
-    return zoo
+    for wrong in shape.misfits(source.Zoo, zoo, partial=False):
+        raise InvalidInput(f"--zoo: {file}: {wrong}; write it with `kubectl get zoo NAME -o json`")
+    whole: dict[str, Any] = contract.without_none(zoo)
+    return whole
 
 
 def _unpack(data: bytes) -> bytes:

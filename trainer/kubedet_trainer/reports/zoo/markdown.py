@@ -138,7 +138,7 @@ def _links(row: Mapping[str, Any], folder: str) -> Iterator[str]:
 
 
 def _code(value: str) -> str:
-    return value.replace("`", "'").replace("|", "%7C").replace("\n", " ")
+    return " ".join(value.split()).replace("`", "'").replace("|", "%7C").replace("<", "%3C")
 
 
 def _comparison(document: Document) -> Iterator[str]:

@@ -171,7 +171,15 @@ def address_of(uri: str, *, folder: str) -> str | None:
     if uri.startswith(f"{folder}/"):
         path = uri.removeprefix(f"{folder}/")
         return quote(unquote(path) if folder.startswith("file:") else path)
-    return uri if urlsplit(uri).scheme in ("http", "https", "file") else None
+    try:
+        is_openable = urlsplit(uri).scheme in ("http", "https", "file")
+    except ValueError:
+        return None
+    return quote(uri, safe=_OF_ADDRESSES) if is_openable else None
+
+
+_OF_ADDRESSES = "%:/?#[]@!$&'()*+,;=~"
+"""Characters that have a meaning in an address. Any other could end it in Markdown or in a cell."""
 
 
 def cards(document: Document) -> Iterator[tuple[str, str, str]]:
