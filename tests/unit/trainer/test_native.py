@@ -130,6 +130,7 @@ MESSAGES: dict[ExitCode, tuple[str, ...]] = {
         "NCCL error in: " + _OPS + "remote process exited or there was a network error, NCCL version 2.30.7\n"
         "Last error:\nNET/IB : Got completion from peer 10.0.0.7<39138> with error 12, opcode 0, len 0",
         "NCCL communicator was aborted on rank 3.",
+        "NCCL communicator encountered error set by ProcessGroupNCCL: the watchdog has aborted it",
         "[Rank 6] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=199, OpType=ALLREDUCE, "
         "NumelIn=7098994, Timeout(ms)=600000) ran for 600012 milliseconds before timing out.",
         "[/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:12345",

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 
 from kubedet_trainer.contract import Environment
-from kubedet_trainer.errors import TrainerError, UsageError
+from kubedet_trainer.errors import TrainerError, UsageError, native
 from kubedet_trainer.recipes import own
 from kubedet_trainer.settings import DATASET_DEFAULTS
 
@@ -33,7 +33,7 @@ _PATHS = {
 
 
 def ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Turn a `TrainerError` into its message and its exit code, without a traceback."""
+    """Turn a `TrainerError`, or what CUDA says, into its message and its exit code, without a traceback."""
 
     @functools.wraps(command)
     def guarded(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
@@ -42,6 +42,11 @@ def ends_with_contract_code(command: Callable[_Parameters, _Result]) -> Callable
         except TrainerError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
+        except RuntimeError as error:
+            if (verdict := native.judge(str(error))) is None:
+                raise
+            click.echo(f"Error: {verdict.explain(str(error))}", err=True)
+            sys.exit(verdict.exit_code)
 
     return guarded
 

@@ -98,7 +98,7 @@ _TABLE: tuple[tuple[str, Verdict], ...] = (
     (r"CUDA error|CUDA driver error|Cuda failure|Unexpected error from cuda", _RETRY),
     (r"watchdog got stuck|watchdog hang", _HANG),
     (r"remote process exited|ncclRemoteError|collective operation timeout|collective timeout", _PEER),
-    (r"NCCL communicator was aborted|nccl.*(peer|connection|timed? ?out)", _PEER),
+    (r"NCCL communicator (was aborted|encountered error)|nccl.*(peer|connection|timed? ?out)", _PEER),
     (r"gloo/|connection (was )?(closed|reset|refused|aborted)|broken pipe", _PEER),
     (r"socket (closed|timeout|error)", _PEER),
     (r"CU(DNN|BLAS|BLASLT|SOLVER)_STATUS_(NOT_INITIALIZED|\w*(EXECUTION|INTERNAL|MAPPING)\w*)", _RETRY),

@@ -231,6 +231,15 @@ def crash(program: str, exit_code: int, *, memory_limit_hit: bool, detail: str =
     return _failure(code, _with_detail(f"{program}: {message}", detail), reason=reason)
 
 
+def hang(program: str, seconds: float) -> Failure:
+    """The failure of a program of this worker that did not end within so many `seconds`."""
+    return _failure(
+        ExitCode.HANG,
+        f"{program}: has not ended after {seconds:g} s, must within spec.failurePolicy.hangTimeoutSeconds; "
+        "the GPU or its driver does not answer",
+    )
+
+
 def is_worth_a_restart(exit_codes: Iterable[int], *, crashes_in_a_row: int) -> bool:
     """Whether the agent should restart its ranks, given how they ended and how often they crashed.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -71,11 +73,20 @@ def stop_requests() -> Iterator[StopRequest]:
 def check_memory(
     settings: RunSettings, environment: Mapping[str, str], options: Options, stop: StopRequest
 ) -> Failure | None:
-    """Compare the training with the memory of the GPUs. Returns why it cannot be, or None if it can."""
+    """Compare the training with the memory of the GPUs. Returns why it cannot be, or None if it can.
+
+    It is the first to use CUDA, whose first call never returns where a driver hangs.
+    """
     if not settings.gpus:
         return None
     return _run_before_training(
-        endings.FITTING_MODULE, "the check of GPU memory", settings, environment, options, stop
+        endings.FITTING_MODULE,
+        "the check of GPU memory",
+        settings,
+        environment,
+        options,
+        stop,
+        patience_seconds=settings.hang_timeout_seconds,
     )
 
 
@@ -108,13 +119,20 @@ def _run_before_training(
     stop: StopRequest,
     *,
     arguments: Sequence[str] = (),
+    patience_seconds: float = math.inf,
 ) -> Failure | None:
+    deadline = time.monotonic() + patience_seconds
     memory_kills = processes.count_memory_kills()
     program = processes.start_module(
         module, arguments=arguments, environment=environment, output=options.output
     )
     for _ in _polls(program, stop=stop, grace_seconds=_PREPARATION_END_SECONDS):
         options.observe(read_json(settings.work_directory / contract.PROGRESS_FILE))
+        if time.monotonic() > deadline:
+            program.kill()
+            with suppress(subprocess.TimeoutExpired):  # a call of the driver may hold it even so
+                program.wait(_KILL_MARGIN_SECONDS)
+            return endings.hang(name, patience_seconds)
     if records := endings.read_failures(settings.work_directory / contract.FAILURES_DIRECTORY):
         return records[0]
     if stop.requested:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2  # here, since it changes the environment
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kubedet_trainer.commands import data
+from kubedet_trainer.commands import data, options
 from kubedet_trainer.commands.train import train
 from kubedet_trainer.worker import launch
 
@@ -141,3 +142,31 @@ def test_check_data_lists_every_problem_and_ends_with_65(tmp_path: Path) -> None
 
 def test_check_data_without_a_data_set_ends_with_66(tmp_path: Path) -> None:
     assert check_data(tmp_path / "nowhere").exit_code == 66
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "output"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 2 GiB\nand more",
+            95,
+            "Error: out of GPU memory: CUDA out of",
+        ),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            65,
+            "no kernels for the GPU",
+        ),
+        ("shape '[2, 3]' is invalid for input of size 5", 1, ""),
+    ],
+)
+def test_what_cuda_says_ends_a_command_with_the_code_of_its_cause(said: str, code: int, output: str) -> None:
+    @click.command()
+    @options.ends_with_contract_code
+    def fail() -> None:
+        raise RuntimeError(said)
+
+    result = CliRunner().invoke(fail)
+    assert result.exit_code == code
+    assert output in result.output
+    assert "and more" not in result.output

@@ -97,6 +97,24 @@ def test_preparation_killed_for_memory_says_so(
     assert failure["message"].startswith("the preparation of the data: killed by the kernel")
 
 
+def test_a_gpu_that_does_not_answer_ends_the_worker_before_its_data_are_fetched(
+    environment: dict[str, str],
+    agents: list[AgentEnding],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(programs, "prepare_data", lambda *_, **__: pytest.fail("data was prepared"))
+    monkeypatch.setattr(endings, "FITTING_MODULE", "stuck")
+    (Path(environment["PYTHONPATH"]) / "stuck.py").write_text("import time; time.sleep(3600)")
+    environment |= {"KUBEDET_GPUS": "1", "KUBEDET_HANG_TIMEOUT_SECONDS": "1"}
+    assert launch.run(environment) == 152
+    failure = message(environment)["failure"]
+    assert failure["reason"] == "Hang"
+    assert failure["message"] == (
+        "the check of GPU memory: has not ended after 1 s, must within "
+        "spec.failurePolicy.hangTimeoutSeconds; the GPU or its driver does not answer"
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_preparation_with_nothing_lost(
     environment: dict[str, str], agents: list[AgentEnding], tmp_path: Path, number: signal.Signals
