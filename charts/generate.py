@@ -163,7 +163,14 @@ def _expand(node: Any, definitions: Mapping[str, Any]) -> Any:
     }
     if isinstance(node.get("properties"), dict) and node.get("type") == "object":
         expanded["additionalProperties"] = False
+        if required := [name for name, child in expanded["properties"].items() if _is_needed(child)]:
+            expanded["required"] = required
     return expanded
+
+
+def _is_needed(child: Mapping[str, Any]) -> bool:
+    """Whether templates need a value, which `null` would remove. They do without any list or map."""
+    return "properties" in child or not isinstance(child.get("default", []), list | dict)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

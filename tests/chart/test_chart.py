@@ -35,6 +35,11 @@ typos = pytest.mark.parametrize(
         ({"networkPolicy": {"egress": {"enabled": "yes"}}}, "at '/networkPolicy/egress/enabled': got string"),
         ({"operator": {"scope": "Everywhere"}}, "at '/operator/scope': value must be one of 'Namespaced'"),
         ({"trainer": {"image": {"digest": "1.0"}}}, "at '/trainer/image/digest': '1.0' does not match"),
+        ({"trainer": {"image": {"tag": "a: b"}}}, "at '/trainer/image/tag': 'a: b' does not match"),
+        ({"operator": {"image": {"registry": "{x}"}}}, "at '/operator/image/registry': '{x}' does not match"),
+        ({"operator": None}, "missing property 'operator'"),
+        ({"operator": {"metricsPort": None}}, "at '/operator': missing property 'metricsPort'"),
+        ({"trainer": {"image": None}}, "at '/trainer': missing property 'image'"),
     ],
 )
 
@@ -75,6 +80,76 @@ def test_contradictions_are_refused_by_their_path(chart: helm_python.Chart) -> N
         chart.render({"operator": {**cluster, "namespaces": ["detectors"]}}, name="kubedet")
     with pytest.raises(helm_python.HelmRenderError, match=r"networkPolicy\.workers\.enabled: got true"):
         chart.render({"operator": cluster, "networkPolicy": {"workers": {"enabled": True}}}, name="kubedet")
+    with pytest.raises(helm_python.HelmRenderError, match=r"operator\.healthPort: got 8080, must differ"):
+        chart.render({"operator": {"healthPort": 8080}}, name="kubedet")
+
+
+def test_lists_and_maps_may_be_removed(chart: helm_python.Chart) -> None:
+    names = ("namespaces", "imagePullSecrets", "nodeSelector", "tolerations", "affinity", "podLabels")
+    enabled = {"enabled": True}
+    dashboards = {**enabled, "labels": None, "annotations": None}
+    values: dict[str, Any] = {
+        "operator": dict.fromkeys((*names, "podAnnotations", "resources")),
+        "serviceAccount": {"annotations": None},
+        "monitoring": {"labels": None, "podMonitor": enabled, "rules": enabled, "dashboards": dashboards},
+    }
+    chart.validate_schema(values)
+    assert set(_load(chart, values)) >= {"Deployment", "PodMonitor", "PrometheusRule", "ConfigMap"}
+
+
+@pytest.mark.parametrize("name", ["123", "true", "null", "1e3", "on"])
+def test_names_that_yaml_takes_for_something_else_stay_names(chart: helm_python.Chart, name: str) -> None:
+    operator = {"namespaces": [name], "priorityClassName": name}
+    values = {
+        "operator": operator,
+        "serviceAccount": {"name": name},
+        "networkPolicy": {"workers": {"enabled": True}},
+    }
+    found = _load(chart, values, name=name, namespace=name)
+    pod = found["Deployment"][0]["spec"]["template"]
+    variables = {item["name"]: item.get("value") for item in pod["spec"]["containers"][0]["env"]}
+    assert variables["KUBEDET_OPERATOR_NAMESPACES"] == name
+    assert (pod["spec"]["serviceAccountName"], pod["spec"]["priorityClassName"]) == (name, name)
+    assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+    assert found["Role"][0]["metadata"]["namespace"] == name
+    assert found["RoleBinding"][0]["subjects"][0] == {
+        "kind": "ServiceAccount", "name": name, "namespace": name,
+    }  # fmt: skip
+    workers = found["NetworkPolicy"][-1]
+    assert workers["metadata"]["namespace"] == name
+
+
+def test_annotations_replace_those_of_the_chart(chart: helm_python.Chart) -> None:
+    given = {"prometheus.io/scrape": "false", "team": "vision"}
+    found = _load(chart, {"operator": {"podAnnotations": given}})
+    rendered = found["Deployment"][0]["spec"]["template"]["metadata"]["annotations"]
+    assert rendered == {**given, "prometheus.io/port": "8080"}
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that is there twice, as the API server does."""
+
+
+def _construct_once(loader: _Strict, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    assert len(keys) == len(set(keys)), f"a key of {keys} is there twice"
+    return loader.construct_mapping(node, deep=True)
+
+
+_Strict.add_constructor("tag:yaml.org,2002:map", _construct_once)
+
+
+def _load(
+    chart: helm_python.Chart, values: Mapping[str, Any], *, name: str = "kubedet", namespace: str = "kubedet"
+) -> dict[str, list[dict[str, Any]]]:
+    """The rendered objects by kind."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file, text in chart.render(dict(values), name=name, namespace=namespace).items():
+        if file.endswith(".yaml") and "/crds" not in file:
+            for item in yaml.load_all(text, Loader=_Strict):
+                if item is not None:
+                    found.setdefault(item["kind"], []).append(item)
+    return found
 
 
 def test_it_works_as_a_subchart(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ app.kubernetes.io/component: operator
 {{- $ := index . 0 -}}
 app.kubernetes.io/name: kubedet
 app.kubernetes.io/component: {{ index . 1 }}
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/instance: {{ $.Release.Name | quote }}
 app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
 {{- end }}
 
@@ -38,6 +38,9 @@ app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
 {{/* The served namespaces, as {"items": [...]}. The empty name stands for the release's namespace, which
 objects leave out so that `kubectl apply -n` can set it. */}}
 {{- define "kubedet.namespaces" -}}
+{{- if eq (int .Values.operator.metricsPort) (int .Values.operator.healthPort) }}
+{{- fail (printf "operator.healthPort: got %d, must differ from operator.metricsPort; both are ports of one container" (int .Values.operator.healthPort)) }}
+{{- end }}
 {{- if and (eq .Values.operator.scope "Cluster") .Values.operator.namespaces }}
 {{- fail "operator.namespaces: must be empty with operator.scope Cluster, which serves all namespaces" }}
 {{- end }}
