@@ -148,8 +148,12 @@ class RpnHead(nn.Module):
         """Logits (B, S) and deltas (B, S, 4), float32, of the anchors at (B, S) `indices` alone."""
         num_anchors = self.rpn_cls.out_channels
         patches = pooling.patches(cells, indices // num_anchors)
+        assert self.rpn_conv.bias is not None
+        # A view, as the kernel is: of the bias itself autocast may have a copy that knows no gradient, from
+        # `forward`, and older versions of torch take that (https://github.com/pytorch/pytorch/issues/112583).
+        bias = self.rpn_conv.bias.view(-1)
         kernel = self.rpn_conv.weight.permute(0, 2, 3, 1)
-        hidden = F.relu(F.linear(patches, kernel.flatten(1), self.rpn_conv.bias), inplace=True)
+        hidden = F.relu(F.linear(patches, kernel.flatten(1), bias), inplace=True)
         of_cell = F.linear(hidden, *self._filters()).view(*indices.shape, num_anchors, _NUM_OUTPUTS)
         own = (indices % num_anchors)[..., None, None].expand(-1, -1, 1, _NUM_OUTPUTS)
         judged = of_cell.gather(2, own).squeeze(2).float()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -175,3 +176,31 @@ def test_detector_trains_in_lower_precision_with_losses_in_float32(architecture:
         losses = _losses(detector, architecture, trainer_builders.make_targets([TWO_OBJECTS, []]))
 
     assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in losses.values())
+
+
+class _CastWeights(TorchFunctionMode):
+    """Notes the weights that autocast would cast for an operator, by whether gradients are wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[bool, set[nn.Parameter]] = {True: set(), False: set()}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.__name__ in ("linear", "conv2d", "conv_transpose2d", "einsum", "matmul"):
+            weights = [value for value in tree_leaves((args, kwargs)) if isinstance(value, nn.Parameter)]
+            self.seen[torch.is_grad_enabled()].update(weight for weight in weights if weight.requires_grad)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("architecture", trainer_builders.SMALL)
+def test_no_weight_is_cast_without_a_gradient_and_then_used_with_one(architecture: str) -> None:
+    """Older versions of torch take the copy that there is, and the weight learns nothing."""
+    detector = trainer_builders.make_detector(architecture)
+
+    with _CastWeights() as casts:
+        _losses(detector, architecture, trainer_builders.make_targets([TWO_OBJECTS, []]))
+
+    shared = casts.seen[True] & casts.seen[False]
+    assert [name for name, weight in detector.named_parameters() if weight in shared] == []
