@@ -27,7 +27,7 @@ from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked, make_folder
 from kubedet_trainer.storage.folder import path_of
 from kubedet_trainer.storage.store import Store, StoredObject
-from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.storage.uris import open_store, require_plain
 
 _DOWNLOAD_THREADS = 16
 """Enough to hide the answer time of a store; small images are not limited by bandwidth."""
@@ -140,6 +140,7 @@ def _image_sets(settings: DatasetSettings) -> dict[str, list[PurePosixPath]]:
 def _prepare_root(settings: DatasetSettings, directory: Path) -> Path:
     parts = urlsplit(settings.uri)
     if parts.scheme == "file":
+        require_plain(settings.uri)
         root = path_of(settings.uri)
         if ".." in root.parts:  # what lies inside is compared with the root as text
             root = root.resolve()

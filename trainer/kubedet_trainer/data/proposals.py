@@ -28,7 +28,7 @@ from kubedet_trainer.settings import DatasetSettings
 from kubedet_trainer.storage.files import locked
 from kubedet_trainer.storage.folder import path_of
 from kubedet_trainer.storage.store import Store
-from kubedet_trainer.storage.uris import open_store
+from kubedet_trainer.storage.uris import open_store, require_plain
 
 SPLITS = ("train", "val")
 """Base names of the two files."""
@@ -100,6 +100,7 @@ def prepare_proposals(settings: DatasetSettings, directory: Path, *, split: str)
         )
     parts = urlsplit(uri)
     if parts.scheme == "file":
+        require_plain(uri)
         found = [path_of(uri) / (split + suffix) for suffix in _SUFFIXES]
         return next((file for file in found if file.is_file()), None) or _refuse_absent(uri, split)
     root = directory / f"proposals-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from kubedet_trainer.settings import DatasetSettings, StoreCredentials
 from kubedet_trainer.training.device import set_arithmetic
 from kubedet_trainer.training.source import Source, read_source
 from kubedet_trainer.weights.load import load_weights
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,13 @@ def load_detector(
     source = read_source(uri, cache=cache, mirror=mirror, credentials=credentials)
     recipe = read_recipe_of(source, given=recipe_name)
     names = classes or source.weights.classes
+    if source.weights.classes not in (None, names):
+        _log.warning(
+            "%s names its classes %s; they are called %s here, as --classes says",
+            source.name,
+            ", ".join(source.weights.classes or ()),
+            ", ".join(names or ()),
+        )
     if names is None:
         raise InvalidInput(
             f"classes: {source.name} does not name its classes, must be given with --classes: coco, voc, or "

@@ -203,6 +203,17 @@ def test_a_recipe_without_published_weights_is_no_detector(trained: Trained, rec
     assert f"the zoo published none for '{recipe}', must be" in result.stderr
 
 
+@pytest.mark.parametrize(("given", "told"), [(("square", "disc"), True), (("disc", "square"), False)])
+def test_other_names_of_classes_than_those_of_the_weights_are_told(
+    given: tuple[str, ...], told: bool, trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = trained.checkpoints.as_uri()
+    detector = load_detector(uri, classes=given, cache=tmp_path, device=torch.device("cpu"))
+    assert detector.classes == given
+    said = "names its classes disc, square; they are called square, disc here, as --classes says"
+    assert (said in caplog.text) is told
+
+
 def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, tmp_path: Path) -> None:
     write_dataset(tmp_path / "other", classes=["cat", "dog"])
     result = run(evaluate, trained.checkpoints, "--dataset", tmp_path / "other")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kubedet_trainer.data import prepare, proposals
 from kubedet_trainer.errors import InvalidInput, MissingInput, StorageUnreachable
-from kubedet_trainer.settings import StoreCredentials
+from kubedet_trainer.settings import DatasetSettings, StoreCredentials
 from kubedet_trainer.storage.uris import open_store
 
 
@@ -78,3 +79,19 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match="file/key: a file is in its place, must be below a folder"):
         open_store(f"file://{tmp_path}/file").put_bytes("key", data=b"1")
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "file:///run"])
+@pytest.mark.parametrize("end", ["#1", "?x=1", "\n1", "\t1", "#", "/a#b/c"])
+def test_a_uri_that_would_be_cut_short_is_refused(place: str, end: str) -> None:
+    rule = r"must be a URI without \?, # and control characters"
+    with pytest.raises(InvalidInput, match=rule):
+        open_store(f"{place}{end}", StoreCredentials(endpoint="http://127.0.0.1:9"))
+
+
+def test_a_data_set_and_proposals_are_never_read_from_a_uri_that_was_cut_short(tmp_path: Path) -> None:
+    settings = DatasetSettings(uri=f"file://{tmp_path}#b", proposals_uri=f"file://{tmp_path}?b")
+    with pytest.raises(InvalidInput, match="#b', must be a URI without"):
+        prepare.prepare_dataset(settings, tmp_path)
+    with pytest.raises(InvalidInput, match=r"b', must be a URI without .*; write a path, or %3F and %23"):
+        proposals.prepare_proposals(settings, tmp_path, split="train")
