@@ -163,11 +163,10 @@ def _evaluate_test(run: Run) -> dict[str, float]:
 
 def _measure_fps(run: Run, *, images_per_batch: int) -> float | None:
     split = run.data.val or run.data.train
+    batches = _val_loader(run, split, world=World(device=run.world.device), images_per_batch=images_per_batch)
     fps = speed.measure_fps(
         run.detector,
-        run.stop.watch(
-            _val_loader(run, split, world=World(device=run.world.device), images_per_batch=images_per_batch)
-        ),
+        run.stop.watch(_beating(run, batches)),
         num_images=min(run.settings.benchmark_images, len(split)),
         device=run.world.device,
     )

@@ -124,6 +124,17 @@ def test_evaluation_is_due_at_the_end_of_epochs_and_of_the_run(
     assert bool(calls) is due
 
 
+def test_measuring_frames_per_second_is_progress_however_slow_a_detector_is(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    beats: list[None] = []
+    monkeypatch.setattr(run.reporter, "beat", lambda: beats.append(None))
+    assert results._measure_fps(run, images_per_batch=1) is not None
+    assert run.data.val is not None
+    assert len(beats) == len(run.data.val)
+
+
 def test_memory_of_training_is_read_before_an_evaluation_raises_its_peak(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
