@@ -105,6 +105,7 @@ def _set_up_torch() -> None:
 
     torch.compiler.reset()  # a process may train several detectors, one after the other
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._dynamo.config.optimize_ddp = False  # it cuts graphs, and regions are parts already
     torch._functorch.config.force_non_lazy_backward_lowering = True  # else errors come in a backward pass
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

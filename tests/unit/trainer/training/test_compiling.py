@@ -12,12 +12,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch.nn.parallel import DistributedDataParallel
 
 import trainer_builders
 from kubedet_trainer import dist
@@ -283,6 +285,23 @@ def test_images_of_other_sizes_need_no_other_graph(use: Callable[[Any], None]) -
     before = len(graphs)
     assert len(list(_train(detector, recipe))) == STEPS
     assert 0 < before == len(graphs)
+
+
+def test_graphs_that_are_made_within_ddp_are_whole(
+    use: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch would cut them at the buckets of DDP, and older versions fail to cut functions of our own."""
+    graphs, counts = list[Any](), list[int]()
+    use(_count_graphs(graphs))
+    monkeypatch.setattr(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1000)
+    for active in (None, SimpleNamespace(bucket_bytes_cap=2000)):
+        monkeypatch.setattr(DistributedDataParallel, "_get_active_ddp_module", lambda active=active: active)
+        graphs.clear()
+        _, compilation = _build(read_recipe("smoke_ssd"), compiled=True)
+        assert compilation is not None
+        assert compilation.obstacle is None
+        counts.append(len(graphs))
+    assert counts[0] == counts[1] > 0
 
 
 def test_all_ranks_run_without_compilation_where_one_must(
