@@ -45,6 +45,9 @@ class PodFacts:
     attempt: int = 0
     resource_version: int = 0
     phase: str = "Pending"
+    """The pod's; that of the trainer where only a sidecar is left."""
+    lingers: bool = False
+    """The trainer has ended, and another container keeps the pod running: a webhook has added it."""
     node: str | None = None
     address: str | None = None
     image: str | None = None
@@ -107,6 +110,7 @@ def read_pod(
     waiting = _waiting(status)
     deleted = metadata.get("deletionTimestamp")
     gated = conditions.get("PodScheduled", {}).get("reason") == "SchedulingGated"
+    phase, lingers = _phase(manifest.get("spec") or {}, status)
     return PodFacts(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -116,7 +120,8 @@ def read_pod(
         index=index,
         attempt=read_number(labels.get(names.ATTEMPT)) or 0,
         resource_version=read_version(metadata),
-        phase=status.get("phase", "Pending"),
+        phase=phase,
+        lingers=lingers,
         node=(manifest.get("spec") or {}).get("nodeName"),
         address=_address(status.get("podIP")),
         image=_image(manifest.get("spec") or {}),
@@ -171,6 +176,18 @@ def _waiting(status: Mapping[str, Any]) -> Mapping[str, Any]:
         if waiting and waiting.get("reason") != "PodInitializing":
             return waiting
     return {}
+
+
+def _phase(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, bool]:
+    """The phase of a pod, and whether it only runs for a container that is not the trainer's."""
+    phase = status.get("phase", "Pending")
+    if phase != "Running" or spec.get("restartPolicy") != "Never":
+        return phase, False
+    trainers = (item for item in status.get("containerStatuses") or () if item.get("name") == names.CONTAINER)
+    ended = next(((item.get("state") or {}).get("terminated") for item in trainers), None)
+    if not ended:
+        return phase, False
+    return ("Failed" if ended.get("exitCode") else "Succeeded"), True
 
 
 def _ending(status: Mapping[str, Any]) -> Ending | None:

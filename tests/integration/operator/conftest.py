@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent.parent
 CLUSTER = f"kubedet-integration-{os.getpid()}"
 NAMESPACE = "kubedet-integration"
 ACCOUNT = "kubedet-operator"
+_SIDECAR = {"name": "istio-proxy", "ready": True, "restartCount": 0, "image": "istio", "imageID": ""}
 NO_NODE = {"spec": {"nodeSelector": {"kubedet.dev/test": "no-such-node"}}}
 
 
@@ -114,8 +115,10 @@ class Job:
         """Have a worker wait before its container can start."""
         self._set_state(index, "Pending", {"waiting": {"reason": reason, "message": message}})
 
-    def end(self, code: int, message: str = "", *, reason: str = "", index: int = 0) -> None:
-        """Have the container of a worker end."""
+    def end(
+        self, code: int, message: str = "", *, reason: str = "", index: int = 0, sidecar: bool = False
+    ) -> None:
+        """Have the container of a worker end; with `sidecar` another one keeps its pod running."""
         ended = {
             "exitCode": code,
             "reason": reason or ("Completed" if code == 0 else "Error"),
@@ -123,13 +126,23 @@ class Job:
             "startedAt": format_now(),
             "finishedAt": format_now(),
         }
-        self._set_state(index, "Failed" if code else "Succeeded", {"terminated": ended})
+        phase = "Running" if sidecar else "Failed" if code else "Succeeded"
+        others = [{**_SIDECAR, "state": {"running": {"startedAt": format_now()}}}] if sidecar else []
+        self._set_state(index, phase, {"terminated": ended}, others=others)
 
-    def _set_state(self, index: int, phase: str, state: dict[str, Any], *, ready: bool = False) -> None:
+    def _set_state(
+        self,
+        index: int,
+        phase: str,
+        state: dict[str, Any],
+        *,
+        ready: bool = False,
+        others: Sequence[dict[str, Any]] = (),
+    ) -> None:
         container = {"name": "trainer", "ready": ready, "state": state, "restartCount": 0}
         container |= {"image": "kubedet-trainer:0.1.0", "imageID": ""}
         status = {"phase": phase, "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
-        patch = json.dumps({"status": {**status, "containerStatuses": [container]}})
+        patch = json.dumps({"status": {**status, "containerStatuses": [*others, container]}})
         pod = f"{self.name}-worker-{index}"
         self.cluster.kubectl("patch", "pod", pod, "-n", NAMESPACE, "--subresource=status", "-p", patch)
 

@@ -26,7 +26,9 @@ def judge(facts: Facts, draft: Draft) -> Draft:
     policy = facts.job.spec.cleanPodPolicy if facts.job else "Running"
     if policy == "None":
         return draft
-    workers = [pod for pod in facts.workers if pod.active or (policy == "All" and not pod.deleting)]
+    workers = [
+        pod for pod in facts.workers if not pod.deleting and (not pod.ended or pod.lingers or policy == "All")
+    ]
     others = [pod for pod in facts.pods if pod not in facts.workers and not pod.deleting]
     # Workers that still run save their state, and meet at the rendezvous until they have.
     chosen = workers if any(not pod.ended for pod in facts.workers) else [*workers, *others]
@@ -35,8 +37,15 @@ def judge(facts: Facts, draft: Draft) -> Draft:
 
 
 def _explains(pod: PodFacts, draft: Draft) -> bool:
-    """Whether somebody who asks why the job failed needs this pod's log: it is never deleted."""
+    """Whether somebody who asks why the job failed needs this pod's log: it is not deleted.
+
+    One that a sidecar keeps running would hold its GPUs for ever.
+    """
     cause = draft.status.lastFailure
     return bool(
-        draft.holds(ConditionType.FAILED) and pod.phase == "Failed" and cause and cause.pod == pod.name
+        not pod.lingers
+        and draft.holds(ConditionType.FAILED)
+        and pod.phase == "Failed"
+        and cause
+        and cause.pod == pod.name
     )
