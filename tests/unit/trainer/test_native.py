@@ -156,6 +156,22 @@ def test_a_message_ends_a_rank_with_the_code_of_its_cause(code: ExitCode, messag
     assert message.partition("\n")[0] in failure.message
 
 
+def test_an_error_of_the_thread_that_pins_batches_is_told_by_what_cuda_said() -> None:
+    failure = describe(
+        RuntimeError(
+            "Caught AcceleratorError in pin memory thread for device 0.\n"
+            "Original Traceback (most recent call last):\n"
+            '  File "/opt/venv/torch/utils/data/_utils/pin_memory.py", line 41, in do_one_step\n'
+            "    data = pin_memory(data, device)\n"
+            "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered\n"
+        )
+    )
+    assert failure.exitCode == ExitCode.GPU_HARDWARE
+    assert failure.message == (
+        "a GPU is broken: torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    )
+
+
 def test_an_error_without_a_retry_says_what_to_change() -> None:
     for code in (ExitCode.OUT_OF_GPU_MEMORY, ExitCode.INVALID_INPUT):
         for message in MESSAGES[code]:

@@ -24,9 +24,13 @@ class Verdict:
     """What to change; empty where a retry or another node is the remedy."""
 
     def explain(self, text: str) -> str:
-        """The error message for this verdict on `text`, of which the first line counts."""
-        first_line = text.strip().partition("\n")[0]
-        return f"{self.meaning}: {first_line}" + (f"; {self.remedy}" if self.remedy else "")
+        """The error message for this verdict on `text`, with the first of its lines that means anything.
+
+        That is mostly the first one, but not of an error that a thread of a loader handed on.
+        """
+        lines = text.strip().splitlines() or [""]
+        said = next((line.strip() for line in lines if judge(line) is not None), lines[0])
+        return f"{self.meaning}: {said}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 _OUT_OF_MEMORY = Verdict(

@@ -129,7 +129,7 @@ def driver_version() -> str:
 def set_arithmetic(recipe: Recipe, *, device: torch.device) -> None:
     """Have `device` multiply as the recipe says, in this whole process.
 
-    CPUs multiply float32 exactly whatever the recipe says: no setting of theirs changes.
+    CPUs multiply float32 exactly whatever the recipe says.
     """
     has_tf32 = effective_precision(recipe.precision, device=device) == "tf32"
     # torch keeps older settings next to these, and what reads the older ones raises where the two differ:
