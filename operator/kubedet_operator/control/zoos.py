@@ -149,7 +149,7 @@ class ZooReconciler:
         elif isinstance(action, CreatePage):
             await self._create_page(key, action.manifest)
         elif isinstance(action, DeletePage):
-            await self._cluster.delete("pods", key[0], action.name, uid=action.uid)
+            await self._cluster.delete("pods", key[0], action.name, uid=action.uid, force=action.force)
         else:
             await self._cluster.delete(names.ZOO_PLURAL, *key, uid=action.uid)
 

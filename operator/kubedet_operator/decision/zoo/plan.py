@@ -48,6 +48,8 @@ class DeletePage:
 
     name: str
     uid: str
+    force: bool = False
+    """As that of `plan.DeletePod`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import pytest
 import builders
 from kubedet_operator.api import names
 from kubedet_operator.decision.pods import Ending, PodFacts
+from kubedet_operator.decision.policies.lost import EVICTED_FROM_LOST_NODE, PATIENCE_SECONDS
 from kubedet_operator.decision.zoo.policies.page import INTERVAL_SECONDS, MOST_FAILURES
 from kubedet_trainer.contract import catalogue
 from zoo_simulation import ZooSimulation, settled
@@ -180,6 +181,19 @@ def test_a_pod_that_somebody_deletes_is_created_again() -> None:
     zoo.page = None
     zoo.page_ends = ZooSimulation().page_ends
     zoo.settle()
+    zoo.wait(60)
+    assert (len(zoo.pages), zoo.condition("PageWritten")[0]) == (2, "True")
+
+
+def test_a_pod_on_a_lost_node_is_forced_away_and_created_again() -> None:
+    zoo = settled()
+    zoo.page_ends = lambda pod: replace(
+        pod, phase="Running", deleting=True, gone_by=pod.created, disruption=EVICTED_FROM_LOST_NODE
+    )
+    zoo.succeed(RETINA)
+    zoo.settle()
+    assert zoo.plan().next_check_seconds == PATIENCE_SECONDS
+    zoo.page_ends = ZooSimulation().page_ends
     zoo.wait(60)
     assert (len(zoo.pages), zoo.condition("PageWritten")[0]) == (2, "True")
 

@@ -13,6 +13,7 @@ from kubedet_operator.api.zoo_status import PageStatus, Run, RunPhase
 from kubedet_operator.children.page import PagePlace, build_page_pod, locate_page
 from kubedet_operator.decision.objects import end_of_wait
 from kubedet_operator.decision.pods import PodFacts
+from kubedet_operator.decision.policies.lost import end_of_patience
 from kubedet_operator.decision.zoo.facts import ZooFacts
 from kubedet_operator.decision.zoo.plan import CreatePage, DeletePage, ZooDraft
 from kubedet_trainer.contract.times import parse_time
@@ -104,6 +105,10 @@ def _follow(
 ) -> ZooDraft:
     """Take in what has become of the pod. The next one is created when it is gone."""
     draft = replace(draft, awaits_page=True)
+    if (lost := end_of_patience(pod)) is not None:
+        if facts.now < lost:
+            return draft.check(lost)
+        return draft.act(DeletePage(name=pod.name, uid=pod.uid, force=True))
     if not pod.ended:
         return draft if pod.deleting else _explain_wait(facts, draft, pod)
     if pod.uid != page.pod:
