@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kubedet_operator.api.decoding import Violation
+from kubedet_operator.api.decoding import InvalidManifest, Violation
 
 _FIELDS = (
     ("weightsMirror",),
@@ -17,6 +18,22 @@ _FIELDS = (
     ("checkpoint", "resume"),
 )
 """The fields of the spec that name a place."""
+
+
+def require_folder(output: Path) -> None:
+    """Raise unless `output` is a folder to write to, or can be made.
+
+    Raises:
+        InvalidManifest: a file is in its place or in that of a folder above, or it must not be written to.
+    """
+    nearest = next(path for path in (output, *output.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        rule = f"must be a folder, but {nearest} is a file; name another"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        rule = f"must be a folder to write to, and {nearest} is none; name another"
+    else:
+        return
+    raise InvalidManifest([Violation(path="--output", got=str(output), rule=rule)])
 
 
 def resolve_paths(spec: Mapping[str, Any]) -> dict[str, Any]:

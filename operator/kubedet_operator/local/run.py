@@ -68,6 +68,7 @@ def run_job(documents: Documents, *, output: Path, environment: Mapping[str, str
         CannotRunHere: a Secret is missing.
     """
     output = output.resolve()
+    places.require_folder(output)
     manifest = localise(documents.job, output)
     job = validation.load_job(manifest)
     if fault := recipes.find_fault(job.spec):

@@ -25,7 +25,7 @@ from kubedet_operator.decision.zoo.plan import CreateJob, CreatePage, DeletePage
 from kubedet_operator.local.container import Machine, free_port
 from kubedet_operator.local.documents import Documents
 from kubedet_operator.local.follow import Quiet
-from kubedet_operator.local.places import resolve_paths
+from kubedet_operator.local.places import require_folder, resolve_paths
 from kubedet_operator.local.pods import LocalPods, now
 from kubedet_operator.local.run import (
     POLL_SECONDS,
@@ -76,6 +76,7 @@ def run_zoo(documents: Documents, *, output: Path, environment: Mapping[str, str
         CannotRunHere: a Secret is missing.
     """
     output = output.resolve()
+    require_folder(output)
     parsed, manifest = _read(documents.job, output)
     with stop_requests() as stop, follow_table(screen.progress) as show:
         run = _ZooRun(manifest, parsed, documents=documents, output=output, environment=environment)
@@ -137,7 +138,7 @@ def _read_status(file: Path) -> dict[str, Any]:
         status = json.loads(file.read_text())
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         status = str(error)
     if not isinstance(status, dict):
         rule = "must be the status that an earlier run left; delete the file to train every row again"

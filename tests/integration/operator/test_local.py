@@ -173,6 +173,12 @@ def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
     assert _run(tmp_path, manifest, minio={"accessKey": "a", "secretKey": "b"}).code == 0
 
 
+def test_a_file_in_the_place_of_the_output_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidManifest, match=r"--output: got '.*', must be a folder, but .*/file is a file"):
+        _run(tmp_path / "file", _manifest())
+
+
 def test_claims_are_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidManifest, match=r"spec.dataset.storageUri: .* use a path such as ./data, or s3://"

@@ -153,6 +153,13 @@ def test_what_cannot_run_here_is_refused(tmp_path: Path, spec: dict[str, Any], s
     assert said in str(refused.value)
 
 
+def test_a_file_in_the_place_of_the_output_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = r"--output: got '.*/file/out', must be a folder, but .*/file is a file; name another"
+    with pytest.raises(InvalidManifest, match=said):
+        _run(tmp_path / "file" / "out", _manifest(rows={"recipes": ["smoke_ssd"]}))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "\0"], ids=["cut", "list", "deep", "nul"])
 def test_a_status_that_cannot_be_read_is_named_with_a_remedy(tmp_path: Path, text: str) -> None:
     (tmp_path / "zoo.json").write_text(text)
