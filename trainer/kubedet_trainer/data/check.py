@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,9 @@ from kubedet_trainer.data.splits import SplitRefused
 from kubedet_trainer.data.table import AnnotationTable, Problem
 
 _IMAGES_AT_ONCE = 32
+_DAMAGE = re.compile("(Corrupt JPEG|TIFF_Error) .*")
+"""What libjpeg and libtiff say of a damaged picture, of which OpenCV returns the pixels all the same:
+``Corrupt JPEG data: premature end of data segment``."""
 
 Report = Callable[[str], None]
 """Takes one line for the user."""
@@ -213,10 +217,6 @@ def _look_at(file: Path, *, max_pixels: int) -> _Looked:
     pixels = images.decode(data, max_pixels=max_pixels)
     if isinstance(pixels, images.ImageFlaw):
         return _Looked((pixels.rule, pixels.message), None, digest)
-    # The message of libjpeg: "Corrupt JPEG data: premature end of data segment".
-    said = os.pread(2, 200, 0).decode("utf-8", "replace")
-    if "Corrupt JPEG" in said:
-        return _Looked(
-            ("damaged-image", f"the decoder says '{said.splitlines()[0]}', must be whole"), None, digest
-        )
+    if said := _DAMAGE.search(os.pread(2, 1000, 0).decode("utf-8", "replace")):
+        return _Looked(("damaged-image", f"the decoder says '{said[0]}', must be whole"), None, digest)
     return _Looked(None, (pixels.shape[0], pixels.shape[1]), digest)

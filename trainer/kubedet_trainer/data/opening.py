@@ -102,7 +102,7 @@ def open_splits(
             return None
         annotations = load(split, reading(data, classes=train.classes, truth=True))
         return splits.validation_split(
-            annotations, folder=split.images, proposals=find_proposals(name, annotations)
+            annotations, name=name, folder=split.images, proposals=find_proposals(name, annotations)
         )
 
     return Dataset(

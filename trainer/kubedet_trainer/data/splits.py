@@ -135,14 +135,16 @@ def describe_repeated(split: Split) -> str:
 
 
 def validation_split(
-    annotations: Annotations, *, folder: Path, proposals: ProposalTable | None = None
+    annotations: Annotations, *, folder: Path, name: str = "val", proposals: ProposalTable | None = None
 ) -> Split:
     """All images, with or without annotations: a detection in an empty image is an error that counts.
 
     Raises:
-        SplitRefused: there is no box to compare detections with.
+        SplitRefused: there is no box to compare detections with; `name`, ``val`` or ``test``, is told.
     """
     if not annotations.ground_truth_counts().any():
-        raise SplitRefused(f"{folder}: no validation image has a box, must be at least one")
+        told = "; left out: " + describe(annotations.left_out) if annotations.left_out else ""
+        what = "validation" if name == "val" else name
+        raise SplitRefused(f"{folder}: no {what} image has a box, must be at least one{told}")
     rows = np.arange(len(annotations))
     return Split(annotations=annotations, folder=folder, rows=rows, proposals=proposals)

@@ -169,6 +169,7 @@ def measure(
     arrays.require_images(annotations, source.images)
     images = splits.validation_split(
         annotations,
+        name=split,
         folder=source.images,
         proposals=proposals.open_proposals(
             dataset,

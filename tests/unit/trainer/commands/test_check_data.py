@@ -125,7 +125,7 @@ def invoke(root: Path, *options: str) -> Any:
     paths = [f"--{split}-{kind}" for split in ("train", "val") for kind in ("images", "annotations")]
     given = [part for pair in zip(paths, ("images", "instances.json") * 2, strict=True) for part in pair]
     work = ["--work-directory", str(root / "work")]
-    return CliRunner().invoke(check_data, [*options, "--dataset", str(root), *given, *work])
+    return CliRunner().invoke(check_data, ["--dataset", str(root), *given, *work, *options])
 
 
 def test_it_ends_with_a_summary(tmp_path: Path) -> None:
@@ -173,3 +173,19 @@ def test_it_says_what_a_job_of_the_recipe_would_say(options: list[str], said: st
     result = invoke(tmp_path, *options)
     assert result.exit_code == 65
     assert said in result.stdout
+
+
+@pytest.mark.parametrize(("split", "called"), [("val", "validation"), ("test", "test")])
+def test_a_split_with_nothing_to_compare_with_is_called_by_its_name(
+    split: str, called: str, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "images", "1.jpg")
+    annotation = annotation_record(1, image=1)
+    write_annotations(tmp_path / "instances.json", images=[image_record(1)], annotations=[annotation])
+    write_annotations(
+        tmp_path / "ignored.json", images=[image_record(1)], annotations=[annotation | {"ignore": 1}]
+    )
+    options = [f"--{split}-images", "images", f"--{split}-annotations", "ignored.json"]
+    result = invoke(tmp_path, *options)
+    assert result.exit_code == 65
+    assert f"no {called} image has a box, must be at least one; left out: 1 ignored objects" in result.stdout

@@ -179,6 +179,23 @@ def test_check_data_finds_damaged_jpegs(damage: str, tmp_path: Path) -> None:
     assert line.endswith("[damaged-image]")
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_damaged_tiff_is_found(compression: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    image = tmp_path / "images/1.tif"
+    Image.fromarray(picture()).save(image, compression=compression)
+    data = bytearray(image.read_bytes())
+    data[20:28] = b"\xff" * 8
+    image.write_bytes(data)
+    record = image_record(1) | {"file_name": "1.tif"}
+    file = write_annotations(
+        tmp_path / "x.json", images=[record], annotations=[annotation_record(1, image=1)]
+    )
+    (line,) = problems_of(file, images=tmp_path / "images")
+    assert line.startswith(f"{image}: image 1: ")
+    assert line.endswith("must be whole [damaged-image]")
+
+
 def test_a_png_with_a_flipped_bit_is_refused() -> None:
     data = bytearray(cv2.imencode(".png", noise(64, 48))[1].tobytes())
     data[len(data) // 2] ^= 1
