@@ -14,6 +14,8 @@ import yaml
 from kubedet_operator.api import names
 from kubedet_operator.api.decoding import InvalidManifest, Violation
 
+_MOST_VALUES = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
@@ -65,10 +67,24 @@ def _read(path: Path) -> Iterator[Mapping[str, Any]]:
     for number, document in enumerate(documents):
         if document is None:
             continue
+        _require_small(document, where=f"{path}: document {number}")
         if not isinstance(document, Mapping):
             where = f"{path}: document {number}"
             raise InvalidManifest([Violation(path=where, got=document, rule="must be an object")])
         yield document
+
+
+def _require_small(document: Any, *, where: str) -> None:
+    """Raise for more values than an API server would store: aliases of aliases make any number of them."""
+    remaining, count = [document], 0
+    while remaining:
+        value = remaining.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            rule = f"must have at most {_MOST_VALUES}; aliases count as what they stand for"
+            raise InvalidManifest([Violation(path=where, got=f"more than {_MOST_VALUES} values", rule=rule)])
+        if isinstance(value, Mapping | list):
+            remaining.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _require_objects(document: Mapping[str, Any], *parts: str, where: str) -> None:

@@ -174,10 +174,12 @@ class Batches(Dataset[Batch]):
         file = self._split.folder / annotations.file_name(row)
         pixels = images.read_image(file, max_pixels=self._pipeline.max_pixels)
         height, width = annotations.sizes[row].tolist()
-        if pixels.shape[:2] != (height, width):
+        found = (pixels.shape[0], pixels.shape[1])
+        if found != (height, width):
             raise InvalidInput(
-                f"{file}: image {annotations.image_ids[row]} is {pixels.shape[1]}x{pixels.shape[0]}, must be "
-                f"{width}x{height} as its record says [image-size]; `kubedet check-data` lists all such files"
+                f"{file}: image {annotations.image_ids[row]} "
+                f"{images.describe_other_size(found, recorded=(height, width))} [image-size]; "
+                "`kubedet check-data` lists all such files"
             )
         return pixels
 

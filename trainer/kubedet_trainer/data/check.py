@@ -146,7 +146,7 @@ class _Checker:
             if looked.flaw is not None:
                 yield _problem(content, row, file, *looked.flaw)
             elif looked.size is not None and min(height, width) > 0 and looked.size != (height, width):
-                message = f"is {looked.size[1]}x{looked.size[0]}, must be {width}x{height} as its record says"
+                message = images.describe_other_size(looked.size, recorded=(height, width))
                 yield _problem(content, row, file, "image-size", message)
 
     def tell_shared_pictures(self) -> None:

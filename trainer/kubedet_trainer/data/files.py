@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -67,15 +68,25 @@ def require_regular(file: Path, *, kind: str) -> os.stat_result:
     return state
 
 
+def decode_text(text: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 where its byte order mark says so: PowerShell writes lists in that.
+
+    Raises:
+        UnicodeDecodeError: it is in neither.
+    """
+    is_wide = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return text.decode("utf-16" if is_wide else "utf-8-sig")
+
+
 def listed_names(text: bytes) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not empty, without the white space around it.
 
     Only line feeds end a line. `str.splitlines` also splits at characters that names of files may have.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: as of `decode_text`.
     """
-    lines = text.decode("utf-8-sig").split("\n")
+    lines = decode_text(text).split("\n")
     return ((number, name) for number, line in enumerate(lines, start=1) if (name := line.strip(" \t\r")))
 
 

@@ -79,6 +79,14 @@ def read_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     return pixels
 
 
+def describe_other_size(found: tuple[int, int], *, recorded: tuple[int, int]) -> str:
+    """What is wrong with a picture of another height and width than its record says."""
+    text = f"is {found[1]}x{found[0]}, must be {recorded[1]}x{recorded[0]} as its record says"
+    if found != recorded[::-1]:
+        return text
+    return f"{text}; if EXIF turns it, annotate it as it is seen or remove the orientation from the file"
+
+
 def read(file: Path, *, max_pixels: int = MAX_PIXELS) -> Pixels | ImageFlaw:
     """The pixels of `file`, or what is wrong with it."""
     data = read_data(file)

@@ -232,7 +232,7 @@ class _Reader:
         row = self._columns.add_image(name, size)
         file = self._root / _label_name(name)
         try:
-            text = files.read_regular(file).decode("utf-8-sig")
+            text = files.decode_text(files.read_regular(file))
         except FileNotFoundError:
             return
         except (OSError, UnicodeDecodeError) as error:

@@ -61,3 +61,15 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidManifest, match=f"broken.yaml.*{said}"):
         read_documents([path])
+
+
+@pytest.mark.parametrize("top", ["spec: *a8", "metadata: {labels: *a8}\nspec: {}"])
+def test_aliases_never_make_more_values_than_a_job_may_have(top: str, tmp_path: Path) -> None:
+    powers = "".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 20)}]\n" for n in range(1, 9))
+    path = tmp_path / "job.yaml"
+    path.write_text(f"kind: DetectionJob\nx:\n  a0: &a0 [y]\n{powers}{top}\n")
+    with pytest.raises(InvalidManifest, match=r"job\.yaml: document 0: got 'more than 100000 values'"):
+        read_documents([path])
+    path.write_text("&a\nkind: DetectionJob\nspec: {self: *a}\n")
+    with pytest.raises(InvalidManifest, match="more than 100000 values"):
+        read_documents([path])

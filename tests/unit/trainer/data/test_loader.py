@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dataset_builders import (
     ALONE,
@@ -278,6 +279,15 @@ def test_an_image_of_another_size_than_its_record_is_refused(tmp_path: Path) -> 
     (tmp_path / "images/2.jpg").unlink()
     cv2.imwrite(str(tmp_path / "images/2.jpg"), np.zeros((30, 30, 3), np.uint8))
     with pytest.raises(InvalidInput, match=r"image 2 is 30x30, must be 64x48 as its record says"):
+        list(train(split))
+
+
+def test_a_turned_picture_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    split = make_split(tmp_path, sizes=[WIDE] * 2)
+    file = tmp_path / "images/2.jpg"
+    (exif := Image.Exif())[274] = 6
+    Image.open(file).save(file, exif=exif)
+    with pytest.raises(InvalidInput, match=r"is 48x64, must be 64x48 .*; if EXIF turns it, annotate it as"):
         list(train(split))
 
 

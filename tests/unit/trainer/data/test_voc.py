@@ -257,3 +257,9 @@ def test_a_listed_name_has_any_characters(tmp_path: Path) -> None:
     assert read(write_voc(tmp_path, sets={TRAIN: {name: DOG}, TEST: {}})).file_names == [
         f"VOC2007/JPEGImages/{name}.jpg"
     ]
+
+
+def test_a_list_of_powershell_is_read(tmp_path: Path) -> None:
+    settings = write_voc(tmp_path, sets={TRAIN: {"é": DOG}, TEST: {}})
+    (tmp_path / TRAIN).write_bytes("\ufeffé\r\n".encode("utf-16-le"))
+    assert read(settings).file_names == ["VOC2007/JPEGImages/é.jpg"]

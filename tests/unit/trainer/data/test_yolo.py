@@ -299,6 +299,17 @@ def test_a_list_may_have_backslashes_and_names_of_any_characters(tmp_path: Path)
     assert read(settings).file_names == ["images/train/a.jpg", odd]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_lists_and_labels_are_read_by_their_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    settings = write(tmp_path, {**DESCRIPTION, "train": "train.txt"}, labels={"images/é.jpg": BOX})
+    mark = "" if encoding == "utf-8-sig" else "\ufeff"
+    for file, text in (("train.txt", "images/é.jpg\r\n"), ("labels/é.txt", f"{BOX}\r\n")):
+        (tmp_path / file).write_bytes(f"{mark}{text}".encode(encoding))
+    found = read(settings)
+    assert found.file_names == ["images/é.jpg"]
+    assert found.boxes.tolist() == [[12, 18, 8, 12]]
+
+
 def test_linked_folders_are_read_once(tmp_path: Path) -> None:
     settings = write(tmp_path, DESCRIPTION, labels={"images/a.jpg": BOX, "store/images/b.jpg": BOX})
     (tmp_path / "images/more").symlink_to(tmp_path / "store/images")
