@@ -82,6 +82,11 @@ def test_contradictions_are_refused_by_their_path(chart: helm_python.Chart) -> N
         chart.render({"operator": cluster, "networkPolicy": {"workers": {"enabled": True}}}, name="kubedet")
     with pytest.raises(helm_python.HelmRenderError, match=r"operator\.healthPort: got 8080, must differ"):
         chart.render({"operator": {"healthPort": 8080}}, name="kubedet")
+    for name in ("1st", "team.vision"):
+        with pytest.raises(
+            helm_python.HelmRenderError, match=r"trialStore\.enabled: got true, .* begins with"
+        ):
+            chart.render({"trialStore": {"enabled": True}}, name=name)
 
 
 def test_lists_and_maps_may_be_removed(chart: helm_python.Chart) -> None:
