@@ -67,3 +67,17 @@ def test_pixel_without_any_activation_has_no_gradient_instead_of_an_infinite_one
 
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_normalisation_is_exact_and_finite_in_lower_precision(dtype: torch.dtype) -> None:
+    """In fp16 the square of 300 is infinite, and what keeps a division by zero away is zero."""
+    norm = L2Norm(4, initial_scale=20.0)
+    for value, expected in ((0.0, 0.0), (1.0, 10.0), (30000.0, 10.0)):
+        x = torch.full((1, 4, 1, 1), value, dtype=dtype, requires_grad=True)
+        with torch.autocast("cpu", dtype):
+            found = norm(x.relu())  # as in the network, whose gradient at zero is zero
+        found.sum().backward()
+        torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-4, atol=0)
+        assert x.grad is not None
+        assert torch.isfinite(x.grad).all()

@@ -94,6 +94,6 @@ class L2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same shape; pixels that are all zero stay so, with a zero gradient."""
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
         normalised: Tensor = x / (length + 1e-10)
         return normalised * self.weight[:, None, None]
