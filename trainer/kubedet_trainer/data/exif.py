@@ -47,9 +47,9 @@ def read_orientation(exif: bytes) -> int:
 
 
 def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The picture as it was seen, from one as it is stored."""
+    """The picture as it was seen, from one as it is stored, which may be overwritten."""
     if orientation in SWAPPED:
         pixels = np.asarray(cv2.transpose(pixels), np.uint8)
     if (axis := _FLIPS.get(orientation)) is not None:
-        pixels = np.asarray(cv2.flip(pixels, axis), np.uint8)
+        cv2.flip(pixels, axis, dst=pixels)
     return pixels

@@ -55,7 +55,7 @@ def read_classes(file: Path) -> list[str]:
     """
     content = read_yaml(file)
     names = content.get("names")
-    if names is None and (count := _whole(content.get("nc"), most=_MOST_CLASSES)):
+    if not names and (count := _whole(content.get("nc"), most=_MOST_CLASSES)):
         return [f"class_{number}" for number in range(count)]
     if isinstance(names, Mapping):
         names = [names.get(str(number)) for number in range(len(names))]
@@ -100,7 +100,7 @@ def read_pose_fields(file: Path) -> int | None:
         InvalidInput: ``kpt_shape`` is not the number of keypoints and of the numbers of each.
     """
     shape = read_yaml(file).get("kpt_shape")
-    if shape is None:
+    if not shape:
         return None
     numbers = [_whole(number, most=_MOST_KEYPOINTS) for number in shape] if isinstance(shape, list) else []
     if len(numbers) != 2 or not numbers[0] or numbers[1] not in (2, 3):

@@ -268,6 +268,7 @@ def test_keypoints_that_nothing_announces_are_refused_with_the_remedy(tmp_path: 
         ("names: {0: 1.5, 1: 2024-01-01}", ("1.5", "2024-01-01")),
         ("names: [' cat ', dog]", ("cat", "dog")),
         ("nc: 2", ("class_0", "class_1")),
+        ("names:\nnc: 2\nkpt_shape:", ("class_0", "class_1")),
     ],
 )
 def test_classes_are_called_what_is_written(given: str, classes: tuple[str, ...], tmp_path: Path) -> None:
