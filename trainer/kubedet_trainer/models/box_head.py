@@ -82,6 +82,10 @@ class BoxHead(ClassHead):
         scores = {"fc_cls": ClassRows()}
         return scores if self.options.class_agnostic else scores | {"fc_reg": ClassRows(rows_per_class=4)}
 
+    def shared_rows(self) -> Mapping[str, int]:
+        """Deltas have four rows if all classes share them."""
+        return {"fc_reg": 4}
+
     @compilable()
     def forward(self, pooled: Tensor, boxes: Tensor) -> BoxPrediction:
         """Judge the (B, R, 4) `boxes` by their `pooled` features (B * R, C, size, size)."""

@@ -45,6 +45,10 @@ class ClassHead(nn.Module):
         """Name of each such layer, relative to the head, to how its rows belong to the classes."""
         raise NotImplementedError
 
+    def shared_rows(self) -> Mapping[str, int]:
+        """Name of each layer that all classes may share, to the rows that it has then; none by default."""
+        return {}
+
 
 def class_rows(model: nn.Module) -> dict[str, ClassRows]:
     """Name of each parameter of `model` that depends on the classes to how its rows belong to them."""
@@ -55,3 +59,25 @@ def class_rows(model: nn.Module) -> dict[str, ClassRows]:
         for layer, rows in head.class_rows().items()
         for kind, _ in head.get_submodule(layer).named_parameters()
     }
+
+
+def of_other_form(model: nn.Module, found: Mapping[str, Tensor]) -> set[str]:
+    """Parameters of layers that all classes share in `found` and not in `model`, or the other way round."""
+    own = class_rows(model)
+    others: set[str] = set()
+    for prefix, head in model.named_modules():
+        for layer, rows in head.shared_rows().items() if isinstance(head, ClassHead) else ():
+            parameters = {
+                f"{prefix}.{layer}.{kind}": value
+                for kind, value in head.get_submodule(layer).named_parameters()
+            }
+            if all(
+                name in found
+                and found[name].ndim
+                and found[name].shape[1:] == value.shape[1:]
+                and len(found[name]) % rows == 0
+                and (len(found[name]) == rows) == (name in own)
+                for name, value in parameters.items()
+            ):
+                others |= parameters.keys()
+    return others

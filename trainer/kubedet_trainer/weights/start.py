@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from kubedet_trainer.models.class_rows import ClassRows, class_rows
+from kubedet_trainer.models.class_rows import ClassRows, class_rows, of_other_form
 from kubedet_trainer.weights.load import COUNTER, Weights, require_fit, some
 
 _BACKBONE = "backbone."
@@ -79,7 +79,8 @@ def start_from(model: nn.Module, *, weights: Weights, file: str, classes: Sequen
     """Fill a fresh `model` with a whole detector's weights, or its backbone with a classifier's.
 
     Everything that fits is loaded. Where the detector has other classes, or the same in another order, the
-    rows of equally named classes move to their place, and the others stay as they were initialised.
+    rows of equally named classes move to their place, and the others stay as they were initialised. So does a
+    layer that all classes share in one of the two detectors only.
 
     Args:
         model: freshly initialised.
@@ -99,11 +100,17 @@ def start_from(model: nn.Module, *, weights: Weights, file: str, classes: Sequen
         for name, kind in class_rows(model).items()
         if name in found and found[name].shape[1:] == wanted[name].shape[1:]
     }
+    renewed = of_other_form(model, found)
+    kept_rows = {name: kind for name, kind in rows.items() if name not in renewed}
+    if _num_classes(found, kept_rows) is None:
+        renewed = set()  # a detector of no classes, or another one: all that differs is told
+    else:
+        rows, found = kept_rows, {name: value for name, value in found.items() if name not in renewed}
     num_theirs = _num_classes(found, rows)
     require_fit(
         found,
         wanted,
-        optional={name for name in wanted if name.endswith(COUNTER)},
+        optional={name for name in wanted if name.endswith(COUNTER)} | renewed,
         file=file,
         remedy=_REMEDY,
         fitting=() if num_theirs is None else rows,
@@ -115,7 +122,7 @@ def start_from(model: nn.Module, *, weights: Weights, file: str, classes: Sequen
     values |= {name: _mix(wanted[name], found[name], kind=kind, places=places) for name, kind in rows.items()}
     model.load_state_dict(values, strict=False)
     kept = [name for name, place in zip(classes, places, strict=True) if place is not None]
-    return _origins(found, wanted, rows=rows, kept=kept, file=file)
+    return _origins(found, wanted, rows=rows, renewed=renewed, kept=kept, file=file)
 
 
 def _start_backbone(model: nn.Module, *, found: Mapping[str, Tensor], file: str) -> Origins:
@@ -191,6 +198,7 @@ def _origins(
     wanted: Mapping[str, Tensor],
     *,
     rows: Mapping[str, ClassRows],
+    renewed: Collection[str],
     kept: Sequence[str],
     file: str,
 ) -> Origins:
@@ -200,7 +208,7 @@ def _origins(
         file=file,
         loaded=_tensors(name for name in found if name in wanted and name not in rows),
         rows_by_name=tuple(by_name),
-        initialised=_tensors(name for name in rows if name not in by_name),
+        initialised=_tensors([*(name for name in rows if name not in by_name), *sorted(renewed)]),
         unused=_tensors(name for name in found if name not in wanted),
         kept_classes=(*background, *kept) if by_name else (),
     )

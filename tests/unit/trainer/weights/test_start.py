@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from kubedet_trainer.errors import InvalidInput
 from kubedet_trainer.models.class_rows import class_rows
+from kubedet_trainer.models.detector import Detector
+from kubedet_trainer.models.options.task import Task
+from kubedet_trainer.recipes.faster_rcnn import FasterRcnnOptions
 from kubedet_trainer.weights.load import Weights, read_weights
 from kubedet_trainer.weights.start import Origins, start_from
 from trainer_builders import SMALL, make_detector
@@ -209,6 +213,28 @@ def test_rows_that_fit_no_number_of_classes_are_refused_and_nothing_is_loaded(na
     with pytest.raises(InvalidInput, match=rf"{name} is \({rows},"):
         start_from(model, weights=weights, file="w.pth", classes=["boat", "train"])
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shared", ["theirs", "ours"])
+def test_deltas_that_all_classes_share_in_one_detector_only_start_afresh(shared: str) -> None:
+    def make(*, class_agnostic: bool, num_classes: int) -> Detector:
+        options = SMALL["faster_rcnn"].model
+        assert isinstance(options, FasterRcnnOptions)
+        head = replace(options.box_head, class_agnostic=class_agnostic)
+        return replace(options, box_head=head).build(Task(num_classes=num_classes + 1))
+
+    theirs = make(class_agnostic=shared == "theirs", num_classes=3)
+    ours = make(class_agnostic=shared == "ours", num_classes=2)
+    fresh = {name: value.clone() for name, value in ours.state_dict().items()}
+    tensors = {name: value + 1 for name, value in theirs.state_dict().items()}
+    weights = Weights(tensors=tensors, meta={}, classes=THEIRS)
+    origins = start_from(ours, weights=weights, file="w.pth", classes=["dog", "boat"])
+    state = ours.state_dict()
+    assert origins.initialised == ("bbox_head.fc_reg.bias", "bbox_head.fc_reg.weight")
+    for name in origins.initialised:
+        assert torch.equal(state[name], fresh[name])
+    assert torch.equal(state["bbox_head.fc_cls.bias"][:2], tensors["bbox_head.fc_cls.bias"][[0, 2]])
+    assert torch.equal(state["rpn_head.rpn_cls.bias"], tensors["rpn_head.rpn_cls.bias"])
 
 
 @pytest.mark.parametrize("rows", [0, 1])
