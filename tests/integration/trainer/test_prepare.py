@@ -49,10 +49,12 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
+@pytest.mark.parametrize("end", ["", ",", ", ,"])
 def test_what_training_needs_is_downloaded_and_nothing_else(
-    s3_server: s3.S3Server, bucket: str, tmp_path: Path
+    end: str, s3_server: s3.S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    root = prepared_root(settings(s3_server, bucket), tmp_path)
+    annotations = f"annotations/instances_train2017.json{end}"
+    root = prepared_root(settings(s3_server, bucket, train_annotations=annotations), tmp_path)
     assert content(root) == {key: data for key, data in _FILES.items() if data != b"of no use"}
 
 

@@ -126,7 +126,12 @@ def _paths(settings: DatasetSettings, split: str) -> tuple[str, str]:
 
 def _separate(text: str, *, root: Path) -> list[str]:
     """Paths separated by commas, unless there is a file whose name has them."""
-    return [text] if (root / text).is_file() else [part.strip() for part in text.split(",")]
+    return [text] if (root / text).is_file() else _parts(text)
+
+
+def _parts(text: str) -> list[str]:
+    """Without empty ones: as a prefix of an object store, no text stands for all that it holds."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
 def _image_sets(settings: DatasetSettings) -> dict[str, list[PurePosixPath]]:
@@ -212,7 +217,7 @@ def _wanted(settings: DatasetSettings) -> tuple[str, ...]:
         return (*dict.fromkeys(_paths(settings, split)[1] for split in splits_of(settings)),)
     paths = [_paths(settings, split) for split in splits_of(settings)]
     folders = (f"{folder.strip('/')}/" for folder, _ in paths)
-    files = (part.strip() for _, text in paths for part in text.split(","))
+    files = (part for _, text in paths for part in _parts(text))
     return (*dict.fromkeys((*folders, *files)),)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from dataset_builders import annotation_record, image_record, make_image, write_annotations
 from kubedet_trainer.data import arrays, prepare
+from kubedet_trainer.errors import MissingInput
 from kubedet_trainer.settings import DatasetSettings
 
 NAMES = [
@@ -68,7 +69,8 @@ def test_a_folder_is_named_by_any_path_and_any_bytes(form: str, place: bytes, tm
     assert len(annotations.boxes) == 1
 
 
-def test_names_separated_by_commas_are_several_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["1.json, 2.json", "1.json,2.json,", ",1.json, ,2.json"])
+def test_names_separated_by_commas_are_several_files(text: str, tmp_path: Path) -> None:
     for number in (1, 2):
         make_image(tmp_path / "images", f"{number}.jpg")
         write_annotations(
@@ -77,7 +79,14 @@ def test_names_separated_by_commas_are_several_files(tmp_path: Path) -> None:
             annotations=[annotation_record(number, image=number)],
         )
     settings = DatasetSettings(
-        uri=tmp_path.as_uri(), train_images="images", train_annotations="1.json, 2.json", validate=False
+        uri=tmp_path.as_uri(), train_images="images", train_annotations=text, validate=False
     )
     split = prepare.prepare_dataset(settings, tmp_path / "work").train
     assert arrays.load_annotations(split, cache=tmp_path / "cache").image_ids.tolist() == [1, 2]
+
+
+def test_a_comma_alone_names_no_file(tmp_path: Path) -> None:
+    settings = DatasetSettings(uri=tmp_path.as_uri(), train_annotations=",", validate=False)
+    split = prepare.prepare_dataset(settings, tmp_path / "work").train
+    with pytest.raises(MissingInput, match="/,: no such annotation file"):
+        arrays.load_annotations(split, cache=tmp_path / "cache")
