@@ -179,13 +179,17 @@ def _waiting(status: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _phase(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, bool]:
-    """The phase of a pod, and whether it only runs for a container that is not the trainer's."""
+    """The phase of a pod, and whether it only runs for a container that is not the trainer's.
+
+    Between the end of the only container and that of the pod, a kubelet reports it as running, too.
+    """
     phase = status.get("phase", "Pending")
     if phase != "Running" or spec.get("restartPolicy") != "Never":
         return phase, False
-    trainers = (item for item in status.get("containerStatuses") or () if item.get("name") == names.CONTAINER)
-    ended = next(((item.get("state") or {}).get("terminated") for item in trainers), None)
-    if not ended:
+    containers = status.get("containerStatuses") or ()
+    states = {item.get("name"): item.get("state") or {} for item in containers}
+    ended = states.pop(names.CONTAINER, {}).get("terminated")
+    if not ended or not any("running" in state for state in states.values()):
         return phase, False
     return ("Failed" if ended.get("exitCode") else "Succeeded"), True
 

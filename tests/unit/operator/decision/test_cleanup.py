@@ -31,11 +31,11 @@ def test_after_success_pods_go_only_if_all_shall(policy: str, deleted: set[str])
     assert world.deleted(plan) == deleted
 
 
-def _linger(code: int, *, restarts: str = "Never") -> PodFacts:
+def _linger(code: int, *, restarts: str = "Never", sidecar: str = "running") -> PodFacts:
     """A worker that has ended, and that a sidecar keeps running, which a webhook has put into it."""
     pod = builders.make_pod(exit_code=code, message=world.RESULTS if code == 0 else "", uid="uid-0")
     pod["spec"] |= {"restartPolicy": restarts}
-    running = {"name": "istio-proxy", "ready": True, "state": {"running": {}}}
+    running = {"name": "istio-proxy", "ready": True, "state": {sidecar: {}}}
     pod["status"]["containerStatuses"].insert(0, running)
     found = parse_pod(pod)
     assert found is not None
@@ -60,6 +60,15 @@ def test_a_worker_that_only_its_sidecar_outlives_is_replaced() -> None:
 
 def test_a_container_that_is_started_again_has_not_ended() -> None:
     assert _linger(1, restarts="Always").phase == "Running"
+
+
+def test_a_pod_whose_containers_have_all_ended_keeps_its_log() -> None:
+    """A kubelet still says that it runs while it takes the pod down."""
+    ending = _linger(65, sidecar="terminated")
+    assert ending.phase == "Running"
+    assert not ending.lingers
+    plan = world.decide_on(ending)
+    assert world.deleted(plan) == set()
 
 
 def test_a_pod_that_goes_already_is_not_told_again() -> None:
