@@ -215,12 +215,13 @@ class Fleet:
     def _manifest(
         self, namespace: str, name: str, status: dict[str, Any], *, zoo: str = ""
     ) -> dict[str, Any]:
+        owner = {"kind": names.ZOO_KIND, "name": zoo, "uid": f"uid-{zoo}", "controller": True}
         return {
             "metadata": {
                 "namespace": namespace,
                 "name": name,
                 "creationTimestamp": self._time(0),
-                "labels": {names.ZOO: zoo} if zoo else {},
+                "ownerReferences": [owner] if zoo else [],
             },
             "spec": {
                 "recipe": "mask_rcnn_r50_fpn_1x",
