@@ -316,7 +316,7 @@ def _prepare() -> str | None:
     assert found is not None
     crds = ["-f", str(ROOT / "manifests/crds")]
     # Before the server has written any condition, `kubectl wait` for one of them is an error.
-    accepted = ["wait", "--for=jsonpath={.status.acceptedNames.kind}=DetectionJob", *crds]
+    accepted = ["wait", "--for=jsonpath={.status.acceptedNames.kind}", *crds]
     established = ["wait", "--for=condition=Established", *crds]
     for command in (["apply", "--server-side", *crds], accepted, established):
         subprocess.run([kubectl, "--kubeconfig", found.group(1), *command], check=True, capture_output=True)
