@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kubedet_trainer.contract.catalogue import SMOKE_NAMES
+
 RECIPES = (
     "faster_rcnn_r50_fpn_1x",
     "mask_rcnn_r50_fpn_1x",
@@ -38,15 +40,7 @@ RECIPES = (
     "faster_rcnn_mdpool_r50_fpn_1x",
     "ssd300_coco",
 )
-SMALL = (
-    "smoke_rpn",
-    "smoke_faster_rcnn",
-    "smoke_mask_rcnn",
-    "smoke_cascade_rcnn",
-    "smoke_cascade_mask_rcnn",
-    "smoke_retinanet",
-    "smoke_ssd",
-)
+SMALL = tuple(name for name in SMOKE_NAMES if "fast_" not in name)
 """Small detectors that need no proposals of another one."""
 
 _TASK_SECONDS = 90.0
