@@ -67,9 +67,9 @@ def _read(path: Path) -> Iterator[Mapping[str, Any]]:
     for number, document in enumerate(documents):
         if document is None:
             continue
-        _require_small(document, where=f"{path}: document {number}")
+        where = f"{path}: document {number}"
+        _require_small(document, where=where)
         if not isinstance(document, Mapping):
-            where = f"{path}: document {number}"
             raise InvalidManifest([Violation(path=where, got=document, rule="must be an object")])
         yield document
 
